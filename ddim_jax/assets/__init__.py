@@ -1,0 +1,9 @@
+"""Files that ship with the package.
+
+`digits.npz` holds 5,000 handwritten digits, 500 of each class, `images` uint8 [5000, 28, 28] and
+`labels` uint8 [5000] with the classes interleaved (0, 1, ..., 9, 0, 1, ...). They are the first 500
+of each class among the 60,000 *training* images of the MNIST database, so the MNIST test images
+stay unseen.
+
+MNIST: Y. LeCun, C. Cortes, C. Burges, "The MNIST database of handwritten digits".
+"""

@@ -1,0 +1,98 @@
+"""Shuffled, flipped, sharded batches that can start anywhere.
+
+One global order of examples is fixed by the seed: every epoch is a new permutation, and position i
+of the endless sequence decides which image it is and whether it is flipped. Global batch k is
+positions k * B to (k + 1) * B - 1, and its row j goes to process j % n. So nothing depends on the
+number of processes, and starting at batch k costs no more than starting at batch 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import grain
+import numpy as np
+
+from ddim_jax.data.sources import Source
+
+# Batches are assembled ahead of time by threads; a small buffer is enough to hide the work.
+_READ = grain.ReadOptions(num_threads=4, prefetch_buffer_size=8)
+
+
+def batches(
+    source: Source,
+    batch_size: int,
+    *,
+    seed: int,
+    flip: bool = False,
+    start_step: int = 0,
+    process_index: int = 0,
+    process_count: int = 1,
+    shuffle: bool = True,
+) -> Iterator[dict[str, np.ndarray]]:
+    """Returns this process's share of an endless sequence of batches.
+
+    Batch k of an iterator with `start_step=0` is the first batch of one with `start_step=k`, flips
+    included. Each epoch visits every image once; a batch may span two epochs.
+
+    Args:
+        source: what `load` returned, or anything with `len` and integer indexing that gives
+            `{"image": uint8 [H, W, C], "label": int32}`.
+        batch_size: global batch size B, over all processes.
+        seed: non-negative; fixes the order of the images and the flips.
+        flip: mirror each image left to right with probability 1/2.
+        start_step: index of the first batch, 0 or more.
+        process_index: this process, `jax.process_index()`.
+        process_count: number of processes n, `jax.process_count()`; divides `batch_size`.
+        shuffle: a new random order every epoch; otherwise the order of the source.
+
+    Returns:
+        An iterator of `{"image": uint8 [B / n, H, W, C], "label": int32 [B / n]}`. It is a grain
+        iterator: it also has `get_state`, `set_state` and `close`.
+
+    Raises:
+        ValueError: if a count is out of range, `process_count` does not divide `batch_size`, or
+            the source is empty.
+    """
+    _check(source, batch_size, seed, start_step, process_index, process_count)
+    dataset = grain.MapDataset.source(source).seed(seed)
+    if shuffle:
+        dataset = dataset.shuffle()
+    dataset = dataset.repeat(None)
+    if flip:
+        # Before the slice: the draw belongs to the global position, not to the process.
+        dataset = dataset.random_map(_flip)
+    dataset = dataset[process_index::process_count].batch(batch_size // process_count)
+    iterator = iter(dataset.to_iter_dataset(_READ))
+    iterator.set_state({"next_index": start_step})
+    return iterator
+
+
+def _flip(example: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+    if rng.random() < 0.5:
+        return {**example, "image": example["image"][:, ::-1]}
+    return example
+
+
+def _check(source, batch_size, seed, start_step, process_index, process_count) -> None:
+    if len(source) == 0:
+        raise ValueError(
+            f"cannot draw batches from an empty source, {getattr(source, 'name', source)!r} has "
+            "0 images; give a source with at least one"
+        )
+    if process_count < 1 or not 0 <= process_index < process_count:
+        raise ValueError(
+            f"process_index must be 0..process_count - 1, got process_index={process_index}, "
+            f"process_count={process_count}; pass jax.process_index() and jax.process_count()"
+        )
+    if batch_size < 1 or batch_size % process_count:
+        below = max(batch_size - batch_size % process_count, process_count)
+        raise ValueError(
+            f"batch_size must be a positive multiple of the {process_count} process(es), "
+            f"got {batch_size}; use for example {below}"
+        )
+    if seed < 0:
+        raise ValueError(f"seed must be 0 or more, got {seed}; use for example {-seed}")
+    if start_step < 0:
+        raise ValueError(f"start_step must be 0 or more, got {start_step}; 0 is the first batch")

@@ -1,0 +1,62 @@
+"""Guidance: Network -> Network.
+
+Classifier-free guidance with the convention `F = F_null + g (F_cond - F_null)`: g = 1 is the
+conditional network, g = 0 the unconditional one (Ho & Salimans' w is g - 1). At a fixed (x, t) every
+parameterization is affine in every other, so guiding F guides x0, eps, v and the flow alike; only
+the rescale depends on which, and acts on F.
+
+Sources: Ho & Salimans 2022 (arXiv:2207.12598); interval: Kynkaanniemi et al. 2024
+(arXiv:2404.07724); rescale: Lin et al. 2024 (arXiv:2305.08891), section 3.4.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ddim_jax.denoisers import Network
+from ddim_jax.predictions import expand
+from ddim_jax.schedules import NoiseLevel
+
+Array = Any
+
+
+class Guidance(NamedTuple):
+    """Strength of classifier-free guidance; all traced, so that new values do not recompile.
+
+    Attributes:
+        scale: [B] or scalar, g; 1 is conditional only, 0 unconditional.
+        interval: (low, high] in `sigma / alpha` (EDM's sigma) outside of which g is 1.
+        rescale: in [0, 1], how far the output's std is brought back to the conditional one's.
+    """
+
+    scale: Array
+    interval: tuple[Array, Array] = (0.0, np.inf)
+    rescale: Array = 0.0
+
+
+def classifier_free(net: Network, null_cond: Any, guidance: Guidance) -> Network:
+    """Guides a network away from its null condition, in one batch of twice the size.
+
+    Args:
+        net: a network trained with conditions dropped.
+        null_cond: what it saw where they were dropped; shaped like cond.
+        guidance: strength.
+    """
+
+    def guided(x: Array, level: NoiseLevel, cond: Any) -> Array:
+        both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), null_cond, cond)
+        double = NoiseLevel(*(jnp.tile(f, 2) if jnp.ndim(f) else f for f in level))
+        null, conditional = jnp.split(net(jnp.concatenate([x, x]), double, both), 2)
+        low, high = guidance.interval
+        # sigma / alpha in (low, high], without dividing by an alpha of 0
+        inside = (level.sigma > low * level.alpha) & ~(level.sigma > high * level.alpha)
+        excess = jnp.where(inside, jnp.asarray(guidance.scale, x.dtype) - 1, 0.0)
+        output = conditional + expand(excess, x) * (conditional - null)
+        axes = tuple(range(1, x.ndim))
+        std, wanted = (jnp.std(f, axis=axes, keepdims=True) for f in (output, conditional))
+        ratio = jnp.where(std > 0, wanted / jnp.where(std > 0, std, 1), 1)
+        return output * (1 + jnp.asarray(guidance.rescale, x.dtype) * (ratio - 1))
+
+    return guided

@@ -1,0 +1,299 @@
+"""The convolutional UNet of DDPM and ADM, one flax module for both families.
+
+A stack of resolution levels, each of `num_blocks` residual blocks (with attention at the sizes
+listed in `attention_resolutions`), goes down, through a middle of block / attention / block, and
+up again with a skip connection from every feature map of the way down. Time, label and vector add
+up to one embedding that shifts (DDPM) or scales and shifts (ADM) the features of every block.
+
+    published network              arguments beside the sizes
+    DDPM  (arXiv:2006.11239)       the defaults
+    ADM   (arXiv:2105.05233)       scale_shift, resample_blocks, head_channels=64,
+                                   time_embedding="adm", norm_eps=1e-5, null_label=False
+
+The last convolution of each residual block, the output projection of attention and the final
+convolution start at zero, so a fresh network returns zeros; other weights follow DDPM (uniform
+variance scaling over the mean of fan-in and fan-out). Feature maps are [B, H, W, C]. Parameters,
+normalisation statistics, the embedding of t and the output are float32 whatever `dtype` is.
+"""
+
+import functools
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from ddim_jax.models.layers import (
+    PADDINGS,
+    TIME_EMBEDDINGS,
+    Conv3x3,
+    GroupNorm,
+    attention,
+    average_pool,
+    depth_to_space,
+    fan_avg,
+    fan_avg_qkv,
+    space_to_depth,
+    time_embedding,
+    upsample,
+    zeros,
+)
+
+REMAT = ("none", "blocks")
+DTYPES = ("float32", "bfloat16")
+RESAMPLE = {"none": lambda x: x, "up": upsample, "down": average_pool}
+
+
+class AttentionBlock(nn.Module):
+    """Residual self-attention over all positions of a feature map, [B, H, W, C] -> same."""
+
+    num_heads: int = 1
+    norm_eps: float = 1e-6
+    group_channels: int = 4
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x):
+        """Returns x plus its attention; `qkv` holds q, k, v in thirds, each split into heads."""
+        b, height, width, c = x.shape
+        norm = GroupNorm(self.norm_eps, self.group_channels, self.dtype, name="norm")
+        h = norm(x).reshape(b, height * width, c)
+        h = nn.Dense(3 * c, kernel_init=fan_avg_qkv, dtype=self.dtype, name="qkv")(h)
+        h = h.reshape(b, height * width, 3, self.num_heads, c // self.num_heads)
+        h = attention(h[:, :, 0], h[:, :, 1], h[:, :, 2]).reshape(b, height, width, c)
+        return x + nn.Dense(c, kernel_init=zeros, dtype=self.dtype, name="out")(h)
+
+
+class ResBlock(nn.Module):
+    """Residual block: norm, swish, conv, embedding, norm, swish, dropout, conv.
+
+    Source: Ho et al. 2020, appendix B; scale-shift and resampling inside the block: Dhariwal &
+    Nichol 2021, section 3.
+    """
+
+    features: int
+    dropout: float = 0.0
+    scale_shift: bool = False
+    resample: str = "none"
+    norm_eps: float = 1e-6
+    group_channels: int = 4
+    dtype: str = "float32"
+    train: bool = False
+
+    @nn.compact
+    def __call__(self, x, emb):
+        """Maps x [B, H, W, C] and the activated embedding emb [B, E] to [B, H', W', features]."""
+        resample = RESAMPLE[self.resample]
+        norm = functools.partial(GroupNorm, self.norm_eps, self.group_channels, self.dtype)
+        h = resample(nn.swish(norm(name="norm_0")(x)))
+        h = Conv3x3(self.features, dtype=self.dtype, name="conv_0")(h)
+        width = self.features * (2 if self.scale_shift else 1)
+        emb = nn.Dense(width, kernel_init=fan_avg, dtype=self.dtype, name="emb")(emb)
+        if self.scale_shift:
+            h = norm(name="norm_1")(h, jnp.split(emb, 2, axis=-1))
+        else:
+            h = norm(name="norm_1")(h + emb[:, None, None, :])
+        h = nn.swish(h)
+        h = nn.Dropout(self.dropout, deterministic=not self.train)(h)
+        h = Conv3x3(self.features, kernel_init=zeros, dtype=self.dtype, name="conv_1")(h)
+        x = resample(x)
+        if x.shape[-1] != self.features:
+            x = nn.Dense(self.features, kernel_init=fan_avg, dtype=self.dtype, name="skip")(x)
+        return x + h
+
+
+def check_inputs(net, x, t, cond):
+    """Raises ValueError, while tracing, where x, t or cond do not fit the UNet net."""
+    if x.ndim != 4:
+        raise ValueError(f"x must be [B, H, W, C], got shape {x.shape}")
+    batch, height, width, _ = x.shape
+    if t.shape != (batch,):
+        raise ValueError(f"t must have shape ({batch},), one model time per sample, got {t.shape}")
+    levels = len(net.channel_mults)
+    factor = net.patch_size * 2 ** (levels - 1)
+    if height % factor or width % factor:
+        raise ValueError(
+            f"height and width must be divisible by {factor} = patch_size {net.patch_size} * 2 ** "
+            f"({levels} levels - 1), got {height} x {width}; pad the images or use fewer levels"
+        )
+    wanted = {"label": (batch,)} if net.num_classes else {}
+    wanted |= {"vector": (batch, net.vector_dim)} if net.vector_dim else {}
+    sizes = f"num_classes={net.num_classes}, vector_dim={net.vector_dim}"
+    if set(cond) != set(wanted):
+        raise ValueError(f"cond must have keys {sorted(wanted)} ({sizes}), got {sorted(cond)}")
+    for key, shape in wanted.items():
+        if cond[key].shape != shape:
+            got = cond[key].shape
+            raise ValueError(f"cond[{key!r}] must have shape {shape} ({sizes}), got {got}")
+    if net.num_classes and not jnp.issubdtype(cond["label"].dtype, jnp.integer):
+        raise ValueError(f"cond['label'] must be integers, got {cond['label'].dtype}")
+
+
+def check_options(net):
+    """Raises ValueError where an attribute of the UNet net has no meaning."""
+    known = {"dtype": DTYPES, "remat": REMAT, "time_embedding": TIME_EMBEDDINGS}
+    for name, values in (known | {"down_padding": tuple(PADDINGS)}).items():
+        if getattr(net, name) not in values:
+            raise ValueError(f"{name} must be one of {values}, got {getattr(net, name)!r}")
+    if net.channels % 2 or net.channels < 4:
+        raise ValueError(f"channels must be even and at least 4, got {net.channels}")
+
+
+class UNet(nn.Module):
+    """F = UNet(...).apply({"params": p}, x, t, cond); see the module docstring.
+
+    Attributes:
+        out_channels: channels of F.
+        channels: base width; must be even, the time embedding has as many features.
+        channel_mults: width of each level in units of `channels`, from the finest to the coarsest.
+        num_blocks: residual blocks per level on the way down; one more on the way up.
+        attention_resolutions: heights of the feature maps, after patching, that get attention in
+            every block. The middle always has it: () gives attention there only.
+        num_heads: attention heads.
+        head_channels: channels of each head; overrides num_heads.
+        dropout: rate inside residual blocks when train=True.
+        num_classes: 0 for none; else cond["label"] is wanted, [B] int in 0..num_classes, where
+            num_classes is the null label of classifier-free guidance.
+        null_label: whether the embedding has that extra row; False for published ADM weights.
+        vector_dim: 0 for none; else cond["vector"] is wanted, [B, vector_dim] float.
+        scale_shift: the embedding scales and shifts after the second norm (ADM), not adds before.
+        resample_blocks: resample inside residual blocks (ADM) rather than by a strided convolution
+            and by repetition followed by a convolution.
+        down_padding: "same" (TF, DDPM) or "symmetric" (PyTorch), for the strided convolution.
+        time_embedding: "ddpm" or "adm", see `time_embedding`.
+        norm_eps: epsilon of the group norms, 1e-6 in DDPM and 1e-5 in ADM.
+        group_channels: least channels of a norm group; of at most 32 groups (see `GroupNorm`).
+        patch_size: the network works on patch_size x patch_size pixels as channels.
+        dtype: compute dtype, "float32" or "bfloat16"; the last norm and convolution are float32.
+        remat: "blocks" recomputes residual and attention blocks backwards to save memory.
+
+    Source: Ho et al. 2020, arXiv:2006.11239; Dhariwal & Nichol 2021, arXiv:2105.05233.
+    """
+
+    out_channels: int = 3
+    channels: int = 128
+    channel_mults: tuple[float, ...] = (1, 2, 2, 2)
+    num_blocks: int = 2
+    attention_resolutions: tuple[int, ...] = (16,)
+    num_heads: int = 1
+    head_channels: int | None = None
+    dropout: float = 0.0
+    num_classes: int = 0
+    null_label: bool = True
+    vector_dim: int = 0
+    scale_shift: bool = False
+    resample_blocks: bool = False
+    down_padding: str = "same"
+    time_embedding: str = "ddpm"
+    norm_eps: float = 1e-6
+    group_channels: int = 4
+    patch_size: int = 1
+    dtype: str = "float32"
+    remat: str = "none"
+
+    @nn.compact
+    def __call__(self, x, t, cond=None, train: bool = False):
+        """Evaluates the network.
+
+        Args:
+            x: [B, H, W, C] float32; H and W divisible by patch_size * 2 ** (levels - 1).
+            t: [B] float32 model time, in the units the network was trained on (0..999 for DDPM).
+            cond: None or a dict with "label" and / or "vector", as the attributes ask.
+            train: whether dropout is active; needs rngs={"dropout": key}.
+
+        Returns:
+            [B, H, W, out_channels] float32.
+
+        Raises:
+            ValueError: shapes or cond do not fit the attributes; raised while tracing.
+        """
+        cond = cond or {}
+        check_options(self)
+        check_inputs(self, x, t, cond)
+        emb = nn.swish(self._embed(t, cond)).astype(self.dtype)
+        h = self._conv(self._width(0), "conv_in")(space_to_depth(x, self.patch_size))
+        h, skips = self._descend(h, emb, train)
+        h = self._res("mid_0", -1, train)(h, emb)
+        h = self._attention("mid_attention", h)
+        h = self._res("mid_1", -1, train)(h, emb)
+        h = self._ascend(h, skips, emb, train)
+        h = nn.swish(GroupNorm(self.norm_eps, self.group_channels, name="norm_out")(h))
+        features = self.out_channels * self.patch_size**2
+        h = Conv3x3(features, kernel_init=zeros, name="conv_out")(h)
+        return depth_to_space(h, self.patch_size)
+
+    def _descend(self, h, emb, train):
+        """Returns the coarsest feature map and all of the way down, the first one included."""
+        skips = [h]
+        for level in range(len(self.channel_mults)):
+            if level > 0:
+                h = self._down(level - 1, h, emb, train)
+                skips.append(h)
+            for i in range(self.num_blocks):
+                h = self._block(f"down_{level}_{i}", level, h, emb, train)
+                skips.append(h)
+        return h, skips
+
+    def _ascend(self, h, skips, emb, train):
+        for level in reversed(range(len(self.channel_mults))):
+            for i in range(self.num_blocks + 1):
+                h = jnp.concatenate([h, skips.pop()], axis=-1)
+                h = self._block(f"up_{level}_{i}", level, h, emb, train)
+            if level > 0:
+                h = self._up(level, h, emb, train)
+        return h
+
+    def _width(self, level):
+        return int(self.channels * self.channel_mults[level])
+
+    def _conv(self, features, name, stride=1):
+        padding = self.down_padding if stride == 2 else "same"
+        return Conv3x3(features, stride=stride, padding=padding, dtype=self.dtype, name=name)
+
+    def _res(self, name, level, train, resample="none"):
+        module = nn.remat(ResBlock) if self.remat == "blocks" else ResBlock
+        norm = (self.norm_eps, self.group_channels)
+        options = (self.dropout, self.scale_shift, resample, *norm, self.dtype, train)
+        return module(self._width(level), *options, name=name)
+
+    def _attention(self, name, h):
+        module = nn.remat(AttentionBlock) if self.remat == "blocks" else AttentionBlock
+        channels = h.shape[-1]
+        if channels % (self.head_channels or self.num_heads):
+            raise ValueError(
+                f"attention at width {channels} needs head_channels or num_heads to divide it, "
+                f"got head_channels={self.head_channels}, num_heads={self.num_heads}"
+            )
+        heads = channels // self.head_channels if self.head_channels else self.num_heads
+        return module(heads, self.norm_eps, self.group_channels, self.dtype, name=name)(h)
+
+    def _block(self, name, level, h, emb, train):
+        h = self._res(name, level, train)(h, emb)
+        if h.shape[1] in self.attention_resolutions:
+            h = self._attention(f"{name}_attention", h)
+        return h
+
+    def _down(self, level, h, emb, train):
+        name = f"down_{level}_resample"
+        if self.resample_blocks:
+            return self._res(name, level, train, "down")(h, emb)
+        return self._conv(h.shape[-1], name, stride=2)(h)
+
+    def _up(self, level, h, emb, train):
+        name = f"up_{level}_resample"
+        if self.resample_blocks:
+            return self._res(name, level, train, "up")(h, emb)
+        return self._conv(h.shape[-1], name)(upsample(h))
+
+    def _embed(self, t, cond):
+        """Sums the embeddings of time, label and vector: [B, 4 * channels] float32."""
+        width = 4 * self.channels
+        emb = time_embedding(t, self.channels, self.time_embedding)
+        emb = nn.swish(nn.Dense(width, kernel_init=fan_avg, name="time_0")(emb))
+        emb = nn.Dense(width, kernel_init=fan_avg, name="time_1")(emb)
+        if self.num_classes:
+            rows = self.num_classes + int(self.null_label)
+            init = nn.initializers.normal(1.0)
+            emb = emb + nn.Embed(rows, width, embedding_init=init, name="label")(cond["label"])
+        if self.vector_dim:
+            vector = cond["vector"].astype(jnp.float32)
+            emb = emb + nn.Dense(width, kernel_init=fan_avg, name="vector")(vector)
+        return emb

@@ -1,0 +1,160 @@
+"""What a network's output means: the only home of parameterizations.
+
+A network is trained to output some combination of the clean image and the noise,
+
+    output_scale * F = c * x0 + d * eps          x = alpha * x0 + sigma * eps
+
+so both fields come from one 2 x 2 inverse, straight from (x, F), with `det = alpha d - sigma c`:
+
+    x0 = (d x - sigma output_scale F) / det      eps = (alpha output_scale F - c x) / det
+
+    eps          c = 0, d = 1
+    x0           c = 1, d = 0
+    v            c = -sigma, d = alpha                        (Salimans & Ho 2022)
+    flow         c = -1, d = 1, the velocity eps - x0         (Liu et al. 2022)
+    edm          F of Karras et al. 2022: c = sigma / (sd n), d = -alpha sd / n, input x / n,
+                 n^2 = sigma^2 + alpha^2 sd^2; equal to -v where alpha^2 + sigma^2 = 1 = sd
+    consistency  x0 = c_skip y + c_out F in EDM's coordinate y = x / alpha (Song et al. 2023)
+
+Everything else sees `Prediction(x0, eps)` only. v, flow and edm are finite at both ends; eps cannot
+say what x0 is at alpha = 0, nor x0 what eps is at sigma = 0.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+
+from ddim_jax.schedules import NoiseLevel
+
+Array = Any
+
+
+class Prediction(NamedTuple):
+    """What a denoiser answers; both fields are shaped like x, and `x = alpha x0 + sigma eps`."""
+
+    x0: Array
+    eps: Array
+
+
+class Row(NamedTuple):
+    """One parameterization at one noise level; scalars or arrays that broadcast with the level.
+
+    `output_scale * F = x0_weight * x0 + eps_weight * eps`, where F is the network's output on the
+    input `input_scale * x`.
+    """
+
+    x0_weight: Array
+    eps_weight: Array
+    input_scale: Array = 1.0
+    output_scale: Array = 1.0
+
+
+Parameterization = Callable[[NoiseLevel], Row]
+
+
+def eps(level: NoiseLevel) -> Row:
+    """The network outputs the noise. Source: Ho et al. 2020, equation 12."""
+    return Row(0.0, 1.0)
+
+
+def x0(level: NoiseLevel) -> Row:
+    """The network outputs the clean image."""
+    return Row(1.0, 0.0)
+
+
+def v(level: NoiseLevel) -> Row:
+    """The network outputs `v = alpha eps - sigma x0`. Source: Salimans & Ho 2022, appendix D."""
+    return Row(-level.sigma, level.alpha)
+
+
+def flow(level: NoiseLevel) -> Row:
+    """The network outputs the velocity `eps - x0`. Source: Liu et al. 2022, equation 1."""
+    return Row(-1.0, 1.0)
+
+
+def edm(sigma_data: float = 0.5) -> Parameterization:
+    """EDM's preconditioned F. Source: Karras et al. 2022, table 1.
+
+    Args:
+        sigma_data: standard deviation of the data; 0.5 for images in [-1, 1].
+    """
+
+    def row(level: NoiseLevel) -> Row:
+        n = jnp.sqrt(level.sigma**2 + (level.alpha * sigma_data) ** 2)
+        return Row(level.sigma / (sigma_data * n), -level.alpha * sigma_data / n, 1 / n)
+
+    return row
+
+
+def consistency(sigma_data: float = 0.5, sigma_min: float = 0.002) -> Parameterization:
+    """A consistency function: exactly the identity at noise ratio `sigma / alpha = sigma_min`.
+
+    Source: Song et al. 2023, appendix C: `c_skip = sd^2 / ((s - s_min)^2 + sd^2)`,
+    `c_out = sd (s - s_min) / sqrt(s^2 + sd^2)` with `s = sigma / alpha`; input as in `edm`.
+
+    Args:
+        sigma_data: standard deviation of the data.
+        sigma_min: the noise ratio at which the boundary condition holds; 0 for the clean end.
+    """
+
+    def row(level: NoiseLevel) -> Row:
+        # times alpha^2 throughout, so that alpha = 0 is finite too
+        alpha, above = level.alpha, level.sigma - level.alpha * sigma_min
+        n = jnp.sqrt(level.sigma**2 + (alpha * sigma_data) ** 2)
+        m2 = above**2 + (alpha * sigma_data) ** 2
+        skip = alpha * sigma_data**2 / m2  # multiplies x = alpha y
+        return Row(1 - alpha * skip, -level.sigma * skip, 1 / n, sigma_data * above / n)
+
+    return row
+
+
+PREDICTIONS: dict[str, Callable[..., Parameterization]] = {
+    "eps": lambda: eps,
+    "x0": lambda: x0,
+    "v": lambda: v,
+    "flow": lambda: flow,
+    "edm": edm,
+    "consistency": consistency,
+}
+"""Parameterizations by the name that configs use; called with their options."""
+
+
+def expand(coefficient: Array, x: Array) -> Array:
+    """Shapes a scalar or [B] coefficient to multiply `x` of shape [B, ...]."""
+    coefficient = jnp.asarray(coefficient, x.dtype)
+    return (
+        coefficient.reshape(coefficient.shape + (1,) * (x.ndim - 1))
+        if coefficient.ndim
+        else (coefficient)
+    )
+
+
+def predict(
+    parameterization: Parameterization, x: Array, level: NoiseLevel, F: Array
+) -> Prediction:  # noqa: N803
+    """Turns a network's output into the clean image and the noise.
+
+    Args:
+        parameterization: what the network was trained to output.
+        x: [B, ...] the noisy sample (not scaled by `input_scale`).
+        level: scalars or [B].
+        F: [B, ...] the network's output on `input_scale * x`.
+    """
+    row = parameterization(level)
+    det = level.alpha * row.eps_weight - level.sigma * row.x0_weight
+    scale = row.output_scale
+    return Prediction(
+        x0=expand(row.eps_weight / det, x) * x - expand(level.sigma * scale / det, x) * F,
+        eps=expand(level.alpha * scale / det, x) * F - expand(row.x0_weight / det, x) * x,
+    )
+
+
+def target(parameterization: Parameterization, prediction: Prediction, level: NoiseLevel) -> Array:
+    """What the network should output so that `predict` returns `prediction`."""
+    row = parameterization(level)
+    like = prediction.x0
+    return (
+        expand(row.x0_weight / row.output_scale, like) * prediction.x0
+        + expand(row.eps_weight / row.output_scale, like) * prediction.eps
+    )

@@ -1,0 +1,231 @@
+"""The loop: `run` carries a sample along a solver table, one `lax.scan` step per row.
+
+The table is an argument of the jitted sampler, so that solvers of equal (nfe, H), strides, eta and
+guidance strengths swap without recompiling, and the network is traced once. Noise is drawn under a
+scalar `lax.cond`: a deterministic table draws none. Every sample has its own key, so that it is the
+same picture (to rounding) whatever the batch size, device count or process count.
+
+    key of sample i  = fold_in(key(seed), i)
+    key of a purpose = fold_in(key of sample i, Purpose)       initial noise, solver noise, ...
+    key of a row     = fold_in(key of the purpose, row + 1)    0 is the table's start
+"""
+
+import enum
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from ddim_jax import denoisers
+from ddim_jax.denoisers import Apply, Denoiser
+from ddim_jax.guidance import Guidance, classifier_free
+from ddim_jax.predictions import Parameterization
+from ddim_jax.schedules import NoiseLevel
+from ddim_jax.solvers.table import SolverTable, State
+
+Array = Any
+Constraint = Callable[[Array, NoiseLevel, Array], Array]
+
+
+class Purpose(enum.IntEnum):
+    """What a random number is for; one stream each."""
+
+    INITIAL_NOISE = 0
+    SOLVER_NOISE = 1
+    CONSTRAINT = 2
+    LABEL = 3
+
+
+class RunResult(NamedTuple):
+    """What a run returns.
+
+    Attributes:
+        x: [B, ...] the sample.
+        state: the (evaluate, base) pair at the end; exact inversion needs both.
+        collected: name -> [E, B, ...], as asked for by `collect`.
+    """
+
+    x: Array
+    state: State
+    collected: dict[str, Array]
+
+
+def sample_keys(seed: int, index: Array) -> Array:
+    """[B] keys of the samples with global indices `index`: `fold_in(key(seed), i)`."""
+    return jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(jnp.asarray(index))
+
+
+def purpose_keys(keys: Array, purpose: Purpose, row: Array | None = None) -> Array:
+    """[B] keys for one purpose, and for one row of it."""
+    keys = jax.vmap(lambda key: jax.random.fold_in(key, int(purpose)))(keys)
+    return keys if row is None else jax.vmap(lambda key: jax.random.fold_in(key, row))(keys)
+
+
+def _normal(keys: Array, shape: Sequence[int], dtype=jnp.float32) -> Array:
+    return jax.vmap(lambda key: jax.random.normal(key, tuple(shape), dtype))(keys)
+
+
+def initial_noise(keys: Array, shape: Sequence[int]) -> Array:
+    """[B, *shape] standard normals, float32: what sampling starts from."""
+    return _normal(purpose_keys(keys, Purpose.INITIAL_NOISE), shape)
+
+
+def run(
+    denoise: Denoiser,
+    table: SolverTable,
+    x: Array | State,
+    keys: Array,
+    *,
+    constrain: Constraint | None = None,
+    collect: Sequence[str] = (),
+    progress: Callable[[int], None] | None = None,
+) -> RunResult:
+    """Samples (or edits) along a table.
+
+    Args:
+        denoise: (x, level) -> Prediction.
+        table: rows to run, see `solvers.table`.
+        x: [B, ...] a standard normal, an image in [-1, 1], or a `State` of two such.
+        keys: [B], one per sample.
+        constrain: (x, level, keys [B]) -> x, applied to `evaluate` before every evaluation with
+            that row's level, and once at the end.
+        collect: any of "x" (the sample after each row) and "x0" (the clean estimate in each row).
+        progress: called on the host with the number of each finished row.
+
+    Raises:
+        ValueError: an unknown name in `collect`.
+    """
+    unknown = set(collect) - {"x", "x0"}
+    if unknown:
+        raise ValueError(f"collect takes 'x' and 'x0', got {sorted(unknown)}")
+    state = x if isinstance(x, State) else State(x, x)
+    chex.assert_equal_shape([state.evaluate, state.base])
+    chex.assert_shape(keys, (state.evaluate.shape[0],))
+    table = jax.tree.map(lambda leaf: jnp.asarray(leaf), table)
+    state = jax.tree.map(jnp.asarray, state)
+    state = _start(table, state, keys)
+    slots = table.history.shape[-1]
+    history = jnp.zeros((slots,) + state.evaluate.shape, state.evaluate.dtype)
+
+    def evaluate_row(carry, row: int, table_row: SolverTable):
+        state, history = carry
+        point = state.evaluate
+        if constrain is not None:
+            point = constrain(
+                point, table_row.level, purpose_keys(keys, Purpose.CONSTRAINT, row + 1)
+            )
+        prediction = denoise(point, table_row.level)
+        stored = table_row.store[0] * prediction.x0 + table_row.store[1] * prediction.eps
+        history = history.at[table_row.slot].set(stored)
+        state = _combine(table_row, State(point, state.base), history)
+        state = _add_noise(table_row.noise, state, keys, row + 1)
+        return (state, history), prediction.x0
+
+    def body(carry, scanned):
+        row, table_row = scanned
+        carry, x0 = jax.lax.cond(
+            table_row.active,
+            lambda c: evaluate_row(c, row, table_row),
+            lambda c: (c, jnp.zeros_like(c[0].evaluate)),
+            carry,
+        )
+        if progress is not None:
+            jax.debug.callback(progress, row, ordered=True)
+        seen = {"x": carry[0].evaluate, "x0": x0}
+        return carry, {name: seen[name] for name in collect}
+
+    rows = jnp.arange(table.slot.shape[0])
+    per_row = table._replace(start=None, end=None)
+    (state, _), collected = jax.lax.scan(body, (state, history), (rows, per_row))
+    final = state.evaluate
+    if constrain is not None:
+        end_keys = purpose_keys(keys, Purpose.CONSTRAINT, 0)
+        final = constrain(final, table.end, end_keys)
+        state = State(final, state.base)
+    return RunResult(final, state, collected)
+
+
+def _start(table: SolverTable, state: State, keys: Array) -> State:
+    scale, noise = table.start
+    state = jax.tree.map(lambda x: scale.astype(x.dtype) * x, state)
+    return _add_noise(jnp.stack([noise, noise]), state, keys, 0)
+
+
+def _combine(row: SolverTable, state: State, history: Array) -> State:
+    """New (evaluate, base) from the old ones and the history, summed in the order of the slots."""
+    points = []
+    for target in range(2):
+        x = row.state[target, 0] * state.evaluate + row.state[target, 1] * state.base
+        for slot in range(history.shape[0]):
+            x = x + row.history[target, slot] * history[slot]
+        points.append(x)
+    return State(*points)
+
+
+def _add_noise(multiples: Array, state: State, keys: Array, row: Array) -> State:
+    """Adds one fresh normal, times its multiples, to the two points; draws nothing if both are 0."""
+
+    def draw(state: State) -> State:
+        row_keys = purpose_keys(keys, Purpose.SOLVER_NOISE, row)
+        z = _normal(row_keys, state.evaluate.shape[1:], state.evaluate.dtype)
+        return State(state.evaluate + multiples[0] * z, state.base + multiples[1] * z)
+
+    return jax.lax.cond(jnp.any(multiples != 0), draw, lambda state: state, state)
+
+
+def to_device_dtype(table: SolverTable, dtype=jnp.float32) -> SolverTable:
+    """The table's float64 numbers as `dtype`, ready to be an argument of a jitted sampler."""
+
+    def cast(leaf):
+        leaf = jnp.asarray(leaf) if leaf.dtype.kind in "ib" else jnp.asarray(leaf, dtype)
+        return leaf
+
+    return jax.tree.map(cast, table)
+
+
+def make_sampler(
+    apply: Apply,
+    parameterization: Parameterization,
+    *,
+    null_cond: Callable[[Any], Any] | None = None,
+    clip: str = "static",
+    clip_options: dict | None = None,
+    constrain: Constraint | None = None,
+    collect: Sequence[str] = (),
+    progress: Callable[[int], None] | None = None,
+) -> Callable[..., RunResult]:
+    """A jitted sampler `f(params, table, x, keys, cond=None, guidance=None) -> RunResult`.
+
+    Everything that changes between calls is an argument; what is fixed here decides the program.
+
+    Args:
+        apply: the network, `(params, x, model_time, cond) -> F`.
+        parameterization: what it predicts.
+        null_cond: cond -> the condition it was trained with where conditions were dropped; needed
+            for guidance.
+        clip: "static" (to [-1, 1]), "dynamic" or "none", see `denoisers.CLIPS`.
+        clip_options: of the clip, e.g. `{"rederive_eps": False}`.
+        constrain: see `run`.
+        collect: see `run`.
+        progress: see `run`.
+
+    Raises:
+        ValueError: unknown clip; guidance given without `null_cond`.
+    """
+    if clip not in denoisers.CLIPS:
+        raise ValueError(f"unknown clip {clip!r}; it is one of {', '.join(denoisers.CLIPS)}")
+
+    def sample(params, table, x, keys, cond=None, guidance: Guidance | None = None) -> RunResult:
+        net = denoisers.network(apply, params)
+        if guidance is not None:
+            if null_cond is None:
+                raise ValueError("guidance needs null_cond: what the network saw without condition")
+            net = classifier_free(net, null_cond(cond), guidance)
+        denoise = denoisers.denoiser(net, parameterization, cond)
+        denoise = denoisers.CLIPS[clip](denoise, **(clip_options or {}))
+        table = to_device_dtype(table)
+        return run(denoise, table, x, keys, constrain=constrain, collect=collect, progress=progress)
+
+    return jax.jit(sample)

@@ -1,0 +1,91 @@
+"""Solvers as tables: `(schedule, times) -> SolverTable`, float64 numpy, no JAX.
+
+`SOLVERS` lists them by name; the command line, the README and the tests read it. To add one, write
+a function that returns a solver in the file of its family, and a line here.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+
+from ddim_jax.solvers.ddim import Solver, ddim, ddpm
+from ddim_jax.solvers.runge_kutta import SPACES, euler, heun
+from ddim_jax.solvers.table import SolverTable, State, concatenate
+
+SIGMA_SPACE_LIMIT = -5.1
+"""The lam below which sigma-space integration is useless; DPM-Solver's clipping (its code)."""
+
+
+class SolverInfo(NamedTuple):
+    """What is known of a solver.
+
+    Attributes:
+        make: options -> solver.
+        order: order of convergence on the probability-flow ODE; None for stochastic solvers.
+        evaluations: network evaluations of a step that does not end at sigma = 0.
+        stochastic: whether it draws noise.
+        lam_min: half log-SNR below which it cannot start; strides clip to it. None: no limit.
+        paper: where it was published.
+    """
+
+    make: Callable[..., Solver]
+    order: int | None
+    evaluations: int
+    stochastic: bool
+    lam_min: float | None
+    paper: str
+
+    def nfe(self, steps: int, terminal: str = "zero") -> int:
+        """Network evaluations of `steps` steps; the step to sigma = 0 takes one."""
+        return self.evaluations * (steps - 1) + (1 if terminal == "zero" else self.evaluations)
+
+
+def _flow_heun() -> Solver:
+    return heun(space="flow")
+
+
+def _angle_heun() -> Solver:
+    return heun(space="angle")
+
+
+def _large_ddpm() -> Solver:
+    return ddpm(variance="large")
+
+
+SOLVERS: dict[str, SolverInfo] = {
+    "ddim": SolverInfo(ddim, 1, 1, False, None, "Song et al. 2021, arXiv:2010.02502"),
+    "ddpm": SolverInfo(ddpm, None, 1, True, None, "Ho et al. 2020, arXiv:2006.11239"),
+    "ddpm_large": SolverInfo(_large_ddpm, None, 1, True, None, "Song et al. 2021, App. D.3"),
+    "euler": SolverInfo(euler, 1, 1, False, SIGMA_SPACE_LIMIT, "Karras et al. 2022"),
+    "heun": SolverInfo(heun, 2, 2, False, SIGMA_SPACE_LIMIT, "Karras et al. 2022, alg. 1"),
+    "heun_flow": SolverInfo(_flow_heun, 2, 2, False, None, "Karras et al. 2022, Liu et al. 2022"),
+    "heun_angle": SolverInfo(_angle_heun, 2, 2, False, None, "Salimans & Ho 2022 (v over angle)"),
+}
+"""Solvers by name."""
+
+
+def get(name: str) -> SolverInfo:
+    """The entry of `SOLVERS` called `name`.
+
+    Raises:
+        ValueError: there is none; lists those there are.
+    """
+    if name not in SOLVERS:
+        raise ValueError(f"unknown solver {name!r}; the solvers are {', '.join(SOLVERS)}")
+    return SOLVERS[name]
+
+
+__all__ = [
+    "SOLVERS",
+    "SPACES",
+    "Solver",
+    "SolverInfo",
+    "SolverTable",
+    "State",
+    "concatenate",
+    "ddim",
+    "ddpm",
+    "euler",
+    "get",
+    "heun",
+]

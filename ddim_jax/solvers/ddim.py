@@ -1,0 +1,91 @@
+"""DDPM and DDIM: the family of samplers that share DDPM's marginals.
+
+One step from (alpha, sigma) to the cleaner (alpha', sigma'), with `h = lam' - lam`:
+
+    x' = alpha' x0 + sqrt(sigma'^2 - std^2) eps + std z,     std = eta sigma' sqrt(1 - e^{-2h})
+
+which for variance-preserving schedules is DDIM's equation 12 with its own eta (equation 16):
+`std = eta sqrt((1 - P) / (1 - A)) sqrt(1 - A / P)`, A and P being alpha^2 before and after. eta = 0
+is deterministic, eta = 1 is DDPM's posterior (small) variance. Rows are finite at both ends.
+
+Sources: Ho et al. 2020 (arXiv:2006.11239), Song et al. 2021 (arXiv:2010.02502).
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ddim_jax.schedules import Schedule
+from ddim_jax.solvers.table import SolverTable, empty
+
+Solver = Callable[[Schedule, np.ndarray], SolverTable]
+
+
+def ddim(eta: float = 0.0) -> Solver:
+    """DDIM. Source: Song et al. 2021, equations 12 and 16.
+
+    Args:
+        eta: 0 (deterministic) to 1 (DDPM's posterior variance).
+
+    Raises:
+        ValueError: eta outside [0, 1].
+    """
+    if not 0 <= eta <= 1:
+        raise ValueError(
+            f"eta must be in [0, 1], got {eta}; 0 is deterministic DDIM, 1 is DDPM's posterior, "
+            "and ddpm(variance='large') is the noisier sigma-hat"
+        )
+
+    def solver(schedule: Schedule, times: np.ndarray) -> SolverTable:
+        table = empty(schedule, times, times[:-1], slots=1)
+        after = schedule.level(times[1:])
+        share = eta**2 * _lost(schedule, times)
+        table.store[:] = np.stack([after.alpha, after.sigma * np.sqrt(1 - share)], -1)
+        table.history[:] = 1
+        table.noise[:] = (after.sigma * np.sqrt(share))[:, None]
+        return table
+
+    return solver
+
+
+def _lost(schedule: Schedule, times: np.ndarray) -> np.ndarray:
+    """`1 - exp(-2h)` of every step: the share of the noise that the step replaces."""
+    lam = schedule.half_log_snr(times)
+    return -np.expm1(-2 * (lam[1:] - lam[:-1]))
+
+
+def ddpm(variance: str = "small") -> Solver:
+    """DDPM's ancestral sampling in its posterior form, over any stride.
+
+    `x' = c0 x0 + cx x + std z` with `c0 = alpha' (1 - e^{-2h})`, `cx = (sigma' / sigma) e^{-h}`.
+
+    Args:
+        variance: "small" is the posterior's (the same as `ddim(eta=1)`); "large" is the forward
+            step's, beta_t: the sigma-hat rows of DDIM's table 1. Both are 0 in a step to sigma = 0.
+
+    Raises:
+        ValueError: another variance.
+
+    Source: Ho et al. 2020, equations 6, 7 and section 3.2; Song et al. 2021, appendix D.3.
+    """
+    if variance not in ("small", "large"):
+        raise ValueError(
+            f"variance must be 'small' (posterior) or 'large' (sigma-hat), got {variance!r}"
+        )
+
+    def solver(schedule: Schedule, times: np.ndarray) -> SolverTable:
+        table = empty(schedule, times, times[:-1], slots=1)
+        before, after = table.level, schedule.level(times[1:])
+        lost = _lost(schedule, times)
+        ratio = after.sigma / before.sigma
+        if variance == "small":
+            std = after.sigma * np.sqrt(lost)
+        else:
+            std = np.where(after.sigma == 0, 0.0, before.sigma * np.sqrt(lost))
+        table.store[:, 0] = 1
+        table.state[:, :, 0] = (ratio**2 * before.alpha / after.alpha)[:, None]
+        table.history[:, :, 0] = (after.alpha * lost)[:, None]
+        table.noise[:] = std[:, None]
+        return table
+
+    return solver

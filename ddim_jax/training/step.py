@@ -1,0 +1,111 @@
+"""One train step for every method: gradients of a `Loss`, optax, EMA.
+
+A step whose loss or gradient is not finite changes nothing, not even the step counter, so that the
+last good state is what is left (and can be saved). The keys of a batch are
+`fold_in(fold_in(state.key, step), row)` with the row's place in the global batch, so that one device,
+many devices under `jit`, and `pmap` see the same random numbers.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ddim_jax.data.images import to_unit_range
+from ddim_jax.losses import Loss
+from ddim_jax.training.state import Ema, TrainState
+
+
+def make_step(
+    loss: Loss, optimizer: optax.GradientTransformation, ema: Ema, axis_name: str | None = None
+) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
+    """A pure train step `(state, batch) -> (state, metrics)`; jit or pmap it (see `parallel`).
+
+    Args:
+        loss: the training method.
+        optimizer: an optax transformation.
+        ema: the moving average.
+        axis_name: of the pmap axis that the batch is split over; None under jit.
+
+    Returns:
+        The step. `batch["image"]` is uint8 or float32 in [-1, 1]; metrics are scalars, among them
+        "loss", "grad_norm" and "finite".
+    """
+
+    def step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
+        batch = batch | {"image": to_unit_range(batch["image"])}
+        keys = _row_keys(state, len(batch["image"]), axis_name)
+        compute = jax.value_and_grad(loss, has_aux=True)
+        (_, metrics), grads = compute(state.params, state.frozen, batch, keys, state.step)
+        if axis_name is not None:
+            metrics, grads = jax.lax.pmean((metrics, grads), axis_name)
+        norm = optax.global_norm(grads)
+        finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        new = state.replace(
+            step=state.step + 1,
+            params=params,
+            ema=ema(state.ema, params, state.step + 1),
+            opt_state=opt_state,
+        )
+        keep = lambda new, old: jnp.where(finite, new, old)  # noqa: E731
+        new = new.replace(
+            step=keep(new.step, state.step),
+            params=jax.tree.map(keep, new.params, state.params),
+            ema=jax.tree.map(keep, new.ema, state.ema),
+            opt_state=jax.tree.map(keep, new.opt_state, state.opt_state),
+        )
+        return new, metrics | {"grad_norm": norm, "finite": finite}
+
+    return step
+
+
+def _row_keys(state: TrainState, rows: int, axis_name: str | None) -> Any:
+    first = 0 if axis_name is None else rows * jax.lax.axis_index(axis_name)
+    key = jax.random.fold_in(state.key, state.step)
+    return jax.vmap(lambda row: jax.random.fold_in(key, row))(first + jnp.arange(rows))
+
+
+def make_optimizer(
+    name: str = "adam",
+    learning_rate: float = 2e-4,
+    warmup_steps: int = 0,
+    decay_steps: int = 0,
+    clip_norm: float = 1.0,
+    weight_decay: float = 0.0,
+    b1: float = 0.9,
+    b2: float = 0.999,
+) -> optax.GradientTransformation:
+    """Adam or AdamW with warm-up, optional cosine decay to 0, and global-norm clipping.
+
+    Args:
+        name: "adam" or "adamw".
+        learning_rate: after warm-up.
+        warmup_steps: of a linear rise from 0.
+        decay_steps: total steps of a cosine fall to 0, warm-up included; 0: constant.
+        clip_norm: of the whole gradient; 0: none.
+        weight_decay: of adamw.
+        b1: decay of the first moment.
+        b2: decay of the second moment.
+
+    Raises:
+        ValueError: unknown name, weight decay without adamw, decay shorter than warm-up.
+    """
+    if name not in ("adam", "adamw"):
+        raise ValueError(f"optimizer must be 'adam' or 'adamw', got {name!r}")
+    if name == "adam" and weight_decay:
+        raise ValueError(f"weight_decay={weight_decay} needs optimizer 'adamw'")
+    if decay_steps and decay_steps <= warmup_steps:
+        raise ValueError(f"decay_steps ({decay_steps}) must exceed warmup_steps ({warmup_steps})")
+    rate = learning_rate
+    if decay_steps:
+        rate = optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup_steps, decay_steps)
+    elif warmup_steps:
+        rate = optax.linear_schedule(0.0, learning_rate, warmup_steps)
+    adam = optax.adam(rate, b1, b2) if name == "adam" else optax.adamw(
+        rate, b1, b2, weight_decay=weight_decay
+    )
+    return optax.chain(optax.clip_by_global_norm(clip_norm), adam) if clip_norm else adam

@@ -1,0 +1,396 @@
+"""The UNet: published sizes, conditioning, options, and its layers against plain definitions."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ddim_jax.models import UNet, layers
+from ddim_jax.models.unet import AttentionBlock
+
+ADM_IMAGENET_64 = dict(
+    channels=192,
+    channel_mults=(1, 2, 3, 4),
+    num_blocks=3,
+    attention_resolutions=(32, 16, 8),
+    head_channels=64,
+    num_classes=1000,
+    null_label=False,
+    scale_shift=True,
+    resample_blocks=True,
+    time_embedding="adm",
+    norm_eps=1e-5,
+)
+DIGITS = dict(
+    out_channels=1, channels=48, channel_mults=(1, 2), attention_resolutions=(7,), patch_size=2
+)
+TINY = dict(channels=8, channel_mults=(1, 2), num_blocks=1, attention_resolutions=())
+SMALLEST = TINY | {"channel_mults": (1,)}
+B, SIZE = 3, 8
+
+
+def inputs(net, size=SIZE, batch=B, seed=0):
+    """Returns (x, t, cond) for net; cond carries exactly what it asks for."""
+    keys = jax.random.split(jax.random.key(seed), 4)
+    x = jax.random.normal(keys[0], (batch, size, size, 3))
+    t = jax.random.uniform(keys[1], (batch,), maxval=999.0)
+    cond = {}
+    if net.num_classes:
+        cond["label"] = jax.random.randint(keys[2], (batch,), 0, net.num_classes)
+    if net.vector_dim:
+        cond["vector"] = jax.random.normal(keys[3], (batch, net.vector_dim))
+    return x, t, cond or None
+
+
+def traced(**options):
+    """Returns the program of the network of these options, as text."""
+    net = UNet(**(TINY | options))
+    x, t, cond = inputs(net)
+    return str(jax.make_jaxpr(net.apply)({"params": shapes(net, x, t, cond)}, x, t, cond))
+
+
+def shapes(net, x, t, cond=None):
+    return jax.eval_shape(lambda: net.init(jax.random.key(0), x, t, cond))["params"]
+
+
+def count(net, size, channels=3):
+    x, t, cond = inputs(net, size, 1)
+    return sum(p.size for p in jax.tree.leaves(shapes(net, x[..., :channels], t, cond)))
+
+
+@functools.cache
+def perturbed(**options):
+    """Returns (net, params) with every parameter moved, so that nothing is zero by design."""
+    net = UNet(**(TINY | options))
+    tree = shapes(net, *inputs(net))
+    rng = np.random.default_rng(0)
+
+    def draw(path, leaf):
+        unit = jax.tree_util.keystr(path).endswith("['scale']")
+        fan_in = np.prod(leaf.shape[:-1]) if leaf.ndim > 1 else 10.0
+        return jnp.asarray(unit + rng.normal(size=leaf.shape) / np.sqrt(fan_in), jnp.float32)
+
+    return net, jax.tree_util.tree_map_with_path(draw, tree)
+
+
+@functools.cache
+def forward(**options):
+    """Returns a jitted f(params, x, t, cond) for the perturbed network of these options."""
+    net, _ = perturbed(**options)
+    return jax.jit(lambda params, *args: net.apply({"params": params}, *args))
+
+
+def run(options, *args):
+    return np.asarray(forward(**options)(perturbed(**options)[1], *args))
+
+
+# The first two totals are those of the converted checkpoints of Ho et al.; the third counts the
+# layers of openai/guided-diffusion with the flags of its ImageNet-64 model and learn_sigma=False.
+@pytest.mark.parametrize(
+    ("options", "size", "published"),
+    [
+        ({}, 32, 35_746_307),
+        ({"channel_mults": (1, 1, 2, 2, 4, 4)}, 256, 113_673_219),
+        (ADM_IMAGENET_64, 64, 295_899_267),
+        (ADM_IMAGENET_64 | {"out_channels": 6}, 64, 295_904_454),
+        (ADM_IMAGENET_64 | {"null_label": True}, 64, 295_899_267 + 4 * 192),
+    ],
+    ids=["ddpm-cifar10", "ddpm-lsun", "adm-64", "adm-64-learned-variance", "adm-64-null-label"],
+)
+def test_parameter_counts(options, size, published):
+    assert count(UNet(**options), size) == published
+
+
+def test_digits_network_has_attention_at_7_only():
+    net = UNet(**DIGITS)
+    x = jnp.zeros((2, 28, 28, 1))
+    params = shapes(net, x, jnp.zeros(2))
+    attention = {name for name in params if name.endswith("attention")}
+    down, up = {f"down_1_{i}" for i in range(2)}, {f"up_1_{i}" for i in range(3)}
+    assert attention == {f"{name}_attention" for name in down | up | {"mid"}}
+    assert params["conv_in"]["kernel"].shape == (3, 3, 4, 48)
+    out = jax.eval_shape(net.apply, {"params": params}, x, jnp.zeros(2))
+    assert out.shape == x.shape and out.dtype == jnp.float32
+
+
+def test_zero_at_init_and_ddpm_scale_of_other_weights():
+    net = UNet(**SMALLEST)
+    x, t, _ = inputs(net, size=4)
+    params = jax.jit(net.init)(jax.random.key(0, impl="rbg"), x, t)["params"]
+    np.testing.assert_array_equal(jax.jit(net.apply)({"params": params}, x, t), 0.0)
+    for block, last in (("mid_0", "conv_1"), ("mid_attention", "out")):
+        np.testing.assert_array_equal(params[block][last]["kernel"], 0.0)
+    # Uniform on +-sqrt(6 / (fan_in + fan_out)); each third of qkv has fans 8 and 8.
+    for kernel, fans in (
+        (params["time_1"]["kernel"], 64),
+        (params["mid_0"]["conv_0"]["kernel"], 9 * 16),
+        (params["mid_attention"]["qkv"]["kernel"], 16),
+    ):
+        limit = np.sqrt(6 / fans)
+        assert 0.97 * limit < np.abs(kernel).max() <= limit
+
+
+def test_time_label_and_vector_reach_the_output():
+    options = dict(num_classes=4, vector_dim=5)
+    x, t, cond = inputs(perturbed(**options)[0])
+    base = run(options, x, t, cond)
+    changes = {
+        "time": (x, t + 100.0, cond),
+        "null label": (x, t, cond | {"label": jnp.full((B,), 4)}),
+        "vector": (x, t, cond | {"vector": cond["vector"] + 1.0}),
+    }
+    for name, args in changes.items():
+        moved = np.abs(run(options, *args) - base).max(axis=(1, 2, 3))
+        assert (moved > 1e-3).all(), name
+
+
+def test_label_indexes_the_embedding_with_the_null_label_last():
+    options = dict(num_classes=4, vector_dim=5)
+    net, params = perturbed(**options)
+    assert params["label"]["embedding"].shape == (5, 4 * TINY["channels"])
+    x, t, cond = inputs(net)
+    null = cond | {"label": jnp.full((B,), 4)}
+    zeroed = params | {"label": {"embedding": params["label"]["embedding"].at[4].set(0.0)}}
+    f = forward(**options)
+    assert np.abs(f(zeroed, x, t, null) - f(params, x, t, null)).max() > 1e-3
+    np.testing.assert_array_equal(f(zeroed, x, t, cond), f(params, x, t, cond))
+
+
+@pytest.mark.parametrize("options", [{}, {"scale_shift": True, "resample_blocks": True}])
+def test_samples_do_not_see_each_other(options):
+    x, t, _ = inputs(perturbed(**options)[0])
+    base = run(options, x, t)
+    other = run(options, x.at[1:].multiply(-3.0), t.at[1:].add(50.0))
+    np.testing.assert_allclose(other[0], base[0], atol=1e-6)
+    assert np.abs(other[1:] - base[1:]).max() > 1e-2
+
+
+def test_scale_shift_of_zero_is_the_plain_normalised_block():
+    net, params = perturbed(scale_shift=True)
+    assert params["mid_0"]["emb"]["kernel"].shape == (32, 2 * 16)
+
+    def silence(path, leaf):
+        return leaf * 0 if "'emb'" in jax.tree_util.keystr(path) else leaf
+
+    silent = jax.tree_util.tree_map_with_path(silence, params)
+    plain = jax.tree_util.tree_map_with_path(
+        lambda p, leaf: leaf[..., : leaf.shape[-1] // 2] if "'emb'" in str(p) else leaf, silent
+    )
+    x, t, _ = inputs(net)
+    expected = forward()(plain, x, t)
+    np.testing.assert_allclose(forward(scale_shift=True)(silent, x, t), expected, atol=1e-5)
+
+
+def test_resample_blocks_have_parameters_of_residual_blocks():
+    _, conv = perturbed()
+    _, blocks = perturbed(scale_shift=True, resample_blocks=True)
+    assert set(conv["down_0_resample"]) == {"kernel", "bias"}
+    for name in ("down_0_resample", "up_1_resample"):
+        assert set(blocks[name]) == {"norm_0", "conv_0", "emb", "norm_1", "conv_1"}
+
+
+def test_remat_changes_neither_output_nor_gradients():
+    x, t, _ = inputs(UNet(), size=4)
+    rng = np.random.default_rng(0)
+    keys = {"dropout": jax.random.key(3, impl="rbg")}
+    tree = shapes(UNet(**SMALLEST), x, t)
+    params = jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape) * 0.2, p.dtype), tree)
+
+    def loss(p, remat):
+        net = UNet(**SMALLEST, dropout=0.2, remat=remat)
+        return jnp.square(net.apply({"params": p}, x, t, train=True, rngs=keys)).mean()
+
+    plain, saved = (functools.partial(loss, remat=remat) for remat in ("none", "blocks"))
+    blocks = 6  # one down, three in the middle, two up
+    assert str(jax.make_jaxpr(saved)(params)).count("prevent_cse") == blocks
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5),
+        *(jax.jit(jax.value_and_grad(f))(params) for f in (plain, saved)),
+    )
+
+
+def test_bfloat16_stays_close_and_keeps_float32_outside():
+    net, params = perturbed(dtype="bfloat16")
+    x, t, _ = inputs(net)
+    tree = shapes(net, x, t)
+    assert {leaf.dtype for leaf in jax.tree.leaves(tree)} == {jnp.dtype("float32")}
+    low, full = forward(dtype="bfloat16")(params, x, t), forward()(params, x, t)
+    assert low.dtype == jnp.float32
+    error = np.sqrt(np.square(low - full).mean() / np.square(full).mean())
+    assert 0 < error < 0.03
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_traces_under_strict_promotion(dtype):
+    net = UNet(**TINY, dtype=dtype, num_classes=4, vector_dim=5, scale_shift=True)
+    args = inputs(net)
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        shapes(net, *args)
+
+
+def test_dropout_needs_train_and_a_key():
+    net = UNet(**TINY, dropout=0.5)
+    _, params = perturbed()
+    x, t, _ = inputs(net)
+    f = jax.jit(
+        lambda seed: net.apply(
+            {"params": params}, x, t, train=True, rngs={"dropout": jax.random.key(seed, impl="rbg")}
+        )
+    )
+    np.testing.assert_array_equal(f(0), f(0))
+    assert np.abs(f(0) - f(1)).max() > 1e-2
+    assert traced(dropout=0.5) == traced()
+
+
+def test_patches_round_trip_and_order():
+    x = jnp.arange(2 * 4 * 6 * 3, dtype=jnp.float32).reshape(2, 4, 6, 3)
+    patches = layers.space_to_depth(x, 2)
+    assert patches.shape == (2, 2, 3, 12)
+    np.testing.assert_array_equal(patches[1, 1, 2], x[1, 2:4, 4:6].reshape(-1))
+    np.testing.assert_array_equal(layers.depth_to_space(patches, 2), x)
+
+
+def test_any_rectangle_of_the_right_multiple():
+    net, params = perturbed(patch_size=2)
+    out = jax.eval_shape(net.apply, {"params": params}, jnp.zeros((2, 8, 20, 3)), jnp.zeros(2))
+    assert out.shape == (2, 8, 20, 3)
+
+
+@pytest.mark.parametrize("channels", [8, 48, 144])
+def test_group_norm_equals_flax(channels):
+    rng = np.random.default_rng(0)
+    x = rng.normal(3.0, 2.0, (2, 6, 5, channels)) * np.linspace(0.1, 4.0, channels)
+    x, (gain, bias) = x.astype(np.float32), rng.normal(size=(2, channels)).astype(np.float32)
+    params = {"params": {"scale": gain, "bias": bias}}
+    groups = {8: 2, 48: 12, 144: 24}[channels]
+    theirs = nn.GroupNorm(num_groups=groups, epsilon=1e-6)
+    ours = layers.GroupNorm()
+    weights = np.cos(np.arange(x.size, dtype=np.float32)).reshape(x.shape)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def value_and_gradient(module, x):
+        value, pull = jax.vjp(lambda x: module.apply(params, x), x)
+        return value, pull(weights)[0]
+
+    (y, dx), (expected, gradient) = (value_and_gradient(module, x) for module in (ours, theirs))
+    np.testing.assert_allclose(y, expected, atol=1e-5)
+    np.testing.assert_allclose(dx, gradient, atol=1e-4, rtol=1e-4)
+
+
+def test_groups_are_32_from_128_channels_on():
+    for channels in (128, 192, 256, 384, 1024):
+        assert layers.group_count(channels) == 32
+    assert [layers.group_count(c) for c in (3, 48, 64, 96, 144)] == [1, 12, 16, 24, 24]
+    assert layers.group_count(64, 2) == 32
+
+
+def test_group_norm_survives_a_large_mean():
+    x = 1000.0 + np.random.default_rng(0).normal(size=(1, 16, 16, 4))
+    x = np.asarray(x, np.float32).astype(np.float64)
+    params = {"params": {"scale": jnp.ones(4), "bias": jnp.zeros(4)}}
+    expected = (x - x.mean()) / x.std()
+    result = layers.GroupNorm().apply(params, jnp.asarray(x, jnp.float32))
+    np.testing.assert_allclose(result, expected, atol=1e-3)
+
+
+def test_attention_equals_plain_softmax():
+    q, k, v = (jax.random.normal(jax.random.key(i), (2, 7, 3, 5)) * (1 + 5 * i) for i in range(3))
+    logits = np.einsum("bqhd,bkhd->bhqk", q, k).astype(np.float64) / np.sqrt(5)
+    weights = np.exp(logits - logits.max(-1, keepdims=True))
+    weights /= weights.sum(-1, keepdims=True)
+    expected = np.einsum("bhqk,bkhd->bqhd", weights, v)
+    np.testing.assert_allclose(layers.attention(q, k, v), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_heads_split_the_channels():
+    # All attention of this network is 16 wide.
+    assert traced(num_heads=4) == traced(head_channels=4) != traced()
+    params = perturbed()[1]["mid_attention"]
+    qkv = params["qkv"]["kernel"].reshape(16, 3, 2, 8)
+    swapped = params | {"qkv": params["qkv"] | {"kernel": qkv[:, :, ::-1].reshape(16, 48)}}
+    swapped["qkv"]["bias"] = params["qkv"]["bias"].reshape(3, 2, 8)[:, ::-1].reshape(48)
+    out = params["out"]["kernel"].reshape(2, 8, 16)[::-1].reshape(16, 16)
+    swapped["out"] = params["out"] | {"kernel": out}
+    x = jax.random.normal(jax.random.key(0), (2, 4, 4, 16))
+    block = jax.jit(AttentionBlock(num_heads=2).apply)
+    same, expected = block({"params": swapped}, x), block({"params": params}, x)
+    np.testing.assert_allclose(same, expected, atol=1e-5)
+    alone = jax.jit(AttentionBlock(num_heads=1).apply)({"params": params}, x)
+    assert np.abs(alone - expected).max() > 1e-3
+
+
+def test_resampling_layers():
+    x = jax.random.normal(jax.random.key(0), (2, 6, 4, 3))
+    np.testing.assert_array_equal(layers.upsample(x), x.repeat(2, axis=1).repeat(2, axis=2))
+    means = (x[:, ::2, ::2] + x[:, 1::2, ::2] + x[:, ::2, 1::2] + x[:, 1::2, 1::2]) / 4
+    np.testing.assert_allclose(layers.average_pool(x), means, atol=1e-6)
+
+
+@pytest.mark.parametrize(("padding", "before"), [("same", 0), ("symmetric", 1)])
+def test_strided_convolution_padding(padding, before):
+    x = np.random.default_rng(0).normal(size=(1, 6, 4, 2)).astype(np.float32)
+    kernel = np.random.default_rng(1).normal(size=(3, 3, 2, 5)).astype(np.float32)
+    pad = (before, 1)
+    padded = np.pad(x, ((0, 0), pad, pad, (0, 0)))
+    expected = np.zeros((1, 3, 2, 5))
+    for i in range(3):
+        for j in range(2):
+            window = padded[0, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3]
+            expected[0, i, j] = np.tensordot(window, kernel, 3) + np.arange(5)
+    conv = layers.Conv3x3(5, stride=2, padding=padding)
+    params = {"params": {"kernel": kernel, "bias": jnp.arange(5.0)}}
+    np.testing.assert_allclose(conv.apply(params, x), expected, atol=1e-4)
+
+
+def test_time_embeddings_follow_the_published_layouts():
+    t = jnp.asarray([0.0, 3.0, 999.0])
+    ddpm = np.asarray(layers.time_embedding(t, 8))
+    frequencies = 10000.0 ** -(np.arange(4) / 3)
+    angles = np.asarray(t)[:, None] * frequencies
+    np.testing.assert_allclose(ddpm, np.hstack([np.sin(angles), np.cos(angles)]), atol=1e-4)
+    adm = np.asarray(layers.time_embedding(t, 8, "adm"))
+    angles = np.asarray(t)[:, None] * 10000.0 ** -(np.arange(4) / 4)
+    np.testing.assert_allclose(adm, np.hstack([np.cos(angles), np.sin(angles)]), atol=1e-4)
+
+
+LABELLED = dict(num_classes=4)
+GOOD_LABEL = {"label": jnp.zeros(B, jnp.int32)}
+
+
+@pytest.mark.parametrize(
+    ("options", "change", "message"),
+    [
+        ({}, {"x": jnp.zeros((B, 7, 8, 3))}, r"divisible by 2 = patch_size 1 .* got 7 x 8"),
+        ({"patch_size": 2}, {"x": jnp.zeros((B, 8, 6, 3))}, r"divisible by 4 = patch_size 2"),
+        ({}, {"x": jnp.zeros((8, 8, 3))}, r"x must be \[B, H, W, C\]"),
+        ({}, {"t": jnp.zeros(())}, r"t must have shape \(3,\), one model time per sample"),
+        ({}, {"cond": GOOD_LABEL}, r"keys \[\] \(num_classes=0, .*got \['label'\]"),
+        (LABELLED, {"cond": None}, r"keys \['label'\] \(num_classes=4, .*got \[\]"),
+        (
+            LABELLED,
+            {"cond": {"label": jnp.zeros((B, 1), int)}},
+            r"'label'\] must have shape \(3,\)",
+        ),
+        (LABELLED, {"cond": {"label": jnp.zeros(B)}}, r"must be integers, got float32"),
+        ({"vector_dim": 5}, {"cond": {"vector": jnp.zeros((B, 4))}}, r"shape \(3, 5\).*\(3, 4\)"),
+        ({"num_heads": 3}, {}, r"attention at width 16 needs .*num_heads=3"),
+        ({"dtype": "float17"}, {}, r"dtype must be one of .*bfloat16.*'float17'"),
+        ({"remat": "all"}, {}, r"remat must be one of"),
+        ({"time_embedding": "edm"}, {}, r"time_embedding must be one of"),
+        ({"down_padding": "valid"}, {}, r"down_padding must be one of"),
+        ({"channels": 7}, {}, r"channels must be even"),
+    ],
+)
+def test_errors_name_the_rule(options, change, message):
+    net = UNet(**(TINY | options))
+    args = {"x": jnp.zeros((B, SIZE, SIZE, 3)), "t": jnp.zeros(B), "cond": None} | change
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(lambda: net.init(jax.random.key(0), **args))
+
+
+def test_configurations_hash_and_accept_lists_turned_tuples():
+    assert hash(UNet(**ADM_IMAGENET_64)) == hash(UNet(**ADM_IMAGENET_64))
+    assert UNet(**DIGITS) == UNet(**DIGITS) != UNet()
