@@ -81,7 +81,7 @@ def clip(denoise: Denoiser, low: float = -1.0, high: float = 1.0, rederive_eps: 
 def dynamic_threshold(
     denoise: Denoiser, quantile: float = 0.995, floor: float = 1.0, rederive_eps: bool = True
 ) -> Denoiser:
-    """Clips each sample's x0 at a quantile q of its magnitude and divides by `max(q, floor) / floor`.
+    """Clips each sample's x0 at a quantile of its magnitude, at least `floor`, and rescales it.
 
     For pixel models at high guidance. Source: Saharia et al. 2022, section 2.3.
 

@@ -1,9 +1,9 @@
 """Guidance: Network -> Network.
 
 Classifier-free guidance with the convention `F = F_null + g (F_cond - F_null)`: g = 1 is the
-conditional network, g = 0 the unconditional one (Ho & Salimans' w is g - 1). At a fixed (x, t) every
-parameterization is affine in every other, so guiding F guides x0, eps, v and the flow alike; only
-the rescale depends on which, and acts on F.
+conditional network, g = 0 the unconditional one (Ho & Salimans' w is g - 1). At a fixed (x, t)
+every parameterization is affine in every other, so guiding F guides x0, eps, v and the flow alike;
+only the rescale depends on which, and acts on F.
 
 Sources: Ho & Salimans 2022 (arXiv:2207.12598); interval: Kynkaanniemi et al. 2024
 (arXiv:2404.07724); rescale: Lin et al. 2024 (arXiv:2305.08891), section 3.4.

@@ -165,7 +165,7 @@ def _combine(row: SolverTable, state: State, history: Array) -> State:
 
 
 def _add_noise(multiples: Array, state: State, keys: Array, row: Array) -> State:
-    """Adds one fresh normal, times its multiples, to the two points; draws nothing if both are 0."""
+    """Adds a fresh normal, times its multiples, to the two points; draws none if both are 0."""
 
     def draw(state: State) -> State:
         row_keys = purpose_keys(keys, Purpose.SOLVER_NOISE, row)

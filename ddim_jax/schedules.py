@@ -160,8 +160,8 @@ def _from_log_alpha(log_alpha: np.ndarray, name: str, model_time: Callable | Non
         position = t * steps
         nearest = xp.round(position)  # an index is met exactly, whatever t * T rounds to
         position = xp.where(abs(position - nearest) < 1e-4, nearest, position)
-        low = xp.clip(xp.floor(position).astype(int), 0, steps - 1)
-        return low, position - low
+        low = xp.clip(xp.floor(position), 0, steps - 1)
+        return low.astype(int), position - low
 
     def log_alpha_at(xp, t):
         low, part = cell(xp, t)
@@ -327,13 +327,14 @@ def cosine(
     Source: Kingma et al. 2021 (VDM); Salimans & Ho 2022; shift: Hoogeboom et al. 2023, section 3.1.
     """
     low = np.arctan(np.exp(-log_snr_max / 2))
-    span = np.arctan(np.exp(-log_snr_min / 2)) - low
+    above = np.arctan(np.exp(log_snr_min / 2))  # what is missing to pi / 2 at t = 1
+    span = np.pi / 2 - above - low
     shift = 0.0 if resolution is None else float(np.log(base_resolution / resolution))
 
     def lam_of(t):
         xp = _numpy_like(t)
-        angle = span * t + low
-        return xp.log(xp.cos(angle)) - xp.log(xp.sin(angle)) + shift
+        # the cosine as a sine of the complement, exact next to t = 1
+        return xp.log(xp.sin(span * (1 - t) + above)) - xp.log(xp.sin(span * t + low)) + shift
 
     def alpha_sigma(t):
         xp, lam = _numpy_like(t), lam_of(t)

@@ -90,7 +90,7 @@ def test_digits_resized_and_in_colour():
     small, full = source[0]["image"][..., 0].astype(float), data.load("digits")[0]["image"]
     # Antialiased: the mean over 2 x 2 blocks, to the softness of the filter.
     blocks = full.reshape(14, 2, 14, 2).mean((1, 3))
-    assert abs(small - blocks).mean() < 8 and abs(small.mean() - blocks.mean()) < 1
+    assert abs(small - blocks).mean() < 8 and abs(small.mean() - blocks.mean()) < 2
 
 
 # npz
@@ -196,7 +196,7 @@ def test_folder_crops_the_centre_and_antialiases(tmp_path):
     write(tmp_path / "b.png", stripes.transpose(1, 0, 2))
     source = data.load(f"folder:{tmp_path}", image_size=16)
     assert source.image_shape == (16, 16, 3)
-    for example in take(iter(source[i] for i in range(2)), 2):
+    for example in (source[0], source[1]):
         inner = example["image"][2:-2, 2:-2].astype(int)
         assert abs(inner - 127).max() <= 4  # point sampling would give 0 or 255
         assert np.ptp(example["image"].astype(int), axis=-1).max() == 0  # no red left
@@ -265,7 +265,7 @@ def test_unreadable_files_are_found_before_training(tmp_path):
     for name in ("cut.jpg", "cut.png", "cut.webp"):
         write(tmp_path / name, photo)
         whole = (tmp_path / name).read_bytes()
-        (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+        (tmp_path / name).write_bytes(whole[:-40])  # the header stays whole
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "text.jpg").write_text("not a picture")
     write(tmp_path / "deep.png", Image.fromarray(np.zeros((64, 64), np.uint16)))

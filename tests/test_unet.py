@@ -28,20 +28,29 @@ DIGITS = dict(
     out_channels=1, channels=48, channel_mults=(1, 2), attention_resolutions=(7,), patch_size=2
 )
 TINY = dict(channels=8, channel_mults=(1, 2), num_blocks=1, attention_resolutions=())
-SMALLEST = TINY | {"channel_mults": (1,)}
+SMALLEST = TINY | {"channel_mults": (1,), "num_blocks": 0}
 B, SIZE = 3, 8
+
+# These networks run once and take longer to compile than to run.
+jit = functools.partial(
+    jax.jit,
+    compiler_options={
+        "xla_backend_optimization_level": 0,
+        "xla_llvm_disable_expensive_passes": True,
+    },
+)
 
 
 def inputs(net, size=SIZE, batch=B, seed=0):
     """Returns (x, t, cond) for net; cond carries exactly what it asks for."""
-    keys = jax.random.split(jax.random.key(seed), 4)
-    x = jax.random.normal(keys[0], (batch, size, size, 3))
-    t = jax.random.uniform(keys[1], (batch,), maxval=999.0)
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(batch, size, size, 3)).astype(np.float32)
+    t = rng.uniform(0, 999, size=batch).astype(np.float32)
     cond = {}
     if net.num_classes:
-        cond["label"] = jax.random.randint(keys[2], (batch,), 0, net.num_classes)
+        cond["label"] = rng.integers(net.num_classes, size=batch, dtype=np.int32)
     if net.vector_dim:
-        cond["vector"] = jax.random.normal(keys[3], (batch, net.vector_dim))
+        cond["vector"] = rng.normal(size=(batch, net.vector_dim)).astype(np.float32)
     return x, t, cond or None
 
 
@@ -71,7 +80,7 @@ def perturbed(**options):
     def draw(path, leaf):
         unit = jax.tree_util.keystr(path).endswith("['scale']")
         fan_in = np.prod(leaf.shape[:-1]) if leaf.ndim > 1 else 10.0
-        return jnp.asarray(unit + rng.normal(size=leaf.shape) / np.sqrt(fan_in), jnp.float32)
+        return np.float32(unit + rng.normal(size=leaf.shape) / np.sqrt(fan_in))
 
     return net, jax.tree_util.tree_map_with_path(draw, tree)
 
@@ -80,7 +89,7 @@ def perturbed(**options):
 def forward(**options):
     """Returns a jitted f(params, x, t, cond) for the perturbed network of these options."""
     net, _ = perturbed(**options)
-    return jax.jit(lambda params, *args: net.apply({"params": params}, *args))
+    return jit(lambda params, *args: net.apply({"params": params}, *args))
 
 
 def run(options, *args):
@@ -119,8 +128,8 @@ def test_digits_network_has_attention_at_7_only():
 def test_zero_at_init_and_ddpm_scale_of_other_weights():
     net = UNet(**SMALLEST)
     x, t, _ = inputs(net, size=4)
-    params = jax.jit(net.init)(jax.random.key(0, impl="rbg"), x, t)["params"]
-    np.testing.assert_array_equal(jax.jit(net.apply)({"params": params}, x, t), 0.0)
+    params = jit(net.init)(jax.random.key(0, impl="rbg"), x, t)["params"]
+    np.testing.assert_array_equal(jit(net.apply)({"params": params}, x, t), 0.0)
     for block, last in (("mid_0", "conv_1"), ("mid_attention", "out")):
         np.testing.assert_array_equal(params[block][last]["kernel"], 0.0)
     # Uniform on +-sqrt(6 / (fan_in + fan_out)); each third of qkv has fans 8 and 8.
@@ -138,9 +147,9 @@ def test_time_label_and_vector_reach_the_output():
     x, t, cond = inputs(perturbed(**options)[0])
     base = run(options, x, t, cond)
     changes = {
-        "time": (x, t + 100.0, cond),
-        "null label": (x, t, cond | {"label": jnp.full((B,), 4)}),
-        "vector": (x, t, cond | {"vector": cond["vector"] + 1.0}),
+        "time": (x, t + np.float32(100), cond),
+        "null label": (x, t, cond | {"label": np.full(B, 4, np.int32)}),
+        "vector": (x, t, cond | {"vector": cond["vector"] + np.float32(1)}),
     }
     for name, args in changes.items():
         moved = np.abs(run(options, *args) - base).max(axis=(1, 2, 3))
@@ -152,8 +161,10 @@ def test_label_indexes_the_embedding_with_the_null_label_last():
     net, params = perturbed(**options)
     assert params["label"]["embedding"].shape == (5, 4 * TINY["channels"])
     x, t, cond = inputs(net)
-    null = cond | {"label": jnp.full((B,), 4)}
-    zeroed = params | {"label": {"embedding": params["label"]["embedding"].at[4].set(0.0)}}
+    null = cond | {"label": np.full(B, 4, np.int32)}
+    rows = params["label"]["embedding"].copy()
+    rows[4] = 0.0
+    zeroed = params | {"label": {"embedding": rows}}
     f = forward(**options)
     assert np.abs(f(zeroed, x, t, null) - f(params, x, t, null)).max() > 1e-3
     np.testing.assert_array_equal(f(zeroed, x, t, cond), f(params, x, t, cond))
@@ -163,7 +174,8 @@ def test_label_indexes_the_embedding_with_the_null_label_last():
 def test_samples_do_not_see_each_other(options):
     x, t, _ = inputs(perturbed(**options)[0])
     base = run(options, x, t)
-    other = run(options, x.at[1:].multiply(-3.0), t.at[1:].add(50.0))
+    x[1:], t[1:] = -3 * x[1:], t[1:] + 50
+    other = run(options, x, t)
     np.testing.assert_allclose(other[0], base[0], atol=1e-6)
     assert np.abs(other[1:] - base[1:]).max() > 1e-2
 
@@ -197,27 +209,27 @@ def test_remat_changes_neither_output_nor_gradients():
     rng = np.random.default_rng(0)
     keys = {"dropout": jax.random.key(3, impl="rbg")}
     tree = shapes(UNet(**SMALLEST), x, t)
-    params = jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape) * 0.2, p.dtype), tree)
+    params = jax.tree.map(lambda p: np.float32(rng.normal(size=p.shape) * 0.2), tree)
 
     def loss(p, remat):
         net = UNet(**SMALLEST, dropout=0.2, remat=remat)
         return jnp.square(net.apply({"params": p}, x, t, train=True, rngs=keys)).mean()
 
     plain, saved = (functools.partial(loss, remat=remat) for remat in ("none", "blocks"))
-    blocks = 6  # one down, three in the middle, two up
+    blocks = 4  # three in the middle, one up
     assert str(jax.make_jaxpr(saved)(params)).count("prevent_cse") == blocks
     jax.tree.map(
         functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5),
-        *(jax.jit(jax.value_and_grad(f))(params) for f in (plain, saved)),
+        *(jit(jax.value_and_grad(f))(params) for f in (plain, saved)),
     )
 
 
 def test_bfloat16_stays_close_and_keeps_float32_outside():
-    net, params = perturbed(dtype="bfloat16")
+    net, _ = perturbed(dtype="bfloat16")
     x, t, _ = inputs(net)
     tree = shapes(net, x, t)
     assert {leaf.dtype for leaf in jax.tree.leaves(tree)} == {jnp.dtype("float32")}
-    low, full = forward(dtype="bfloat16")(params, x, t), forward()(params, x, t)
+    low, full = run({"dtype": "bfloat16"}, x, t), run({}, x, t)
     assert low.dtype == jnp.float32
     error = np.sqrt(np.square(low - full).mean() / np.square(full).mean())
     assert 0 < error < 0.03
@@ -232,10 +244,10 @@ def test_traces_under_strict_promotion(dtype):
 
 
 def test_dropout_needs_train_and_a_key():
-    net = UNet(**TINY, dropout=0.5)
-    _, params = perturbed()
+    net = UNet(**SMALLEST, dropout=0.5)
+    _, params = perturbed(**SMALLEST)
     x, t, _ = inputs(net)
-    f = jax.jit(
+    f = jit(
         lambda seed: net.apply(
             {"params": params}, x, t, train=True, rngs={"dropout": jax.random.key(seed, impl="rbg")}
         )
@@ -246,7 +258,7 @@ def test_dropout_needs_train_and_a_key():
 
 
 def test_patches_round_trip_and_order():
-    x = jnp.arange(2 * 4 * 6 * 3, dtype=jnp.float32).reshape(2, 4, 6, 3)
+    x = np.arange(2 * 4 * 6 * 3, dtype=np.float32).reshape(2, 4, 6, 3)
     patches = layers.space_to_depth(x, 2)
     assert patches.shape == (2, 2, 3, 12)
     np.testing.assert_array_equal(patches[1, 1, 2], x[1, 2:4, 4:6].reshape(-1))
@@ -270,7 +282,7 @@ def test_group_norm_equals_flax(channels):
     ours = layers.GroupNorm()
     weights = np.cos(np.arange(x.size, dtype=np.float32)).reshape(x.shape)
 
-    @functools.partial(jax.jit, static_argnums=0)
+    @functools.partial(jit, static_argnums=0)
     def value_and_gradient(module, x):
         value, pull = jax.vjp(lambda x: module.apply(params, x), x)
         return value, pull(weights)[0]
@@ -297,12 +309,13 @@ def test_group_norm_survives_a_large_mean():
 
 
 def test_attention_equals_plain_softmax():
-    q, k, v = (jax.random.normal(jax.random.key(i), (2, 7, 3, 5)) * (1 + 5 * i) for i in range(3))
+    rng = np.random.default_rng(0)
+    q, k, v = (rng.normal(0, s, (2, 7, 3, 5)).astype(np.float32) for s in (1, 6, 11))
     logits = np.einsum("bqhd,bkhd->bhqk", q, k).astype(np.float64) / np.sqrt(5)
     weights = np.exp(logits - logits.max(-1, keepdims=True))
     weights /= weights.sum(-1, keepdims=True)
     expected = np.einsum("bhqk,bkhd->bqhd", weights, v)
-    np.testing.assert_allclose(layers.attention(q, k, v), expected, atol=1e-4, rtol=1e-4)
+    np.testing.assert_allclose(jit(layers.attention)(q, k, v), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_heads_split_the_channels():
@@ -314,16 +327,16 @@ def test_heads_split_the_channels():
     swapped["qkv"]["bias"] = params["qkv"]["bias"].reshape(3, 2, 8)[:, ::-1].reshape(48)
     out = params["out"]["kernel"].reshape(2, 8, 16)[::-1].reshape(16, 16)
     swapped["out"] = params["out"] | {"kernel": out}
-    x = jax.random.normal(jax.random.key(0), (2, 4, 4, 16))
-    block = jax.jit(AttentionBlock(num_heads=2).apply)
+    x = np.random.default_rng(0).normal(size=(2, 4, 4, 16)).astype(np.float32)
+    block = jit(AttentionBlock(num_heads=2).apply)
     same, expected = block({"params": swapped}, x), block({"params": params}, x)
     np.testing.assert_allclose(same, expected, atol=1e-5)
-    alone = jax.jit(AttentionBlock(num_heads=1).apply)({"params": params}, x)
+    alone = jit(AttentionBlock(num_heads=1).apply)({"params": params}, x)
     assert np.abs(alone - expected).max() > 1e-3
 
 
 def test_resampling_layers():
-    x = jax.random.normal(jax.random.key(0), (2, 6, 4, 3))
+    x = np.random.default_rng(0).normal(size=(2, 6, 4, 3)).astype(np.float32)
     np.testing.assert_array_equal(layers.upsample(x), x.repeat(2, axis=1).repeat(2, axis=2))
     means = (x[:, ::2, ::2] + x[:, 1::2, ::2] + x[:, ::2, 1::2] + x[:, 1::2, 1::2]) / 4
     np.testing.assert_allclose(layers.average_pool(x), means, atol=1e-6)

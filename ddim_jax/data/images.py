@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 
 PathLike = str | os.PathLike
 
@@ -146,7 +146,10 @@ def fit_pil(image: Image.Image, size: int | None, channels: int | None) -> np.nd
     if channels is not None:
         image = image.convert({1: "L", 3: "RGB"}[channels])
     if size is not None and image.size != (size, size):
-        image = ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        image = image.crop((left, top, left + side, top + side))
+        image = image.resize((size, size), Image.Resampling.BICUBIC)
     array = np.asarray(image)
     return array.reshape(*array.shape[:2], -1)
 

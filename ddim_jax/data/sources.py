@@ -251,8 +251,8 @@ def _load_tfds(
             " (others are not supported); write its images to a folder or an npz file"
         )
     shape = _tfds_shape(name, features["image"].shape, size, channels)
-    labelled = isinstance(features.get("label"), tfds.features.ClassLabel)
-    data = builder.as_data_source(split=split, decoders=_only(tfds, labelled))
+    labelled = "label" in features and isinstance(features["label"], tfds.features.ClassLabel)
+    data = builder.as_data_source(split=split)
 
     def read(index: int) -> tuple[np.ndarray, int]:
         example = data[index]
@@ -261,12 +261,6 @@ def _load_tfds(
 
     classes = features["label"].num_classes if labelled else 0
     return Source(name, shape, classes, len(data), read)
-
-
-def _only(tfds: Any, labelled: bool) -> Any:
-    """Returns decoders that skip every feature but the two that are used."""
-    wanted = {"image": True, "label": True} if labelled else {"image": True}
-    return tfds.decode.PartialDecoding(wanted)
 
 
 def _check_prepared(builder: Any, name: str, split: str) -> None:

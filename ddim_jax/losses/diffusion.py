@@ -58,7 +58,7 @@ def log_normal(schedule: Schedule, mean: float = -1.2, std: float = 1.2) -> Time
 
 
 def logit_normal(schedule: Schedule, mean: float = 0.0, std: float = 1.0) -> TimeSampler:
-    """`t = sigmoid(N(mean, std^2))`, on schedules over [0, 1]. Source: Esser et al. 2024, eq. 19."""
+    """`t = sigmoid(N(mean, std^2))`, for [0, 1] clocks. Source: Esser et al. 2024, eq. 19."""
     if schedule.t_span != (1.0, 0.0):
         raise ValueError(
             f"logit_normal times need a schedule over [0, 1], {schedule.name} has "
@@ -147,7 +147,8 @@ def diffusion(
     def loss(params, frozen, batch, keys, step):
         x0 = batch["image"]
         t_key, eps_key, label_key, dropout_key = (
-            jax.vmap(lambda key, p=purpose: jax.random.fold_in(key, p))(keys) for purpose in range(4)
+            jax.vmap(lambda key, p=purpose: jax.random.fold_in(key, p))(keys)
+            for purpose in range(4)
         )
         level = schedule.level(times(t_key))
         eps = jax.vmap(lambda key: jax.random.normal(key, x0.shape[1:], x0.dtype))(eps_key)

@@ -7,7 +7,6 @@ a function that returns a solver in the file of its family, and a line here.
 from collections.abc import Callable
 from typing import NamedTuple
 
-
 from ddim_jax.solvers.ddim import Solver, ddim, ddpm
 from ddim_jax.solvers.runge_kutta import SPACES, euler, heun
 from ddim_jax.solvers.table import SolverTable, State, concatenate

@@ -4,12 +4,15 @@ Along the flow `dx` is straightest in different coordinates for different schedu
 triple: the norm n that the sample is divided by, the clock u, and the slope `dz/du` of `z = x / n`
 as weights of (x0, eps):
 
-    sigma   n = alpha            u = sigma / alpha                   slope eps              (EDM)
-    flow    n = alpha + sigma    u = sigma / (alpha + sigma)         slope eps - x0         (flow)
-    angle   n = |alpha, sigma|   u = atan2(sigma, alpha)             slope v / n           (DDIM's v)
+    sigma   n = alpha            u = sigma / alpha             slope eps                  (EDM)
+    flow    n = alpha + sigma    u = sigma / (alpha + sigma)   slope eps - x0             (flow)
+    angle   n = |alpha, sigma|   u = atan2(sigma, alpha)       slope v / n                (DDIM's v)
 
-Euler gives DDIM in all three. In sigma space alpha = 0 cannot be reached and lam below about -5
-integrates badly (u is exponentially large there); flow and angle hold at both ends.
+A fixed prediction (x0, eps) draws z on a straight line over u in the first two, on a circle over
+the angle. Euler's step follows it, `z' = z + du slope` or `z' = cos(du) z + sin(du) slope`: it is
+DDIM in all three, and exactly x0 at the clean end, where a straight step in the angle would leave
+noise. In sigma space alpha = 0 cannot be reached and lam below about -5 integrates badly (u is
+exponentially large there); flow and angle hold at both ends.
 
 Sources: Karras et al. 2022 (arXiv:2206.00364), algorithm 1; Song et al. 2021 (arXiv:2010.02502).
 """
@@ -48,6 +51,11 @@ def _space(name: str) -> Callable:
     return SPACES[name]
 
 
+def _euler(space: str, du: float) -> tuple[float, float]:
+    """Weights of (z, slope) in the step that is exact for a fixed prediction."""
+    return (np.cos(du), np.sin(du)) if space == "angle" else (1.0, du)
+
+
 def euler(space: str = "sigma") -> Solver:
     """Explicit Euler; the same map as DDIM in every space. One evaluation per step, order 1.
 
@@ -61,9 +69,10 @@ def euler(space: str = "sigma") -> Solver:
         for k in range(len(times) - 1):
             n, u, slope = coordinates(schedule.level(times[k]))
             n_next, u_next, _ = coordinates(schedule.level(times[k + 1]))
+            keep, move = _euler(space, u_next - u)
             table.store[k] = slope
-            table.state[k] = [[n_next / n, 0], [n_next / n, 0]]
-            table.history[k, :, 0] = n_next * (u_next - u)
+            table.state[k, :, 0] = keep * n_next / n
+            table.history[k, :, 0] = move * n_next
         return table
 
     return solver
@@ -91,12 +100,13 @@ def heun(space: str = "sigma") -> Solver:
             scale, step = n_next / n, n_next * (u_next - u)
             first, second = k % 2, (k + 1) % 2
             table.store[k] = slope
+            if schedule.level(s).sigma == 0:
+                keep, move = _euler(space, u_next - u)
+                table.state[k, :, 0] = keep * scale
+                table.history[k, :, first] = move * n_next
+                break
             table.state[k] = [[scale, 0], [0, 1]]
             table.history[k, 0, first] = step
-            if schedule.level(s).sigma == 0:
-                table.state[k, 1] = table.state[k, 0]
-                table.history[k, 1] = table.history[k, 0]
-                break
             table.store[k + 1] = slope_next
             table.state[k + 1] = [[0, scale], [0, scale]]
             table.history[k + 1, :, [first, second]] = step / 2

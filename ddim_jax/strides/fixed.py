@@ -64,14 +64,20 @@ def uniform(
         else:
             times = t_min + (noise - t_min) * np.arange(knots)[::-1] / knots
         return _end(schedule, times, terminal)
-    total = _indices(schedule, noise)
+    total = _indices(schedule, noise, knots)
     if spacing == "trailing":
         index = np.round(total - np.arange(steps) * total / steps) - 1
-        index = index if terminal == "zero" else np.append(index, 0)
+        if terminal == "min":  # strides below 1.5 indices would round to index 0 twice
+            index = np.maximum(np.append(index, 0), np.arange(knots)[::-1])
     elif spacing == "linspace":
         index = np.round(np.linspace(0, total - 1, knots))[::-1] if knots > 1 else [total - 1]
     else:
         index = np.arange(knots)[::-1] * (total // knots) + offset
+        if index[0] >= total:
+            raise ValueError(
+                f"offset {offset} moves index {index[0] - offset} past the last, {total - 1}; "
+                "use a smaller one"
+            )
     return _end(schedule, _at_index(schedule, index), terminal)
 
 
@@ -110,8 +116,8 @@ def quadratic(
     noise = _noisy_end(schedule, lam_min)
     if schedule.num_steps is None:
         roots = np.linspace(np.sqrt(fraction * noise), np.sqrt(schedule.t_min), knots)
-        return _end(schedule, roots**2, terminal)
-    total = _indices(schedule, noise)
+        return _end(schedule, np.clip(roots**2, schedule.t_min, noise), terminal)
+    total = _indices(schedule, noise, knots)
     part = np.linspace(0, 1, knots) if knots > 1 else np.ones(1)
     if knots == total:
         index = np.arange(total)
@@ -137,15 +143,15 @@ def karras(
     Args:
         schedule: the forward process.
         steps: intervals, at least 1.
-        rho: 7 in the paper; 1 is uniform in sigma / alpha, infinity in log-SNR.
+        rho: 7 in the paper; 1 is uniform in sigma / alpha; `log_snr` is the limit of large rho.
         terminal: "zero" ends at the clean image, "min" at `schedule.t_min`.
         lam_min: see the module; needed where the schedule ends at alpha = 0.
 
     Raises:
         ValueError: steps or rho out of range, an infinite end, unknown terminal.
     """
-    if rho <= 0:
-        raise ValueError(f"rho must be positive, got {rho}; EDM uses 7")
+    if not 0 < rho < np.inf:
+        raise ValueError(f"rho must be positive and finite, got {rho}; EDM uses 7")
 
     def grid(high, low, knots):
         ends = np.exp(-high / rho), np.exp(-low / rho)
@@ -210,8 +216,15 @@ def _noisy_end(schedule: Schedule, lam_min: float | None) -> float:
     return float(grid[schedule.half_log_snr(grid) >= lam_min].max())
 
 
-def _indices(schedule: Schedule, noise: float) -> int:
-    return int(round(noise * schedule.num_steps))
+def _indices(schedule: Schedule, noise: float, knots: int) -> int:
+    """How many indices there are up to `noise`."""
+    total = int(round(noise * schedule.num_steps))
+    if knots > total:
+        raise ValueError(
+            f"{knots} points do not fit on the {total} indices up to t = {noise}; use fewer steps "
+            "or a lower lam_min"
+        )
+    return total
 
 
 def _at_index(schedule: Schedule, index) -> np.ndarray:

@@ -65,7 +65,9 @@ def power_ema(relative_std: float = 0.1) -> Ema:
     Source: Karras et al. 2024, equations 126 and 127.
     """
     if not 0 < relative_std < 0.28:
-        raise ValueError(f"relative_std must be in (0, 0.28), got {relative_std}; EDM2 uses 0.05-0.2")
+        raise ValueError(
+            f"relative_std must be in (0, 0.28), got {relative_std}; EDM2 uses 0.05-0.2"
+        )
     gamma = power_gamma(relative_std)
 
     def update(ema, params, k):

@@ -2,8 +2,8 @@
 
 A step whose loss or gradient is not finite changes nothing, not even the step counter, so that the
 last good state is what is left (and can be saved). The keys of a batch are
-`fold_in(fold_in(state.key, step), row)` with the row's place in the global batch, so that one device,
-many devices under `jit`, and `pmap` see the same random numbers.
+`fold_in(fold_in(state.key, step), row)` with the row's place in the global batch, so that one
+device, many devices under `jit`, and `pmap` see the same random numbers.
 """
 
 from collections.abc import Callable
@@ -105,7 +105,9 @@ def make_optimizer(
         rate = optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup_steps, decay_steps)
     elif warmup_steps:
         rate = optax.linear_schedule(0.0, learning_rate, warmup_steps)
-    adam = optax.adam(rate, b1, b2) if name == "adam" else optax.adamw(
-        rate, b1, b2, weight_decay=weight_decay
+    adam = (
+        optax.adam(rate, b1, b2)
+        if name == "adam"
+        else optax.adamw(rate, b1, b2, weight_decay=weight_decay)
     )
     return optax.chain(optax.clip_by_global_norm(clip_norm), adam) if clip_norm else adam

@@ -1,0 +1,183 @@
+"""From a config to the parts it names: the one place where strings become functions.
+
+A config (see `configs/`) is an `ml_collections.ConfigDict` with the sections `data`, `model`,
+`schedule`, `prediction`, `loss`, `optimizer`, `ema`, `train` and `sample`. A section with a `name`
+is that function's options, so `schedule = {name: "cosine", log_snr_min: -15}` is
+`schedules.cosine(log_snr_min=-15)`.
+"""
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import ml_collections
+
+from ddim_jax import losses, sampling, solvers, strides
+from ddim_jax.losses import TIMES, WEIGHTINGS
+from ddim_jax.models import UNet
+from ddim_jax.predictions import PREDICTIONS, Parameterization
+from ddim_jax.schedules import SCHEDULES, Schedule
+from ddim_jax.training.state import EMAS, Ema
+from ddim_jax.training.step import make_optimizer
+
+Array = Any
+
+
+class Experiment(NamedTuple):
+    """The parts of a config that sampling needs.
+
+    Attributes:
+        schedule: the forward process.
+        parameterization: what the network predicts.
+        model: the flax network.
+        image_shape: (H, W, C) of a sample.
+        num_classes: 0 for an unconditional network; num_classes itself is the null label.
+    """
+
+    schedule: Schedule
+    parameterization: Parameterization
+    model: UNet
+    image_shape: tuple[int, int, int]
+    num_classes: int
+
+    def init(self, key: Array) -> Any:
+        """Fresh parameters; run it under `jax.eval_shape` for their shapes alone."""
+        x = jnp.zeros((1, *self.image_shape))
+        return self.model.init(key, x, jnp.zeros(1), self.cond(jnp.zeros(1, jnp.int32)))["params"]
+
+    def cond(self, labels: Array | None) -> dict | None:
+        """The network's condition for int labels [B]; None for an unconditional network."""
+        return {"label": labels} if self.num_classes else None
+
+    def null_cond(self, cond: dict) -> dict:
+        """What the network saw in training where labels were dropped."""
+        return {"label": jnp.full_like(cond["label"], self.num_classes)}
+
+    def apply(self, params, x, model_time, cond, dropout_key: Array | None = None) -> Array:
+        """The network as a function; with a dropout key it is in training mode."""
+        train = dropout_key is not None and self.model.dropout > 0
+        rngs = {"dropout": dropout_key} if train else None
+        return self.model.apply({"params": params}, x, model_time, cond, train=train, rngs=rngs)
+
+    def sampler(self, **options) -> Callable[..., sampling.RunResult]:
+        """`sampling.make_sampler` for this network; options as there."""
+        null_cond = self.null_cond if self.num_classes else None
+        return sampling.make_sampler(
+            self.apply, self.parameterization, null_cond=null_cond, **options
+        )
+
+
+def build(config: ml_collections.ConfigDict) -> Experiment:
+    """The parts that a config names.
+
+    Raises:
+        ValueError: an unknown name or option, or a schedule that the prediction cannot serve.
+    """
+    schedule = _make(SCHEDULES, config.schedule, "schedule")
+    if config.prediction.name == "eps" and schedule.level(schedule.t_span[0]).alpha == 0:
+        raise ValueError(
+            f"prediction 'eps' says nothing about x0 where alpha = 0, as {schedule.name} is at its "
+            "noisy end; use prediction 'v' or 'flow'"
+        )
+    options = dict(config.model)
+    _check_options(UNet, options, "model")
+    model = UNet(**{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()})
+    return Experiment(
+        schedule=schedule,
+        parameterization=_make(PREDICTIONS, config.prediction, "prediction"),
+        model=model,
+        image_shape=tuple(config.data.image_shape),
+        num_classes=model.num_classes,
+    )
+
+
+def build_loss(config: ml_collections.ConfigDict, experiment: Experiment) -> losses.Loss:
+    """The training method that a config names.
+
+    Raises:
+        ValueError: an unknown name or option.
+    """
+    options = dict(config.loss)
+    name = options.pop("name")
+    make = _lookup(losses.LOSSES, name, "loss")
+    times = options.pop("times", {"name": "uniform"})
+    weighting = options.pop("weighting", {"name": "simple"})
+    if _lookup(WEIGHTINGS, weighting["name"], "weighting") is None:
+        weight = None
+    else:
+        weight = _make(WEIGHTINGS, weighting, "weighting")
+    _check_options(make, options, "loss")
+    return make(
+        experiment.apply,
+        experiment.schedule,
+        experiment.parameterization,
+        times=_make(TIMES, times, "times", experiment.schedule),
+        weighting=weight,
+        num_classes=experiment.num_classes,
+        **options,
+    )
+
+
+def build_optimizer(config: ml_collections.ConfigDict):
+    """The optax optimizer that a config names."""
+    _check_options(make_optimizer, config.optimizer, "optimizer")
+    return make_optimizer(**config.optimizer)
+
+
+def build_ema(config: ml_collections.ConfigDict) -> Ema:
+    """The moving average that a config names."""
+    return _make(EMAS, config.ema, "ema")
+
+
+def build_table(
+    schedule: Schedule,
+    solver: str,
+    stride: str,
+    steps: int,
+    *,
+    solver_options: Mapping | None = None,
+    stride_options: Mapping | None = None,
+) -> solvers.SolverTable:
+    """A checked table from names, the stride clipped to the solver's start limit.
+
+    Raises:
+        ValueError: an unknown name or option, steps out of range.
+    """
+    info = solvers.get(solver)
+    solver_options, stride_options = dict(solver_options or {}), dict(stride_options or {})
+    _check_options(info.make, solver_options, f"solver {solver!r}")
+    make_stride = strides.get(stride)
+    stride_options = {"lam_min": info.lam_min} | stride_options
+    _check_options(make_stride, stride_options, f"stride {stride!r}")
+    times = make_stride(schedule, steps, **stride_options)
+    return info.make(**solver_options)(schedule, times).validate()
+
+
+def _lookup(known: Mapping, name: str, what: str) -> Any:
+    if name not in known:
+        close = difflib.get_close_matches(str(name), known, 1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise ValueError(f"unknown {what} {name!r}{hint}; it is one of {', '.join(known)}")
+    return known[name]
+
+
+def _make(known: Mapping, section: Mapping, what: str, *args) -> Any:
+    options = dict(section)
+    make = _lookup(known, options.pop("name"), what)
+    _check_options(make, options, what)
+    return make(*args, **options)
+
+
+def _check_options(make: Callable, options: Mapping, what: str) -> None:
+    """Raises ValueError if a function has no such options; `**options` are let through."""
+    parameters = inspect.signature(make).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return
+    known = [p.name for p in parameters if p.name not in ("parent", "name") or what == "optimizer"]
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], known, 1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
+        raise ValueError(f"{what} has no option {unknown[0]!r}{hint}; it has {', '.join(known)}")

@@ -1,0 +1,185 @@
+"""Checkpoints: the whole `TrainState` in one orbax step, the moving average as an item of its own.
+
+A workdir holds `config.json` and `checkpoints/<step>/{state,ema}`. The state restores onto any
+number of devices; a damaged newest step is skipped, and said so. `ema` alone is what sampling
+reads.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+import orbax.checkpoint as ocp
+from absl import logging
+
+from ddim_jax.training.state import TrainState
+
+CONFIG_FILE = "config.json"
+SAME_ON_RESUME = ("data", "model", "schedule", "prediction", "loss", "optimizer", "ema", "seed")
+
+
+def save_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
+    """Writes the workdir's config; on a resume checks that it is the same experiment.
+
+    Raises:
+        ValueError: the workdir holds a run of another experiment.
+    """
+    file = workdir / CONFIG_FILE
+    if file.exists():
+        old = json.loads(file.read_text())
+        new = json.loads(config.to_json())
+        for section in SAME_ON_RESUME:
+            if old.get(section) != new.get(section):
+                raise ValueError(
+                    f"{workdir} holds a run whose config.{section} is {old.get(section)}, not "
+                    f"{new.get(section)}; choose another --workdir, or remove that one"
+                )
+    workdir.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(json.loads(config.to_json()), indent=2) + "\n")
+
+
+def load_config(workdir: Path) -> ml_collections.ConfigDict:
+    """The config of a workdir.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    file = Path(workdir) / CONFIG_FILE
+    if not file.exists():
+        raise FileNotFoundError(
+            f"{workdir} is not a training workdir (no {CONFIG_FILE}); give the --workdir that "
+            "train.py was run with, or an exported .safetensors file"
+        )
+    return ml_collections.ConfigDict(json.loads(file.read_text()))
+
+
+class Checkpointer:
+    """Saves and restores the training state under `workdir/checkpoints`.
+
+    Args:
+        workdir: of the run.
+        keep: newest steps kept.
+    """
+
+    def __init__(self, workdir: Path, keep: int = 2):
+        """Opens (and creates) the directory."""
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
+        directory = Path(workdir).absolute() / "checkpoints"
+        self._manager = ocp.CheckpointManager(
+            directory, item_names=("state", "ema"), options=options
+        )
+
+    def save(self, state: TrainState, *, wait: bool = False) -> None:
+        """Saves a state under its step, in the background unless `wait`."""
+        step = int(state.step)
+        if step not in self._manager.all_steps():
+            items = ocp.args.Composite(
+                state=ocp.args.StandardSave(state.replace(ema=None)),
+                ema=ocp.args.StandardSave(state.ema),
+            )
+            self._manager.save(step, args=items, force=True)
+        if wait:
+            self._manager.wait_until_finished()
+
+    def restore(self, like: TrainState) -> TrainState | None:
+        """The newest state that can be read, or None if there is none.
+
+        Args:
+            like: a state (or ShapeDtypeStructs) with the shapes and shardings wanted.
+
+        Raises:
+            ValueError: the checkpoint is of another architecture, or no step can be read.
+        """
+
+        def read(step):
+            self._check_shapes(step, like.ema)
+            items = ocp.args.Composite(
+                state=ocp.args.StandardRestore(_abstract(like.replace(ema=None))),
+                ema=ocp.args.StandardRestore(_abstract(like.ema)),
+            )
+            restored = self._manager.restore(step, args=items)
+            return restored["state"].replace(ema=restored["ema"])
+
+        return self._newest(read)
+
+    def restore_ema(self, like: Any) -> tuple[Any, int]:
+        """The newest moving average that can be read, and its step.
+
+        Raises:
+            FileNotFoundError: there is no checkpoint.
+            ValueError: as `restore`.
+        """
+
+        def read(step):
+            self._check_shapes(step, like)
+            items = ocp.args.Composite(ema=ocp.args.StandardRestore(_abstract(like)))
+            return self._manager.restore(step, args=items)["ema"], step
+
+        found = self._newest(read)
+        if found is None:
+            raise FileNotFoundError(
+                f"no checkpoint in {self._manager.directory}; the first is written after "
+                "config.train.checkpoint_every steps, or on SIGTERM"
+            )
+        return found
+
+    def _newest(self, read):
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        failures = []
+        for step in steps:
+            try:
+                found = read(step)
+            except Mismatch:
+                raise
+            except Exception as error:  # orbax and tensorstore raise many kinds for damaged files
+                failures.append(f"step {step} ({str(error).strip().splitlines()[0][:200]})")
+                logging.warning("Checkpoint of step %d cannot be read, trying older ones", step)
+                continue
+            for failure in failures:
+                logging.warning("Skipped the damaged checkpoint of %s; using %d", failure, step)
+            return found
+        if failures:
+            raise ValueError(
+                f"no checkpoint in {self._manager.directory} can be read: {'; '.join(failures)}; "
+                "remove the directory to start afresh"
+            )
+        return None
+
+    def _check_shapes(self, step: int, like: Any) -> None:
+        saved = self._manager.item_metadata(step)["ema"]
+        saved = _shapes(saved.tree if hasattr(saved, "tree") else saved)
+        wanted = _shapes(like)
+        for path in sorted(saved.keys() | wanted.keys()):
+            mine = wanted.get(path)
+            if mine != saved.get(path):
+                raise Mismatch(
+                    f"checkpoint {step} is of another architecture: parameter {path} is "
+                    f"{saved.get(path, 'absent')} there and {mine or 'absent'} in the config; "
+                    "use the config it was trained with"
+                )
+
+    def close(self) -> None:
+        """Waits for saves under way."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+class Mismatch(ValueError):
+    """A checkpoint whose parameters are not those of the config."""
+
+
+def _abstract(tree: Any) -> Any:
+    def leaf(x):
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None))
+
+    return jax.tree.map(leaf, tree)
+
+
+def _shapes(tree: Any) -> dict[str, tuple]:
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {
+        "/".join(str(getattr(k, "key", k)) for k in path): tuple(leaf.shape)
+        for path, leaf in leaves
+    }

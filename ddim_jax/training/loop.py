@@ -1,0 +1,259 @@
+"""The training run: read top to bottom. Build, restore, step, log, sample, save.
+
+A workdir holds config.json, checkpoints/, samples/*.png, metrics.jsonl and TensorBoard files. The
+same command continues an interrupted run, bit for bit on the same number of devices. SIGTERM and
+Ctrl-C save and leave; a loss or gradient that is not finite saves the last good state and stops.
+"""
+
+import json
+import signal
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import tensorboardX
+from absl import logging
+from tqdm import tqdm
+
+from ddim_jax import data, experiment, parallel, sampling
+from ddim_jax.experiment import Experiment
+from ddim_jax.training.checkpoints import Checkpointer, save_config
+from ddim_jax.training.state import TrainState
+from ddim_jax.training.step import make_step
+
+
+class NotFiniteError(RuntimeError):
+    """The loss or its gradient became infinite or NaN."""
+
+
+def train(config: ml_collections.ConfigDict, workdir: str | Path) -> TrainState:
+    """Trains as a config says, continuing whatever is in `workdir`.
+
+    Args:
+        config: see `configs/`.
+        workdir: directory of the run, created if need be.
+
+    Returns:
+        The state at the end, or where a signal stopped the run.
+
+    Raises:
+        ValueError: a config, data set or workdir that does not fit, before any long work.
+        NotFiniteError: the loss is not finite; the last good state has been saved.
+    """
+    workdir = Path(workdir)
+    parts, step_fn, optimizer, source = _prepare(config)
+    save_config(workdir, config)
+    mesh = parallel.make_mesh()
+    state = parallel.replicate(init_state(config, parts, optimizer), mesh)
+    checkpointer = Checkpointer(workdir, config.train.keep)
+    state = checkpointer.restore(state) or state
+    first = int(state.step)
+    print(_summary(config, parts, source, first), flush=True)
+    batches = data.batches(
+        source,
+        config.train.batch_size,
+        seed=config.seed,
+        flip=config.data.flip,
+        start_step=first,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    put = (lambda batch: parallel.shard(batch, mesh)) if config.parallel == "jit" else lambda b: b
+    writer = MetricsWriter(workdir, first)
+    draw = SampleGrid(config, parts, workdir / "samples", mesh)
+    with StopOnSignal() as stop, _progress(config, first) as bar:
+        for step in range(first + 1, config.train.steps + 1):
+            state, metrics = step_fn(state, put(next(batches)))
+            last = step == config.train.steps or stop.requested
+            writer.add(metrics)
+            bar.update()
+            if step % config.train.log_every == 0 or last:
+                values = writer.write(step, config.train.batch_size)
+                bar.set_postfix(loss=f"{values['loss_mean']:.4f}", images_s=values["images_s"])
+                if int(state.step) != step:
+                    _stop_not_finite(state, checkpointer)
+            if step % config.train.checkpoint_every == 0 or last:
+                checkpointer.save(state, wait=last)
+            if config.train.sample_every and (step % config.train.sample_every == 0 or last):
+                bar.write(f"step {step}: {draw(state.ema, step)}", file=sys.stderr)
+            if stop.requested:
+                logging.warning("Stopped by a signal after step %d; saved in %s", step, workdir)
+                break
+    batches.close()
+    writer.close()
+    checkpointer.close()
+    return state
+
+
+def _prepare(config: ml_collections.ConfigDict):
+    """Builds and checks everything that can be wrong before any long work."""
+    parts = experiment.build(config)
+    loss = experiment.build_loss(config, parts)
+    optimizer, ema = experiment.build_optimizer(config), experiment.build_ema(config)
+    step_fn = parallel.parallelise_step(
+        lambda axis: make_step(loss, optimizer, ema, axis), config.parallel
+    )
+    for name in ("steps", "batch_size", "log_every", "checkpoint_every", "keep"):
+        if config.train[name] < 1:
+            raise ValueError(f"config.train.{name} must be at least 1, got {config.train[name]}")
+    parallel.check_batch(config.train.batch_size)
+    SampleGrid.check(config, parts)
+    height, width, channels = parts.image_shape
+    source = data.load(
+        config.data.name,
+        config.data.split,
+        image_size=config.data.get("resize"),
+        channels=channels if config.data.get("resize") else None,
+    )
+    if tuple(source.image_shape) != parts.image_shape:
+        raise ValueError(
+            f"{config.data.name} holds images of shape {tuple(source.image_shape)}, the config "
+            f"says {parts.image_shape}; set config.data.image_shape, or config.data.resize={height}"
+        )
+    if parts.num_classes and source.num_classes > parts.num_classes:
+        raise ValueError(
+            f"{config.data.name} has {source.num_classes} classes, the network "
+            f"{parts.num_classes}; set config.model.num_classes={source.num_classes}"
+        )
+    return parts, step_fn, optimizer, source
+
+
+def init_state(config: ml_collections.ConfigDict, parts: Experiment, optimizer) -> TrainState:
+    """A fresh state; run it under `jax.eval_shape` for its shapes alone."""
+
+    def init(key):
+        params_key, run_key = jax.random.split(key)
+        params = parts.init(params_key)
+        ema = jax.tree.map(jnp.copy, params)
+        return TrainState(jnp.int32(0), params, ema, optimizer.init(params), run_key)
+
+    return jax.jit(init)(jax.random.key(config.seed))
+
+
+def _summary(config, parts: Experiment, source, first: int) -> str:
+    count = sum(p.size for p in jax.tree.leaves(jax.eval_shape(parts.init, jax.random.key(0))))
+    start = f"resuming at step {first}" if first else "starting"
+    return (
+        f"{len(source):,} images of {config.data.name}, {count:,} parameters, "
+        f"{jax.device_count()} {jax.devices()[0].platform} devices, {config.parallel}; {start} "
+        f"of {config.train.steps}"
+    )
+
+
+def _progress(config, first: int) -> tqdm:
+    quiet = jax.process_index() != 0 or not sys.stderr.isatty()
+    return tqdm(total=config.train.steps, initial=first, disable=quiet, unit="step")
+
+
+def _stop_not_finite(state: TrainState, checkpointer: Checkpointer) -> None:
+    checkpointer.save(state, wait=True)
+    raise NotFiniteError(
+        f"the loss or its gradient is not finite after step {int(state.step)}; the last good state "
+        "is saved. Lower config.optimizer.learning_rate, or check the data; the same command then "
+        "continues from there"
+    )
+
+
+class StopOnSignal:
+    """Turns SIGTERM and Ctrl-C into a request to stop after the current step."""
+
+    def __enter__(self):
+        """Installs the handlers (in the main thread only)."""
+        self.requested = False
+        self._old = {}
+        try:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._old[number] = signal.signal(number, self._handle)
+        except ValueError:  # not the main thread: signals are somebody else's
+            pass
+        return self
+
+    def _handle(self, number, frame):
+        self.requested = True
+
+    def __exit__(self, *exception):
+        """Restores the old handlers."""
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+
+class MetricsWriter:
+    """metrics.jsonl and TensorBoard. On a resume, lines after the restored step are dropped."""
+
+    def __init__(self, workdir: Path, first: int):
+        """Opens the files of a run that continues after step `first`."""
+        self._pending = []
+        self._since = time.perf_counter()
+        if jax.process_index() != 0:
+            self._file = self._board = None
+            return
+        path = workdir / "metrics.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= first]
+        path.write_text("".join(line + "\n" for line in kept))
+        self._file = path.open("a", buffering=1)
+        self._board = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=first + 1)
+
+    def add(self, metrics: dict) -> None:
+        """Takes the metrics of one step; they stay on the device until `write`."""
+        self._pending.append(metrics)
+
+    def write(self, step: int, batch_size: int) -> dict:
+        """Writes the metrics of `step`, its means since the last write, and images per second."""
+        rows = jax.device_get(self._pending)
+        seconds = time.perf_counter() - self._since
+        values = {name: float(value) for name, value in rows[-1].items()}
+        values["loss_mean"] = float(np.mean([row["loss"] for row in rows]))
+        values["images_s"] = round(batch_size * len(rows) / seconds, 1)
+        self._pending, self._since = [], time.perf_counter()
+        if self._file:
+            self._file.write(json.dumps({"step": step, **values}) + "\n")
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+        return values
+
+    def close(self) -> None:
+        """Closes the files."""
+        if self._file:
+            self._file.close()
+            self._board.close()
+
+
+class SampleGrid:
+    """Draws the same samples from the moving average at every call, as a PNG."""
+
+    def __init__(self, config, parts: Experiment, folder: Path, mesh):
+        """Prepares the sampler; nothing is compiled before the first call."""
+        self._folder = folder
+        options = config.sample
+        count = options.num_samples
+        keys = sampling.sample_keys(config.seed, np.arange(count))
+        self._labels = np.arange(count) % parts.num_classes if parts.num_classes else None
+        self._table = self.check(config, parts)
+        x = sampling.initial_noise(keys, parts.image_shape)
+        labels = None if self._labels is None else jnp.asarray(self._labels, jnp.int32)
+        arrays = (x, keys, parts.cond(labels))
+        self._arrays = parallel.shard(arrays, mesh) if count % mesh.size == 0 else arrays
+        self._sample = parts.sampler(clip=options.clip)
+
+    @staticmethod
+    def check(config, parts: Experiment):
+        """The table that the config's `sample` section asks for; raises ValueError if it cannot."""
+        options = config.sample
+        return experiment.build_table(parts.schedule, options.solver, options.stride, options.steps)
+
+    def __call__(self, ema, step: int) -> Path:
+        """Draws with these parameters and returns the picture's path."""
+        x, keys, cond = self._arrays
+        images = data.to_uint8(np.asarray(self._sample(ema, self._table, x, keys, cond).x))
+        path = self._folder / f"step_{step:07d}.png"
+        if jax.process_index() == 0:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            columns = 10 if len(images) % 10 == 0 else int(np.ceil(np.sqrt(len(images))))
+            sheet = data.grid(images, columns, scale=max(1, 64 // images.shape[1]))
+            data.save_png(path, sheet, overwrite=True)
+        return path

@@ -1,0 +1,31 @@
+"""Test set-up: CPU with two host devices, strict ranks, strict dtypes for the maths, `--slow`."""
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+TWO_DEVICES = "--xla_force_host_platform_device_count=2"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {TWO_DEVICES}".strip()
+
+import jax  # noqa: E402  (the flags above are read when jax starts)
+import pytest  # noqa: E402
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--slow"):
+        return
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="slow; run with --slow"))
+
+
+@pytest.fixture
+def strict_dtypes():
+    """No implicit dtype promotion. For our maths only: optax's schedules promote implicitly."""
+    with jax.numpy_dtype_promotion("strict"):
+        yield

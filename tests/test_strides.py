@@ -1,0 +1,177 @@
+"""Strides: the published lists, exact ends, the number of intervals, error messages."""
+
+import numpy as np
+import pytest
+
+from ddim_jax import schedules, strides
+
+LINEAR = schedules.ddpm_linear()
+SCHEDULES = {name: make() for name, make in schedules.SCHEDULES.items()}
+
+
+def index_of(times, schedule=LINEAR):
+    """Indices n of the evaluated points, t = (n + 1) / T."""
+    index = times[times > 0] * schedule.num_steps - 1
+    np.testing.assert_allclose(index, np.round(index), atol=1e-9)
+    return np.round(index).astype(int).tolist()
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (dict(steps=10), [999, 899, 799, 699, 599, 499, 399, 299, 199, 99]),
+        (dict(steps=7), [999, 856, 713, 570, 428, 285, 142]),
+        (dict(steps=10, spacing="leading"), [900, 800, 700, 600, 500, 400, 300, 200, 100, 0]),
+        (dict(steps=5, spacing="leading", offset=1), [801, 601, 401, 201, 1]),
+        (dict(steps=3, spacing="leading"), [666, 333, 0]),
+        (dict(steps=5, spacing="linspace"), [999, 749, 500, 250, 0]),
+        (dict(steps=1), [999]),
+        (dict(steps=1, spacing="linspace"), [999]),
+        (dict(steps=2, terminal="min"), [999, 499, 0]),
+        (dict(steps=2, terminal="min", spacing="linspace"), [999, 500, 0]),
+    ],
+)
+def test_uniform_indices(options, expected):
+    """Table 2 of Lin et al. 2024 (arXiv:2305.08891)."""
+    assert index_of(strides.uniform(LINEAR, **options)) == expected
+
+
+def test_quadratic_indices_of_the_released_code():
+    """int(linspace(0, sqrt(0.8 T), S)^2): the top index is 800."""
+    times = strides.quadratic(LINEAR, 10)
+    assert index_of(times) == [800, 632, 483, 355, 246, 158, 88, 39, 9, 0]
+
+
+@pytest.mark.parametrize(("steps", "evaluations"), [(10, 10), (50, 49), (100, 96)])
+def test_quadratic_drops_repeated_indices(steps, evaluations):
+    assert len(strides.quadratic(LINEAR, steps)) - 1 == evaluations
+
+
+def test_quadratic_of_the_paper_reaches_the_last_index():
+    times = strides.quadratic(LINEAR, 10, fraction=1)
+    assert index_of(times) == [int(999 * (k / 9) ** 2) for k in range(9, -1, -1)]
+
+
+@pytest.mark.parametrize(
+    "stride",
+    [
+        lambda s, n: strides.uniform(s, n),
+        lambda s, n: strides.uniform(s, n, spacing="leading"),
+        lambda s, n: strides.uniform(s, n, spacing="linspace"),
+        lambda s, n: strides.quadratic(s, n),
+        lambda s, n: strides.quadratic(s, n, fraction=1),
+    ],
+)
+def test_all_steps_use_every_index(stride):
+    assert index_of(stride(LINEAR, 1000)) == list(range(999, -1, -1))
+
+
+def test_karras_grid():
+    """The 18 noise levels of Karras et al. 2022, table 1 (equation 5 evaluated), then 0."""
+    expected = [80, 57.586, 40.7856, 28.3746, 19.3525, 12.9101, 8.4009, 5.3152, 3.2568, 1.9233]
+    expected += [1.0882, 0.5853, 0.2964, 0.1395, 0.0599, 0.0229, 0.0075, 0.002, 0]
+    times = strides.karras(schedules.edm(), 18)
+    np.testing.assert_allclose(times, expected, rtol=1e-4, atol=6e-5)
+    np.testing.assert_array_equal(times[[0, -2, -1]], [80, 0.002, 0])
+
+
+@pytest.mark.parametrize("name", ["vp_linear", "rectified_flow", "ddpm_linear"])
+def test_karras_is_a_power_law_in_the_noise_ratio_of_any_schedule(name):
+    schedule = SCHEDULES[name]
+    times = strides.karras(schedule, 9, rho=3, lam_min=-4, terminal="min")
+    ratio = np.exp(-schedule.half_log_snr(times)) ** (1 / 3)
+    np.testing.assert_allclose(np.diff(ratio), (ratio[-1] - ratio[0]) / 9, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["vp_linear", "edm", "cosine", "ddpm_scaled_linear"])
+def test_log_snr_is_even_in_lam(name):
+    times = strides.log_snr(SCHEDULES[name], 12, terminal="min")
+    steps = np.diff(SCHEDULES[name].half_log_snr(times))
+    np.testing.assert_allclose(steps, steps.mean(), rtol=1e-6)
+
+
+def test_continuous_uniform_and_quadratic():
+    flow = SCHEDULES["rectified_flow"]
+    np.testing.assert_allclose(strides.uniform(flow, 4), [1, 0.75, 0.5, 0.25, 0])
+    np.testing.assert_allclose(
+        strides.uniform(flow, 3, spacing="linspace"), [1, 0.5005, 0.001, 0], atol=1e-12
+    )
+    roots = np.sqrt(strides.quadratic(flow, 5, fraction=0.64)[:-1])
+    np.testing.assert_allclose(roots, np.linspace(0.8, np.sqrt(1e-3), 5), atol=1e-12)
+
+
+# --- what every stride keeps ----------------------------------------------------------------------
+
+EVERY = {
+    "trailing": (strides.uniform, {}),
+    "linspace": (strides.uniform, dict(spacing="linspace")),
+    "leading": (strides.uniform, dict(spacing="leading")),
+    "quadratic": (strides.quadratic, dict(fraction=1)),
+    "karras": (strides.karras, dict(lam_min=-5.1)),
+    "log_snr": (strides.log_snr, dict(lam_min=-5.1)),
+}
+
+
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("process", SCHEDULES)
+@pytest.mark.parametrize("terminal", ["zero", "min"])
+def test_intervals_order_and_ends(name, process, terminal):
+    (stride, options), schedule = EVERY[name], SCHEDULES[process]
+    for steps in (1, 2, 3, 7, 50, 300, 667, 999, 1000):
+        if steps == 1 and name == "leading" or steps == 1000 and terminal == "min":
+            continue
+        times = stride(schedule, steps, terminal=terminal, **options)
+        assert times.shape == (steps + 1,) and times.dtype == np.float64
+        assert np.all(np.diff(times) < 0)
+        level = schedule.level(times[-1])
+        if terminal == "zero":
+            assert level.alpha == 1 and level.sigma == 0
+            # no evaluation is cleaner than what the network was trained on
+            assert np.all(times[:-1] >= schedule.t_min - 1e-12)
+        else:
+            assert times[-1] == pytest.approx(schedule.t_min, rel=1e-9)
+        if name != "leading":
+            lam = schedule.half_log_snr(times[0])
+            assert times[0] == schedule.t_span[0] or -5.11 < lam < -5.05
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_lam_min_moves_the_noisy_end_to_a_trained_index(name):
+    stride, options = EVERY[name]
+    schedule = SCHEDULES["ddpm_cosine"]
+    times = stride(schedule, 10, **options | dict(lam_min=-5.1))
+    noisy = round(times[0] * 1000)
+    assert times[0] == pytest.approx(noisy / 1000, abs=1e-12)
+    assert schedule.half_log_snr(times[0]) >= -5.1
+    if name != "leading":  # the first index above the limit, none is lost
+        assert schedule.half_log_snr((noisy + 1) / 1000) < -5.1
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: strides.uniform(LINEAR, 1200), "1..1000 for a 1000-step schedule, got 1200; use"),
+        (lambda: strides.uniform(LINEAR, 1000, terminal="min"), "must be 1..999"),
+        (lambda: strides.quadratic(LINEAR, 0), "steps must be 1..1000"),
+        (lambda: strides.karras(LINEAR, 2.5), "whole number >= 1, got 2.5"),
+        (lambda: strides.uniform(LINEAR, 5, spacing="even"), "unknown spacing 'even'; it is"),
+        (lambda: strides.uniform(LINEAR, 5, terminal="end"), "must be 'zero' or 'min', got 'end'"),
+        (lambda: strides.uniform(LINEAR, 1, spacing="leading"), "use spacing='trailing'"),
+        (lambda: strides.uniform(LINEAR, 5, offset=1), "offset belongs to spacing='leading'"),
+        (lambda: strides.uniform(LINEAR, 1000, spacing="leading", offset=1), "past the last, 999"),
+        (lambda: strides.quadratic(LINEAR, 5, fraction=1.2), r"fraction must be in \(0, 1\]"),
+        (lambda: strides.karras(LINEAR, 5, rho=0), "rho must be positive and finite, got 0"),
+        (lambda: strides.karras(LINEAR, 5, rho=np.inf), "rho must be positive and finite"),
+        (lambda: strides.karras(SCHEDULES["rectified_flow"], 5), "none at t = 1.0; pass lam_min"),
+        (
+            lambda: strides.log_snr(schedules.zero_terminal_snr(LINEAR), 5),
+            "log_snr needs a finite log-SNR",
+        ),
+        (lambda: strides.uniform(LINEAR, 900, lam_min=2.0), "900 points do not fit on the"),
+        (lambda: strides.quadratic(LINEAR, 900, fraction=1, lam_min=2.0), "points do not fit"),
+        (lambda: strides.get("cubic"), "unknown stride 'cubic'; the strides are uniform"),
+    ],
+)
+def test_bad_arguments_are_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,0 +1,42 @@
+"""Trains a model: `python train.py [--config=configs/digits.py] [--workdir=runs/digits]`.
+
+Any field of the config can be overridden: `--config.train.steps=500`. The same command continues
+an interrupted run.
+"""
+
+import os
+import sys
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+_CONFIG = config_flags.DEFINE_config_file("config", "configs/digits.py", "what to train")
+_WORKDIR = flags.DEFINE_string("workdir", None, "where to; default runs/<name of the config>")
+
+
+def main(argv):
+    """Runs the training that the flags describe."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}; overrides are --config.a.b=c")
+    from ddim_jax import parallel
+
+    parallel.use_cpu_cores()
+    from ddim_jax.training import loop
+
+    logging.set_verbosity(logging.WARNING)  # orbax logs every save in ten lines
+    parallel.use_compilation_cache()
+    name = os.path.splitext(
+        os.path.basename(config_flags.get_config_filename(flags.FLAGS["config"]))
+    )[0]
+    workdir = _WORKDIR.value or os.path.join("runs", name)
+    try:
+        state = loop.train(_CONFIG.value, workdir)
+    except (ValueError, FileNotFoundError, loop.NotFiniteError) as error:
+        sys.exit(f"train.py: {error}")
+    print(f"At step {int(state.step)}; pictures in {os.path.join(workdir, 'samples')}")
+
+
+if __name__ == "__main__":
+    app.run(main)
