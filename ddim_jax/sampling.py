@@ -132,7 +132,7 @@ def run(
             carry,
         )
         if progress is not None:
-            jax.debug.callback(progress, row, ordered=True)
+            jax.debug.callback(progress, row)
         seen = {"x": carry[0].evaluate, "x0": x0}
         return carry, {name: seen[name] for name in collect}
 

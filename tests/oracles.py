@@ -1,8 +1,8 @@
 """Data distributions whose denoiser, and probability flow, are known in closed form.
 
     x = alpha x0 + sigma eps,   x0 ~ sum_i w_i N(m_i, s_i^2),   v_i = alpha^2 s_i^2 + sigma^2
-    E[x0 | x] = sum_i r_i (m_i + alpha s_i^2 (x - alpha m_i) / v_i)      r_i ~ w_i N(x; alpha m_i, v_i)
-    E[eps | x] = sum_i r_i sigma (x - alpha m_i) / v_i
+    E[x0 | x] = sum_i r_i (m_i + alpha s_i^2 (x - alpha m_i) / v_i)
+    E[eps | x] = sum_i r_i sigma (x - alpha m_i) / v_i,         r_i ~ w_i N(x; alpha m_i, v_i)
 
 All are denoisers `(x, level) -> Prediction` for numpy (float64) and jax alike, at scalar levels.
 """

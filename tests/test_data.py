@@ -262,6 +262,8 @@ def test_folder_errors(tmp_path):
 def test_unreadable_files_are_found_before_training(tmp_path):
     photo = np.repeat(np.repeat(noise(8, 8, 3), 8, 0), 8, 1)
     write(tmp_path / "good.jpg", photo)
+    with open(tmp_path / "good.jpg", "ab") as file:
+        file.write(bytes(100))  # as some cameras leave after the end marker
     for name in ("cut.jpg", "cut.png", "cut.webp"):
         write(tmp_path / name, photo)
         whole = (tmp_path / name).read_bytes()

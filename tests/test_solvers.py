@@ -33,9 +33,7 @@ def mixture_end():
 
 
 def errors(solver, end):
-    return [
-        np.abs(solver(VP, log_snr_times(n)).run_numpy(Mixture(), X) - end).max() for n in STEPS
-    ]
+    return [np.abs(solver(VP, log_snr_times(n)).run_numpy(Mixture(), X) - end).max() for n in STEPS]
 
 
 def make(name):
@@ -210,11 +208,15 @@ def posterior(abar, abar_next):
     return of_x0, of_x, beta * (1 - abar_next) / (1 - abar), beta
 
 
-@pytest.mark.parametrize("solver", [solvers.ddim(1.0), solvers.ddpm("small"), solvers.ddpm("large")])
+@pytest.mark.parametrize(
+    "solver", [solvers.ddim(1.0), solvers.ddpm("small"), solvers.ddpm("large")]
+)
 @pytest.mark.parametrize("steps", [1000, 50])
 def test_coefficients_are_the_posterior_of_ddpm(solver, steps):
     """All 999 consecutive pairs, and strided ones."""
-    abar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))[np.arange(1000 // steps - 1, 1000, 1000 // steps)]
+    abar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))[
+        np.arange(1000 // steps - 1, 1000, 1000 // steps)
+    ]
     of_x0, of_x, small, beta = posterior(abar[1:], abar[:-1])
     schedule = schedules.ddpm_linear()
     table = solver(schedule, strides.uniform(schedule, steps))
@@ -264,7 +266,7 @@ def test_the_whole_chain_of_ddim_with_eta_1_is_ddpm():
 @pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
 @pytest.mark.parametrize("steps", [3, 50])
 def test_point_mass_marginals_hold_for_every_eta(eta, steps):
-    """x stays N(alpha m, sigma^2) at any number of steps: the variance recursion, in closed form."""
+    """x stays N(alpha m, sigma^2) at any number of steps: mean and variance, row by row."""
     times = strides.uniform(VP, steps)
     table = solvers.ddim(eta)(VP, times)
     after = VP.level(times[1:])

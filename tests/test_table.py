@@ -16,8 +16,8 @@ def table_of(name="heun", steps=6):
     return SOLVERS[name].make()(VP, strides.uniform(VP, steps))
 
 
-def normals(rows, count=len(X)):
-    return np.random.default_rng(0).standard_normal((rows, count))
+def normals(rows):
+    return np.random.default_rng(0).standard_normal((rows, len(X)))
 
 
 def with_value(table, field, index, value):
@@ -30,7 +30,10 @@ def with_value(table, field, index, value):
     ("broken", "message"),
     [
         (lambda t: t._replace(store=t.store[:3]), r"store must have shape \(11, 2\), got \(3, 2\)"),
-        (lambda t: with_value(t, "history", 4, np.nan), "history is not finite in row 4; .*lam_min"),
+        (
+            lambda t: with_value(t, "history", 4, np.nan),
+            "history is not finite in row 4; .*lam_min",
+        ),
         (lambda t: with_value(t, "start", 0, np.inf), "start is not finite"),
         (lambda t: with_value(t, "slot", 3, 2), r"slots must be 0..1"),
         (lambda t: with_value(t, "active", 3, False), "padded rows must come last"),

@@ -61,15 +61,20 @@ class Checkpointer:
     Args:
         workdir: of the run.
         keep: newest steps kept.
+        create: make the directory if there is none.
+
+    Raises:
+        FileNotFoundError: there is none, and `create` is False.
     """
 
-    def __init__(self, workdir: Path, keep: int = 2):
-        """Opens (and creates) the directory."""
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
+    def __init__(self, workdir: Path, keep: int = 2, create: bool = True):
+        """Opens the directory."""
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=create)
         directory = Path(workdir).absolute() / "checkpoints"
-        self._manager = ocp.CheckpointManager(
-            directory, item_names=("state", "ema"), options=options
-        )
+        if not create and not directory.is_dir():
+            raise FileNotFoundError(f"{workdir} has no checkpoints yet; train it first")
+        handlers = {name: ocp.StandardCheckpointHandler() for name in ("state", "ema")}
+        self._manager = ocp.CheckpointManager(directory, item_handlers=handlers, options=options)
 
     def save(self, state: TrainState, *, wait: bool = False) -> None:
         """Saves a state under its step, in the background unless `wait`."""
@@ -149,6 +154,8 @@ class Checkpointer:
 
     def _check_shapes(self, step: int, like: Any) -> None:
         saved = self._manager.item_metadata(step)["ema"]
+        if saved is None:
+            raise OSError("its list of parameters is missing")
         saved = _shapes(saved.tree if hasattr(saved, "tree") else saved)
         wanted = _shapes(like)
         for path in sorted(saved.keys() | wanted.keys()):

@@ -1,0 +1,144 @@
+"""Drawing many samples from a trained network: batches, labels, devices, timing.
+
+Sample i has the key `fold_in(key(seed), i)` and its own label, so the set is the same whatever the
+batch size and the number of devices.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from ddim_jax import data, parallel, sampling
+from ddim_jax.guidance import Guidance
+from ddim_jax.models.pretrained import Pretrained
+from ddim_jax.solvers import SolverTable
+
+Array = Any
+
+
+class Generated(NamedTuple):
+    """What `generate` returns.
+
+    Attributes:
+        images: uint8 [N, H, W, C].
+        labels: int32 [N], or None for an unconditional network.
+        trajectory: uint8 [E, N, H, W, C], the clean estimate in every row, if asked for.
+        compile_seconds: spent in tracing and compiling.
+        seconds: spent in sampling.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray | None
+    trajectory: np.ndarray | None
+    compile_seconds: float
+    seconds: float
+
+
+def make_labels(model: Pretrained, labels: Sequence[int] | None, count: int) -> np.ndarray | None:
+    """[count] int32 labels, the given ones (default: all classes) in rotation.
+
+    Raises:
+        ValueError: labels for an unconditional network, or out of range.
+    """
+    classes = model.experiment.num_classes
+    if not classes:
+        if labels:
+            raise ValueError(f"{model.name} is unconditional and takes no labels, got {labels}")
+        return None
+    labels = list(range(classes)) if labels is None or not len(labels) else list(labels)
+    bad = [label for label in labels if not 0 <= label < classes]
+    if bad:
+        raise ValueError(
+            f"labels must be 0..{classes - 1} for {model.name}, got {bad[0]}; "
+            "guidance_scale=0 draws without a label"
+        )
+    return np.resize(np.array(labels, np.int32), count)
+
+
+def check(model: Pretrained, num_samples: int, batch_size: int, guidance: Guidance | None) -> None:
+    """Raises ValueError for what `generate` cannot do, before anything is compiled."""
+    if num_samples < 1 or batch_size < 1:
+        raise ValueError(
+            f"num_samples and batch_size must be at least 1, got {num_samples} and {batch_size}"
+        )
+    if guidance is not None and not model.experiment.num_classes:
+        raise ValueError(
+            f"{model.name} is unconditional: guidance needs a class-conditional network"
+        )
+    if guidance is not None and model.config.loss.get("label_dropout", 0) == 0:
+        raise ValueError(
+            f"{model.name} was trained without label dropout, so it has no null label to guide "
+            "away from; use guidance_scale=1"
+        )
+
+
+def generate(
+    model: Pretrained,
+    table: SolverTable,
+    *,
+    labels: np.ndarray | None = None,
+    num_samples: int = 16,
+    batch_size: int = 64,
+    seed: int = 0,
+    guidance: Guidance | None = None,
+    clip: str = "static",
+    trajectory: bool = False,
+    show_progress: bool = False,
+) -> Generated:
+    """Draws samples, spread over all devices of this process.
+
+    Args:
+        model: the network.
+        table: the sampler.
+        labels: [num_samples] from `make_labels`.
+        num_samples: N.
+        batch_size: samples at a time, rounded up to a multiple of the devices.
+        seed: of the whole set.
+        guidance: with a scalar scale; None for none.
+        clip: "static", "dynamic" or "none".
+        trajectory: also return the clean estimates of every row.
+        show_progress: a bar over network evaluations, moved from inside the compiled loop.
+
+    Raises:
+        ValueError: see `check`.
+    """
+    check(model, num_samples, batch_size, guidance)
+    parts, mesh = model.experiment, parallel.make_mesh(jax.local_devices())
+    batch = min(batch_size, num_samples)
+    batch = -(-batch // mesh.size) * mesh.size
+    bar = tqdm(total=-(-num_samples // batch) * table.nfe, unit="eval", disable=not show_progress)
+    progress = (lambda row: bar.update()) if show_progress else None
+    collect = ("x0",) if trajectory else ()
+    sampler = parts.sampler(clip=clip, collect=collect, progress=progress)
+    params = parallel.replicate(model.params, mesh)
+    compiled, compile_seconds, seconds, images, estimates = None, 0.0, 0.0, [], []
+    for first in range(0, num_samples, batch):
+        index = np.arange(first, first + batch)  # the last batch draws more than it keeps
+        keys = sampling.sample_keys(seed, index)
+        own = None if labels is None else jnp.asarray(np.resize(labels, first + batch)[first:])
+        arrays = (sampling.initial_noise(keys, parts.image_shape), keys, parts.cond(own))
+        x, keys, cond = parallel.shard(arrays, mesh)
+        start = time.perf_counter()
+        if compiled is None:
+            compiled = sampler.lower(params, table, x, keys, cond, guidance).compile()
+            compile_seconds = time.perf_counter() - start
+            start = time.perf_counter()
+        result = jax.device_get(compiled(params, table, x, keys, cond, guidance))
+        seconds += time.perf_counter() - start
+        images.append(data.to_uint8(result.x))
+        if trajectory:
+            estimates.append(data.to_uint8(result.collected["x0"]))
+    jax.effects_barrier()
+    bar.close()
+    return Generated(
+        images=np.concatenate(images)[:num_samples],
+        labels=labels,
+        trajectory=np.concatenate(estimates, 1)[:, :num_samples] if trajectory else None,
+        compile_seconds=compile_seconds,
+        seconds=seconds,
+    )

@@ -1,0 +1,160 @@
+"""Draws samples: `python sample.py [--checkpoint=runs/digits] [--solver=ddim] [--steps=20] ...`.
+
+Without --checkpoint it draws digits from the network that comes with the package. The picture goes
+to --out: a grid (.png), or all samples as arrays (.npz).
+"""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+from absl import app, flags, logging
+
+_CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", "digits", "a training workdir, an exported .safetensors file, or a bundled name"
+)
+_SOLVER = flags.DEFINE_string("solver", "ddim", "a name in ddim_jax.solvers.SOLVERS")
+_STRIDE = flags.DEFINE_string("stride", "uniform", "a name in ddim_jax.strides.STRIDES")
+_STEPS = flags.DEFINE_integer("steps", 20, "intervals of the stride")
+_ETA = flags.DEFINE_float("eta", None, "of solver ddim: 0 deterministic ... 1 DDPM")
+_LAM_MIN = flags.DEFINE_float("lam_min", None, "half log-SNR at which the stride starts")
+_GUIDANCE_SCALE = flags.DEFINE_float("guidance_scale", 1.0, "1: none; 0: without labels")
+_GUIDANCE_INTERVAL = flags.DEFINE_list(
+    "guidance_interval", ["0", "inf"], "low,high in sigma/alpha outside of which there is none"
+)
+_GUIDANCE_RESCALE = flags.DEFINE_float("guidance_rescale", 0.0, "0..1")
+_CLIP = flags.DEFINE_enum("clip", "static", ["none", "static", "dynamic"], "of the clean estimate")
+_LABELS = flags.DEFINE_list("labels", [], "classes, in rotation; default all")
+_NUM_SAMPLES = flags.DEFINE_integer("num_samples", 40, "how many")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "how many at a time")
+_SEED = flags.DEFINE_integer("seed", 0, "of the whole set")
+_OUT = flags.DEFINE_string("out", None, ".png grid or .npz; default samples/NAME-0001.png, ...")
+_TRAJECTORY = flags.DEFINE_string("trajectory", None, "also the clean estimates as .gif or .png")
+_OVERWRITE = flags.DEFINE_bool("overwrite", False, "replace existing files")
+_PROGRESS = flags.DEFINE_bool("progress", False, "a bar over network evaluations")
+
+
+def main(argv):
+    """Draws what the flags describe."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    start = time.perf_counter()
+    from ddim_jax import parallel
+
+    parallel.use_cpu_cores()
+    from ddim_jax import experiment, generation
+    from ddim_jax.models import pretrained
+
+    logging.set_verbosity(logging.WARNING)
+    parallel.use_compilation_cache()
+    try:
+        trajectory = _free(_TRAJECTORY.value, (".gif", ".png"), "--trajectory")
+        out = _free(_OUT.value, (".png", ".npz"), "--out")
+        model = pretrained.load(_CHECKPOINT.value)
+        labels = generation.make_labels(model, _int_labels(), _NUM_SAMPLES.value)
+        table = experiment.build_table(
+            model.experiment.schedule,
+            _SOLVER.value,
+            _STRIDE.value,
+            _STEPS.value,
+            solver_options={} if _ETA.value is None else {"eta": _ETA.value},
+            stride_options={} if _LAM_MIN.value is None else {"lam_min": _LAM_MIN.value},
+        )
+        result = generation.generate(
+            model,
+            table,
+            labels=labels,
+            num_samples=_NUM_SAMPLES.value,
+            batch_size=_BATCH_SIZE.value,
+            seed=_SEED.value,
+            guidance=_guidance(),
+            clip=_CLIP.value,
+            trajectory=trajectory is not None,
+            show_progress=_PROGRESS.value,
+        )
+        out = out or _next_free(Path("samples"), model.name)
+        _write(result, out, trajectory)
+    except (ValueError, OSError) as error:
+        sys.exit(f"sample.py: {error}")
+    count = len(result.images)
+    passes = 1 if _guidance() is None else 2
+    print(
+        f"{out}: {count} samples, {_SOLVER.value}, {_STRIDE.value} stride, {table.nfe} NFE"
+        f"{' x 2 forward passes (guided)' if passes == 2 else ''}\n"
+        f"compiled in {result.compile_seconds:.1f} s, sampled in {result.seconds:.2f} s, "
+        f"{count / result.seconds:.1f} images/s, {time.perf_counter() - start:.1f} s in all"
+    )
+
+
+def _int_labels() -> list[int]:
+    try:
+        return [int(label) for label in _LABELS.value]
+    except ValueError:
+        raise ValueError(f"labels must be whole numbers like 3,1,4, got {_LABELS.value}") from None
+
+
+def _guidance():
+    from ddim_jax.guidance import Guidance
+
+    try:
+        low, high = (float(end) for end in _GUIDANCE_INTERVAL.value)
+    except ValueError:
+        raise ValueError(
+            f"guidance_interval must be low,high like 0.2,5, got {_GUIDANCE_INTERVAL.value}"
+        ) from None
+    if _GUIDANCE_SCALE.value == 1:
+        return None
+    return Guidance(_GUIDANCE_SCALE.value, (low, high), _GUIDANCE_RESCALE.value)
+
+
+def _free(path: str | None, suffixes: tuple[str, ...], flag: str) -> Path | None:
+    """The path as a Path, if it may be written."""
+    if path is None:
+        return None
+    path = Path(path)
+    if path.suffix not in suffixes:
+        raise ValueError(f"{flag} must end in {' or '.join(suffixes)}, got {path}")
+    if path.exists() and not _OVERWRITE.value:
+        raise ValueError(f"{flag} {path} exists; choose another name, or pass --overwrite")
+    return path
+
+
+def _next_free(folder: Path, name: str) -> Path:
+    number = 1
+    while (path := folder / f"{name}-{number:04d}.png").exists():
+        number += 1
+    return path
+
+
+def _write(result, out: Path, trajectory: Path | None) -> None:
+    import numpy as np
+
+    from ddim_jax import data
+
+    columns = 10 if len(result.images) % 10 == 0 else int(np.ceil(len(result.images) ** 0.5))
+    scale = max(1, 64 // result.images.shape[1])
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.suffix == ".npz":
+        labels = {} if result.labels is None else {"labels": result.labels}
+        np.savez(out, images=result.images, **labels)
+    else:
+        sheet = data.grid(result.images, columns, result.labels, scale=scale)
+        data.save_png(out, sheet, overwrite=_OVERWRITE.value)
+    if trajectory is None:
+        return
+    trajectory.parent.mkdir(parents=True, exist_ok=True)
+    frames = result.trajectory
+    if trajectory.suffix == ".gif":
+        sheets = [data.grid(frame, columns, scale=scale) for frame in frames]
+        data.save_gif(trajectory, [*sheets, *sheets[-1:] * 10], 100, overwrite=_OVERWRITE.value)
+    else:  # rows: samples, columns: network evaluations
+        shown = np.unique(np.linspace(0, len(frames) - 1, min(12, len(frames))).round().astype(int))
+        tiles = frames[shown, :8].swapaxes(0, 1).reshape(-1, *frames.shape[2:])
+        sheet = data.grid(tiles, len(shown), [k + 1 for k in shown], scale=scale)
+        data.save_png(trajectory, sheet, overwrite=_OVERWRITE.value)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    app.run(main)
