@@ -3,8 +3,13 @@
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-TWO_DEVICES = "--xla_force_host_platform_device_count=2"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {TWO_DEVICES}".strip()
+FLAGS = [
+    "--xla_force_host_platform_device_count=2",
+    # many small programs: compiling them is most of the time, running them next to none
+    "--xla_backend_optimization_level=0",
+    "--xla_llvm_disable_expensive_passes=true",
+]
+os.environ["XLA_FLAGS"] = " ".join([*FLAGS, os.environ.get("XLA_FLAGS", "")])
 
 import jax  # noqa: E402  (the flags above are read when jax starts)
 import pytest  # noqa: E402

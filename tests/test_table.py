@@ -100,6 +100,20 @@ def test_concatenate_mixes_solvers():
     )
 
 
+def test_concatenate_starts_each_table_from_equal_points():
+    """A first part that ends with base != evaluate does not leak into Heun, which reads base."""
+    times = strides.uniform(VP, 6)
+    first, second = solvers.ddim()(VP, times[:4]), solvers.heun("flow")(VP, times[3:])
+    first = with_value(with_value(first, "history", (-1, 1, 0), 7.0), "state", (-1, 1, 1), 3.0)
+    between = first.run_numpy_state(Mixture(), X)
+    assert not np.allclose(*between)
+    np.testing.assert_allclose(
+        concatenate(first, second).run_numpy(Mixture(), X),
+        second.run_numpy(Mixture(), between.evaluate),
+        atol=1e-14,
+    )
+
+
 @pytest.mark.parametrize(
     ("tables", "message"),
     [

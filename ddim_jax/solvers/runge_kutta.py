@@ -105,7 +105,7 @@ def heun(space: str = "sigma") -> Solver:
                 table.state[k, :, 0] = keep * scale
                 table.history[k, :, first] = move * n_next
                 break
-            table.state[k] = [[scale, 0], [0, 1]]
+            table.state[k] = [[scale, 0], [1, 0]]
             table.history[k, 0, first] = step
             table.store[k + 1] = slope_next
             table.state[k + 1] = [[0, scale], [0, scale]]

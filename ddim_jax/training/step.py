@@ -35,7 +35,8 @@ def make_step(
     """
 
     def step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
-        batch = batch | {"image": to_unit_range(batch["image"])}
+        if batch["image"].dtype == jnp.uint8:
+            batch = batch | {"image": to_unit_range(batch["image"])}
         keys = _row_keys(state, len(batch["image"]), axis_name)
         compute = jax.value_and_grad(loss, has_aux=True)
         (_, metrics), grads = compute(state.params, state.frozen, batch, keys, state.step)

@@ -1,0 +1,31 @@
+"""Packaging of ddim_jax."""
+
+from setuptools import find_packages, setup
+
+setup(
+    name="ddim_jax",
+    version="0.1.0",
+    description="Few-step diffusion in JAX: samplers, distillation, guidance",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["ddim_jax", "ddim_jax.*"]),
+    package_data={"ddim_jax.assets": ["*.npz", "*.safetensors"]},
+    install_requires=[
+        "absl-py",
+        "chex",
+        "flax>=0.12,<0.13",
+        "grain>=0.2.13",
+        "importlib_resources",
+        "jax>=0.8,<0.13",
+        "ml-collections>=1.0",
+        "numpy>=2",
+        "optax>=0.2.6",
+        "orbax-checkpoint>=0.11.30,<0.13",
+        "pillow",
+        "safetensors",
+        "tensorboardX",
+        "tensorflow-datasets",
+        "tqdm",
+    ],
+    extras_require={"test": ["pytest", "ruff"], "benchmarks": ["psutil"]},
+)

@@ -1,0 +1,169 @@
+"""The denoising loss: targets and weightings against the papers' formulas, times, label dropout."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ddim_jax import schedules
+from ddim_jax.losses.diffusion import (
+    WEIGHTINGS,
+    diffusion,
+    labels,
+    log_normal,
+    logit_normal,
+    uniform,
+)
+from ddim_jax.predictions import PREDICTIONS
+
+pytestmark = pytest.mark.usefixtures("strict_dtypes")
+
+KEYS = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(3), i))(jnp.arange(6))
+IMAGES = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (6, 4, 4, 1)), jnp.float32)
+T = np.array([0.05, 0.2, 0.4, 0.6, 0.8, 0.95])
+
+
+def apply(params, x, model_time, cond, dropout_key):
+    return params * x + 0.1
+
+
+def fixed_times(keys):
+    return jnp.asarray(T, jnp.float32)
+
+
+def evaluate(prediction, schedule, weighting=None):
+    """The loss, and (x0_hat, x0, eps_hat, eps, alpha, sigma) worked out by hand in float64."""
+    loss = diffusion(
+        apply, schedule, PREDICTIONS[prediction](), times=fixed_times, weighting=weighting
+    )
+    value, metrics = loss(jnp.float32(0.3), None, {"image": IMAGES}, KEYS, 0)
+    level = schedule.level(T)
+    a, s = (f.reshape(-1, 1, 1, 1) for f in (level.alpha, level.sigma))
+    eps_keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(KEYS)
+    eps = np.asarray(jax.vmap(lambda key: jax.random.normal(key, (4, 4, 1)))(eps_keys), np.float64)
+    x0 = np.asarray(IMAGES, np.float64)
+    x = a * x0 + s * eps
+    output = lambda x: 0.3 * x + 0.1  # noqa: E731
+    if prediction == "eps":
+        x0_hat = (x - s * output(x)) / a
+    elif prediction == "x0":
+        x0_hat = output(x)
+    elif prediction == "v":
+        x0_hat = a * x - s * output(x)
+    elif prediction == "flow":
+        x0_hat = (x - s * output(x)) / (a + s)
+    else:  # EDM's D(y, sig) with sigma_data 1/2
+        y, sig, sd = x / a, s / a, 0.5
+        root = np.sqrt(sig**2 + sd**2)
+        x0_hat = sd**2 / root**2 * y + sig * sd / root * output(y / root)
+    return float(value), metrics, (x0_hat - x0) ** 2, (a / s) ** 2
+
+
+VP = schedules.cosine()
+
+
+@pytest.mark.parametrize("prediction", ["eps", "x0", "v", "flow", "edm"])
+@pytest.mark.parametrize("name", ["truncated_snr", "snr_plus_one", "min_snr", "edm"])
+def test_a_weighting_means_the_same_for_every_prediction(prediction, name):
+    value, metrics, error, snr = evaluate(prediction, VP, WEIGHTINGS[name]())
+    weight = {
+        "truncated_snr": np.maximum(snr, 1),
+        "snr_plus_one": snr + 1,
+        "min_snr": np.minimum(snr, 5),
+        "edm": (1 / snr + 0.25) / (0.25 / snr),  # (sig^2 + sd^2) / (sig sd)^2, sig^2 = 1 / SNR
+    }[name]
+    np.testing.assert_allclose(value, (weight * error).mean(), rtol=2e-4)
+    np.testing.assert_allclose(metrics["mse_x0"], error.mean(), rtol=2e-4)
+
+
+@pytest.mark.parametrize(
+    "prediction, weight",
+    [
+        ("eps", lambda snr: snr),
+        ("x0", lambda snr: 1),
+        ("v", lambda snr: snr + 1),
+        ("edm", lambda snr: (1 / snr + 0.25) / (0.25 / snr)),
+    ],
+)
+def test_simple_is_the_plain_error_of_the_output(prediction, weight):
+    value, _, error, snr = evaluate(prediction, VP)
+    np.testing.assert_allclose(value, (weight(snr) * error).mean(), rtol=2e-4)
+
+
+def test_simple_flow_on_the_straight_path_weighs_x0_by_one_over_t_squared():
+    value, _, error, _ = evaluate("flow", schedules.rectified_flow())
+    np.testing.assert_allclose(value, (error / T.reshape(-1, 1, 1, 1) ** 2).mean(), rtol=2e-4)
+
+
+@pytest.mark.parametrize("prediction", ["eps", "x0", "v", "flow", "edm"])
+def test_a_perfect_network_has_no_loss(prediction):
+    """Point-mass data: the best prediction is known, so every target must be met."""
+    schedule = VP
+
+    def perfect(params, x, model_time, cond, dropout_key):
+        level = schedule.level(fixed_times(None))
+        a, s = (f.reshape(-1, 1, 1, 1) for f in (level.alpha, level.sigma))
+        n = jnp.sqrt(s**2 + a**2 / 4)
+        x = x * n if prediction == "edm" else x
+        eps = (x - a * 0.5) / s
+        return {
+            "eps": eps,
+            "x0": 0.5 * jnp.ones_like(x),
+            "v": a * eps - s * 0.5,
+            "flow": eps - 0.5,
+            "edm": (0.5 - 0.25 * a / n**2 * x) * n / (0.5 * s),
+        }[prediction]
+
+    loss = diffusion(perfect, schedule, PREDICTIONS[prediction](), times=fixed_times)
+    batch = {"image": jnp.full((6, 4, 4, 1), 0.5)}
+    assert loss(None, None, batch, KEYS, 0)[0] < 1e-8
+
+
+def test_each_sample_has_its_own_randomness_whatever_its_place():
+    loss = diffusion(apply, VP, PREDICTIONS["v"]())
+    one = lambda rows: loss(jnp.float32(0.3), None, {"image": IMAGES[rows]}, KEYS[rows], 0)[0]  # noqa: E731
+    rows = jnp.array([4, 0, 5, 2, 1, 3])
+    np.testing.assert_allclose(one(rows), one(jnp.arange(6)), rtol=1e-6)
+    np.testing.assert_allclose(
+        np.mean([one(rows[i : i + 1]) for i in range(6)]), one(rows), rtol=1e-6
+    )
+
+
+MANY = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(0), i))(jnp.arange(20000))
+
+
+def test_uniform_times_of_a_discrete_schedule_hit_every_index():
+    schedule = schedules.ddpm_linear(num_steps=10)
+    index = np.asarray(uniform(schedule)(MANY)) * 10 - 1
+    np.testing.assert_allclose(index, index.round(), atol=1e-5)
+    counts = np.bincount(index.round().astype(int), minlength=10)
+    assert len(counts) == 10 and abs(counts - 2000).max() < 5 * np.sqrt(1800)
+
+
+def test_uniform_times_of_a_continuous_schedule_span_it():
+    t = np.asarray(uniform(VP)(MANY))
+    assert t.min() >= VP.t_min and t.max() <= 1
+    assert abs(t.mean() - (1 + VP.t_min) / 2) < 5 * 0.29 / np.sqrt(len(t))
+
+
+def test_log_normal_times_have_edms_noise_levels():
+    schedule = schedules.edm()
+    log_sigma = np.log(np.asarray(log_normal(schedule)(MANY)))
+    assert abs(log_sigma.mean() + 1.2) < 0.05 and abs(log_sigma.std() - 1.2) < 0.05
+
+
+def test_logit_normal_times():
+    t = np.asarray(logit_normal(schedules.rectified_flow(), 0.5, 0.8)(MANY))
+    logit = np.log(t / (1 - t))
+    assert abs(logit.mean() - 0.5) < 0.03 and abs(logit.std() - 0.8) < 0.03
+    with pytest.raises(ValueError, match="need a schedule over .0, 1.*use log_normal"):
+        logit_normal(schedules.edm())
+
+
+def test_labels_are_dropped_to_the_null_label_at_the_given_rate():
+    batch = {"label": jnp.arange(len(MANY), dtype=jnp.int32) % 10}
+    label = np.asarray(labels(batch, MANY, 10, 0.1)["label"])
+    dropped = label == 10
+    assert abs(dropped.mean() - 0.1) < 5 * np.sqrt(0.09 / len(MANY))
+    np.testing.assert_array_equal(label[~dropped], np.asarray(batch["label"])[~dropped])
+    assert labels(batch, MANY, 0, 0.1) is None

@@ -1,0 +1,160 @@
+"""The pure parts of training: moving averages, the optimizer, the step; jit against pmap."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ddim_jax import losses, parallel, predictions, schedules
+from ddim_jax.training import state as states
+from ddim_jax.training.state import TrainState
+from ddim_jax.training.step import make_optimizer, make_step
+
+
+def average(ema, values):
+    current = jnp.float32(values[0] * 0)
+    for k, value in enumerate(values, 1):
+        current = ema(current, jnp.float32(value), jnp.int32(k))
+    return float(current)
+
+
+def test_power_ema_weighs_step_k_by_k_to_the_gamma():
+    values = np.random.default_rng(0).normal(size=40)
+    gamma = states.power_gamma(0.1)
+    k = np.arange(1, 41)
+    # b_k = (1 - 1/k)^(gamma + 1) gives weights k^(gamma+1) - (k-1)^(gamma+1), i.e. ~ k^gamma
+    weights = k ** (gamma + 1) - (k - 1) ** (gamma + 1)
+    expected = (weights * values).sum() / weights.sum()
+    np.testing.assert_allclose(average(states.power_ema(0.1), values), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("width, gamma", [(0.05, 16.9722), (0.10, 6.9372), (0.15, 3.5579)])
+def test_power_exponents(width, gamma):
+    """Karras et al. 2024: sigma_rel = sqrt((g + 1) / ((g + 2)^2 (g + 3)))."""
+    found = states.power_gamma(width)
+    assert abs(found - gamma) < 1e-3
+    np.testing.assert_allclose(
+        np.sqrt((found + 1) / ((found + 2) ** 2 * (found + 3))), width, rtol=1e-9
+    )
+
+
+def test_constant_ema_and_its_warmup():
+    assert average(states.constant_ema(0.5, warmup=False), [1, 1, 1]) == pytest.approx(7 / 8)
+    first, second = 2 / 11, 3 / 12  # min(decay, (1 + k) / (10 + k))
+    expected = 1 - first * second
+    assert average(states.constant_ema(0.9999), [1, 1]) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: states.constant_ema(1.0), r"decay must be in \[0, 1\), got 1.0"),
+        (lambda: states.power_ema(0.5), r"relative_std must be in \(0, 0.28\), got 0.5"),
+        (lambda: make_optimizer("sgd"), "optimizer must be 'adam' or 'adamw', got 'sgd'"),
+        (lambda: make_optimizer(weight_decay=0.1), "weight_decay=0.1 needs optimizer 'adamw'"),
+        (lambda: make_optimizer(warmup_steps=9, decay_steps=5), "must exceed warmup_steps"),
+    ],
+)
+def test_bad_options(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_the_optimizer_warms_up_decays_and_clips():
+    gradient = {"w": jnp.array([300.0, 400.0])}
+    optimizer = make_optimizer(learning_rate=1.0, warmup_steps=4, decay_steps=8)
+    opt_state = optimizer.init(gradient)
+    sizes = []
+    for _ in range(9):
+        update, opt_state = optimizer.update(gradient, opt_state, gradient)
+        sizes.append(float(jnp.abs(update["w"]).max()))
+    np.testing.assert_allclose(sizes[:5], [0, 0.25, 0.5, 0.75, 1], atol=1e-4)
+    assert sizes[6] == pytest.approx(0.5, abs=1e-4) and sizes[8] == pytest.approx(0, abs=1e-6)
+    clipped = optax.clip_by_global_norm(1.0).update(gradient, optax.EmptyState())[0]
+    np.testing.assert_allclose(clipped["w"], [0.6, 0.8], rtol=1e-5)
+
+
+def apply(params, x, model_time, cond, dropout_key):
+    hidden = jnp.tanh(x.reshape(len(x), -1) @ params["a"] + model_time[:, None] / 1000)
+    return (hidden @ params["b"]).reshape(x.shape)
+
+
+def make(axis=None):
+    loss = losses.diffusion(apply, schedules.cosine(), predictions.v)
+    return make_step(loss, make_optimizer(learning_rate=1e-2), states.constant_ema(0.9), axis)
+
+
+def fresh():
+    a, b = (jax.random.normal(key, (16, 16)) * 0.1 for key in jax.random.split(jax.random.key(1)))
+    params = {"a": a, "b": b}
+    opt_state = make_optimizer(learning_rate=1e-2).init(params)
+    ema = jax.tree.map(jnp.copy, params)
+    return TrainState(jnp.int32(0), params, ema, opt_state, jax.random.key(5))
+
+
+def batch(seed=0):
+    images = np.random.default_rng(seed).integers(0, 256, (8, 4, 4, 1), dtype=np.uint8)
+    return {"image": images, "label": np.zeros(8, np.int32)}
+
+
+def test_one_device_two_devices_and_pmap_train_alike():
+    assert jax.device_count() >= 2
+    results = {}
+    mesh = parallel.make_mesh()
+    for mode in ("plain", "jit", "pmap"):
+        state = fresh()
+        step = jax.jit(make()) if mode == "plain" else parallel.parallelise_step(make, mode)
+        if mode == "jit":
+            state = parallel.replicate(state, mesh)
+        curve = []
+        for k in range(5):
+            rows = parallel.shard(batch(k), mesh) if mode == "jit" else batch(k)
+            state, metrics = step(state, rows)
+            curve.append(float(metrics["loss"]))
+        results[mode] = curve, jax.device_get((state.params, state.ema)), int(state.step)
+    for mode in ("jit", "pmap"):
+        np.testing.assert_allclose(results[mode][0], results["plain"][0], rtol=1e-5)
+        # Adam divides by small second moments, so that rounding shows in the parameters
+        jax.tree.map(
+            lambda x, y: np.testing.assert_allclose(x, y, atol=1e-4),
+            results[mode][1],
+            results["plain"][1],
+        )
+        assert results[mode][2] == 5
+
+
+def test_training_lowers_the_loss():
+    step, state = jax.jit(make()), fresh()
+    first = [float(step(state.replace(step=jnp.int32(k)), batch())[1]["loss"]) for k in range(20)]
+    for _ in range(200):
+        state, metrics = step(state, batch())
+    last = [float(step(state.replace(step=jnp.int32(k)), batch())[1]["loss"]) for k in range(20)]
+    assert np.mean(last) < 0.8 * np.mean(first)
+
+
+def test_a_step_that_is_not_finite_changes_nothing():
+    state = fresh()
+    bad = batch() | {"image": np.full((8, 4, 4, 1), np.nan, np.float32)}
+    after, metrics = jax.jit(make())(state, bad)
+    assert not metrics["finite"] and int(after.step) == 0
+    for new, old in zip(
+        jax.tree.leaves((after.params, after.ema, after.opt_state)),
+        jax.tree.leaves((state.params, state.ema, state.opt_state)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(new, old)
+
+
+def test_uint8_batches_are_scaled_to_unit_range():
+    state, rows = fresh(), batch()
+    scaled = rows | {"image": (rows["image"].astype(np.float32) / 127.5 - 1)}
+    losses_ = [float(jax.jit(make())(state, rows)[1]["loss"]) for rows in (rows, scaled)]
+    assert losses_[0] == pytest.approx(losses_[1], rel=1e-5)
+
+
+def test_bad_modes_and_batches():
+    with pytest.raises(ValueError, match="parallel must be 'jit' or 'pmap', got 'xmap'"):
+        parallel.parallelise_step(make, "xmap")
+    with pytest.raises(ValueError, match="divisible by the 2 devices, got 7; use 8"):
+        parallel.check_batch(7, 2)
