@@ -43,48 +43,54 @@ def main(argv):
     from ddim_jax import parallel
 
     parallel.use_cpu_cores()
-    from ddim_jax import experiment, generation
-    from ddim_jax.models import pretrained
-
     logging.set_verbosity(logging.WARNING)
     parallel.use_compilation_cache()
     try:
-        trajectory = _free(_TRAJECTORY.value, (".gif", ".png"), "--trajectory")
-        out = _free(_OUT.value, (".png", ".npz"), "--out")
-        model = pretrained.load(_CHECKPOINT.value)
-        labels = generation.make_labels(model, _int_labels(), _NUM_SAMPLES.value)
-        table = experiment.build_table(
-            model.experiment.schedule,
-            _SOLVER.value,
-            _STRIDE.value,
-            _STEPS.value,
-            solver_options={} if _ETA.value is None else {"eta": _ETA.value},
-            stride_options={} if _LAM_MIN.value is None else {"lam_min": _LAM_MIN.value},
-        )
-        result = generation.generate(
-            model,
-            table,
-            labels=labels,
-            num_samples=_NUM_SAMPLES.value,
-            batch_size=_BATCH_SIZE.value,
-            seed=_SEED.value,
-            guidance=_guidance(),
-            clip=_CLIP.value,
-            trajectory=trajectory is not None,
-            show_progress=_PROGRESS.value,
-        )
-        out = out or _next_free(Path("samples"), model.name)
-        _write(result, out, trajectory)
+        out, table, result = _draw()
     except (ValueError, OSError) as error:
         sys.exit(f"sample.py: {error}")
     count = len(result.images)
-    passes = 1 if _guidance() is None else 2
+    guided = "" if _guidance() is None else " x 2 forward passes (guided)"
     print(
-        f"{out}: {count} samples, {_SOLVER.value}, {_STRIDE.value} stride, {table.nfe} NFE"
-        f"{' x 2 forward passes (guided)' if passes == 2 else ''}\n"
+        f"{out}: {count} samples, {_SOLVER.value}, {_STRIDE.value} stride, "
+        f"{table.nfe} NFE{guided}\n"
         f"compiled in {result.compile_seconds:.1f} s, sampled in {result.seconds:.2f} s, "
         f"{count / result.seconds:.1f} images/s, {time.perf_counter() - start:.1f} s in all"
     )
+
+
+def _draw():
+    """Checks the flags, draws, writes; returns (path, table, result)."""
+    from ddim_jax import experiment, generation
+    from ddim_jax.models import pretrained
+
+    trajectory = _free(_TRAJECTORY.value, (".gif", ".png"), "--trajectory")
+    out = _free(_OUT.value, (".png", ".npz"), "--out")
+    model = pretrained.load(_CHECKPOINT.value)
+    table = experiment.build_table(
+        model.experiment.schedule,
+        _SOLVER.value,
+        _STRIDE.value,
+        _STEPS.value,
+        solver_options={} if _ETA.value is None else {"eta": _ETA.value},
+        stride_options={} if _LAM_MIN.value is None else {"lam_min": _LAM_MIN.value},
+    )
+    generation.check(model, _NUM_SAMPLES.value, _BATCH_SIZE.value, _guidance())
+    result = generation.generate(
+        model,
+        table,
+        labels=generation.make_labels(model, _int_labels(), _NUM_SAMPLES.value),
+        num_samples=_NUM_SAMPLES.value,
+        batch_size=_BATCH_SIZE.value,
+        seed=_SEED.value,
+        guidance=_guidance(),
+        clip=_CLIP.value,
+        trajectory=trajectory is not None,
+        show_progress=_PROGRESS.value,
+    )
+    out = out or _next_free(Path("samples"), model.name)
+    _write(result, out, trajectory)
+    return out, table, result
 
 
 def _int_labels() -> list[int]:

@@ -34,7 +34,7 @@ def get_config() -> ml_collections.ConfigDict:
     )
     config.ema = dict(name="power", relative_std=0.1)
     config.train = dict(
-        steps=600, batch_size=128, log_every=20, checkpoint_every=100, keep=2, sample_every=100
+        steps=600, batch_size=64, log_every=20, checkpoint_every=100, keep=2, sample_every=100
     )
     config.sample = dict(solver="ddim", stride="uniform", steps=50, num_samples=40, clip="static")
     return config

@@ -142,10 +142,12 @@ def save(path: str | Path, model: Pretrained, dtype: str = "float32") -> None:
         raise FileExistsError(f"{path} exists; choose another name, or remove it")
     flat = flatten_dict(jax.device_get(model.params), sep="/")
     tensors = {key: np.asarray(value, dtype) for key, value in flat.items()}
-    config = json.dumps(json.loads(model.config.to_json()))
-    metadata = {"format": FORMAT, "config": config, "step": str(model.step)}
+    config = json.loads(model.config.to_json())
+    kind, colon, place = config["data"]["name"].partition(":")
+    config["data"]["name"] = kind + colon + Path(place).name  # folders are this machine's alone
+    metadata = {"format": FORMAT, "config": json.dumps(config), "step": str(model.step)}
     path.parent.mkdir(parents=True, exist_ok=True)
-    safetensors.numpy.save_file(tensors, path, metadata=metadata)
+    path.write_bytes(safetensors.numpy.save(tensors, metadata))
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -178,8 +178,11 @@ class Mismatch(ValueError):
 
 
 def _abstract(tree: Any) -> Any:
-    def leaf(x):
-        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=getattr(x, "sharding", None))
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+    def leaf(x):  # without a sharding, a checkpoint of another number of devices cannot be read
+        sharding = getattr(x, "sharding", None) or here
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
     return jax.tree.map(leaf, tree)
 

@@ -1,0 +1,135 @@
+"""Drawing from the network in the package: sets, labels, devices, pmap, and the command line."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl.testing import flagsaver
+from PIL import Image
+
+import sample
+from ddim_jax import experiment, generation, parallel, sampling
+from ddim_jax.guidance import Guidance
+from ddim_jax.models import pretrained
+
+
+@pytest.fixture(scope="module")
+def model():
+    return pretrained.load("digits")
+
+
+@pytest.fixture(scope="module")
+def table(model):
+    return experiment.build_table(model.experiment.schedule, "ddim", "uniform", 3)
+
+
+def draw(model, table, **options):
+    labels = generation.make_labels(model, None, options["num_samples"])
+    return generation.generate(model, table, labels=labels, **options)
+
+
+def test_the_set_does_not_depend_on_the_batch_size(model, table):
+    whole = draw(model, table, num_samples=10, batch_size=10, seed=3)
+    parts = draw(model, table, num_samples=10, batch_size=4, seed=3)
+    assert whole.images.shape == (10, 28, 28, 1) and whole.images.dtype == np.uint8
+    assert np.abs(whole.images.astype(int) - parts.images).max() <= 1
+    np.testing.assert_array_equal(whole.labels, np.arange(10))
+    other = draw(model, table, num_samples=10, batch_size=10, seed=4)
+    assert np.abs(whole.images.astype(int) - other.images).max() > 100
+
+
+def test_the_trajectory_ends_in_the_image(model, table):
+    result = draw(model, table, num_samples=2, trajectory=True)
+    assert result.trajectory.shape == (3, 2, 28, 28, 1)
+    np.testing.assert_array_equal(result.trajectory[-1], result.images)
+
+
+def test_pmap_draws_what_jit_draws(model, table):
+    parts = model.experiment
+    keys = sampling.sample_keys(0, np.arange(4))
+    noise = sampling.initial_noise(keys, parts.image_shape)
+    cond = parts.cond(jnp.arange(4))
+    guidance = Guidance(2.0)
+    draw = parts.sampler(collect=("x0",))
+    noisy = experiment.build_table(
+        parts.schedule, "ddim", "uniform", 3, solver_options={"eta": 1.0}
+    )
+    plain = draw(model.params, noisy, noise, keys, cond, guidance)
+    spread = parallel.pmap_sampler(draw)(model.params, noisy, noise, keys, cond, guidance)
+    for ours, theirs in zip(jax.tree.leaves(spread), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    "labels, message",
+    [([10], "labels must be 0..9 for digits, got 10"), ([3, -1], "got -1")],
+)
+def test_labels_out_of_range(model, labels, message):
+    with pytest.raises(ValueError, match=message):
+        generation.make_labels(model, labels, 4)
+
+
+def test_what_a_network_cannot_do(model):
+    with pytest.raises(ValueError, match="num_samples and batch_size must be at least 1, got 0"):
+        generation.check(model, 0, 1, None)
+    config = model.config.copy_and_resolve_references()
+    config.loss.label_dropout = 0.0
+    with pytest.raises(ValueError, match="trained without label dropout.*guidance_scale=1"):
+        generation.check(model._replace(config=config), 1, 1, Guidance(2.0))
+    plain = model._replace(experiment=model.experiment._replace(num_classes=0))
+    with pytest.raises(ValueError, match="is unconditional: guidance needs"):
+        generation.check(plain, 1, 1, Guidance(2.0))
+    with pytest.raises(ValueError, match="is unconditional and takes no labels"):
+        generation.make_labels(plain, [1], 2)
+
+
+@pytest.fixture
+def command(monkeypatch, tmp_path):
+    """Runs sample.py with flags, in a directory of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
+
+    def run(**flags):
+        with flagsaver.flagsaver(**({"steps": 2, "num_samples": 2} | flags)):
+            sample.main(["sample.py"])
+
+    sample.flags.FLAGS(["sample.py"])
+    return run
+
+
+def test_the_command_draws_a_picture_and_never_overwrites(command, tmp_path, capsys):
+    command(labels=["3", "1"], trajectory="t.gif", guidance_scale=2.0, progress=True)
+    command(out="set.npz")
+    with Image.open(tmp_path / "samples" / "digits-0001.png") as picture:
+        assert picture.size[0] > 100
+    with Image.open(tmp_path / "t.gif") as gif:
+        assert gif.n_frames >= 2
+    arrays = np.load(tmp_path / "set.npz")
+    assert arrays["images"].shape == (2, 28, 28, 1) and list(arrays["labels"]) == [0, 1]
+    out, err = capsys.readouterr()
+    assert "2 NFE x 2 forward passes (guided)" in out and "images/s" in out and "compiled in" in out
+    assert "2/2" in err  # the bar over network evaluations
+    with pytest.raises(SystemExit, match="--out set.npz exists; .*--overwrite"):
+        command(out="set.npz")
+    command(out="set.npz", overwrite=True)
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        ({"solver": "dddim"}, "unknown solver 'dddim'.*ddim, ddpm"),
+        ({"stride": "cubic"}, "unknown stride 'cubic'; the strides are uniform"),
+        ({"steps": 0}, "steps must be .*got 0"),
+        ({"eta": 1.5}, r"eta must be in \[0, 1\], got 1.5"),
+        ({"solver": "heun", "eta": 0.5}, "solver 'heun' has no option 'eta'"),
+        ({"labels": ["12"]}, "labels must be 0..9 for digits, got 12"),
+        ({"labels": ["cat"]}, "labels must be whole numbers"),
+        ({"guidance_interval": ["1"]}, "guidance_interval must be low,high"),
+        ({"checkpoint": "nowhere"}, "no checkpoint 'nowhere'"),
+        ({"out": "picture.bmp"}, "--out must end in .png or .npz, got picture.bmp"),
+        ({"num_samples": 0}, "num_samples and batch_size must be at least 1"),
+    ],
+)
+def test_bad_flags_end_with_a_clear_line(command, flags, message):
+    with pytest.raises(SystemExit, match=f"sample.py: .*{message}"):
+        command(**flags)

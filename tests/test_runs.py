@@ -1,0 +1,190 @@
+"""Whole training runs of a tiny network: resume, damage, signals, divergence, other experiments."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from configs import digits
+from ddim_jax.models import pretrained
+from ddim_jax.training import checkpoints, loop
+from tests.tiny import tiny
+
+ROOT = Path(__file__).parent.parent
+
+
+def config(steps, **train):
+    config = tiny(digits.get_config())
+    config.train.update(dict(steps=steps, log_every=1, checkpoint_every=2, sample_every=0) | train)
+    return config
+
+
+def leaves(state):
+    state = state.replace(key=jax.random.key_data(state.key))
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
+
+
+def curve(workdir):
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return {line["step"]: line["loss"] for line in map(json.loads, lines)}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """An uninterrupted run of 6 steps: (workdir, state)."""
+    workdir = tmp_path_factory.mktemp("finished")
+    return workdir, loop.train(config(6), workdir)
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(finished, tmp_path):
+    loop.train(config(3), tmp_path)
+    state = loop.train(config(6), tmp_path)
+    for ours, theirs in zip(leaves(state), leaves(finished[1]), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert curve(tmp_path) == curve(finished[0]) and sorted(curve(tmp_path)) == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_signal_saves_and_stops(tmp_path, monkeypatch):
+    add = loop.MetricsWriter.add
+    calls = []
+
+    def add_and_signal(self, metrics):
+        add(self, metrics)
+        calls.append(1)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(loop.MetricsWriter, "add", add_and_signal)
+    before = signal.getsignal(signal.SIGTERM)
+    state = loop.train(config(50, checkpoint_every=50), tmp_path)
+    assert int(state.step) == 3 and (tmp_path / "checkpoints" / "3").is_dir()
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def damage(step_dir):
+    for file in step_dir.rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"damaged")
+
+
+def test_a_damaged_newest_checkpoint_is_skipped_and_said(finished, tmp_path, caplog):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished[0], workdir)
+    damage(workdir / "checkpoints" / "6")
+    with caplog.at_level("WARNING"):
+        model = pretrained.load(workdir)
+    assert model.step == 4
+    assert "Skipped the damaged checkpoint of step 6" in caplog.text
+    state = loop.train(config(6), workdir)
+    for ours, theirs in zip(leaves(state), leaves(finished[1]), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    damage(workdir / "checkpoints" / "4")
+    damage(workdir / "checkpoints" / "6")
+    with pytest.raises(ValueError, match="no checkpoint in .* can be read: step 6 .*; remove the"):
+        pretrained.load(workdir)
+
+
+def test_a_checkpoint_of_another_architecture_names_the_parameter(finished, tmp_path):
+    workdir = tmp_path / "run"
+    shutil.copytree(finished[0], workdir)
+    text = json.loads((workdir / checkpoints.CONFIG_FILE).read_text())
+    text["model"]["channels"] *= 2
+    (workdir / checkpoints.CONFIG_FILE).write_text(json.dumps(text))
+    with pytest.raises(ValueError, match="checkpoint 6 is of another architecture: parameter conv"):
+        pretrained.load(workdir)
+
+
+def test_a_workdir_of_another_experiment_is_refused(finished):
+    other = config(6)
+    other.schedule.name = "vp_linear"
+    with pytest.raises(
+        ValueError, match="holds a run whose config.schedule is .*another --workdir"
+    ):
+        loop.train(other, finished[0])
+
+
+def test_a_loss_that_is_not_finite_saves_the_last_good_state_and_stops(tmp_path):
+    bad = config(9)
+    bad.optimizer.update(learning_rate=1e30, warmup_steps=0, clip_norm=0.0)
+    with pytest.raises(loop.NotFiniteError, match="not finite after step .*learning_rate"):
+        loop.train(bad, tmp_path)
+    (saved,) = [int(d.name) for d in (tmp_path / "checkpoints").iterdir() if d.name.isdigit()]
+    assert 0 < saved < 9
+    ema = pretrained.load(tmp_path).params
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(ema))
+
+
+def test_loading_what_is_not_there(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no checkpoint 'nowhere'.*: digits"):
+        pretrained.load("nowhere")
+    with pytest.raises(FileNotFoundError, match="not a training workdir .no config.json"):
+        pretrained.load(tmp_path)
+    checkpoints.save_config(tmp_path, config(1))
+    with pytest.raises(FileNotFoundError, match="has no checkpoints yet"):
+        pretrained.load(tmp_path)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [("float32", 0), ("float16", 1e-3)])
+def test_an_exported_file_holds_the_network_and_its_config(finished, tmp_path, dtype, tolerance):
+    model = pretrained.load(finished[0])
+    file = tmp_path / "model.safetensors"
+    pretrained.main([str(finished[0]), str(file), f"--dtype={dtype}"])
+    back = pretrained.load(file)
+    assert back.step == 6 and back.config.to_json() == model.config.to_json()
+    model.config.data.name = "npz:/home/me/mine.npz"
+    pretrained.save(tmp_path / "mine.safetensors", model)
+    assert pretrained.load(tmp_path / "mine.safetensors").config.data.name == "npz:mine.npz"
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance),
+        back.params,
+        model.params,
+    )
+    with pytest.raises(FileExistsError, match="exists; choose another name"):
+        pretrained.save(file, model)
+    with pytest.raises(ValueError, match="must end in .safetensors, got"):
+        pretrained.save(tmp_path / "model.bin", model)
+    with pytest.raises(ValueError, match="dtype must be one of float32, float16, got 'int8'"):
+        pretrained.save(tmp_path / "new.safetensors", model, "int8")
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(ValueError, match="not a readable safetensors file"):
+        pretrained.load(file)
+
+
+def command(workdir, steps):
+    return [
+        sys.executable, "train.py", f"--workdir={workdir}", f"--config.train.steps={steps}",
+        "--config.model.channels=8", "--config.train.batch_size=8", "--config.train.log_every=1",
+        "--config.train.checkpoint_every=20", "--config.train.sample_every=0",
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_kill_9_and_sigterm_in_a_process_of_its_own(tmp_path):
+    """The same command continues, and its loss curve is that of an uninterrupted run."""
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    subprocess.run(command(whole, 120), cwd=ROOT, check=True)
+    for number, code in ((signal.SIGKILL, -9), (signal.SIGTERM, 0)):
+        process = subprocess.Popen(command(broken, 120), cwd=ROOT)
+        first = max(curve(broken)) if (broken / "metrics.jsonl").exists() else 0
+        while process.poll() is None:
+            time.sleep(0.02)
+            done = (broken / "metrics.jsonl").exists() and max(curve_so_far(broken), default=0)
+            if done and done >= first + 30:
+                process.send_signal(number)
+                break
+        assert process.wait() == code
+    subprocess.run(command(broken, 120), cwd=ROOT, check=True)
+    assert curve(broken) == curve(whole) and max(curve(whole)) == 120
+
+
+def curve_so_far(workdir):
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line)["step"] for line in lines if line.endswith("}")]
