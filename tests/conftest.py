@@ -1,6 +1,7 @@
 """Test set-up: CPU with two host devices, strict ranks, strict dtypes for the maths, `--slow`."""
 
 import os
+import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 FLAGS = [
@@ -15,6 +16,10 @@ import jax  # noqa: E402  (the flags above are read when jax starts)
 import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# the same tiny network is trained many times; compile it once a session
+_cache = tempfile.TemporaryDirectory()
+jax.config.update("jax_compilation_cache_dir", _cache.name)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
 def pytest_addoption(parser):

@@ -11,13 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import grain
 import numpy as np
 
 from ddim_jax.data.sources import Source
-
-# Batches are assembled ahead of time by threads; a small buffer is enough to hide the work.
-_READ = grain.ReadOptions(num_threads=4, prefetch_buffer_size=8)
 
 
 def batches(
@@ -55,7 +51,11 @@ def batches(
         ValueError: if a count is out of range, `process_count` does not divide `batch_size`, or
             the source is empty.
     """
+    import grain  # a second to import, which sampling need not wait for
+
     _check(source, batch_size, seed, start_step, process_index, process_count)
+    # assembled ahead of time by threads; a small buffer is enough to hide the work
+    read = grain.ReadOptions(num_threads=4, prefetch_buffer_size=8)
     dataset = grain.MapDataset.source(source).seed(seed)
     if shuffle:
         dataset = dataset.shuffle()
@@ -64,7 +64,7 @@ def batches(
         # Before the slice: the draw belongs to the global position, not to the process.
         dataset = dataset.random_map(_flip)
     dataset = dataset[process_index::process_count].batch(batch_size // process_count)
-    iterator = iter(dataset.to_iter_dataset(_READ))
+    iterator = iter(dataset.to_iter_dataset(read))
     iterator.set_state({"next_index": start_step})
     return iterator
 

@@ -68,9 +68,10 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> TrainState:
     with StopOnSignal() as stop, _progress(config, first) as bar:
         for step in range(first + 1, config.train.steps + 1):
             state, metrics = step_fn(state, put(next(batches)))
-            last = step == config.train.steps or stop.requested
             writer.add(metrics)
             bar.update()
+            stopping = stop.requested  # once: a signal between here and the save must not be lost
+            last = stopping or step == config.train.steps
             if step % config.train.log_every == 0 or last:
                 values = writer.write(step, config.train.batch_size)
                 bar.set_postfix(loss=f"{values['loss_mean']:.4f}", images_s=values["images_s"])
@@ -80,7 +81,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> TrainState:
                 checkpointer.save(state, wait=last)
             if config.train.sample_every and (step % config.train.sample_every == 0 or last):
                 bar.write(f"step {step}: {draw(state.ema, step)}", file=sys.stderr)
-            if stop.requested:
+            if stopping:
                 logging.warning("Stopped by a signal after step %d; saved in %s", step, workdir)
                 break
     batches.close()

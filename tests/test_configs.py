@@ -1,0 +1,114 @@
+"""Every config, shrunk, trains; at full size it has the published shapes; errors are clear."""
+
+import importlib
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from ddim_jax import experiment
+from ddim_jax.training import loop
+from tests.tiny import tiny
+
+ROOT = Path(__file__).parent.parent
+NAMES = sorted(file.stem for file in (ROOT / "configs").glob("*.py"))
+
+
+def get(name="digits"):
+    return importlib.import_module(f"configs.{name}").get_config()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_config_trains_two_steps_saves_and_draws(name, tmp_path):
+    state = loop.train(tiny(get(name)), tmp_path)
+    assert int(state.step) == 2
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2]
+    assert all(np.isfinite(row["loss"]) and row["grad_norm"] > 0 for row in rows)
+    assert (tmp_path / "checkpoints" / "2").is_dir()
+    assert (tmp_path / "samples" / "step_0000002.png").stat().st_size > 100
+
+
+PUBLISHED = {
+    "cifar10": 35_746_307,  # Ho et al. 2020: 35.7M
+    "lsun_bedroom256": 113_673_219,  # Ho et al. 2020: 114M
+    "imagenet64": 295_899_267 + 768,  # Dhariwal & Nichol 2021: 296M; and our null label
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_config_builds_at_full_size(name):
+    config = get(name)
+    parts = experiment.build(config)
+    shapes = jax.eval_shape(parts.init, jax.random.key(0))
+    count = sum(int(np.prod(p.shape)) for p in jax.tree.leaves(shapes))
+    assert count == PUBLISHED.get(name, count)
+    assert experiment.build_loss(config, parts)
+    optimizer = experiment.build_optimizer(config)
+    assert jax.eval_shape(optimizer.init, shapes)
+    assert experiment.build_ema(config)
+    loop.SampleGrid.check(config, parts)
+    doc = importlib.import_module(f"configs.{name}").__doc__
+    assert f"train.py --config=configs/{name}.py" in doc or name == "digits"
+    assert "python train.py" in doc
+
+
+def change(path, value):
+    """The shrunk digits config with one field changed."""
+    config = tiny(get())
+    with config.unlocked():
+        *sections, field = path.split(".")
+        target = config
+        for section in sections:
+            target = target[section]
+        target[field] = value
+    return config
+
+
+@pytest.mark.parametrize(
+    "path, value, message",
+    [
+        ("schedule.name", "cosin", "unknown schedule 'cosin' .did you mean 'cosine'.*ddpm_linear"),
+        ("schedule.log_snr_mim", -9, "schedule has no option 'log_snr_mim' .did you mean"),
+        ("prediction.name", "epsilon", "unknown prediction 'epsilon'.*eps, x0, v, flow, edm"),
+        ("loss.name", "diffusio", "unknown loss 'diffusio' .did you mean 'diffusion'"),
+        ("loss.weighting.name", "snr", "unknown weighting 'snr'.*truncated_snr"),
+        ("loss.times.name", "normal", "unknown times 'normal'.*uniform, log_normal"),
+        ("loss.label_drop", 0.1, "loss has no option 'label_drop'"),
+        ("model.chanels", 8, "model has no option 'chanels' .did you mean 'channels'"),
+        ("optimizer.lr", 1.0, "optimizer has no option 'lr'.*learning_rate"),
+        ("ema.name", "none", "unknown ema 'none'; it is one of constant, power"),
+        ("sample.solver", "dpm", "unknown solver 'dpm'; the solvers are ddim"),
+        ("sample.stride", "linear", "unknown stride 'linear'; the strides are uniform"),
+        ("data.name", "digit", "digits"),
+        ("data.image_shape", (10, 10, 1), "holds images of shape .8, 8, 1.*the config says"),
+        ("model.num_classes", 3, "has 10 classes, the network 3; set config.model.num_classes=10"),
+        ("train.batch_size", 3, "divisible by the 2 devices, got 3; use 4"),
+        ("train.steps", 0, "config.train.steps must be at least 1, got 0"),
+        ("parallel", "pjit", "parallel must be 'jit' or 'pmap', got 'pjit'"),
+    ],
+)
+def test_a_wrong_config_is_refused_before_any_work(path, value, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        loop.train(change(path, value), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_eps_prediction_needs_a_schedule_with_signal():
+    config = get()
+    config.prediction.name = "eps"
+    config.schedule = dict(name="rectified_flow")
+    with pytest.raises(ValueError, match="'eps' says nothing about x0 where alpha = 0"):
+        experiment.build(config)
+
+
+def test_tables_by_name_clip_the_stride_to_the_solvers_limit():
+    schedule = experiment.build(get()).schedule
+    table = experiment.build_table(schedule, "heun", "uniform", 4)
+    np.testing.assert_allclose(schedule.half_log_snr(table.level.t[0]), -5.1)
+    free = experiment.build_table(schedule, "heun_angle", "uniform", 4)
+    assert free.level.t[0] == 1
+    with pytest.raises(ValueError, match="stride 'karras' has no option 'spacing'"):
+        experiment.build_table(schedule, "ddim", "karras", 4, stride_options={"spacing": "leading"})

@@ -1,0 +1,22 @@
+"""Shrinks any config so that it runs in seconds: the same parts, at the smallest sizes."""
+
+import ml_collections
+
+
+def tiny(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """The config with a network of a few channels on 8 x 8 digits, 2 steps of batch 4."""
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        channels = config.model.out_channels
+        config.data.update(name="digits", image_shape=(8, 8, channels), resize=8)
+        mults = tuple(config.model.channel_mults)[:2]
+        config.model.update(channels=8, channel_mults=mults, num_blocks=1, patch_size=1)
+        config.model.attention_resolutions = (4,) if config.model.attention_resolutions else ()
+        if config.model.get("head_channels"):
+            config.model.head_channels = 8
+        config.train.update(steps=2, batch_size=4, log_every=1, checkpoint_every=2, sample_every=2)
+        config.optimizer.warmup_steps = 1
+        if config.optimizer.get("decay_steps"):
+            config.optimizer.decay_steps = 2
+        config.sample.update(steps=2, num_samples=2)
+    return config
