@@ -52,6 +52,15 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(finished, tmp_pat
     assert curve(tmp_path) == curve(finished[0]) and sorted(curve(tmp_path)) == [1, 2, 3, 4, 5, 6]
 
 
+def test_a_pmapped_run_trains_and_draws_like_a_jitted_one(finished, tmp_path):
+    pmapped = config(3, sample_every=3)
+    pmapped.parallel = "pmap"
+    state = loop.train(pmapped, tmp_path)
+    assert int(state.step) == 3 and (tmp_path / "samples" / "step_0000003.png").exists()
+    for step, loss in curve(tmp_path).items():
+        np.testing.assert_allclose(loss, curve(finished[0])[step], rtol=1e-5)
+
+
 def test_a_signal_saves_and_stops(tmp_path, monkeypatch):
     add = loop.MetricsWriter.add
     calls = []

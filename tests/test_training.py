@@ -151,10 +151,3 @@ def test_uint8_batches_are_scaled_to_unit_range():
     scaled = rows | {"image": (rows["image"].astype(np.float32) / 127.5 - 1)}
     losses_ = [float(jax.jit(make())(state, rows)[1]["loss"]) for rows in (rows, scaled)]
     assert losses_[0] == pytest.approx(losses_[1], rel=1e-5)
-
-
-def test_bad_modes_and_batches():
-    with pytest.raises(ValueError, match="parallel must be 'jit' or 'pmap', got 'xmap'"):
-        parallel.parallelise_step(make, "xmap")
-    with pytest.raises(ValueError, match="divisible by the 2 devices, got 7; use 8"):
-        parallel.check_batch(7, 2)
