@@ -12,7 +12,9 @@ from ml_collections import config_flags
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-_CONFIG = config_flags.DEFINE_config_file("config", "configs/digits.py", "what to train")
+DEFAULT = "configs/digits.py"
+# not the flag's own default: overrides would then be checked against it, whatever --config says
+_CONFIG = config_flags.DEFINE_config_file("config", None, f"what to train; default {DEFAULT}")
 _WORKDIR = flags.DEFINE_string("workdir", None, "where to; default runs/<name of the config>")
 
 
@@ -33,10 +35,22 @@ def main(argv):
     workdir = _WORKDIR.value or os.path.join("runs", name)
     try:
         state = loop.train(_CONFIG.value, workdir)
-    except (ValueError, FileNotFoundError, loop.NotFiniteError) as error:
+    except (ValueError, OSError, loop.NotFiniteError) as error:
         sys.exit(f"train.py: {error}")
     print(f"At step {int(state.step)}; pictures in {os.path.join(workdir, 'samples')}")
 
 
+def _parse(argv):
+    """absl's parser, with the default config and one line in place of a traceback."""
+    if not any(arg.lstrip("-").split("=")[0] == "config" for arg in argv[1:]):
+        argv = [argv[0], f"--config={DEFAULT}", *argv[1:]]
+    try:
+        rest = app.parse_flags_with_usage(argv)
+        assert _CONFIG.value is not None
+        return rest
+    except (AttributeError, OSError) as error:
+        sys.exit(f"train.py: {' '.join(str(error).split())}")
+
+
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=_parse)

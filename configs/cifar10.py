@@ -16,7 +16,9 @@ def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.seed = 0
     config.parallel = "jit"
-    config.data = dict(name="cifar10", split="train", image_shape=(32, 32, 3), flip=True)
+    config.data = dict(
+        name="cifar10", split="train", image_shape=(32, 32, 3), flip=True, resize=0, data_dir=""
+    )
     config.model = dict(
         out_channels=3,
         channels=128,

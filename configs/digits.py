@@ -11,7 +11,9 @@ def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.seed = 0
     config.parallel = "jit"
-    config.data = dict(name="digits", split="train", image_shape=(28, 28, 1), flip=False)
+    config.data = dict(
+        name="digits", split="train", image_shape=(28, 28, 1), flip=False, resize=0, data_dir=""
+    )
     config.model = dict(
         out_channels=1,
         channels=48,

@@ -107,8 +107,9 @@ def _prepare(config: ml_collections.ConfigDict):
     source = data.load(
         config.data.name,
         config.data.split,
-        image_size=config.data.get("resize"),
-        channels=channels if config.data.get("resize") else None,
+        image_size=config.data.resize or None,
+        channels=channels if config.data.resize else None,
+        data_dir=config.data.data_dir or None,
     )
     if tuple(source.image_shape) != parts.image_shape:
         raise ValueError(
