@@ -33,7 +33,7 @@ def get_config():
     )
     config.schedule = dict(name="ddpm_cosine")
     config.loss.label_dropout = 0.1
-    config.optimizer = dict(name="adamw", learning_rate=1e-4, warmup_steps=0, clip_norm=1.0)
+    config.optimizer = dict(name="adamw", learning_rate=3e-4, warmup_steps=0, clip_norm=0.0)
     config.train.update(steps=540_000, batch_size=2048)
     config.sample.update(stride="uniform", steps=50, num_samples=40)
     return config

@@ -105,6 +105,9 @@ def build_loss(config: ml_collections.ConfigDict, experiment: Experiment) -> los
     times = options.pop("times", {"name": "uniform"})
     weighting = options.pop("weighting", {"name": "simple"})
     if _lookup(WEIGHTINGS, weighting["name"], "weighting") is None:
+        extra = sorted(set(weighting) - {"name"})
+        if extra:
+            raise ValueError(f"weighting {weighting['name']!r} has no options, got {extra[0]!r}")
         weight = None
     else:
         weight = _make(WEIGHTINGS, weighting, "weighting")
@@ -145,10 +148,10 @@ def build_table(
     Raises:
         ValueError: an unknown name or option, steps out of range.
     """
-    info = solvers.get(solver)
+    info = _lookup(solvers.SOLVERS, solver, "solver")
     solver_options, stride_options = dict(solver_options or {}), dict(stride_options or {})
     _check_options(info.make, solver_options, f"solver {solver!r}")
-    make_stride = strides.get(stride)
+    make_stride = _lookup(strides.STRIDES, stride, "stride")
     stride_options = {"lam_min": info.lam_min} | stride_options
     _check_options(make_stride, stride_options, f"stride {stride!r}")
     times = make_stride(schedule, steps, **stride_options)

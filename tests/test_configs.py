@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ddim_jax import experiment
-from ddim_jax.training import loop
+from ddim_jax.training import checkpoints, loop
 from tests.tiny import tiny
 
 ROOT = Path(__file__).parent.parent
@@ -76,12 +76,20 @@ def change(path, value):
         ("loss.name", "diffusio", "unknown loss 'diffusio' .did you mean 'diffusion'"),
         ("loss.weighting.name", "snr", "unknown weighting 'snr'.*truncated_snr"),
         ("loss.times.name", "normal", "unknown times 'normal'.*uniform, log_normal"),
+        ("loss.weighting.gamma", 5.0, "weighting 'simple' has no options, got 'gamma'"),
         ("loss.label_drop", 0.1, "loss has no option 'label_drop'"),
         ("model.chanels", 8, "model has no option 'chanels' .did you mean 'channels'"),
+        ("model.dtype", "float16", "dtype must be one of .*got 'float16'"),
+        ("model.channel_mults", (1, 1, 1, 1, 1), "height and width must be divisible by 16"),
+        ("model.out_channels", 3, "returns 3 channels, the images have 1; set .*out_channels=1"),
+        ("optimizer.name", "adm", "optimizer must be 'adam' or 'adamw', got 'adm'"),
         ("optimizer.lr", 1.0, "optimizer has no option 'lr'.*learning_rate"),
         ("ema.name", "none", "unknown ema 'none'; it is one of constant, power"),
-        ("sample.solver", "dpm", "unknown solver 'dpm'; the solvers are ddim"),
-        ("sample.stride", "linear", "unknown stride 'linear'; the strides are uniform"),
+        ("sample.solver", "dpm", "unknown solver 'dpm' .did you mean 'ddpm'.*it is one of ddim"),
+        ("sample.stride", "quadratc", "unknown stride 'quadratc' .did you mean 'quadratic'"),
+        ("sample.steps", 0, "steps must be a whole number >= 1, got 0"),
+        ("sample.clip", "statik", "unknown clip 'statik'; it is one of none, static, dynamic"),
+        ("sample.num_samples", 0, "config.sample.num_samples must be at least 1, got 0"),
         ("data.name", "digit", "digits"),
         ("data.image_shape", (10, 10, 1), "holds images of shape .8, 8, 1.*the config says"),
         ("model.num_classes", 3, "has 10 classes, the network 3; set config.model.num_classes=10"),
@@ -94,6 +102,13 @@ def test_a_wrong_config_is_refused_before_any_work(path, value, message, tmp_pat
     with pytest.raises(ValueError, match=message):
         loop.train(change(path, value), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_refused_model_does_not_lock_the_workdir(tmp_path):
+    """The corrected command must run in the directory that the wrong one named."""
+    with pytest.raises(ValueError, match="remat must be one of"):
+        loop.train(change("model.remat", "all"), tmp_path / "run")
+    checkpoints.save_config(tmp_path / "run", tiny(get()))
 
 
 def test_eps_prediction_needs_a_schedule_with_signal():
@@ -112,3 +127,19 @@ def test_tables_by_name_clip_the_stride_to_the_solvers_limit():
     assert free.level.t[0] == 1
     with pytest.raises(ValueError, match="stride 'karras' has no option 'spacing'"):
         experiment.build_table(schedule, "ddim", "karras", 4, stride_options={"spacing": "leading"})
+    with pytest.raises(ValueError, match="solver 'ddim' has no option 'etaa' .did you mean 'eta'"):
+        experiment.build_table(schedule, "ddim", "uniform", 4, solver_options={"etaa": 1.0})
+
+
+def test_settings_of_the_papers():
+    """Where a config departs from the one it starts from; Ho et al. 2020, appendix B."""
+    cifar, lsun = get("cifar10"), get("lsun_bedroom256")
+    assert (cifar.data.flip, lsun.data.flip) == (True, False)
+    assert (cifar.optimizer.learning_rate, lsun.optimizer.learning_rate) == (2e-4, 2e-5)
+    assert (cifar.train.batch_size, lsun.train.batch_size) == (128, 64)
+    assert (cifar.model.dropout, lsun.model.dropout) == (0.1, 0.0)
+    assert cifar.ema.to_dict() == {"name": "constant", "decay": 0.9999}
+    edm, celeba = get("cifar10_edm").sample, get("celeba64").sample
+    schedule = experiment.build(get("cifar10_edm")).schedule
+    assert experiment.build_table(schedule, edm.solver, edm.stride, edm.steps).nfe == 35
+    assert (cifar.sample.stride, celeba.stride) == ("quadratic", "uniform")

@@ -118,7 +118,7 @@ def test_the_command_draws_a_picture_and_never_overwrites(command, tmp_path, cap
     "flags, message",
     [
         ({"solver": "dddim"}, "unknown solver 'dddim'.*ddim, ddpm"),
-        ({"stride": "cubic"}, "unknown stride 'cubic'; the strides are uniform"),
+        ({"stride": "cubic"}, "unknown stride 'cubic'.*one of uniform"),
         ({"steps": 0}, "steps must be .*got 0"),
         ({"eta": 1.5}, r"eta must be in \[0, 1\], got 1.5"),
         ({"solver": "heun", "eta": 0.5}, "solver 'heun' has no option 'eta'"),

@@ -154,7 +154,6 @@ def test_noise_is_drawn_by_stochastic_solvers_only(name):
 @pytest.mark.parametrize(
     "call, message",
     [
-        (lambda: solvers.get("ddm"), "unknown solver 'ddm'; the solvers are ddim, ddpm"),
         (lambda: solvers.ddim(1.2), r"eta must be in \[0, 1\], got 1.2"),
         (lambda: solvers.ddpm("learned"), "got 'learned'"),
         (lambda: solvers.heun("time"), "unknown space 'time'; the spaces are sigma, flow, angle"),

@@ -169,7 +169,6 @@ def test_lam_min_moves_the_noisy_end_to_a_trained_index(name):
         ),
         (lambda: strides.uniform(LINEAR, 900, lam_min=2.0), "900 points do not fit on the"),
         (lambda: strides.quadratic(LINEAR, 900, fraction=1, lam_min=2.0), "points do not fit"),
-        (lambda: strides.get("cubic"), "unknown stride 'cubic'; the strides are uniform"),
     ],
 )
 def test_bad_arguments_are_named(call, message):

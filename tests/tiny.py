@@ -9,8 +9,9 @@ def tiny(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     with config.unlocked():
         channels = config.model.out_channels
         config.data.update(name="digits", image_shape=(8, 8, channels), resize=8)
-        mults = tuple(config.model.channel_mults)[:2]
-        config.model.update(channels=8, channel_mults=mults, num_blocks=1, patch_size=1)
+        # one shape for all, so that configs share compiled programs where they can
+        config.model.update(channels=8, channel_mults=(1, 2), num_blocks=1, patch_size=1)
+        config.model.remat = "none"
         config.model.attention_resolutions = (4,) if config.model.attention_resolutions else ()
         if config.model.get("head_channels"):
             config.model.head_channels = 8

@@ -62,18 +62,6 @@ SOLVERS: dict[str, SolverInfo] = {
 }
 """Solvers by name."""
 
-
-def get(name: str) -> SolverInfo:
-    """The entry of `SOLVERS` called `name`.
-
-    Raises:
-        ValueError: there is none; lists those there are.
-    """
-    if name not in SOLVERS:
-        raise ValueError(f"unknown solver {name!r}; the solvers are {', '.join(SOLVERS)}")
-    return SOLVERS[name]
-
-
 __all__ = [
     "SOLVERS",
     "SPACES",
@@ -85,6 +73,5 @@ __all__ = [
     "ddim",
     "ddpm",
     "euler",
-    "get",
     "heun",
 ]

@@ -116,11 +116,17 @@ def _prepare(config: ml_collections.ConfigDict):
             f"{config.data.name} holds images of shape {tuple(source.image_shape)}, the config "
             f"says {parts.image_shape}; set config.data.image_shape, or config.data.resize={height}"
         )
+    if parts.model.out_channels != channels:  # the loss would broadcast over them, unnoticed
+        raise ValueError(
+            f"the network returns {parts.model.out_channels} channels, the images have {channels}; "
+            f"set config.model.out_channels={channels}"
+        )
     if parts.num_classes and source.num_classes > parts.num_classes:
         raise ValueError(
             f"{config.data.name} has {source.num_classes} classes, the network "
             f"{parts.num_classes}; set config.model.num_classes={source.num_classes}"
         )
+    jax.eval_shape(parts.init, jax.random.key(0))  # traces the network, which checks its options
     return parts, step_fn, optimizer, source
 
 
@@ -246,6 +252,12 @@ class SampleGrid:
     def check(config, parts: Experiment):
         """The table that the config's `sample` section asks for; raises ValueError if it cannot."""
         options = config.sample
+        if options.num_samples < 1:
+            raise ValueError(
+                f"config.sample.num_samples must be at least 1, got {options.num_samples}; for no "
+                "pictures set config.train.sample_every=0"
+            )
+        parts.sampler(clip=options.clip)  # raises for an unknown clip
         return experiment.build_table(parts.schedule, options.solver, options.stride, options.steps)
 
     def __call__(self, ema, step: int) -> Path:
