@@ -20,9 +20,13 @@ def get(name="digits"):
     return importlib.import_module(f"configs.{name}").get_config()
 
 
+TWO_LEVELS = ("digits", "imagenet64")
+"""One config for each way of resampling; a second level doubles what is compiled."""
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_config_trains_two_steps_saves_and_draws(name, tmp_path):
-    state = loop.train(tiny(get(name)), tmp_path)
+    state = loop.train(tiny(get(name), levels=2 if name in TWO_LEVELS else 1), tmp_path)
     assert int(state.step) == 2
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2]

@@ -3,16 +3,17 @@
 import ml_collections
 
 
-def tiny(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """The config with a network of a few channels on 8 x 8 digits, 2 steps of batch 4."""
+def tiny(config: ml_collections.ConfigDict, levels: int = 2) -> ml_collections.ConfigDict:
+    """The config with a network of 1 or 2 small levels on 8 x 8 digits, 2 steps of batch 4."""
     config = config.copy_and_resolve_references()
     with config.unlocked():
         channels = config.model.out_channels
         config.data.update(name="digits", image_shape=(8, 8, channels), resize=8)
         # one shape for all, so that configs share compiled programs where they can
-        config.model.update(channels=8, channel_mults=(1, 2), num_blocks=1, patch_size=1)
+        config.model.update(channels=8, channel_mults=(1, 2)[:levels], num_blocks=1, patch_size=1)
         config.model.remat = "none"
-        config.model.attention_resolutions = (4,) if config.model.attention_resolutions else ()
+        if config.model.attention_resolutions:
+            config.model.attention_resolutions = (8 // 2 ** (levels - 1),)  # the last level's
         if config.model.get("head_channels"):
             config.model.head_channels = 8
         config.train.update(steps=2, batch_size=4, log_every=1, checkpoint_every=2, sample_every=2)
