@@ -1,6 +1,6 @@
 """What the sampling loop costs beside the network: time, compile time, memory.
 
-    python benchmarks/sampling.py [--config=configs/cifar10.py] [--batch=4] [--steps=10]
+    python -m benchmarks.sampling [--config=configs/cifar10.py] [--batch=4] [--steps=10]
 
 Prints the time of an N-step scan over N times that of one jitted forward pass (alternating runs in
 one process; minima and medians), and the compile seconds, instructions and temporary memory of the

@@ -140,8 +140,13 @@ def diffusion(
     Returns:
         A `Loss`; its metrics are "loss" and "mse_x0", the unweighted mean error of x0.
 
+    Raises:
+        ValueError: label_dropout outside [0, 1].
+
     Source: Ho et al. 2020, equation 14; Salimans & Ho 2022, section 4.
     """
+    if not 0 <= label_dropout <= 1:
+        raise ValueError(f"label_dropout must be in [0, 1], got {label_dropout}; 0.1 is usual")
     times = times or uniform(schedule)
 
     def loss(params, frozen, batch, keys, step):

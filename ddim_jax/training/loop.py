@@ -101,6 +101,9 @@ def _prepare(config: ml_collections.ConfigDict):
     for name in ("steps", "batch_size", "log_every", "checkpoint_every", "keep"):
         if config.train[name] < 1:
             raise ValueError(f"config.train.{name} must be at least 1, got {config.train[name]}")
+    for name, value in (("seed", config.seed), ("train.sample_every", config.train.sample_every)):
+        if value < 0:
+            raise ValueError(f"config.{name} must not be negative, got {value}")
     parallel.check_batch(config.train.batch_size)
     SampleGrid.check(config, parts)
     height, width, channels = parts.image_shape

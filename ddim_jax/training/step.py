@@ -93,10 +93,13 @@ def make_optimizer(
         b2: decay of the second moment.
 
     Raises:
-        ValueError: unknown name, weight decay without adamw, decay shorter than warm-up.
+        ValueError: unknown name, a rate that is not positive, weight decay without adamw, decay
+            shorter than warm-up.
     """
     if name not in ("adam", "adamw"):
         raise ValueError(f"optimizer must be 'adam' or 'adamw', got {name!r}")
+    if learning_rate <= 0:
+        raise ValueError(f"learning_rate must be positive, got {learning_rate}; DDPM uses 2e-4")
     if name == "adam" and weight_decay:
         raise ValueError(f"weight_decay={weight_decay} needs optimizer 'adamw'")
     if decay_steps and decay_steps <= warmup_steps:
