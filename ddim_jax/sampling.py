@@ -103,8 +103,8 @@ def run(
     state = x if isinstance(x, State) else State(x, x)
     chex.assert_equal_shape([state.evaluate, state.base])
     chex.assert_shape(keys, (state.evaluate.shape[0],))
-    table = jax.tree.map(lambda leaf: jnp.asarray(leaf), table)
     state = jax.tree.map(jnp.asarray, state)
+    table = _cast(table, state.evaluate.dtype)
     state = _start(table, state, keys)
     slots = table.history.shape[-1]
     history = jnp.zeros((slots,) + state.evaluate.shape, state.evaluate.dtype)
@@ -147,9 +147,18 @@ def run(
     return RunResult(final, state, collected)
 
 
+def _cast(table: SolverTable, dtype) -> SolverTable:
+    """The table's float64 numbers as `dtype`; slots and flags as they are."""
+
+    def cast(leaf):
+        return jnp.asarray(leaf) if leaf.dtype.kind in "ib" else jnp.asarray(leaf, dtype)
+
+    return jax.tree.map(cast, table)
+
+
 def _start(table: SolverTable, state: State, keys: Array) -> State:
     scale, noise = table.start
-    state = jax.tree.map(lambda x: scale.astype(x.dtype) * x, state)
+    state = jax.tree.map(lambda x: scale * x, state)
     return _add_noise(jnp.stack([noise, noise]), state, keys, 0)
 
 
@@ -173,16 +182,6 @@ def _add_noise(multiples: Array, state: State, keys: Array, row: Array) -> State
         return State(state.evaluate + multiples[0] * z, state.base + multiples[1] * z)
 
     return jax.lax.cond(jnp.any(multiples != 0), draw, lambda state: state, state)
-
-
-def to_device_dtype(table: SolverTable, dtype=jnp.float32) -> SolverTable:
-    """The table's float64 numbers as `dtype`, ready to be an argument of a jitted sampler."""
-
-    def cast(leaf):
-        leaf = jnp.asarray(leaf) if leaf.dtype.kind in "ib" else jnp.asarray(leaf, dtype)
-        return leaf
-
-    return jax.tree.map(cast, table)
 
 
 def make_sampler(
@@ -225,7 +224,6 @@ def make_sampler(
             net = classifier_free(net, null_cond(cond), guidance)
         denoise = denoisers.denoiser(net, parameterization, cond)
         denoise = denoisers.CLIPS[clip](denoise, **(clip_options or {}))
-        table = to_device_dtype(table)
         return run(denoise, table, x, keys, constrain=constrain, collect=collect, progress=progress)
 
     return jax.jit(sample)

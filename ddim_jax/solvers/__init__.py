@@ -5,6 +5,7 @@ a function that returns a solver in the file of its family, and a line here.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from ddim_jax.solvers.ddim import Solver, ddim, ddpm
@@ -39,26 +40,20 @@ class SolverInfo(NamedTuple):
         return self.evaluations * (steps - 1) + (1 if terminal == "zero" else self.evaluations)
 
 
-def _flow_heun() -> Solver:
-    return heun(space="flow")
-
-
-def _angle_heun() -> Solver:
-    return heun(space="angle")
-
-
-def _large_ddpm() -> Solver:
-    return ddpm(variance="large")
-
-
 SOLVERS: dict[str, SolverInfo] = {
     "ddim": SolverInfo(ddim, 1, 1, False, None, "Song et al. 2021, arXiv:2010.02502"),
     "ddpm": SolverInfo(ddpm, None, 1, True, None, "Ho et al. 2020, arXiv:2006.11239"),
-    "ddpm_large": SolverInfo(_large_ddpm, None, 1, True, None, "Song et al. 2021, App. D.3"),
+    "ddpm_large": SolverInfo(
+        partial(ddpm, variance="large"), None, 1, True, None, "Song et al. 2021, App. D.3"
+    ),
     "euler": SolverInfo(euler, 1, 1, False, SIGMA_SPACE_LIMIT, "Karras et al. 2022"),
     "heun": SolverInfo(heun, 2, 2, False, SIGMA_SPACE_LIMIT, "Karras et al. 2022, alg. 1"),
-    "heun_flow": SolverInfo(_flow_heun, 2, 2, False, None, "Karras et al. 2022, Liu et al. 2022"),
-    "heun_angle": SolverInfo(_angle_heun, 2, 2, False, None, "Salimans & Ho 2022 (v over angle)"),
+    "heun_flow": SolverInfo(
+        partial(heun, space="flow"), 2, 2, False, None, "Karras et al. 2022, Liu et al. 2022"
+    ),
+    "heun_angle": SolverInfo(
+        partial(heun, space="angle"), 2, 2, False, None, "Salimans & Ho 2022 (v over angle)"
+    ),
 }
 """Solvers by name."""
 
