@@ -1,8 +1,8 @@
 """One-step integrators of the probability-flow ODE, in a space of choice.
 
-Along the flow `dx` is straightest in different coordinates for different schedules, so a space is a
-triple: the norm n that the sample is divided by, the clock u, and the slope `dz/du` of `z = x / n`
-as weights of (x0, eps):
+Along the flow `dx` is straightest in different coordinates for different schedules, so a space is
+the norm n that the sample is divided by, the clock u, and the slope `dz/du` of `z = x / n` as
+weights of (x0, eps):
 
     sigma   n = alpha            u = sigma / alpha             slope eps                  (EDM)
     flow    n = alpha + sigma    u = sigma / (alpha + sigma)   slope eps - x0             (flow)
@@ -11,49 +11,105 @@ as weights of (x0, eps):
 A fixed prediction (x0, eps) draws z on a straight line over u in the first two, on a circle over
 the angle. Euler's step follows it, `z' = z + du slope` or `z' = cos(du) z + sin(du) slope`: it is
 DDIM in all three, and exactly x0 at the clean end, where a straight step in the angle would leave
-noise. In sigma space alpha = 0 cannot be reached and lam below about -5 integrates badly (u is
-exponentially large there); flow and angle hold at both ends.
+noise. The step to the clean end is Euler's in every solver here. In sigma space alpha = 0 cannot be
+reached and lam below about -5 integrates badly (u is exponentially large there); flow and angle
+hold at both ends.
 
-Sources: Karras et al. 2022 (arXiv:2206.00364), algorithm 1; Song et al. 2021 (arXiv:2010.02502).
+Sources: Karras et al. 2022 (arXiv:2206.00364), algorithms 1 and 2; Song et al. 2021
+(arXiv:2010.02502); Liu et al. 2022 (arXiv:2209.03003).
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
 from ddim_jax.schedules import NoiseLevel, Schedule
-from ddim_jax.solvers.ddim import Solver
-from ddim_jax.solvers.table import SolverTable, empty
+from ddim_jax.solvers.rows import BASE, NOISE, POINT, Combination, Rows
+from ddim_jax.solvers.table import Solver, SolverTable
 
 
-def _sigma(level: NoiseLevel):
+class Knot(NamedTuple):
+    """A time in a space: the norm n, the clock u, the slope's weights of (x0, eps)."""
+
+    t: float
+    n: float
+    u: float
+    slope: tuple[float, float]
+
+
+def _sigma(level: NoiseLevel) -> Knot:
     with np.errstate(divide="ignore"):
-        return level.alpha, level.sigma / level.alpha, (0.0, 1.0)
+        return Knot(level.t, level.alpha, level.sigma / level.alpha, (0.0, 1.0))
 
 
-def _flow(level: NoiseLevel):
+def _flow(level: NoiseLevel) -> Knot:
     n = level.alpha + level.sigma
-    return n, level.sigma / n, (-1.0, 1.0)
+    return Knot(level.t, n, level.sigma / n, (-1.0, 1.0))
 
 
-def _angle(level: NoiseLevel):
+def _angle(level: NoiseLevel) -> Knot:
     n = np.hypot(level.alpha, level.sigma)
-    return n, np.arctan2(level.sigma, level.alpha), (-level.sigma / n, level.alpha / n)
+    slope = (-level.sigma / n, level.alpha / n)
+    return Knot(level.t, n, np.arctan2(level.sigma, level.alpha), slope)
 
 
-SPACES: dict[str, Callable] = {"sigma": _sigma, "flow": _flow, "angle": _angle}
-"""Space by name: level -> (norm, clock, slope weights)."""
+SPACES: dict[str, Callable[[NoiseLevel], Knot]] = {
+    "sigma": _sigma,
+    "flow": _flow,
+    "angle": _angle,
+}
+"""Spaces by name."""
+
+_LAM_AT = {  # u -> lam
+    "sigma": lambda u: -np.log(u),
+    "flow": lambda u: np.log1p(-u) - np.log(u),
+    "angle": lambda u: -np.log(np.tan(u)),
+}
+
+Step = Callable[[Rows, Knot, Knot, Callable[[float], Knot]], None]
+"""Writes the rows of one step between two knots; the last argument finds the knot at a clock u."""
 
 
-def _space(name: str) -> Callable:
-    if name not in SPACES:
-        raise ValueError(f"unknown space {name!r}; the spaces are {', '.join(SPACES)}")
-    return SPACES[name]
+def _one_step(space: str, step: Step) -> Solver:
+    """A solver that takes the given step everywhere but into the clean end."""
+    if space not in SPACES:
+        raise ValueError(f"unknown space {space!r}; the spaces are {', '.join(SPACES)}")
+
+    def solver(schedule: Schedule, times: np.ndarray) -> SolverTable:
+        rows = Rows(schedule, times)
+
+        def knot_at(u: float) -> Knot:
+            return SPACES[space](schedule.level(schedule.time_of(_LAM_AT[space](u))))
+
+        knots = [SPACES[space](schedule.level(t)) for t in times]
+        for now, after in zip(knots[:-1], knots[1:], strict=True):
+            if after.u == 0:
+                _euler_step(space, rows, now, after)
+            else:
+                step(rows, now, after, knot_at)
+        return rows.table()
+
+    return solver
 
 
-def _euler(space: str, du: float) -> tuple[float, float]:
-    """Weights of (z, slope) in the step that is exact for a fixed prediction."""
-    return (np.cos(du), np.sin(du)) if space == "angle" else (1.0, du)
+def _slope(rows: Rows, at: Knot) -> Combination:
+    return rows.predict(at.t, x0=at.slope[0], eps=at.slope[1])
+
+
+def _along(point: Combination, start: Knot, end: Knot, slope: Combination) -> Combination:
+    """`x' / n' = x / n + (u' - u) slope`."""
+    return end.n / start.n * point + end.n * (end.u - start.u) * slope
+
+
+def _euler_step(space: str, rows: Rows, now: Knot, after: Knot) -> None:
+    """The step that is exact for a fixed prediction."""
+    slope = _slope(rows, now)
+    if space == "angle":
+        du = after.u - now.u
+        rows.move(after.n * (np.cos(du) / now.n * POINT + np.sin(du) * slope))
+    else:
+        rows.move(_along(POINT, now, after, slope))
 
 
 def euler(space: str = "sigma") -> Solver:
@@ -62,55 +118,117 @@ def euler(space: str = "sigma") -> Solver:
     Args:
         space: what is integrated, "sigma", "flow" or "angle".
     """
-    coordinates = _space(space)
+    return _one_step(space, lambda rows, now, after, _: _euler_step(space, rows, now, after))
 
-    def solver(schedule: Schedule, times: np.ndarray) -> SolverTable:
-        table = empty(schedule, times, times[:-1], slots=1)
-        for k in range(len(times) - 1):
-            n, u, slope = coordinates(schedule.level(times[k]))
-            n_next, u_next, _ = coordinates(schedule.level(times[k + 1]))
-            keep, move = _euler(space, u_next - u)
-            table.store[k] = slope
-            table.state[k, :, 0] = keep * n_next / n
-            table.history[k, :, 0] = move * n_next
-        return table
 
-    return solver
+def _heun_step(rows: Rows, now: Knot, after: Knot, finish=lambda point: point) -> None:
+    first = _slope(rows, now)
+    rows.move(_along(POINT, now, after, first), base=POINT)
+    second = _slope(rows, after)
+    rows.move(finish(_along(BASE, now, after, (first + second) / 2)))
 
 
 def heun(space: str = "sigma") -> Solver:
-    """Heun's trapezoid: two evaluations per step, order 2; the step to sigma = 0 is Euler's.
+    """Heun's trapezoid: two evaluations per step, order 2.
 
     Args:
         space: what is integrated; "sigma" is EDM's sampler, "flow" that of rectified flow.
 
     Source: Karras et al. 2022, algorithm 1 (sigma space).
     """
-    coordinates = _space(space)
+    return _one_step(space, lambda rows, now, after, _: _heun_step(rows, now, after))
+
+
+def midpoint(space: str = "sigma") -> Solver:
+    """The midpoint method: two evaluations per step, order 2.
+
+    Args:
+        space: what is integrated; in "sigma" the middle is the geometric mean, as in the sampler
+            known as DPM-2, in the others that of the clock.
+
+    Source: Karras et al. 2022 and its k-diffusion code (sigma space).
+    """
+
+    def step(rows: Rows, now: Knot, after: Knot, knot_at: Callable[[float], Knot]) -> None:
+        u = np.sqrt(now.u * after.u) if space == "sigma" else (now.u + after.u) / 2
+        middle = knot_at(u)
+        rows.move(_along(POINT, now, middle, _slope(rows, now)), base=POINT)
+        rows.move(_along(BASE, now, after, _slope(rows, middle)))
+
+    return _one_step(space, step)
+
+
+def rk4(space: str = "angle") -> Solver:
+    """The classical Runge-Kutta method: four evaluations per step, order 4.
+
+    Args:
+        space: what is integrated.
+    """
+
+    def step(rows: Rows, now: Knot, after: Knot, knot_at: Callable[[float], Knot]) -> None:
+        middle = knot_at((now.u + after.u) / 2)
+        first = _slope(rows, now)
+        rows.move(_along(POINT, now, middle, first), base=POINT)
+        second = _slope(rows, middle)
+        rows.move(_along(BASE, now, middle, second), base=BASE)
+        third = _slope(rows, middle)
+        rows.move(_along(BASE, now, after, third), base=BASE)
+        fourth = _slope(rows, after)
+        rows.move(_along(BASE, now, after, (first + 2 * second + 2 * third + fourth) / 6))
+
+    return _one_step(space, step)
+
+
+def heun_churn(
+    churn: float = 40.0, s_min: float = 0.05, s_max: float = 50.0, s_noise: float = 1.003
+) -> Solver:
+    """EDM's stochastic sampler: noise is added before every Heun step in sigma space.
+
+    Before a step at `sigma / alpha` in [s_min, s_max] the level is raised by the factor
+    `1 + min(churn / steps, sqrt(2) - 1)`, but not beyond the schedule's noisy end. `steps` counts
+    the levels of the stride that are evaluated.
+
+    Args:
+        churn: S_churn, the amount of noise; the defaults are the paper's for ImageNet-64.
+        s_min: S_min, in sigma / alpha.
+        s_max: S_max.
+        s_noise: S_noise, standard deviation of the noise, a little above 1 against lost detail.
+
+    Raises:
+        ValueError: negative numbers, or an empty range.
+
+    Source: Karras et al. 2022, algorithm 2 and table 5.
+    """
+    if churn < 0 or s_noise < 0 or not 0 <= s_min <= s_max:
+        raise ValueError(
+            "need churn >= 0, s_noise >= 0 and 0 <= s_min <= s_max, got "
+            f"{churn}, {s_noise}, {s_min}, {s_max}; churn=0 is deterministic Heun"
+        )
 
     def solver(schedule: Schedule, times: np.ndarray) -> SolverTable:
-        at = []  # two rows a step, one for a step to the clean end
-        for t, s in zip(times[:-1], times[1:], strict=True):
-            at += [t] if schedule.level(s).sigma == 0 else [t, s]
-        table = empty(schedule, times, np.array(at), slots=2)
-        k = 0
-        for t, s in zip(times[:-1], times[1:], strict=True):
-            n, u, slope = coordinates(schedule.level(t))
-            n_next, u_next, slope_next = coordinates(schedule.level(s))
-            scale, step = n_next / n, n_next * (u_next - u)
-            first, second = k % 2, (k + 1) % 2
-            table.store[k] = slope
-            if schedule.level(s).sigma == 0:
-                keep, move = _euler(space, u_next - u)
-                table.state[k, :, 0] = keep * scale
-                table.history[k, :, first] = move * n_next
+        knots = [_sigma(schedule.level(t)) for t in times]
+        highest = _sigma(schedule.level(schedule.t_span[0])).u
+        steps = sum(knot.u > 0 for knot in knots)
+
+        def raise_level(knot: Knot) -> tuple[Knot, Callable[[Combination], Combination]]:
+            if not s_min <= knot.u <= s_max:
+                return knot, lambda point: point
+            u = min(knot.u * (1 + min(churn / steps, np.sqrt(2) - 1)), highest)
+            high = _sigma(schedule.level(schedule.time_of(-np.log(u)))) if u > knot.u else knot
+            std = high.n * s_noise * np.sqrt(max(high.u**2 - knot.u**2, 0.0))
+            return high, lambda point: high.n / knot.n * point + std * NOISE
+
+        now, noised = raise_level(knots[0])
+        start = noised(POINT).weights
+        scale = schedule.prior_std(times[0]) * start["point"]
+        rows = Rows(schedule, times, (scale, start.get("noise", 0.0)))
+        for after in knots[1:]:
+            if after.u == 0:
+                _euler_step("sigma", rows, now, after)
                 break
-            table.state[k] = [[scale, 0], [1, 0]]
-            table.history[k, 0, first] = step
-            table.store[k + 1] = slope_next
-            table.state[k + 1] = [[0, scale], [0, scale]]
-            table.history[k + 1, :, [first, second]] = step / 2
-            k += 2
-        return table
+            high, noised = raise_level(after)
+            _heun_step(rows, now, after, noised)
+            now = high
+        return rows.table()
 
     return solver

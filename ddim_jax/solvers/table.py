@@ -24,6 +24,8 @@ from ddim_jax.schedules import NoiseLevel, Schedule
 
 Array = Any
 NumpyDenoiser = Callable[[np.ndarray, NoiseLevel], tuple[np.ndarray, np.ndarray]]
+Solver = Callable[[Schedule, np.ndarray], "SolverTable"]
+"""`(schedule, times [steps + 1]) -> SolverTable`."""
 
 
 class State(NamedTuple):
@@ -172,29 +174,6 @@ class SolverTable(NamedTuple):
             if np.any(self.noise[k]):
                 state = state + np.multiply.outer(self.noise[k], noise[k])
         return State(*state)
-
-
-def empty(schedule: Schedule, times: np.ndarray, at: np.ndarray, slots: int) -> SolverTable:
-    """A table of zeros, for a solver to fill in: rows at times `at`, slots used in rotation.
-
-    Args:
-        schedule: the forward process.
-        times: [steps + 1] the stride; its ends give `start` and `end`.
-        at: [E] the time of each row's evaluation.
-        slots: H.
-    """
-    rows = len(at)
-    return SolverTable(
-        level=schedule.level(np.asarray(at, np.float64)),
-        store=np.zeros((rows, 2)),
-        slot=(np.arange(rows) % slots).astype(np.int32),
-        state=np.zeros((rows, 2, 2)),
-        history=np.zeros((rows, 2, slots)),
-        noise=np.zeros((rows, 2)),
-        active=np.ones(rows, bool),
-        start=np.array([schedule.prior_std(times[0]), 0.0]),
-        end=schedule.level(times[-1]),
-    )
 
 
 def concatenate(*tables: SolverTable) -> SolverTable:
