@@ -8,6 +8,7 @@ tensors are the flax parameters, named by their paths joined with "/"; the metad
 """
 
 import argparse
+import hashlib
 import importlib.resources
 import json
 from pathlib import Path
@@ -148,6 +149,15 @@ def save(path: str | Path, model: Pretrained, dtype: str = "float32") -> None:
     metadata = {"format": FORMAT, "config": json.dumps(config), "step": str(model.step)}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(safetensors.numpy.save(tensors, metadata))
+
+
+def fingerprint(params: Any) -> str:
+    """sha256 of parameters: of their names, shapes and float32 bytes."""
+    digest = hashlib.sha256()
+    for name, value in sorted(flatten_dict(jax.device_get(params), sep="/").items()):
+        digest.update(f"{name}{value.shape}".encode())
+        digest.update(np.ascontiguousarray(value, np.float32).tobytes())
+    return digest.hexdigest()
 
 
 def main(argv: list[str] | None = None) -> None:

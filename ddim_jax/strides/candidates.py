@@ -1,0 +1,102 @@
+"""Candidates for the race: kinds of stride, fixed and learned, between several pairs of ends.
+
+Where a stride starts and where its last evaluation is matters as much as what lies between. From
+the noisiest levels a network can only answer with the mean, so a later start (in pure noise all the
+same) saves an evaluation; and the last step, first order to the clean image, should not be spent on
+a level where nothing is left to remove.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+from ddim_jax.schedules import Schedule
+from ddim_jax.strides import adaptive
+from ddim_jax.strides.fixed import STRIDES, quadratic
+
+FIXED = {
+    "uniform": STRIDES["uniform"],
+    "quadratic": quadratic,
+    "quadratic, fraction 1": lambda schedule, steps, **ends: quadratic(
+        schedule, steps, fraction=1.0, **ends
+    ),
+    **{name: make for name, make in STRIDES.items() if name not in ("uniform", "quadratic")},
+}
+"""The fixed strides that take part."""
+
+STARTS = (-4.0, -3.25, -2.5)
+"""Later noisy ends to try, in lam."""
+
+LASTS = (0.02, 0.05, 0.1, 0.2, 0.4)
+"""Levels of the last evaluation to try, in sigma / alpha."""
+
+
+class Candidate(NamedTuple):
+    """A kind of stride between two levels.
+
+    Attributes:
+        family: a name in `families`.
+        start: lam of the first evaluation, unless the schedule begins later; None for the
+            schedule's noisy end.
+        last: sigma / alpha of the last evaluation; None for the schedule's own `t_min`.
+    """
+
+    family: str
+    start: float | None = None
+    last: float | None = None
+
+    def __str__(self) -> str:
+        start = "" if self.start is None else f" from lam {self.start:g}"
+        last = "" if self.last is None else f" to sigma/alpha {self.last:g}"
+        return self.family + start + last
+
+
+def families(order: int) -> dict[str, Callable[..., np.ndarray]]:
+    """(schedule, trajectory, steps, lam_min) -> times, fixed and learned, by name."""
+    makers = {
+        name: lambda schedule, trajectory, steps, lam_min, make=make: make(
+            schedule, steps, lam_min=lam_min
+        )
+        for name, make in FIXED.items()
+    }
+
+    def learned(make, **options):
+        return lambda schedule, trajectory, steps, lam_min: make(
+            schedule, trajectory, steps, **options
+        )
+
+    for metric, discount in (("l2", 1.0), ("l2", 1.15), ("dev", 1.15)):
+        makers[f"gits {metric} {discount}"] = learned(
+            adaptive.gits, metric=metric, discount=discount
+        )
+    for space in ("sigma", "lam"):
+        for power in sorted({1, 2, order}):
+            for propagate in (True, False):
+                name = f"curvature {space} {power}" + " propagated" * propagate
+                makers[name] = learned(
+                    adaptive.curvature, order=power, space=space, propagate=propagate
+                )
+    return makers
+
+
+def propose(
+    candidates: Iterable[Candidate], schedule: Schedule, trajectory, steps: int, order: int
+) -> dict[Candidate, np.ndarray]:
+    """The times of every candidate; those that do not fit are left out."""
+    makers, found = families(order), {}
+    for candidate in candidates:
+        line = schedule
+        if candidate.last is not None:
+            t_min = float(schedule.time_of(-np.log(candidate.last)))
+            line = dataclasses.replace(schedule, t_min=t_min)
+        highest = np.inf if candidate.start is None else np.exp(-candidate.start)
+        kept = adaptive.between(trajectory, highest, candidate.last or 0.0)
+        try:
+            times = makers[candidate.family](line, kept, steps, lam_min=candidate.start)
+        except ValueError:
+            continue
+        if len(times) == steps + 1:
+            found[candidate] = times
+    return found
