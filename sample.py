@@ -14,9 +14,10 @@ from absl import app, flags, logging
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", "digits", "a training workdir, an exported .safetensors file, or a bundled name"
 )
-_SOLVER = flags.DEFINE_string("solver", "ddim", "a name in ddim_jax.solvers.SOLVERS")
+_SOLVER = flags.DEFINE_string("solver", "ddim", "a name in ddim_jax.solvers.SOLVERS, or adaptive")
 _STRIDE = flags.DEFINE_string("stride", "uniform", "a name in ddim_jax.strides.STRIDES")
 _STEPS = flags.DEFINE_integer("steps", 20, "intervals of the stride")
+_TOLERANCE = flags.DEFINE_float("tolerance", 1e-3, "of solver adaptive: error of a step")
 _ETA = flags.DEFINE_float("eta", None, "of solver ddim: 0 deterministic ... 1 DDPM")
 _LAM_MIN = flags.DEFINE_float("lam_min", None, "half log-SNR at which the stride starts")
 _GUIDANCE_SCALE = flags.DEFINE_float("guidance_scale", 1.0, "1: none; 0: without labels")
@@ -46,35 +47,27 @@ def main(argv):
     logging.set_verbosity(logging.WARNING)
     parallel.use_compilation_cache()
     try:
-        out, table, result = _draw()
+        out, result = _draw()
     except (ValueError, OSError) as error:
         sys.exit(f"sample.py: {error}")
     count = len(result.images)
     guided = "" if _guidance() is None else " x 2 forward passes (guided)"
     print(
-        f"{out}: {count} samples, {_SOLVER.value}, {_STRIDE.value} stride, "
-        f"{table.nfe} NFE{guided}\n"
+        f"{out}: {count} samples, {_SOLVER.value}, {_cost(result.nfe)}{guided}\n"
         f"compiled in {result.compile_seconds:.1f} s, sampled in {result.seconds:.2f} s, "
         f"{count / result.seconds:.1f} images/s, {time.perf_counter() - start:.1f} s in all"
     )
 
 
 def _draw():
-    """Checks the flags, draws, writes; returns (path, table, result)."""
-    from ddim_jax import experiment, generation
+    """Checks the flags, draws, writes; returns (path, result)."""
+    from ddim_jax import generation
     from ddim_jax.models import pretrained
 
     trajectory = _free(_TRAJECTORY.value, (".gif", ".png"), "--trajectory")
     out = _free(_OUT.value, (".png", ".npz"), "--out")
     model = pretrained.load(_CHECKPOINT.value)
-    table = experiment.build_table(
-        model.experiment.schedule,
-        _SOLVER.value,
-        _STRIDE.value,
-        _STEPS.value,
-        solver_options={} if _ETA.value is None else {"eta": _ETA.value},
-        stride_options={} if _LAM_MIN.value is None else {"lam_min": _LAM_MIN.value},
-    )
+    table = _tolerance() if _SOLVER.value == "adaptive" else _table(model)
     generation.check(model, _NUM_SAMPLES.value, _BATCH_SIZE.value, _guidance())
     result = generation.generate(
         model,
@@ -90,7 +83,45 @@ def _draw():
     )
     out = out or _next_free(Path("samples"), model.name)
     _write(result, out, trajectory)
-    return out, table, result
+    return out, result
+
+
+def _table(model):
+    from ddim_jax import experiment
+
+    if _given(_TOLERANCE):
+        raise ValueError(f"--tolerance is for --solver=adaptive, got {_SOLVER.value}")
+    return experiment.build_table(
+        model.experiment.schedule,
+        _SOLVER.value,
+        _STRIDE.value,
+        _STEPS.value,
+        solver_options={} if _ETA.value is None else {"eta": _ETA.value},
+        stride_options={} if _LAM_MIN.value is None else {"lam_min": _LAM_MIN.value},
+    )
+
+
+def _tolerance():
+    from ddim_jax.probability_flow import Tolerance
+
+    for flag in (_STEPS, _STRIDE, _ETA, _LAM_MIN, _TRAJECTORY):
+        if _given(flag):
+            raise ValueError(
+                f"--solver=adaptive chooses its own steps and takes no --{flag.name}; "
+                "say how exact it must be with --tolerance"
+            )
+    return Tolerance(_TOLERANCE.value, _TOLERANCE.value).validate()
+
+
+def _given(flag) -> bool:
+    return not flags.FLAGS[flag.name].using_default_value
+
+
+def _cost(nfe) -> str:
+    if _SOLVER.value != "adaptive":
+        return f"{_STRIDE.value} stride, {nfe[0]} NFE"
+    spread = f"{nfe.min()}..{nfe.max()} (mean {nfe.mean():.0f})"
+    return f"tolerance {_TOLERANCE.value:g}, NFE {spread}"
 
 
 def _int_labels() -> list[int]:

@@ -13,6 +13,7 @@ setup(
     install_requires=[
         "absl-py",
         "chex",
+        "diffrax>=0.7.2",
         "flax>=0.12,<0.13",
         "grain>=0.2.13",
         "importlib_resources",

@@ -8,8 +8,8 @@
     solvers       a sampler as a table of numbers
     sampling      the loop that carries a table out, and its jitted entry
 
-and, imported by name: `experiment` (configs to parts), `generation` (many samples), `losses`,
-`training`, `models`, `data`, `parallel`.
+and, imported by name: `experiment` (configs to parts), `generation` (many samples),
+`probability_flow` (error-controlled steps), `losses`, `training`, `models`, `data`, `parallel`.
 """
 
 from ddim_jax import denoisers, guidance, predictions, sampling, schedules, solvers, strides

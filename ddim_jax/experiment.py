@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import ml_collections
 
-from ddim_jax import losses, sampling, solvers, strides
+from ddim_jax import losses, probability_flow, sampling, solvers, strides
 from ddim_jax.losses import TIMES, WEIGHTINGS
 from ddim_jax.models import UNet
 from ddim_jax.predictions import PREDICTIONS, Parameterization
@@ -68,6 +68,13 @@ class Experiment(NamedTuple):
             self.apply, self.parameterization, null_cond=null_cond, **options
         )
 
+    def adaptive_sampler(self, **options) -> Callable[..., probability_flow.AdaptiveResult]:
+        """`probability_flow.make_adaptive_sampler` for this network; options as there."""
+        null_cond = self.null_cond if self.num_classes else None
+        return probability_flow.make_adaptive_sampler(
+            self.apply, self.parameterization, self.schedule, null_cond=null_cond, **options
+        )
+
 
 def build(config: ml_collections.ConfigDict) -> Experiment:
     """The parts that a config names.
@@ -101,10 +108,10 @@ def build_loss(config: ml_collections.ConfigDict, experiment: Experiment) -> los
     """
     options = dict(config.loss)
     name = options.pop("name")
-    make = _lookup(losses.LOSSES, name, "loss")
+    make = lookup(losses.LOSSES, name, "loss")
     times = options.pop("times", {"name": "uniform"})
     weighting = options.pop("weighting", {"name": "simple"})
-    if _lookup(WEIGHTINGS, weighting["name"], "weighting") is None:
+    if lookup(WEIGHTINGS, weighting["name"], "weighting") is None:
         extra = sorted(set(weighting) - {"name"})
         if extra:
             raise ValueError(f"weighting {weighting['name']!r} has no options, got {extra[0]!r}")
@@ -148,17 +155,18 @@ def build_table(
     Raises:
         ValueError: an unknown name or option, steps out of range.
     """
-    info = _lookup(solvers.SOLVERS, solver, "solver")
+    info = lookup(solvers.SOLVERS, solver, "solver")
     solver_options, stride_options = dict(solver_options or {}), dict(stride_options or {})
     _check_options(info.make, solver_options, f"solver {solver!r}")
-    make_stride = _lookup(strides.STRIDES, stride, "stride")
+    make_stride = lookup(strides.STRIDES, stride, "stride")
     stride_options = {"lam_min": info.lam_min} | stride_options
     _check_options(make_stride, stride_options, f"stride {stride!r}")
     times = make_stride(schedule, steps, **stride_options)
     return info.make(**solver_options)(schedule, times).validate()
 
 
-def _lookup(known: Mapping, name: str, what: str) -> Any:
+def lookup(known: Mapping, name: str, what: str) -> Any:
+    """`known[name]`; an unknown name raises ValueError with the nearest and all known ones."""
     if name not in known:
         close = difflib.get_close_matches(str(name), known, 1)
         hint = f" (did you mean {close[0]!r}?)" if close else ""
@@ -168,7 +176,7 @@ def _lookup(known: Mapping, name: str, what: str) -> Any:
 
 def _make(known: Mapping, section: Mapping, what: str, *args) -> Any:
     options = dict(section)
-    make = _lookup(known, options.pop("name"), what)
+    make = lookup(known, options.pop("name"), what)
     _check_options(make, options, what)
     return make(*args, **options)
 

@@ -5,7 +5,7 @@ batch size and the number of devices.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,8 +14,10 @@ import numpy as np
 from tqdm import tqdm
 
 from ddim_jax import data, parallel, sampling
+from ddim_jax.experiment import Experiment
 from ddim_jax.guidance import Guidance
 from ddim_jax.models.pretrained import Pretrained
+from ddim_jax.probability_flow import Tolerance
 from ddim_jax.solvers import SolverTable
 
 Array = Any
@@ -28,6 +30,7 @@ class Generated(NamedTuple):
         images: uint8 [N, H, W, C].
         labels: int32 [N], or None for an unconditional network.
         trajectory: uint8 [E, N, H, W, C], the clean estimate in every row, if asked for.
+        nfe: int [N], network evaluations of each (a guided one costs two forward passes).
         compile_seconds: spent in tracing and compiling.
         seconds: spent in sampling.
     """
@@ -35,6 +38,7 @@ class Generated(NamedTuple):
     images: np.ndarray
     labels: np.ndarray | None
     trajectory: np.ndarray | None
+    nfe: np.ndarray
     compile_seconds: float
     seconds: float
 
@@ -79,7 +83,7 @@ def check(model: Pretrained, num_samples: int, batch_size: int, guidance: Guidan
 
 def generate(
     model: Pretrained,
-    table: SolverTable,
+    table: SolverTable | Tolerance,
     *,
     labels: np.ndarray | None = None,
     num_samples: int = 16,
@@ -94,29 +98,31 @@ def generate(
 
     Args:
         model: the network.
-        table: the sampler.
+        table: the sampler; a tolerance for one that chooses the steps of each sample.
         labels: [num_samples] from `make_labels`.
         num_samples: N.
         batch_size: samples at a time, rounded up to a multiple of the devices.
         seed: of the whole set.
         guidance: with a scalar scale; None for none.
         clip: "static", "dynamic" or "none".
-        trajectory: also return the clean estimates of every row.
-        show_progress: a bar over network evaluations, moved from inside the compiled loop.
+        trajectory: also return the clean estimates of every row; of a table only.
+        show_progress: a bar over network evaluations, moved from inside the compiled loop; over
+            batches without a table.
 
     Raises:
-        ValueError: see `check`.
+        ValueError: see `check`; a trajectory without a table; a tolerance that was not met.
     """
     check(model, num_samples, batch_size, guidance)
+    adaptive = isinstance(table, Tolerance)
     parts, mesh = model.experiment, parallel.make_mesh(jax.local_devices())
     batch = min(batch_size, num_samples)
     batch = -(-batch // mesh.size) * mesh.size
-    bar = tqdm(total=-(-num_samples // batch) * table.nfe, unit="eval", disable=not show_progress)
+    per_batch, unit = (1, "batch") if adaptive else (table.nfe, "eval")
+    bar = tqdm(total=-(-num_samples // batch) * per_batch, unit=unit, disable=not show_progress)
     progress = (lambda row: bar.update()) if show_progress else None
-    collect = ("x0",) if trajectory else ()
-    sampler = parts.sampler(clip=clip, collect=collect, progress=progress)
+    sampler = _sampler(parts, adaptive, clip, trajectory, progress)
     params = parallel.replicate(model.params, mesh)
-    compiled, compile_seconds, seconds, images, estimates = None, 0.0, 0.0, [], []
+    compiled, compile_seconds, seconds, images, estimates, nfe = None, 0.0, 0.0, [], [], []
     for first in range(0, num_samples, batch):
         index = np.arange(first, first + batch)  # the last batch draws more than it keeps
         keys = sampling.sample_keys(seed, index)
@@ -130,7 +136,11 @@ def generate(
             start = time.perf_counter()
         result = jax.device_get(compiled(params, table, x, keys, cond, guidance))
         seconds += time.perf_counter() - start
+        if adaptive:
+            result.validate()
+            bar.update()
         images.append(data.to_uint8(result.x))
+        nfe.append(np.broadcast_to(result.nfe if adaptive else table.nfe, batch))
         if trajectory:
             estimates.append(data.to_uint8(result.collected["x0"]))
     jax.effects_barrier()
@@ -139,6 +149,23 @@ def generate(
         images=np.concatenate(images)[:num_samples],
         labels=labels,
         trajectory=np.concatenate(estimates, 1)[:, :num_samples] if trajectory else None,
+        nfe=np.concatenate(nfe)[:num_samples],
         compile_seconds=compile_seconds,
         seconds=seconds,
     )
+
+
+def _sampler(
+    parts: Experiment, adaptive: bool, clip: str, trajectory: bool, progress: Callable | None
+) -> Callable:
+    """A jitted `f(params, table, x, keys, cond, guidance)` that answers with `.x`."""
+    if not adaptive:
+        return parts.sampler(clip=clip, collect=("x0",) if trajectory else (), progress=progress)
+    if trajectory:
+        raise ValueError("a trajectory needs a table: samples under a tolerance share no steps")
+    draw = parts.adaptive_sampler(clip=clip)
+
+    def draw_without_keys(params, tolerance, x, keys, cond, guidance):
+        return draw(params, tolerance, x, cond, guidance)
+
+    return jax.jit(draw_without_keys)

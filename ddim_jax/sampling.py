@@ -213,17 +213,36 @@ def make_sampler(
     Raises:
         ValueError: unknown clip; guidance given without `null_cond`.
     """
+    denoiser = make_denoiser(apply, parameterization, null_cond, clip, clip_options)
+
+    def sample(params, table, x, keys, cond=None, guidance: Guidance | None = None) -> RunResult:
+        denoise = denoiser(params, cond, guidance)
+        return run(denoise, table, x, keys, constrain=constrain, collect=collect, progress=progress)
+
+    return jax.jit(sample)
+
+
+def make_denoiser(
+    apply: Apply,
+    parameterization: Parameterization,
+    null_cond: Callable[[Any], Any] | None,
+    clip: str,
+    clip_options: dict | None,
+) -> Callable[..., Denoiser]:
+    """`(params, cond, guidance) -> Denoiser`: guided, then clipped.
+
+    Arguments and errors as of `make_sampler`.
+    """
     if clip not in denoisers.CLIPS:
         raise ValueError(f"unknown clip {clip!r}; it is one of {', '.join(denoisers.CLIPS)}")
 
-    def sample(params, table, x, keys, cond=None, guidance: Guidance | None = None) -> RunResult:
+    def denoiser(params: Any, cond: Any, guidance: Guidance | None) -> Denoiser:
         net = denoisers.network(apply, params)
         if guidance is not None:
             if null_cond is None:
                 raise ValueError("guidance needs null_cond: what the network saw without condition")
             net = classifier_free(net, null_cond(cond), guidance)
         denoise = denoisers.denoiser(net, parameterization, cond)
-        denoise = denoisers.CLIPS[clip](denoise, **(clip_options or {}))
-        return run(denoise, table, x, keys, constrain=constrain, collect=collect, progress=progress)
+        return denoisers.CLIPS[clip](denoise, **(clip_options or {}))
 
-    return jax.jit(sample)
+    return denoiser

@@ -60,7 +60,8 @@ class Mixture(NamedTuple):
         variance = (level.alpha * s) ** 2 + level.sigma**2
         above = x[..., None] - level.alpha * m
         log_r = xp.log(w) - xp.log(variance) / 2 - above**2 / (2 * variance)
-        r = xp.exp(log_r - log_r.max(-1, keepdims=True))
+        largest = log_r.max(-1, keepdims=True)  # a constant: derivatives do not depend on it
+        r = xp.exp(log_r - (largest if xp is np else jax.lax.stop_gradient(largest)))
         r = r / r.sum(-1, keepdims=True)
         x0 = (r * (m + level.alpha * s**2 * above / variance)).sum(-1)
         return Prediction(x0, (r * level.sigma * above / variance).sum(-1))

@@ -1,5 +1,7 @@
 """Drawing from the network in the package: sets, labels, devices, pmap, and the command line."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,7 @@ import sample
 from ddim_jax import experiment, generation, parallel, sampling
 from ddim_jax.guidance import Guidance
 from ddim_jax.models import pretrained
+from ddim_jax.probability_flow import Tolerance
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +45,9 @@ def test_the_trajectory_ends_in_the_image(model, table):
     result = draw(model, table, num_samples=2, trajectory=True)
     assert result.trajectory.shape == (3, 2, 28, 28, 1)
     np.testing.assert_array_equal(result.trajectory[-1], result.images)
+    np.testing.assert_array_equal(result.nfe, [3, 3])
+    with pytest.raises(ValueError, match="a trajectory needs a table"):
+        draw(model, Tolerance(0.1, 0.1), num_samples=2, trajectory=True)
 
 
 def test_pmap_draws_what_jit_draws(model, table):
@@ -90,7 +96,8 @@ def command(monkeypatch, tmp_path):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
 
     def run(**flags):
-        with flagsaver.flagsaver(**({"steps": 2, "num_samples": 2} | flags)):
+        steps = {} if flags.get("solver") == "adaptive" else {"steps": 2}
+        with flagsaver.flagsaver(**(steps | {"num_samples": 2} | flags)):
             sample.main(["sample.py"])
 
     sample.flags.FLAGS(["sample.py"])
@@ -114,6 +121,15 @@ def test_the_command_draws_a_picture_and_never_overwrites(command, tmp_path, cap
     command(out="set.npz", overwrite=True)
 
 
+def test_the_command_draws_to_a_tolerance(command, tmp_path, capsys):
+    command(solver="adaptive", tolerance=0.1, num_samples=3, batch_size=2, guidance_scale=2.0)
+    out = capsys.readouterr().out
+    low, high, mean = re.search(r"tolerance 0.1, NFE (\d+)\.\.(\d+) \(mean (\d+)\)", out).groups()
+    assert 7 <= int(low) <= int(mean) <= int(high) < 60 and "(guided)" in out
+    with Image.open(tmp_path / "samples" / "digits-0001.png") as picture:
+        assert np.std(np.asarray(picture)) > 20
+
+
 @pytest.mark.parametrize(
     "flags, message",
     [
@@ -128,6 +144,11 @@ def test_the_command_draws_a_picture_and_never_overwrites(command, tmp_path, cap
         ({"checkpoint": "nowhere"}, "no checkpoint 'nowhere'"),
         ({"out": "picture.bmp"}, "--out must end in .png or .npz, got picture.bmp"),
         ({"num_samples": 0}, "num_samples and batch_size must be at least 1"),
+        ({"solver": "adaptive", "steps": 20}, "chooses its own steps and takes no --steps"),
+        ({"solver": "adaptive", "stride": "uniform"}, "takes no --stride; .* --tolerance"),
+        ({"solver": "adaptive", "trajectory": "t.gif"}, "takes no --trajectory"),
+        ({"solver": "adaptive", "tolerance": 0.0}, "rtol must be positive, got 0.0"),
+        ({"tolerance": 0.1}, "--tolerance is for --solver=adaptive, got ddim"),
     ],
 )
 def test_bad_flags_end_with_a_clear_line(command, flags, message):
