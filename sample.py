@@ -4,6 +4,7 @@ Without --checkpoint it draws digits from the network that comes with the packag
 to --out: a grid (.png), or all samples as arrays (.npz).
 """
 
+import ast
 import os
 import sys
 import time
@@ -15,11 +16,14 @@ _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", "digits", "a training workdir, an exported .safetensors file, or a bundled name"
 )
 _SOLVER = flags.DEFINE_string("solver", "ddim", "a name in ddim_jax.solvers.SOLVERS, or adaptive")
-_STRIDE = flags.DEFINE_string("stride", "uniform", "a name in ddim_jax.strides.STRIDES")
-_STEPS = flags.DEFINE_integer("steps", 20, "intervals of the stride")
+_STRIDE = flags.DEFINE_string(
+    "stride", None, "a name in ddim_jax.strides.STRIDES or a learned .json; default the solver's"
+)
+_STEPS = flags.DEFINE_integer("steps", None, "intervals of the stride; default 20")
 _TOLERANCE = flags.DEFINE_float("tolerance", 1e-3, "of solver adaptive: error of a step")
 _ETA = flags.DEFINE_float("eta", None, "of solver ddim: 0 deterministic ... 1 DDPM")
-_LAM_MIN = flags.DEFINE_float("lam_min", None, "half log-SNR at which the stride starts")
+_SOLVER_OPTIONS = flags.DEFINE_list("solver_options", [], "like order=3,lower_order_final=False")
+_STRIDE_OPTIONS = flags.DEFINE_list("stride_options", [], "like rho=5,lam_min=-4")
 _GUIDANCE_SCALE = flags.DEFINE_float("guidance_scale", 1.0, "1: none; 0: without labels")
 _GUIDANCE_INTERVAL = flags.DEFINE_list(
     "guidance_interval", ["0", "inf"], "low,high in sigma/alpha outside of which there is none"
@@ -91,20 +95,50 @@ def _table(model):
 
     if _given(_TOLERANCE):
         raise ValueError(f"--tolerance is for --solver=adaptive, got {_SOLVER.value}")
+    eta = {} if _ETA.value is None else {"eta": _ETA.value}
+    if _STRIDE.value and _STRIDE.value.endswith(".json"):
+        _say_differences(model)
     return experiment.build_table(
         model.experiment.schedule,
         _SOLVER.value,
         _STRIDE.value,
         _STEPS.value,
-        solver_options={} if _ETA.value is None else {"eta": _ETA.value},
-        stride_options={} if _LAM_MIN.value is None else {"lam_min": _LAM_MIN.value},
+        solver_options=_options(_SOLVER_OPTIONS) | eta,
+        stride_options=_options(_STRIDE_OPTIONS),
     )
+
+
+def _options(flag) -> dict:
+    """`name=value,...` as a dict; values that are Python literals are read as such."""
+    found = {}
+    for part in flag.value:
+        name, equals, value = part.partition("=")
+        if not equals:
+            raise ValueError(f"--{flag.name} must be like name=value,name=value, got {part!r}")
+        try:
+            found[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            found[name] = value
+    return found
+
+
+def _say_differences(model) -> None:
+    from ddim_jax.models import pretrained
+    from ddim_jax.strides import files
+
+    differences = files.load(_STRIDE.value).differences(
+        solver=_SOLVER.value,
+        guidance=_GUIDANCE_SCALE.value,
+        weights=pretrained.fingerprint(model.params),
+    )
+    for difference in differences:
+        print(f"note: {_STRIDE.value}: {difference}", file=sys.stderr)
 
 
 def _tolerance():
     from ddim_jax.probability_flow import Tolerance
 
-    for flag in (_STEPS, _STRIDE, _ETA, _LAM_MIN, _TRAJECTORY):
+    for flag in (_STEPS, _STRIDE, _ETA, _SOLVER_OPTIONS, _STRIDE_OPTIONS, _TRAJECTORY):
         if _given(flag):
             raise ValueError(
                 f"--solver=adaptive chooses its own steps and takes no --{flag.name}; "
@@ -119,7 +153,9 @@ def _given(flag) -> bool:
 
 def _cost(nfe) -> str:
     if _SOLVER.value != "adaptive":
-        return f"{_STRIDE.value} stride, {nfe[0]} NFE"
+        from ddim_jax.solvers import SOLVERS
+
+        return f"{_STRIDE.value or SOLVERS[_SOLVER.value].stride} stride, {nfe[0]} NFE"
     spread = f"{nfe.min()}..{nfe.max()} (mean {nfe.mean():.0f})"
     return f"tolerance {_TOLERANCE.value:g}, NFE {spread}"
 

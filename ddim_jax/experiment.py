@@ -144,25 +144,48 @@ def build_ema(config: ml_collections.ConfigDict) -> Ema:
 def build_table(
     schedule: Schedule,
     solver: str,
-    stride: str,
-    steps: int,
+    stride: str | None = None,
+    steps: int | None = None,
     *,
     solver_options: Mapping | None = None,
     stride_options: Mapping | None = None,
 ) -> solvers.SolverTable:
     """A checked table from names, the stride clipped to the solver's start limit.
 
+    Args:
+        schedule: the forward process.
+        solver: a name in `SOLVERS`.
+        stride: a name in `STRIDES`, or a `.json` file of a learned one; default the solver's own.
+        steps: intervals of the stride; a file knows its own. Default 20.
+        solver_options: of the solver; `analytical_first_step`, a standard deviation of the data,
+            spares the first evaluation of any solver that can.
+        stride_options: of the stride.
+
     Raises:
-        ValueError: an unknown name or option, steps out of range.
+        ValueError: an unknown name or option, steps out of range, a file of another schedule.
     """
     info = lookup(solvers.SOLVERS, solver, "solver")
-    solver_options, stride_options = dict(solver_options or {}), dict(stride_options or {})
-    _check_options(info.make, solver_options, f"solver {solver!r}")
+    options, stride_options = dict(solver_options or {}), dict(stride_options or {})
+    data_std = options.pop("analytical_first_step", None)
+    _check_options(info.make, options, f"solver {solver!r}")
+    make = info.make(**options)
+    if data_std is not None:
+        make = solvers.analytical_first_step(make, data_std)
+    stride = stride or info.stride
+    if stride.endswith(".json"):
+        learned = strides.files.load(stride)
+        if stride_options or steps not in (None, learned.steps):
+            raise ValueError(
+                f"{stride} holds {learned.steps} steps from its own noisy end; give neither steps "
+                "nor stride options with it, or name another stride"
+            )
+        return learned.table(schedule, make)
     make_stride = lookup(strides.STRIDES, stride, "stride")
     stride_options = {"lam_min": info.lam_min} | stride_options
     _check_options(make_stride, stride_options, f"stride {stride!r}")
-    times = make_stride(schedule, steps, **stride_options)
-    return info.make(**solver_options)(schedule, times).validate()
+    return make(
+        schedule, make_stride(schedule, 20 if steps is None else steps, **stride_options)
+    ).validate()
 
 
 def lookup(known: Mapping, name: str, what: str) -> Any:

@@ -90,6 +90,46 @@ def test_log_snr_is_even_in_lam(name):
     np.testing.assert_allclose(steps, steps.mean(), rtol=1e-6)
 
 
+def test_poly_exponential_is_a_power_law_in_log_sigma():
+    """k-diffusion's formula; with rho = 1 it is log_snr, which k-diffusion calls exponential."""
+    schedule, ramp = schedules.edm(), np.linspace(1, 0, 7)
+    times = strides.poly_exponential(schedule, 7, rho=2.5)
+    sigma = np.exp(ramp**2.5 * (np.log(80) - np.log(0.002)) + np.log(0.002))
+    np.testing.assert_allclose(times, np.append(sigma, 0), rtol=1e-12)
+    even = strides.STRIDES["exponential"](schedule, 7)
+    np.testing.assert_allclose(strides.poly_exponential(schedule, 7), even, rtol=1e-12)
+    np.testing.assert_allclose(np.diff(np.log(even[:-1])), np.log(0.002 / 80) / 6, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("knots", "timesteps"),
+    [
+        ("sd15", [999, 850, 736, 645, 545, 455, 343, 233, 124, 24]),
+        ("sdxl", [999, 845, 730, 587, 443, 310, 193, 116, 53, 13]),
+    ],
+)
+def test_align_your_steps_meets_the_published_timesteps(knots, timesteps):
+    schedule = SCHEDULES["ddpm_scaled_linear"]
+    times = strides.align_your_steps(schedule, 10, knots=knots)
+    np.testing.assert_allclose(times[:-1] * 1000 - 1, timesteps, atol=0.6)
+    ratio = np.exp(-schedule.half_log_snr(times[:-1]))
+    np.testing.assert_allclose(ratio, strides.ALIGN_YOUR_STEPS[knots], rtol=1e-4)
+    noisy = strides.align_your_steps(schedule, 10, knots=knots, terminal="min")
+    np.testing.assert_array_equal(noisy, np.append(times[:-1], schedule.t_min))
+
+
+def test_align_your_steps_is_log_linear_between_the_knots():
+    schedule = schedules.edm(sigma_max=700)
+    published = np.array(strides.ALIGN_YOUR_STEPS["svd"])
+    times = strides.align_your_steps(schedule, 19, knots="svd")
+    np.testing.assert_allclose(times[:-1:2], published, rtol=1e-12)
+    np.testing.assert_allclose(times[1:-1:2], np.sqrt(published[:-1] * published[1:]), rtol=1e-12)
+    np.testing.assert_array_equal(strides.align_your_steps(schedule, 1), [700, 0])
+    np.testing.assert_allclose(strides.align_your_steps(schedule, 2), [700, 0.152, 0])
+    start = strides.align_your_steps(schedules.edm(), 19)[:3]  # 80 takes the first knot's place
+    np.testing.assert_allclose(start, [80, np.sqrt(80 * 6.475), 6.475], rtol=1e-12)
+
+
 def test_continuous_uniform_and_quadratic():
     flow = SCHEDULES["rectified_flow"]
     np.testing.assert_allclose(strides.uniform(flow, 4), [1, 0.75, 0.5, 0.25, 0])
@@ -109,6 +149,8 @@ EVERY = {
     "quadratic": (strides.quadratic, dict(fraction=1)),
     "karras": (strides.karras, dict(lam_min=-5.1)),
     "log_snr": (strides.log_snr, dict(lam_min=-5.1)),
+    "poly_exponential": (strides.poly_exponential, dict(lam_min=-5.1, rho=1.5)),
+    "align_your_steps": (strides.align_your_steps, dict(lam_min=-5.1)),
 }
 
 
@@ -167,6 +209,18 @@ def test_lam_min_moves_the_noisy_end_to_a_trained_index(name):
             lambda: strides.log_snr(schedules.zero_terminal_snr(LINEAR), 5),
             "log_snr needs a finite log-SNR",
         ),
+        (lambda: strides.poly_exponential(LINEAR, 5, rho=-1), "rho must be positive and finite"),
+        (lambda: strides.align_your_steps(LINEAR, 5, knots="sd3"), "unknown knots 'sd3'; they are"),
+        (lambda: strides.align_your_steps(LINEAR, 0), "whole number >= 1, got 0"),
+        (
+            lambda: strides.align_your_steps(SCHEDULES["rectified_flow"], 5),
+            "align_your_steps needs a finite log-SNR",
+        ),
+        (
+            lambda: strides.align_your_steps(SCHEDULES["ddpm_scaled_linear"], 5, knots="svd"),
+            "svd knots, .* 54.5..0.034 .* between 14.61 and 0.02917, the ends of ddpm_scaled_",
+        ),
+        (lambda: strides.align_your_steps(LINEAR, 5, lam_min=-1.5), "a lower lam_min"),
         (lambda: strides.uniform(LINEAR, 900, lam_min=2.0), "900 points do not fit on the"),
         (lambda: strides.quadratic(LINEAR, 900, fraction=1, lam_min=2.0), "points do not fit"),
     ],

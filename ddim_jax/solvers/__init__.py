@@ -33,6 +33,7 @@ class SolverInfo(NamedTuple):
         lam_min: half log-SNR below which it cannot start; strides clip to it. None: no limit.
         paper: where it was published.
         warm_up: evaluations that the first steps take beyond that.
+        stride: the stride it is drawn with unless another is asked for.
     """
 
     make: Callable[..., Solver]
@@ -42,6 +43,7 @@ class SolverInfo(NamedTuple):
     lam_min: float | None
     paper: str
     warm_up: tuple[int, ...] = ()
+    stride: str = "uniform"
 
     def nfe(self, steps: int, terminal: str = "zero") -> int:
         """Network evaluations of `steps` steps; the step to sigma = 0 takes one."""
@@ -63,15 +65,15 @@ SOLVERS: dict[str, SolverInfo] = {
     "ddpm_large": SolverInfo(partial(ddpm, variance="large"), None, 1, True, None, _DDIM),
     "euler": SolverInfo(euler, 1, 1, False, LIMIT, _EDM),
     "euler_ancestral": SolverInfo(partial(ddim, eta=1.0), None, 1, True, None, _DDIM),
-    "heun": SolverInfo(heun, 2, 2, False, LIMIT, _EDM),
+    "heun": SolverInfo(heun, 2, 2, False, LIMIT, _EDM, stride="karras"),
     "heun_flow": SolverInfo(partial(heun, space="flow"), 2, 2, False, None, _EDM),
     "heun_angle": SolverInfo(partial(heun, space="angle"), 2, 2, False, None, _EDM),
-    "heun_churn": SolverInfo(heun_churn, None, 2, True, LIMIT, _EDM),
+    "heun_churn": SolverInfo(heun_churn, None, 2, True, LIMIT, _EDM, stride="karras"),
     "midpoint": SolverInfo(midpoint, 2, 2, False, LIMIT, _EDM),
     "rk4": SolverInfo(rk4, 4, 4, False, None, "Runge, Kutta; over the angle"),
-    "plms": SolverInfo(plms, 2, 1, False, LIMIT, _PNDM, (1,)),
-    "s_pndm": SolverInfo(partial(plms, order=2), 2, 1, False, LIMIT, _PNDM, (1,)),
-    "pndm": SolverInfo(pndm, 2, 1, False, LIMIT, _PNDM, (3, 3, 3)),
+    "plms": SolverInfo(plms, 2, 1, False, LIMIT, _PNDM, (1,), "karras"),
+    "s_pndm": SolverInfo(partial(plms, order=2), 2, 1, False, LIMIT, _PNDM, (1,), "karras"),
+    "pndm": SolverInfo(pndm, 2, 1, False, LIMIT, _PNDM, (3, 3, 3), "karras"),
     "ipndm": SolverInfo(ipndm, 2, 1, False, LIMIT, _DEIS),
     "ipndm_v": SolverInfo(partial(ipndm, variable=True), 4, 1, False, LIMIT, _IPNDM_V),
     "deis": SolverInfo(deis, 4, 1, False, LIMIT, _DEIS),
@@ -80,9 +82,10 @@ SOLVERS: dict[str, SolverInfo] = {
     "dpm_solver_1": SolverInfo(partial(singlestep, 1), 1, 1, False, LIMIT, _DPM),
     "dpm_solver_2": SolverInfo(partial(singlestep, 2), 2, 2, False, LIMIT, _DPM),
     "dpm_solver_3": SolverInfo(partial(singlestep, 3), 3, 3, False, LIMIT, _DPM),
-    "dpm_solver_fast": SolverInfo(fast, 2, 1, False, LIMIT, _DPM),
+    "dpm_solver_fast": SolverInfo(fast, 2, 1, False, LIMIT, _DPM, stride="log_snr"),
     "dpm_solver++_2s": SolverInfo(partial(singlestep, 2, "data"), 2, 2, False, LIMIT, _DPMPP),
     "dpm_solver++_3s": SolverInfo(partial(singlestep, 3, "data"), 3, 3, False, LIMIT, _DPMPP),
+    "dpm_solver++_fast": SolverInfo(partial(fast, "data"), 2, 1, False, LIMIT, _DPMPP),
     "dpm_solver++_2m": SolverInfo(partial(multistep, 2), 2, 1, False, None, _DPMPP),
     "dpm_solver++_3m": SolverInfo(partial(multistep, 3), 3, 1, False, None, _DPMPP),
     "sde_dpm_solver++_1": SolverInfo(partial(multistep, 1, eta=1.0), None, 1, True, None, _DPMPP),

@@ -11,11 +11,11 @@ teacher's node j by C; over K steps the least sum is found by dynamic programmin
     V_1[i] = C[i, M],    V_k[i] = min_{j > i} C[i, j] + discount V_{k-1}[j],    the best is V_K[0]
 
 ELBO, a shortest path. With `mse_i = E |x0 - x0hat(x_i)|^2`, summed over dimensions, a step of the
-posterior sampler costs the KL divergence `C[i, j] = (1 / s_j^2 - 1 / s_i^2) mse_i / 2`. For an exact
-denoiser the sum is also KLUB, the objective of Align Your Steps, plus `int mse(s) / s^3 ds`: x0hat
-is a martingale of the reverse process, so `E |x0hat(x_i) - x0hat(x_s)|^2 = mse_i - mse(s)`. A
-likelihood is decided at the lowest noise, where these strides crowd: as samplers they are further
-from the teacher than even steps in log-SNR.
+posterior sampler costs the KL divergence `C[i, j] = (1 / s_j^2 - 1 / s_i^2) mse_i / 2`. For an
+exact denoiser the sum is also KLUB, the objective of Align Your Steps, plus `int mse(s) / s^3 ds`:
+x0hat is a martingale of the reverse process, so `E |x0hat(x_i) - x0hat(x_s)|^2 = mse_i - mse(s)`. A
+likelihood is decided at the lowest noise, where these strides crowd: as samplers they end further
+from the teacher than even steps in log-SNR (see the tests).
 
 Curvature, in closed form. The local error of a solver of order p is `ds^(p+1) G`, `G = |d^p eps /
 ds^p|`, and of it the flow carries about `w G` to the end, `w = 1 / sqrt(std^2 + s^2)` (for Gaussian
@@ -232,9 +232,14 @@ def shortest_path(costs: np.ndarray, steps: int, discount: float = 1.0) -> np.nd
 
 
 def gits(
-    schedule: Schedule, trajectory: Trajectory, steps: int, *,
-    metric: str = "dev", discount: float = 1.15, terminal: str = "zero",
-) -> np.ndarray:  # fmt: skip
+    schedule: Schedule,
+    trajectory: Trajectory,
+    steps: int,
+    *,
+    metric: str = "dev",
+    discount: float = 1.15,
+    terminal: str = "zero",
+) -> np.ndarray:
     """Geometry-inspired time scheduling: the shortest path over the teacher's nodes.
 
     Args:
@@ -290,10 +295,17 @@ def _rms(values: np.ndarray) -> np.ndarray:
 
 
 def curvature(
-    schedule: Schedule, trajectory: Trajectory, steps: int, *,
-    order: int = 1, space: str = "sigma", propagate: bool = True, data_std: float | None = None,
-    last: float | None = None, terminal: str = "zero",
-) -> np.ndarray:  # fmt: skip
+    schedule: Schedule,
+    trajectory: Trajectory,
+    steps: int,
+    *,
+    order: int = 1,
+    space: str = "sigma",
+    propagate: bool = True,
+    data_std: float | None = None,
+    last: float | None = None,
+    terminal: str = "zero",
+) -> np.ndarray:
     """Knots at equal quantiles of the density of errors; any number of steps.
 
     Args:
@@ -365,6 +377,6 @@ def _noisy_ratio(schedule: Schedule, times: np.ndarray) -> np.ndarray:
 def _check(schedule: Schedule, trajectory: Trajectory) -> None:
     if not (np.all(np.isfinite(trajectory.y)) and np.all(np.isfinite(trajectory.eps))):
         raise ValueError("the trajectory is not finite; raise the teacher's lam_min, or clip x0")
-    ratio = np.exp(-schedule.half_log_snr(trajectory.times))
-    if not np.allclose(ratio, trajectory.ratio, rtol=1e-6, atol=0):
+    level = schedule.level(trajectory.times)
+    if not np.allclose(level.sigma, trajectory.ratio * level.alpha, rtol=1e-6, atol=0):
         raise ValueError(f"the trajectory's levels are not those of schedule {schedule.name}")

@@ -84,7 +84,7 @@ def families(order: int) -> dict[str, Callable[..., np.ndarray]]:
 def propose(
     candidates: Iterable[Candidate], schedule: Schedule, trajectory, steps: int, order: int
 ) -> dict[Candidate, np.ndarray]:
-    """The times of every candidate; those that do not fit are left out."""
+    """The times of every candidate; those that do not fit, or repeat, are left out."""
     makers, found = families(order), {}
     for candidate in candidates:
         line = schedule
@@ -92,11 +92,12 @@ def propose(
             t_min = float(schedule.time_of(-np.log(candidate.last)))
             line = dataclasses.replace(schedule, t_min=t_min)
         highest = np.inf if candidate.start is None else np.exp(-candidate.start)
-        kept = adaptive.between(trajectory, highest, candidate.last or 0.0)
         try:
+            kept = adaptive.between(trajectory, highest, candidate.last or 0.0)
             times = makers[candidate.family](line, kept, steps, lam_min=candidate.start)
         except ValueError:
             continue
-        if len(times) == steps + 1:
+        known = any(np.array_equal(times, other) for other in found.values())
+        if len(times) == steps + 1 and not known:
             found[candidate] = times
     return found

@@ -22,8 +22,7 @@ class LearnedStride:
         method: what it was made by, e.g. "curvature, refined".
         scores: name -> distance to the teacher on held-out noise, of all candidates.
         solver: name of the solver that it was learned for.
-        solver_options: of that solver.
-        schedule: the schedule's section of the network's config.
+        lam: [steps] half log-SNR of the evaluations, by which the schedule is known again.
         guidance: the guidance scale.
         checkpoint: name of the network.
         weights: sha256 of its parameters.
@@ -34,8 +33,7 @@ class LearnedStride:
     method: str
     scores: dict[str, float]
     solver: str
-    solver_options: dict[str, Any]
-    schedule: dict[str, Any]
+    lam: np.ndarray
     guidance: float
     checkpoint: str
     weights: str
@@ -45,8 +43,16 @@ class LearnedStride:
         """The solver's table on this stride, with the learned change if there is one.
 
         Raises:
-            ValueError: the change belongs to another solver.
+            ValueError: it was learned on another schedule; the change belongs to another solver.
         """
+        inside = (self.times <= schedule.t_span[0]) & (self.times >= schedule.t_span[1])
+        if not np.all(inside) or not np.allclose(
+            schedule.half_log_snr(self.times[:-1]), self.lam, atol=1e-3
+        ):
+            raise ValueError(
+                f"the stride was learned on another schedule than {schedule.name}: its times mean "
+                "other noise levels; learn one with python -m ddim_jax.strides.fit"
+            )
         table = solver(schedule, self.times)
         if self.history is None:
             return table.validate()
@@ -82,8 +88,9 @@ def save(path: str | Path, stride: LearnedStride, overwrite: bool = False) -> No
     path = Path(path)
     if path.exists() and not overwrite:
         raise FileExistsError(f"{path} exists; choose another name, or pass --overwrite")
-    fields = dataclasses.asdict(stride) | {"times": stride.times.tolist()}
-    fields["history"] = None if stride.history is None else stride.history.tolist()
+    fields = dataclasses.asdict(stride)
+    for name in ("times", "lam", "history"):
+        fields[name] = None if fields[name] is None else fields[name].tolist()
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"format": FORMAT} | fields, indent=1) + "\n")
 
@@ -111,9 +118,9 @@ def load(path: str | Path) -> LearnedStride:
     if set(fields) != known:
         wrong = sorted(set(fields) ^ known)
         raise ValueError(f"{path} is damaged: fields {', '.join(wrong)} are missing or unknown")
-    times = np.asarray(fields.pop("times"), np.float64)
+    for name in ("times", "lam", "history"):
+        fields[name] = None if fields[name] is None else np.asarray(fields[name], np.float64)
+    times = fields["times"]
     if times.ndim != 1 or len(times) < 2 or not np.all(np.diff(times) < 0):
         raise ValueError(f"{path} is damaged: its times must fall from noise to clean")
-    history = fields.pop("history")
-    history = None if history is None else np.asarray(history, np.float64)
-    return LearnedStride(times=times, history=history, **fields)
+    return LearnedStride(**fields)

@@ -8,7 +8,8 @@ quadratic) visit whole indices n at t = (n + 1) / T; the others interpolate.
 
 Sources: Song et al. 2021 (arXiv:2010.02502), appendix D.2 (uniform, quadratic); Lin et al. 2024
 (arXiv:2305.08891), table 2 (leading, linspace, trailing); Karras et al. 2022 (arXiv:2206.00364),
-equation 5; Lu et al. 2022 (arXiv:2206.00927), section 3.3 (log-SNR).
+equation 5; Lu et al. 2022 (arXiv:2206.00927), section 3.3 (log-SNR); k-diffusion (code;
+polyexponential); Sabour et al. 2024 (arXiv:2404.14507) (align your steps).
 """
 
 from collections.abc import Callable
@@ -18,6 +19,13 @@ import numpy as np
 from ddim_jax.schedules import Schedule
 
 TERMINALS = ("zero", "min")
+
+ALIGN_YOUR_STEPS = {
+    "sd15": (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152),
+    "sdxl": (14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113),
+    "svd": (700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034),
+}
+"""sigma / alpha of the ten evaluations that were optimised for a network, by its name."""
 
 
 def uniform(
@@ -50,7 +58,7 @@ def uniform(
         raise ValueError(
             "steps=1 with leading spacing would start at the clean end; use spacing='trailing'"
         )
-    _check(schedule, steps, terminal, discrete=True)
+    check_steps(schedule, steps, terminal, discrete=True)
     if offset and (spacing != "leading" or schedule.num_steps is None):
         raise ValueError("offset belongs to spacing='leading' on a discrete schedule")
     knots = steps + (terminal == "min")
@@ -63,7 +71,7 @@ def uniform(
             times = np.linspace(noise, t_min, knots)
         else:
             times = t_min + (noise - t_min) * np.arange(knots)[::-1] / knots
-        return _end(schedule, times, terminal)
+        return finish(schedule, times, terminal)
     total = _indices(schedule, noise, knots)
     if spacing == "trailing":
         index = np.round(total - np.arange(steps) * total / steps) - 1
@@ -78,7 +86,7 @@ def uniform(
                 f"offset {offset} moves index {index[0] - offset} past the last, {total - 1}; "
                 "use a smaller one"
             )
-    return _end(schedule, _at_index(schedule, index), terminal)
+    return finish(schedule, _at_index(schedule, index), terminal)
 
 
 def quadratic(
@@ -109,14 +117,14 @@ def quadratic(
 
     Source: Song et al. 2021, appendix D.2 and the authors' code.
     """
-    _check(schedule, steps, terminal, discrete=True)
+    check_steps(schedule, steps, terminal, discrete=True)
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction must be in (0, 1], got {fraction}; DDIM's code uses 0.8")
     knots = steps + (terminal == "min")
     noise = _noisy_end(schedule, lam_min)
     if schedule.num_steps is None:
         roots = np.linspace(np.sqrt(fraction * noise), np.sqrt(schedule.t_min), knots)
-        return _end(schedule, np.clip(roots**2, schedule.t_min, noise), terminal)
+        return finish(schedule, np.clip(roots**2, schedule.t_min, noise), terminal)
     total = _indices(schedule, noise, knots)
     part = np.linspace(0, 1, knots) if knots > 1 else np.ones(1)
     if knots == total:
@@ -127,7 +135,7 @@ def quadratic(
         index = np.unique(np.floor((np.sqrt(fraction * total) * part) ** 2 + 1e-9))
     if knots == 1:
         index = np.minimum(index, total - 1)
-    return _end(schedule, _at_index(schedule, index[::-1]), terminal)
+    return finish(schedule, _at_index(schedule, index[::-1]), terminal)
 
 
 def karras(
@@ -177,24 +185,98 @@ def log_snr(
     return _by_lam(schedule, steps, np.linspace, "log_snr", terminal, lam_min)
 
 
-def _by_lam(schedule, steps, grid, name, terminal, lam_min) -> np.ndarray:
-    _check(schedule, steps, terminal, discrete=False)
-    noise = _noisy_end(schedule, lam_min)
-    first, last = schedule.half_log_snr(noise), schedule.half_log_snr(schedule.t_min)
-    if not np.isfinite(first):
+def poly_exponential(
+    schedule: Schedule,
+    steps: int,
+    *,
+    rho: float = 1.0,
+    terminal: str = "zero",
+    lam_min: float | None = None,
+) -> np.ndarray:
+    """A power law in log-SNR: `log(sigma / alpha) = low + (high - low) ramp^rho`, ramp 1 to 0.
+
+    Args:
+        schedule: the forward process.
+        steps: intervals, at least 1.
+        rho: 1 is `log_snr`; more puts more points at the clean end, less at the noisy end.
+        terminal: "zero" ends at the clean image, "min" at `schedule.t_min`.
+        lam_min: see the module; needed where the schedule ends at alpha = 0.
+
+    Raises:
+        ValueError: steps or rho out of range, an infinite end, unknown terminal.
+
+    Source: k-diffusion (code), `get_sigmas_polyexponential`.
+    """
+    if not 0 < rho < np.inf:
+        raise ValueError(f"rho must be positive and finite, got {rho}; 1 is even in log-SNR")
+
+    def grid(high, low, knots):
+        return low + (high - low) * np.linspace(1, 0, knots) ** rho
+
+    return _by_lam(schedule, steps, grid, "poly_exponential", terminal, lam_min)
+
+
+def align_your_steps(
+    schedule: Schedule,
+    steps: int,
+    *,
+    knots: str = "sd15",
+    terminal: str = "zero",
+    lam_min: float | None = None,
+) -> np.ndarray:
+    """Published knots, optimised for one network and ten steps; log-linear between them.
+
+    The first point is the schedule's noisy end, whatever the first knot; the others are kept.
+
+    Args:
+        schedule: the forward process; the knots belong to `ddpm_scaled_linear` ("sd15", "sdxl") and
+            to EDM's with sigma up to 700 ("svd").
+        steps: intervals, at least 1; 10 meets the published levels.
+        knots: a name in `ALIGN_YOUR_STEPS`.
+        terminal: "zero" ends at the clean image, "min" at `schedule.t_min`; the evaluations are the
+            same.
+        lam_min: see the module; needed where the schedule ends at alpha = 0.
+
+    Raises:
+        ValueError: unknown knots, knots beyond the schedule's ends, steps out of range, an infinite
+            end, unknown terminal.
+
+    Source: Sabour et al. 2024, and the authors' released levels.
+    """
+    check_steps(schedule, steps, terminal)
+    if knots not in ALIGN_YOUR_STEPS:
+        raise ValueError(f"unknown knots {knots!r}; they are {', '.join(ALIGN_YOUR_STEPS)}")
+    noise, first = _finite_noisy_end(schedule, lam_min, "align_your_steps")
+    ratio = np.array(ALIGN_YOUR_STEPS[knots])
+    highest, lowest = np.exp(-first), np.exp(-schedule.half_log_snr(schedule.t_min))
+    if ratio[1] >= highest or ratio[-1] <= lowest:
         raise ValueError(
-            f"{name} needs a finite log-SNR, but {schedule.name} has none at t = {noise}; "
-            "pass lam_min=-5.1, or use strides.uniform"
+            f"the {knots} knots, sigma / alpha {ratio[1]:g}..{ratio[-1]:g} after the first, do not "
+            f"fit between {highest:.4g} and {lowest:.4g}, the ends of {schedule.name}; use other "
+            "knots, a lower lam_min or strides.log_snr"
         )
+    lam = -np.log(np.append(highest, ratio[1:]))
+    at = np.linspace(0, len(lam) - 1, steps)
+    times = schedule.time_of(np.interp(at, np.arange(len(lam)), lam))
+    times[0] = noise
+    if terminal == "min":
+        times = np.append(times, schedule.t_min)
+    return finish(schedule, times, terminal)
+
+
+def _by_lam(schedule, steps, grid, name, terminal, lam_min) -> np.ndarray:
+    check_steps(schedule, steps, terminal)
+    noise, first = _finite_noisy_end(schedule, lam_min, name)
     knots = steps + (terminal == "min")
-    times = schedule.time_of(grid(first, last, knots))
+    times = schedule.time_of(grid(first, schedule.half_log_snr(schedule.t_min), knots))
     times[0] = noise
     if knots > 1:
         times[-1] = schedule.t_min
-    return _end(schedule, times, terminal)
+    return finish(schedule, times, terminal)
 
 
-def _check(schedule: Schedule, steps: int, terminal: str, discrete: bool) -> None:
+def check_steps(schedule: Schedule, steps: int, terminal: str, discrete: bool = False) -> None:
+    """Raises ValueError for a bad terminal, or steps that a (discrete) stride cannot hold."""
     if terminal not in TERMINALS:
         raise ValueError(f"terminal must be 'zero' or 'min', got {terminal!r}")
     total = schedule.num_steps if discrete else None
@@ -216,6 +298,18 @@ def _noisy_end(schedule: Schedule, lam_min: float | None) -> float:
     return float(grid[schedule.half_log_snr(grid) >= lam_min].max())
 
 
+def _finite_noisy_end(schedule: Schedule, lam_min: float | None, name: str) -> tuple[float, float]:
+    """(time, lam) of the noisy end."""
+    noise = _noisy_end(schedule, lam_min)
+    lam = schedule.half_log_snr(noise)
+    if not np.isfinite(lam):
+        raise ValueError(
+            f"{name} needs a finite log-SNR, but {schedule.name} has none at t = {noise}; "
+            "pass lam_min=-5.1, or use strides.uniform"
+        )
+    return noise, lam
+
+
 def _indices(schedule: Schedule, noise: float, knots: int) -> int:
     """How many indices there are up to `noise`."""
     total = int(round(noise * schedule.num_steps))
@@ -231,7 +325,8 @@ def _at_index(schedule: Schedule, index) -> np.ndarray:
     return (np.asarray(index, np.float64) + 1) / schedule.num_steps
 
 
-def _end(schedule: Schedule, times: np.ndarray, terminal: str) -> np.ndarray:
+def finish(schedule: Schedule, times: np.ndarray, terminal: str) -> np.ndarray:
+    """The times, followed by the clean end if terminal is "zero"; checked to be monotone."""
     return _checked(np.append(times, schedule.t_span[1]) if terminal == "zero" else times)
 
 
@@ -248,5 +343,8 @@ STRIDES: dict[str, Callable[..., np.ndarray]] = {
     "quadratic": quadratic,
     "karras": karras,
     "log_snr": log_snr,
+    "exponential": log_snr,  # k-diffusion's name for it
+    "poly_exponential": poly_exponential,
+    "align_your_steps": align_your_steps,
 }
 """Fixed strides by name."""

@@ -261,7 +261,14 @@ class SampleGrid:
                 "pictures set config.train.sample_every=0"
             )
         parts.sampler(clip=options.clip)  # raises for an unknown clip
-        return experiment.build_table(parts.schedule, options.solver, options.stride, options.steps)
+        return experiment.build_table(
+            parts.schedule,
+            options.solver,
+            options.stride,
+            options.steps,
+            solver_options=options.get("solver_options"),
+            stride_options=options.get("stride_options"),
+        )
 
     def __call__(self, ema, step: int) -> Path:
         """Draws with these parameters and returns the picture's path."""
