@@ -64,7 +64,13 @@ class Trajectory(NamedTuple):
 
 
 def teacher(
-    sample: Sample, schedule: Schedule, x: Array, keys: Array, *, nodes=61, lam_min=-5.1
+    sample: Sample,
+    schedule: Schedule,
+    x: Array,
+    keys: Array,
+    *,
+    nodes: int = 61,
+    lam_min: float = -5.1,
 ) -> Trajectory:
     """Heun's method over the angle on EDM's grid; 2 nodes - 1 evaluations.
 
