@@ -3,9 +3,9 @@
     python -m benchmarks.sampling [--config=configs/cifar10.py] [--batch=4] [--steps=10]
 
 Prints the time of an N-step scan over N times that of one jitted forward pass (alternating runs in
-one process; minima and medians), and the compile seconds, instructions and temporary memory of the
-sampler for N and 1000 steps and for one and two evaluations a step. Parameters are random: only the
-shapes matter.
+one process; minima and medians), the same with the table padded to four times its rows, and the
+compile seconds, instructions and temporary memory of the sampler for N and 1000 steps and for one
+and two evaluations a step. Parameters are random: only the shapes matter.
 """
 
 import argparse
@@ -67,19 +67,25 @@ def main() -> None:
     forward = jax.jit(parts.apply)
     times = jnp.full(args.batch, 500.0)
     short = table("ddim", args.steps, 1)
+    padded = short.pad(4 * args.steps, 6)
     calls = {
         "forward": lambda: forward(params, x, times, cond),
         "sampler": lambda: draw(params, short, x, keys, cond).x,
+        "padded": lambda: draw(params, padded, x, keys, cond).x,
     }
     for call in calls.values():
         seconds(call)
     taken = {name: [] for name in calls}
     for _ in range(args.repeats):
         taken["forward"].append(np.mean([seconds(calls["forward"]) for _ in range(args.steps)]))
-        taken["sampler"].append(seconds(calls["sampler"]) / args.steps)
+        for kind in ("sampler", "padded"):
+            taken[kind].append(seconds(calls[kind]) / args.steps)
     for name, statistic in (("minimum", np.min), ("median", np.median)):
-        one, many = (1e3 * statistic(taken[kind]) for kind in ("forward", "sampler"))
+        one, many, more = (1e3 * statistic(taken[kind]) for kind in calls)
         print(f"{name}: {many:.1f} ms a step, {one:.1f} ms a forward pass: ratio {many / one:.3f}")
+        print(
+            f"{name}: padded {args.steps} -> {4 * args.steps} rows, 1 -> 6 slots: {more / many:.3f}"
+        )
 
 
 if __name__ == "__main__":

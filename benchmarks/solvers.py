@@ -36,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", default="digits")
     parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--stride", default="uniform")
+    parser.add_argument("--stride", help="default: each solver's own")
     parser.add_argument("--num_samples", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default="solvers.png")

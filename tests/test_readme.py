@@ -14,9 +14,10 @@ def solver_table() -> str:
     rows = []
     for name, info in SOLVERS.items():
         nfe = "S" if info.evaluations == 1 else f"{info.evaluations}S - {info.evaluations - 1}"
+        nfe += f" + {sum(info.warm_up)}" * bool(info.warm_up)
         rows.append(
             f"| `{name}` | {info.order or '-'} | {nfe} | {'yes' if info.stochastic else 'no'} | "
-            f"{'any' if info.lam_min is None else info.lam_min} | {info.paper} |"
+            f"{'any' if info.lam_min is None else info.lam_min} | {info.stride} | {info.paper} |"
         )
     return "\n".join(rows)
 

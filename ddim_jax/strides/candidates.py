@@ -67,7 +67,7 @@ def families(order: int) -> dict[str, Callable[..., np.ndarray]]:
             schedule, trajectory, steps, **options
         )
 
-    for metric, discount in (("l2", 1.0), ("l2", 1.15), ("dev", 1.15)):
+    for metric, discount in (("l2", 1.0), ("l2", 1.15), ("dev", 1.0), ("dev", 1.15)):
         makers[f"gits {metric} {discount}"] = learned(
             adaptive.gits, metric=metric, discount=discount
         )

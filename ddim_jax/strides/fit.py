@@ -17,6 +17,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from tqdm import tqdm
 
@@ -33,10 +34,12 @@ FEW = 16
 
 
 class Pupil:
-    """A network with its condition and guidance, and the noise of a learner."""
+    """A network with its condition and guidance, over the devices of this process, and noise."""
 
     def __init__(self, model: pretrained.Pretrained, guidance_scale: float):
         self.model, self.parts = model, model.experiment
+        self.mesh = parallel.make_mesh(jax.local_devices())
+        self.params = parallel.replicate(model.params, self.mesh)
         self.guidance = None if guidance_scale == 1 else Guidance(guidance_scale)
         generation.check(model, 1, 1, self.guidance)
         self._samplers = {}
@@ -57,17 +60,19 @@ class Pupil:
         index = np.arange(first, first + count)
         keys = sampling.sample_keys(0, index)
         labels = None if labels is None else labels[index]
-        return sampling.initial_noise(keys, self.parts.image_shape), keys, self.parts.cond(labels)
+        x = sampling.initial_noise(keys, self.parts.image_shape)
+        return parallel.shard((x, keys, self.parts.cond(labels)), self.mesh)
 
     def teach(self, first: int, count: int, nodes: int):
         """A teacher's trajectory and the lesson it ends in."""
         x, keys, cond = self.noise(first, count)
 
         def sample(table, x, keys, collect):
-            return self.run(self.model.params, table, x, keys, cond, collect)
+            return self.run(self.params, table, x, keys, cond, collect)
 
         trajectory = adaptive.teacher(sample, self.parts.schedule, x, keys, nodes=nodes)
-        return trajectory, search.Lesson(x, keys, cond, trajectory.y[-1].reshape(x.shape))
+        end = parallel.shard(trajectory.y[-1].reshape(x.shape), self.mesh)
+        return trajectory, search.Lesson(x, keys, cond, end)
 
 
 class Course(NamedTuple):
@@ -99,7 +104,7 @@ def choose(course: Course, solver: Solver, info: SolverInfo, steps: int):
         times = propose(candidates, schedule, course.trajectory, steps, order)
         with tqdm(total=len(times), desc=f"{steps} steps: {what}", unit="stride") as bar:
             scores = search.race(
-                course.pupil.sample, course.pupil.model.params, solver, schedule, times, lesson,
+                course.pupil.sample, course.pupil.params, solver, schedule, times, lesson,
                 progress=lambda *_: bar.update(),
             )  # fmt: skip
         return scores, times
@@ -126,7 +131,7 @@ def polish(course: Course, solver: Solver, times: np.ndarray, args) -> search.Re
             bar.set_postfix(distance=f"{loss:.4f}")
 
         return search.refine(
-            course.pupil.sample, course.pupil.model.params, solver, course.pupil.parts.schedule,
+            course.pupil.sample, course.pupil.params, solver, course.pupil.parts.schedule,
             times, course.lesson, course.held_out,
             iterations=args.refine, coefficients=args.coefficients, progress=progress,
         )  # fmt: skip
@@ -186,15 +191,15 @@ def check_on_fresh_noise(course: Course, learned: dict[int, files.LearnedStride]
     x, keys, cond = pupil.noise(2 * args.num_samples, args.num_samples)
     print(f"drawing {len(x)} references of {args.reference_steps} steps ...", flush=True)
     many = experiment.build_table(schedule, "ddim", "uniform", args.reference_steps)
-    end = pupil.sample(pupil.model.params, many, x, keys, cond)
-    lesson = search.Lesson(x, keys, cond, np.asarray(end))
+    end = pupil.sample(pupil.params, many, x, keys, cond)
+    lesson = search.Lesson(x, keys, cond, end)
     shown = ("uniform", "quadratic", "quadratic, fraction 1")
     print("distance to it:", *(f"{name:>24}" for name in ("steps", *shown, "learned")), sep="")
     for steps, stride in learned.items():
         plain = [FIXED[name](schedule, steps, lam_min=info.lam_min) for name in shown]
         tables = [info.make()(schedule, times) for times in plain]
         tables.append(stride.table(schedule, info.make()))
-        far = [search.distance(pupil.sample, pupil.model.params, t, lesson) for t in tables]
+        far = [search.distance(pupil.sample, pupil.params, t, lesson) for t in tables]
         print(" " * 15, *(f"{value:>24}" for value in (steps, *np.round(far, 4))), sep="")
 
 
@@ -207,7 +212,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--guidance_scale", type=float, default=1.0)
     parser.add_argument("--num_samples", type=int, default=64, help="of each set of noise")
     parser.add_argument("--nodes", type=int, default=61, help="of the teacher's trajectory")
-    parser.add_argument("--refine", type=int, default=60, help="gradient steps; 0: none")
+    parser.add_argument("--refine", type=int, default=40, help="gradient steps; 0: none")
     parser.add_argument("--coefficients", action="store_true", help="also refine the solver's")
     parser.add_argument("--reference_steps", type=int, default=1000, help="0: no last measurement")
     parser.add_argument("--out", default="strides", help="folder")
@@ -227,6 +232,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         raise ValueError(f"--steps must be 1..{args.nodes - 1} (below --nodes), got {args.steps}")
     if args.num_samples < 1:
         raise ValueError(f"--num_samples must be at least 1, got {args.num_samples}")
+    parallel.check_batch(args.num_samples, jax.local_device_count())
     return args
 
 
@@ -261,6 +267,7 @@ def run(args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Learns strides from the command line."""
+    parallel.use_cpu_cores()
     parallel.use_compilation_cache()
     try:
         run(parse(argv))

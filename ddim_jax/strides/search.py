@@ -45,8 +45,14 @@ class Lesson(NamedTuple):
     end: Array
 
     def take(self, rows: Array) -> "Lesson":
-        """The samples in `rows`."""
-        return jax.tree.map(lambda leaf: jnp.asarray(leaf)[rows], self)
+        """The samples in `rows`, spread over the same devices if their number allows."""
+
+        def part(leaf: Array) -> Array:
+            devices = leaf.sharding.device_set
+            fits = len(rows) % len(devices) == 0
+            return jax.device_put(leaf[rows], leaf.sharding if fits else min(devices, key=id))
+
+        return jax.tree.map(part, jax.tree.map(jnp.asarray, self))
 
 
 class Refined(NamedTuple):
