@@ -41,16 +41,21 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default="solvers.png")
     args = parser.parse_args()
+    parallel.use_cpu_cores()
     parallel.use_compilation_cache()
+    parallel.check_batch(args.num_samples, jax.device_count())
     model = pretrained.load(args.checkpoint)
     parts = model.experiment
     keys = sampling.sample_keys(args.seed, np.arange(args.num_samples))
     noise = sampling.initial_noise(keys, parts.image_shape)
     cond = parts.cond(generation.make_labels(model, None, args.num_samples))
+    mesh = parallel.make_mesh()
+    params = parallel.replicate(model.params, mesh)
+    noise, keys, cond = parallel.shard((noise, keys, cond), mesh)
     sampler = parts.sampler()
 
     def draw(table):
-        return np.asarray(jax.device_get(sampler(model.params, table, noise, keys, cond).x))
+        return np.asarray(jax.device_get(sampler(params, table, noise, keys, cond).x))
 
     def table(solver, stride, steps):
         return experiment.build_table(parts.schedule, solver, stride, steps)

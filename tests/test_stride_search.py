@@ -244,7 +244,7 @@ def test_a_stride_is_learned_and_used(refine, tmp_path, capsys, monkeypatch):
     )  # fmt: skip
     said = capsys.readouterr().out
     path = tmp_path / "digits-dpm_solver++_2m-3.json"
-    assert re.search(r"distance to it: .*uniform .*learned", said) and str(path) in said
+    assert re.search(r"distance to them: .*uniform .*learned", said) and str(path) in said
     stride = files.load(path)
     fixed = [score for name, score in stride.scores.items() if name in FIXED]
     assert len(fixed) >= 4 and stride.scores[stride.method] <= min(fixed)

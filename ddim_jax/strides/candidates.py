@@ -22,7 +22,7 @@ FIXED = {
     "quadratic, fraction 1": lambda schedule, steps, **ends: quadratic(
         schedule, steps, fraction=1.0, **ends
     ),
-    **{name: make for name, make in STRIDES.items() if name not in ("uniform", "quadratic")},
+    **{name: STRIDES[name] for name in ("karras", "log_snr", "align_your_steps")},
 }
 """The fixed strides that take part."""
 

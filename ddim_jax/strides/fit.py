@@ -5,10 +5,11 @@
 
 A teacher pass over some noise gives the trajectories that candidates are derived from
 (`strides.adaptive`); all of them, and the fixed strides, are raced with the actual solver at the
-actual guidance (`strides.search`) on held-out noise; the winner is refined by gradients. So the
-result is not further from the teacher, by that measure, than the best fixed stride. Beside each
-file goes a plot of the knots and of the distances. At the end the strides are measured once more,
-on fresh noise, against DDIM of --reference_steps.
+actual guidance (`strides.search`) on held-out noise; with --refine the winner's times, and with
+--coefficients its solver's weights too, go on by gradients. So the result is not further from the
+teacher, by that measure, than the best fixed stride. Beside each file goes a plot of the knots and
+of the distances. At the end the strides are measured once more, on fresh noise, against DDIM of
+--reference_steps.
 """
 
 import argparse
@@ -168,12 +169,13 @@ def plot(path: Path, schedule: Schedule, times: dict[str, np.ndarray], scores: d
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(13, 4.5), width_ratios=(3, 2))
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(13, 3.6), width_ratios=(3, 2))
     for row, (name, points) in enumerate(times.items()):
         ratio = np.exp(-schedule.half_log_snr(points[:-1]))
         left.plot(ratio, np.full(len(ratio), -row), "|-", markersize=14, label=name)
     left.set_xscale("log")
     left.invert_xaxis()
+    left.margins(y=0.3)
     left.set_yticks([-row for row in range(len(times))], list(times))
     left.set_xlabel("sigma / alpha of the evaluations, noise to clean")
     names, values = [str(name) for name in scores], list(scores.values())
@@ -194,13 +196,13 @@ def check_on_fresh_noise(course: Course, learned: dict[int, files.LearnedStride]
     end = pupil.sample(pupil.params, many, x, keys, cond)
     lesson = search.Lesson(x, keys, cond, end)
     shown = ("uniform", "quadratic", "quadratic, fraction 1")
-    print("distance to it:", *(f"{name:>24}" for name in ("steps", *shown, "learned")), sep="")
+    print("distance to them:", f"{'steps':>8}", *(f"{name:>22}" for name in (*shown, "learned")))
     for steps, stride in learned.items():
         plain = [FIXED[name](schedule, steps, lam_min=info.lam_min) for name in shown]
         tables = [info.make()(schedule, times) for times in plain]
         tables.append(stride.table(schedule, info.make()))
         far = [search.distance(pupil.sample, pupil.params, t, lesson) for t in tables]
-        print(" " * 15, *(f"{value:>24}" for value in (steps, *np.round(far, 4))), sep="")
+        print(" " * 17 + f"{steps:>8}", *(f"{value:22.4f}" for value in far), flush=True)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -212,7 +214,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--guidance_scale", type=float, default=1.0)
     parser.add_argument("--num_samples", type=int, default=64, help="of each set of noise")
     parser.add_argument("--nodes", type=int, default=61, help="of the teacher's trajectory")
-    parser.add_argument("--refine", type=int, default=40, help="gradient steps; 0: none")
+    parser.add_argument(
+        "--refine", type=int, default=0, help="gradient steps after the race, like 40"
+    )
     parser.add_argument("--coefficients", action="store_true", help="also refine the solver's")
     parser.add_argument("--reference_steps", type=int, default=1000, help="0: no last measurement")
     parser.add_argument("--out", default="strides", help="folder")
