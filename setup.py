@@ -18,6 +18,7 @@ setup(
         "grain>=0.2.13",
         "importlib_resources",
         "jax>=0.8,<0.13",
+        "matplotlib",
         "ml-collections>=1.0",
         "numpy>=2",
         "optax>=0.2.6",

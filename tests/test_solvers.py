@@ -84,8 +84,10 @@ def test_order_of_convergence(name, process, flow_end):
     all_orders_to_the_end = "lower_order_final" in inspect.signature(info.make).parameters
     options = {"lower_order_final": False} if all_orders_to_the_end else {}
     lam = schedule.half_log_snr(np.array(SPANS[process]))
-    error = []
-    for steps in (322, 640) if info.order == 4 else (160, 322):  # 1 modulo 3, for the mixed orders
+    error, pair = [], (322, 640) if info.order == 4 else (160, 322)
+    if name.endswith("fast"):  # 1 modulo 3, so that one step of the lowest order ends both; it
+        pair = (640, 1279)  # shows once the third-order blocks have become exact beside it
+    for steps in pair:
         times = schedule.time_of(np.linspace(*lam, steps + 1))
         times[[0, -1]] = SPANS[process]
         table = make(name, **options)(schedule, times)
@@ -94,8 +96,7 @@ def test_order_of_convergence(name, process, flow_end):
         else:
             end = table.run_numpy(Mixture(), X)
         error.append(np.abs(end - flow_end[process]).max())
-    steps = np.log2(640 / 322 if info.order == 4 else 322 / 160)
-    slope = np.log2(error[0] / error[1]) / steps
+    slope = np.log(error[0] / error[1]) / np.log(pair[1] / pair[0])
     assert slope == pytest.approx(info.order, abs=0.2 if info.order == 4 else 0.15), error
 
 
@@ -170,7 +171,7 @@ def test_stochastic_marginals(name):
 
     A consistency model's samples keep them at any number of steps; its denoiser is the flow's end.
     """
-    count, data = 40_000, GaussianData(0.3, 0.5)
+    count, data = 20_000, GaussianData(0.3, 0.5)
     end = level_of(1.0, 0.002 if name == "consistency" else 0.0)
 
     def denoise(x, level):
@@ -180,12 +181,12 @@ def test_stochastic_marginals(name):
         return prediction._replace(x0=data.flow(x, level, end))
 
     options = {"s_noise": 1.0} if name == "heun_churn" else {}
-    steps = 5 if name in ("consistency", "lcm") else 400
+    steps = 5 if name in ("consistency", "lcm") else 300
     table = make(name, **options)(VP, strides.log_snr(VP, steps, lam_min=SOLVERS[name].lam_min))
     draws = Draws(count)
     x = table.run_numpy(denoise, draws[0], draws, start_noise=draws[0])
     assert x.mean() == pytest.approx(0.3, abs=4 * 0.5 / np.sqrt(count))
-    assert x.std() == pytest.approx(0.5, abs=4 * 0.5 / np.sqrt(2 * count) + 0.004)
+    assert x.std() == pytest.approx(0.5, abs=4 * 0.5 / np.sqrt(2 * count))
 
 
 @pytest.mark.parametrize("name", SOLVERS)
