@@ -53,20 +53,38 @@ class Candidate(NamedTuple):
         return self.family + start + last
 
 
+class Evidence(NamedTuple):
+    """What the learned kinds are derived from.
+
+    Attributes:
+        trajectory: the teacher's, on M noisy nodes.
+        mse: [M] of `adaptive.noising_errors` at these nodes.
+    """
+
+    trajectory: adaptive.Trajectory
+    mse: np.ndarray
+
+    def between(self, highest: float, lowest: float) -> "Evidence":
+        """The nodes with sigma / alpha in [lowest, highest]; ValueError if there are none."""
+        kept = adaptive.between(self.trajectory, highest, lowest)
+        return Evidence(kept, self.mse[np.isin(self.trajectory.times[:-1], kept.times)])
+
+
 def families(order: int) -> dict[str, Callable[..., np.ndarray]]:
-    """(schedule, trajectory, steps, lam_min) -> times, fixed and learned, by name."""
-    makers = {
-        name: lambda schedule, trajectory, steps, lam_min, make=make: make(
-            schedule, steps, lam_min=lam_min
-        )
-        for name, make in FIXED.items()
-    }
+    """(schedule, evidence, steps, lam_min) -> times, fixed and learned, by name."""
+
+    def fixed(make):
+        return lambda schedule, evidence, steps, lam_min: make(schedule, steps, lam_min=lam_min)
 
     def learned(make, **options):
-        return lambda schedule, trajectory, steps, lam_min: make(
-            schedule, trajectory, steps, **options
+        return lambda schedule, evidence, steps, lam_min: make(
+            schedule, evidence.trajectory, steps, **options
         )
 
+    def elbo(schedule, evidence, steps, lam_min):
+        return adaptive.elbo(schedule, evidence.trajectory.times[:-1], evidence.mse, steps)
+
+    makers = {name: fixed(make) for name, make in FIXED.items()} | {"elbo": elbo}
     for metric, discount in (("l2", 1.0), ("l2", 1.15), ("dev", 1.0), ("dev", 1.15)):
         makers[f"gits {metric} {discount}"] = learned(
             adaptive.gits, metric=metric, discount=discount
@@ -82,7 +100,7 @@ def families(order: int) -> dict[str, Callable[..., np.ndarray]]:
 
 
 def propose(
-    candidates: Iterable[Candidate], schedule: Schedule, trajectory, steps: int, order: int
+    candidates: Iterable[Candidate], schedule: Schedule, evidence: Evidence, steps: int, order: int
 ) -> dict[Candidate, np.ndarray]:
     """The times of every candidate; those that do not fit, or repeat, are left out."""
     makers, found = families(order), {}
@@ -93,8 +111,8 @@ def propose(
             line = dataclasses.replace(schedule, t_min=t_min)
         highest = np.inf if candidate.start is None else np.exp(-candidate.start)
         try:
-            kept = adaptive.between(trajectory, highest, candidate.last or 0.0)
-            times = makers[candidate.family](line, kept, steps, lam_min=candidate.start)
+            kept = evidence.between(highest, candidate.last or 0.0)
+            times = makers[candidate.family](line, kept, steps, candidate.start)
         except ValueError:
             continue
         known = any(np.array_equal(times, other) for other in found.values())

@@ -74,8 +74,9 @@ class LearnedStride:
         for name, value in actual.items():
             known = getattr(self, name)
             if known != value:
-                values = f": {known!r}, now {value!r}" if name != "weights" else ""
-                found.append(f"it was learned with another {name}{values}")
+                changed = f"another {name}: {known!r}, now {value!r}"
+                what = "other weights" if name == "weights" else changed
+                found.append(f"it was learned with {what}")
         return found
 
 

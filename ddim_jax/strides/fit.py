@@ -28,7 +28,7 @@ from ddim_jax.models import pretrained
 from ddim_jax.schedules import Schedule
 from ddim_jax.solvers import LIMIT, SOLVERS, Solver, SolverInfo
 from ddim_jax.strides import adaptive, files, search
-from ddim_jax.strides.candidates import FIXED, LASTS, STARTS, Candidate, families, propose
+from ddim_jax.strides.candidates import FIXED, LASTS, STARTS, Candidate, Evidence, families, propose
 
 FEW = 16
 """Samples on which the many candidates are sifted before the race."""
@@ -64,35 +64,48 @@ class Pupil:
         x = sampling.initial_noise(keys, self.parts.image_shape)
         return parallel.shard((x, keys, self.parts.cond(labels)), self.mesh)
 
-    def teach(self, first: int, count: int, nodes: int):
-        """A teacher's trajectory and the lesson it ends in."""
-        x, keys, cond = self.noise(first, count)
+    def collector(self, cond):
+        """A sampler as `adaptive` takes it."""
 
         def sample(table, x, keys, collect):
             return self.run(self.params, table, x, keys, cond, collect)
 
-        trajectory = adaptive.teacher(sample, self.parts.schedule, x, keys, nodes=nodes)
+        return sample
+
+    def teach(self, first: int, count: int, nodes: int):
+        """A teacher's trajectory and the lesson it ends in."""
+        x, keys, cond = self.noise(first, count)
+        schedule = self.parts.schedule
+        trajectory = adaptive.teacher(self.collector(cond), schedule, x, keys, nodes=nodes)
         end = parallel.shard(trajectory.y[-1].reshape(x.shape), self.mesh)
         return trajectory, search.Lesson(x, keys, cond, end)
+
+    def observe(self, trajectory: adaptive.Trajectory, lesson: search.Lesson) -> Evidence:
+        """The trajectory, and the errors at its nodes on what it ended in, noised again."""
+        sample, times = self.collector(lesson.cond), trajectory.times[:-1]
+        mse = adaptive.noising_errors(sample, self.parts.schedule, lesson.end, lesson.keys, times)
+        return Evidence(trajectory, mse)
 
 
 class Course(NamedTuple):
     """What strides of one network are learned from."""
 
     pupil: Pupil
-    trajectory: adaptive.Trajectory
+    evidence: Evidence
     lesson: search.Lesson
     held_out: search.Lesson
 
 
 def enroll(pupil: Pupil, num_samples: int, nodes: int) -> Course:
-    """Two teacher passes: noise to learn from, and noise to choose by."""
-    with tqdm(total=2, desc=f"teacher, {2 * nodes - 1} evaluations", unit="pass") as bar:
+    """Teacher passes over noise to learn from and noise to choose by, and one over noised ends."""
+    with tqdm(total=3, desc=f"teacher, {2 * nodes - 1} evaluations", unit="pass") as bar:
         trajectory, lesson = pupil.teach(0, num_samples, nodes)
+        bar.update()
+        evidence = pupil.observe(trajectory, lesson)
         bar.update()
         _, held_out = pupil.teach(num_samples, num_samples, nodes)
         bar.update()
-    return Course(pupil, trajectory, lesson, held_out)
+    return Course(pupil, evidence, lesson, held_out)
 
 
 def choose(course: Course, solver: Solver, info: SolverInfo, steps: int):
@@ -102,7 +115,7 @@ def choose(course: Course, solver: Solver, info: SolverInfo, steps: int):
     few = course.held_out.take(np.arange(min(FEW, len(course.held_out.x))))
 
     def race(candidates: Iterable[Candidate], lesson: search.Lesson, what: str):
-        times = propose(candidates, schedule, course.trajectory, steps, order)
+        times = propose(candidates, schedule, course.evidence, steps, order)
         with tqdm(total=len(times), desc=f"{steps} steps: {what}", unit="stride") as bar:
             scores = search.race(
                 course.pupil.sample, course.pupil.params, solver, schedule, times, lesson,
