@@ -318,6 +318,12 @@ def test_flow_matching_euler_and_heun(steps):
         np.testing.assert_allclose(solver(schedule, times).run_numpy(data, X), end, atol=1e-12)
 
 
+def test_midpoint_in_sigma_is_dpm_solver_2():
+    """The geometric mean of sigma is the middle in log-SNR."""
+    same(solvers.midpoint(), solvers.singlestep(2), log_snr_times(7))
+    same(solvers.midpoint(), solvers.singlestep(2), np.linspace(1.0, 0.1, 6))
+
+
 @pytest.mark.parametrize("churn", [0.0, 3.0, 40.0])
 def test_churn_is_algorithm_2_of_edm(churn):
     schedule, data = schedules.edm(), Mixture()
@@ -351,7 +357,8 @@ def test_churn_can_act_before_the_first_step():
     assert table.level.t[0] == pytest.approx(min(high, 60.0))
     np.testing.assert_allclose(table.start, [40, np.sqrt(table.level.t[0] ** 2 - 40**2)])
     top = solvers.heun_churn(1.0, 0.0, 100.0)(schedule, strides.karras(schedule, 4))
-    assert top.level.t[0] == 80 and top.start[1] == 0  # not beyond the trained levels
+    # not beyond the trained levels
+    assert top.level.t[0] == 80 and top.start[0] == 80 and top.start[1] == 0
 
 
 # --- Adams-Bashforth ------------------------------------------------------------------------------

@@ -207,14 +207,16 @@ def heun_churn(
 
     def solver(schedule: Schedule, times: np.ndarray) -> SolverTable:
         knots = [_sigma(schedule.level(t)) for t in times]
-        highest = _sigma(schedule.level(schedule.t_span[0])).u
         steps = sum(knot.u > 0 for knot in knots)
 
         def raise_level(knot: Knot) -> tuple[Knot, Callable[[Combination], Combination]]:
             if not s_min <= knot.u <= s_max:
                 return knot, lambda point: point
-            u = min(knot.u * (1 + min(churn / steps, np.sqrt(2) - 1)), highest)
-            high = _sigma(schedule.level(schedule.time_of(-np.log(u)))) if u > knot.u else knot
+            gamma = min(churn / steps, np.sqrt(2) - 1)
+            if not gamma:
+                return knot, lambda point: point
+            # time_of stops at the schedule's noisy end
+            high = _sigma(schedule.level(schedule.time_of(-np.log(knot.u * (1 + gamma)))))
             std = high.n * s_noise * np.sqrt(max(high.u**2 - knot.u**2, 0.0))
             return high, lambda point: high.n / knot.n * point + std * NOISE
 
