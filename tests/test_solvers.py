@@ -54,7 +54,7 @@ def flow_end():
     for name, span in SPANS.items():
         start, end = (PROCESSES[name].level(t) for t in span)
         x = PROCESSES[name].prior_std(span[0]) * X
-        ends[name] = Mixture().flow(x, start, end, 2000)
+        ends[name] = Mixture().flow(x, start, end, 1500)
     return ends
 
 
@@ -113,15 +113,15 @@ def test_rows_are_evaluations(name, terminal, steps):
 
 @pytest.mark.parametrize("name", SOLVERS)
 @pytest.mark.parametrize("process", PROCESSES)
-@pytest.mark.parametrize("steps", [1, 2, 10])
-def test_finite_from_end_to_end(name, process, steps):
+def test_finite_from_end_to_end(name, process):
     schedule = PROCESSES[process]
-    table = make(name)(schedule, times_for(name, schedule, steps)).validate()
-    assert table.end.alpha == 1 and table.end.sigma == 0
-    if name == "pndm" and steps == 2:
-        return  # a Runge-Kutta step over half the schedule explodes, in the paper's method too
-    x = table.run_numpy(GaussianData(0.2, 0.5), X, normals(table, X.shape))
-    assert np.all(np.abs(x) < 10)
+    for steps in (1, 2, 10):
+        table = make(name)(schedule, times_for(name, schedule, steps)).validate()
+        assert table.end.alpha == 1 and table.end.sigma == 0
+        if name == "pndm" and steps == 2:
+            continue  # a Runge-Kutta step over half the schedule explodes, in the paper's method too
+        x = table.run_numpy(GaussianData(0.2, 0.5), X, normals(table, X.shape))
+        assert np.all(np.abs(x) < 10), steps
 
 
 @pytest.mark.parametrize("name", SOLVERS)
