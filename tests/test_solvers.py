@@ -119,7 +119,7 @@ def test_finite_from_end_to_end(name, process):
         table = make(name)(schedule, times_for(name, schedule, steps)).validate()
         assert table.end.alpha == 1 and table.end.sigma == 0
         if name == "pndm" and steps == 2:
-            continue  # a Runge-Kutta step over half the schedule explodes, in the paper's method too
+            continue  # a Runge-Kutta step over half the schedule explodes, in the paper's too
         x = table.run_numpy(GaussianData(0.2, 0.5), X, normals(table, X.shape))
         assert np.all(np.abs(x) < 10), steps
 
