@@ -61,7 +61,7 @@ def _multistep(order: int, coefficients: Coefficients, warm_up: Sequence[Callabl
             u = level.sigma / level.alpha
             for k, (t, s) in enumerate(zip(times[:-1], times[1:], strict=True)):
                 if level.sigma[k + 1] == 0:
-                    rows.move(rows.predict(t, x0=1.0))
+                    rows.into_clean(t)
                 elif k < len(warm_up):
                     seen = [warm_up[k](schedule, rows, t, s), *seen][:order]
                 else:

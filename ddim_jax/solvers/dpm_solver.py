@@ -90,10 +90,6 @@ def _check_derivative(derivative: str) -> None:
 # --- singlestep -----------------------------------------------------------------------------------
 
 
-def _into_clean(rows: Rows, t: float) -> None:
-    rows.move(rows.predict(t, x0=1.0))
-
-
 def _block(
     line: Exponential, rows: Rows, s: float, inner: Sequence[float], t: float, derivative: str
 ):
@@ -154,7 +150,7 @@ def singlestep(order: int = 2, form: str = "eps", derivative: str = "midpoint") 
         line, rows = Exponential(schedule, form), Rows(schedule, times)
         for s, t in zip(times[:-1], times[1:], strict=True):
             if schedule.level(t).sigma == 0:
-                _into_clean(rows, s)
+                rows.into_clean(s)
             else:
                 inner = [line.inside(s, t, part) for part in parts]
                 _block(line, rows, s, inner, t, derivative)
@@ -198,7 +194,7 @@ def fast(form: str = "eps", derivative: str = "midpoint") -> Solver:
             _block(line, rows, times[k], inner, times[k + order], derivative)
             k += order
         if clean:
-            _into_clean(rows, times[-2])
+            rows.into_clean(times[-2])
         return rows.table()
 
     return solver
@@ -266,7 +262,7 @@ def multistep(
         for k in range(steps):
             s, t, h = times[k], times[k + 1], lam[k + 1] - lam[k]
             if clean and k == steps - 1:
-                _into_clean(rows, s)
+                rows.into_clean(s)
                 break
             m = line.predict(rows, s)
             seen = [(lam[k], m), *seen][:order]
@@ -323,7 +319,7 @@ def sde_singlestep(eta: float = 1.0, part: float = 1 / 2) -> Solver:
         line, rows = Exponential(schedule, "data"), Rows(schedule, times)
         for s, t in zip(times[:-1], times[1:], strict=True):
             if schedule.level(t).sigma == 0:
-                _into_clean(rows, s)
+                rows.into_clean(s)
             else:
                 _sde_block(line, rows, s, t, eta, part)
         return rows.table()

@@ -85,6 +85,10 @@ class Rows:
         """Ends a row: where the two points go; `base` goes with `point` unless it is given."""
         self._moves.append((point, point if base is None else base))
 
+    def into_clean(self, t: float) -> None:
+        """A row to the clean end, first order: the answer is x0."""
+        self.move(self.predict(t, x0=1.0))
+
     def table(self) -> SolverTable:
         """The table, with as few history slots as the predictions' uses allow."""
         slot, slots = self._slots()

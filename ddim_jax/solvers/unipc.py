@@ -57,24 +57,14 @@ def unipc(
         seen = []  # (lam, prediction), newest first
 
         def step(k: int, point: Combination, seen: list, corrected_by: Combination | None = None):
-            """From knot k to knot k + 1, corrected if the prediction at the latter is given."""
-            h, (_, newest) = lam[k + 1] - lam[k], seen[0]
             base, c = line.base(point, times[k], times[k + 1])
-            z = line.z(h)
-            x = base - c * np.expm1(z) * newest
-            ratios = [(past - lam[k]) / h for past, _ in seen[1:]]
-            differences = [(m - newest) / r for (_, m), r in zip(seen[1:], ratios, strict=True)]
-            if corrected_by is not None:
-                ratios, differences = [*ratios, 1.0], [*differences, corrected_by - newest]
-            if not ratios:
-                return x
+            z = line.z(lam[k + 1] - lam[k])
             scale = z if variant == "bh1" else np.expm1(z)
-            weights = _weights(np.array(ratios), z, scale)
-            return x - c * scale * combine(weights, differences)
+            return base - c * _change(z, scale, lam[k : k + 2], seen, corrected_by)
 
         for k, t in enumerate(times[:-1]):
             if clean and k == steps - 1:
-                rows.move(rows.predict(t, x0=1.0))
+                rows.into_clean(t)
                 break
             m = line.predict(rows, t)
             point = POINT
@@ -88,6 +78,21 @@ def unipc(
         return rows.table()
 
     return solver
+
+
+def _change(
+    z: float, scale: float, lam: np.ndarray, seen: list, corrected_by: Combination | None
+) -> Combination:
+    """`expm1(z) m_i + B sum rho_j D_j` from lam[0] to lam[1]; the latter's prediction corrects."""
+    h, (_, newest) = lam[1] - lam[0], seen[0]
+    ratios = [(past - lam[0]) / h for past, _ in seen[1:]]
+    differences = [(m - newest) / r for (_, m), r in zip(seen[1:], ratios, strict=True)]
+    if corrected_by is not None:
+        ratios, differences = [*ratios, 1.0], [*differences, corrected_by - newest]
+    change = np.expm1(z) * newest
+    if not ratios:
+        return change
+    return change + scale * combine(_weights(np.array(ratios), z, scale), differences)
 
 
 def _weights(ratios: np.ndarray, z: float, scale: float) -> np.ndarray:
