@@ -17,7 +17,7 @@ from ddim_jax import data, parallel, sampling
 from ddim_jax.experiment import Experiment
 from ddim_jax.guidance import Guidance
 from ddim_jax.models.pretrained import Pretrained
-from ddim_jax.probability_flow import Tolerance
+from ddim_jax.probability_flow import AdaptiveResult, Tolerance
 from ddim_jax.solvers import SolverTable
 
 Array = Any
@@ -81,6 +81,108 @@ def check(model: Pretrained, num_samples: int, batch_size: int, guidance: Guidan
         )
 
 
+class Generator:
+    """Draws batches from one network, spread over all devices of this process.
+
+    Batches are filled up to a multiple of the devices. Compiled programs are kept: a table of the
+    same (nfe, slots) costs no second compilation.
+
+    Attributes:
+        model: the network.
+        compile_seconds: spent in tracing and compiling so far.
+        seconds: spent in sampling so far.
+    """
+
+    def __init__(
+        self,
+        model: Pretrained,
+        *,
+        adaptive: bool = False,
+        clip: str = "static",
+        trajectory: bool = False,
+        progress: Callable[[int], None] | None = None,
+    ):
+        """Puts the parameters on the devices.
+
+        Args:
+            model: the network.
+            adaptive: tables are tolerances.
+            clip: "static", "dynamic" or "none".
+            trajectory: results collect the clean estimates of every row; of a table only.
+            progress: called with the number of each finished row.
+
+        Raises:
+            ValueError: a trajectory without a table.
+        """
+        self.model = model
+        self._sample = _sampler(model.experiment, adaptive, clip, trajectory, progress)
+        self._mesh = parallel.make_mesh(jax.local_devices())
+        self._params = parallel.replicate(model.params, self._mesh)
+        self._programs = {}
+        self.compile_seconds = self.seconds = 0.0
+
+    def program(self, table: Any, batch: int, guidance: Guidance | None = None) -> Any:
+        """The compiled program for such a table and batch; it can be asked for its memory."""
+        size = self._filled(batch)
+        labels = make_labels(self.model, None, size)
+        return self._program(*self._arguments(table, np.arange(size), 0, labels, guidance))
+
+    def draw(
+        self,
+        table: SolverTable | Tolerance,
+        index: np.ndarray,
+        *,
+        seed: int = 0,
+        labels: np.ndarray | None = None,
+        guidance: Guidance | None = None,
+    ) -> sampling.RunResult | AdaptiveResult:
+        """The samples of one batch, as float32 arrays of the host.
+
+        Args:
+            table: the sampler.
+            index: int [B], their places in the whole set.
+            seed: of the whole set.
+            labels: [B], for a class-conditional network.
+            guidance: with a scalar scale; None for none.
+
+        Raises:
+            ValueError: a tolerance that was not met.
+        """
+        count, size = len(index), self._filled(len(index))
+        index = np.concatenate([index, index[-1] + 1 + np.arange(size - count)])
+        labels = None if labels is None else np.resize(labels, size)
+        arguments = self._arguments(table, index, seed, labels, guidance)
+        program = self._program(*arguments)
+        start = time.perf_counter()
+        result = jax.device_get(program(*arguments))
+        self.seconds += time.perf_counter() - start
+        if isinstance(table, Tolerance):
+            return jax.tree.map(lambda leaf: leaf[:count], result.validate())
+        collected = {name: values[:, :count] for name, values in result.collected.items()}
+        x, state = jax.tree.map(lambda leaf: leaf[:count], (result.x, result.state))
+        return sampling.RunResult(x, state, collected)
+
+    def _filled(self, count: int) -> int:
+        """A batch size that the devices share evenly."""
+        return -(-count // self._mesh.size) * self._mesh.size
+
+    def _arguments(self, table, index, seed, labels, guidance):
+        parts = self.model.experiment
+        keys = sampling.sample_keys(seed, index)
+        own = None if labels is None else jnp.asarray(labels)
+        arrays = (sampling.initial_noise(keys, parts.image_shape), keys, parts.cond(own))
+        return self._params, table, *parallel.shard(arrays, self._mesh), guidance
+
+    def _program(self, *arguments):
+        leaves, tree = jax.tree.flatten(arguments[1:])
+        signature = (tree, tuple(np.shape(leaf) for leaf in leaves))
+        if signature not in self._programs:
+            start = time.perf_counter()
+            self._programs[signature] = self._sample.lower(*arguments).compile()
+            self.compile_seconds += time.perf_counter() - start
+        return self._programs[signature]
+
+
 def generate(
     model: Pretrained,
     table: SolverTable | Tolerance,
@@ -114,30 +216,19 @@ def generate(
     """
     check(model, num_samples, batch_size, guidance)
     adaptive = isinstance(table, Tolerance)
-    parts, mesh = model.experiment, parallel.make_mesh(jax.local_devices())
     batch = min(batch_size, num_samples)
-    batch = -(-batch // mesh.size) * mesh.size
     per_batch, unit = (1, "batch") if adaptive else (table.nfe, "eval")
     bar = tqdm(total=-(-num_samples // batch) * per_batch, unit=unit, disable=not show_progress)
     progress = (lambda row: bar.update()) if show_progress else None
-    sampler = _sampler(parts, adaptive, clip, trajectory, progress)
-    params = parallel.replicate(model.params, mesh)
-    compiled, compile_seconds, seconds, images, estimates, nfe = None, 0.0, 0.0, [], [], []
+    generator = Generator(
+        model, adaptive=adaptive, clip=clip, trajectory=trajectory, progress=progress
+    )
+    images, estimates, nfe = [], [], []
     for first in range(0, num_samples, batch):
         index = np.arange(first, first + batch)  # the last batch draws more than it keeps
-        keys = sampling.sample_keys(seed, index)
-        own = None if labels is None else jnp.asarray(np.resize(labels, first + batch)[first:])
-        arrays = (sampling.initial_noise(keys, parts.image_shape), keys, parts.cond(own))
-        x, keys, cond = parallel.shard(arrays, mesh)
-        start = time.perf_counter()
-        if compiled is None:
-            compiled = sampler.lower(params, table, x, keys, cond, guidance).compile()
-            compile_seconds = time.perf_counter() - start
-            start = time.perf_counter()
-        result = jax.device_get(compiled(params, table, x, keys, cond, guidance))
-        seconds += time.perf_counter() - start
+        own = None if labels is None else np.resize(labels, first + batch)[first:]
+        result = generator.draw(table, index, seed=seed, labels=own, guidance=guidance)
         if adaptive:
-            result.validate()
             bar.update()
         images.append(data.to_uint8(result.x))
         nfe.append(np.broadcast_to(result.nfe if adaptive else table.nfe, batch))
@@ -150,8 +241,8 @@ def generate(
         labels=labels,
         trajectory=np.concatenate(estimates, 1)[:, :num_samples] if trajectory else None,
         nfe=np.concatenate(nfe)[:num_samples],
-        compile_seconds=compile_seconds,
-        seconds=seconds,
+        compile_seconds=generator.compile_seconds,
+        seconds=generator.seconds,
     )
 
 

@@ -93,7 +93,6 @@ def test_what_a_network_cannot_do(model):
 def command(monkeypatch, tmp_path):
     """Runs sample.py with flags, in a directory of its own."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
 
     def run(**flags):
         steps = {} if flags.get("solver") == "adaptive" else {"steps": 2}
