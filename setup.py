@@ -25,9 +25,13 @@ setup(
         "orbax-checkpoint>=0.11.30,<0.13",
         "pillow",
         "safetensors",
+        "scipy",
         "tensorboardX",
         "tensorflow-datasets",
         "tqdm",
     ],
-    extras_require={"test": ["pytest", "ruff"], "benchmarks": ["psutil"]},
+    extras_require={
+        "test": ["pytest", "ruff"],
+        "parity": ["pytorch-fid", "torch", "torch-fidelity", "torchvision"],
+    },
 )

@@ -1,0 +1,89 @@
+"""Is the ruler sane? Distances of real pictures, whole and spoilt, to the training pictures.
+
+    python -m ddim_jax.evaluation.ruler
+    python -m ddim_jax.evaluation.ruler --data=npz:mnist.npz --split=test
+
+A distance that is of use is small for real pictures it has not seen (the floor that no model goes
+below, at this number of samples), grows with every blur and every noise, and sees missing classes.
+It need not see labels: pictures under wrong labels are as near as before, so a class-conditional
+model needs its accuracy beside it.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from scipy import ndimage
+
+from ddim_jax import data, parallel
+from ddim_jax.evaluation import features, metrics, scores
+
+BLURS = (0.5, 0.75, 1.0, 1.5, 2.0)
+"""Standard deviations of Gaussian blurs, in pixels."""
+
+NOISES = (8, 16, 32, 64)
+"""Standard deviations of Gaussian noises, of 255."""
+
+
+def blur(images: np.ndarray, deviation: float) -> np.ndarray:
+    """Gaussian blur of uint8 [N, H, W, C] by a standard deviation in pixels."""
+    blurred = ndimage.gaussian_filter(images.astype(np.float32), (0, deviation, deviation, 0))
+    return np.clip(np.rint(blurred), 0, 255).astype(np.uint8)
+
+
+def noise(images: np.ndarray, deviation: float, seed: int = 0) -> np.ndarray:
+    """Gaussian noise of a standard deviation in grey levels, added to uint8 [N, H, W, C]."""
+    drawn = np.random.default_rng(seed).normal(scale=deviation, size=images.shape)
+    return np.clip(np.rint(images + drawn), 0, 255).astype(np.uint8)
+
+
+def spoilt(
+    images: np.ndarray, labels: np.ndarray, seed: int = 0
+) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """(name, images, labels) of the sets that the ruler is tried on."""
+    rng = np.random.default_rng(seed)
+    yield "real", images, labels
+    for count in (5000, 2000, 1000):
+        if count < len(images):
+            chosen = rng.choice(len(images), count, replace=False)
+            yield f"real, {count} of them", images[chosen], labels[chosen]
+    for deviation in BLURS:
+        yield f"blurred by {deviation} pixels", blur(images, deviation), labels
+    for deviation in NOISES:
+        yield f"noise of {deviation}/255", noise(images, deviation), labels
+    yield "labels shuffled", images, rng.permutation(labels)
+    half = labels < (labels.max() + 1) // 2
+    yield "half of the classes alone", images[half], labels[half]
+    yield "mirrored", images[:, :, ::-1], labels
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Prints the table, in markdown."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", default="digits", help="real images, as data.load takes them")
+    parser.add_argument("--split", default="train")
+    parser.add_argument("--features", default="digits", help=features.NAMES)
+    parser.add_argument("--reference", help="npz of statistics; default digits_train")
+    args = parser.parse_args(argv)
+    parallel.use_cpu_cores()
+    try:
+        network = features.load(args.features)
+        source = data.load(args.data, args.split)
+        found = scores.find_data(network, args.reference, None, source.image_shape)
+        metrics.check_count(len(source) // 2, network.dimensions)
+    except (ValueError, OSError) as error:
+        sys.exit(f"{Path(__file__).name}: {error}")
+    ruler = scores.make_ruler(network, *found)
+    print(f"{args.data}, {args.split}, against {ruler.reference.name}\n")
+    names = (*network.names, "precision", "recall", "density", "coverage", "accuracy")
+    print(f"| set | N | {' | '.join(names)} |\n|{'---|' * (len(names) + 2)}")
+    for name, images, labels in spoilt(*features.read_images(source)):
+        found = scores.score(network.extract(images), ruler, labels)
+        shown = [f"{found[key]:.4g}" if key in found else "" for key in names]
+        print(f"| {name} | {len(images)} | {' | '.join(shown)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
