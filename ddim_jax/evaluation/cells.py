@@ -132,7 +132,7 @@ class Shards:
     """The folder of one cell."""
 
     def __init__(self, folder: str | Path, identity: dict[str, Any]):
-        """Opens the folder, or makes it.
+        """Opens the folder; it is made when the first shard is written.
 
         Args:
             folder: of this cell alone.
@@ -141,11 +141,10 @@ class Shards:
         Raises:
             ValueError: it holds samples that were drawn otherwise.
         """
-        self.folder = Path(folder)
+        self.folder, self.identity = Path(folder), identity
         about = self.folder / "cell.json"
         if not about.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            files.write_json(about, identity)
+            return
         try:
             found = json.loads(about.read_text())
         except json.JSONDecodeError as error:
@@ -181,6 +180,9 @@ class Shards:
         program_bytes: int = 0,
     ) -> None:
         """Writes the shard that begins with sample `first`; numbers as of `Drawn`."""
+        if not (about := self.folder / "cell.json").exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            files.write_json(about, self.identity)
         values = (seconds, process_bytes, program_bytes)
         numbers = dict(zip(NUMBERS, values, strict=True))
         path = self._path(first)

@@ -208,18 +208,24 @@ def paper_table(records: list[dict[str, Any]], quality: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _check_name(base: Path, planned: list[Planned]) -> None:
+def _check_name(base: Path, planned: list[Planned], num_samples: int) -> None:
     """Raises ValueError if results of another sweep have that name."""
     if not (path := base.with_suffix(".json")).exists():
         return
     try:
-        known = set(json.loads(path.read_text())["about"]["cells"])
+        about = json.loads(path.read_text())["about"]
+        known, count = set(about["cells"]), about["num_samples"]
     except (json.JSONDecodeError, KeyError, TypeError):
         raise ValueError(f"{path} is no result of a sweep; choose another --name") from None
     if missing := known - {item.cell.name for item in planned}:
         raise ValueError(
             f"{path} holds a sweep with other cells, such as {sorted(missing)[0]}, which this one "
             "would lose; choose another --name"
+        )
+    if count != num_samples:
+        raise ValueError(
+            f"{path} holds a sweep of {count} samples a cell, not {num_samples}; choose another "
+            "--name (the samples are shared all the same)"
         )
 
 
@@ -231,7 +237,7 @@ def run(args: argparse.Namespace) -> None:
     _check_counts(args.num_samples, network)
     found = scores.find_data(network, args.reference, args.real, model.experiment.image_shape)
     planned = plan(args, model)
-    _check_name(base, planned)
+    _check_name(base, planned, args.num_samples)
     generator = generation.Generator(model, clip=args.clip)
     total = announce(planned, generator, args)
     if args.plan:
@@ -310,6 +316,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         raise ValueError("give --steps or --nfe, not both")
     if args.preset and (args.nfe or args.solver != ["ddim"]):
         raise ValueError("--preset=paper has its own solvers; give neither --solver nor --nfe")
+    if args.preset and max(len(args.stride), len(args.guidance_scale)) > 1:
+        raise ValueError("--preset=paper is one table: give one --stride and one --guidance_scale")
     parallel.check_batch(args.batch_size, jax.local_device_count())
     return args
 
