@@ -135,52 +135,101 @@ def integrate(
 
     Source: Song et al. 2021, section 4.3 (there over t, with Dormand & Prince's pair).
     """
-    if method not in METHODS:
-        raise ValueError(f"unknown method {method!r}; it is one of {', '.join(METHODS)}")
-    import diffrax
-
-    first, last = _noisy_end(schedule, lam_min), schedule.level(schedule.t_min)
+    first, last = noisy_end(schedule, lam_min), schedule.level(schedule.t_min)
     scale = schedule.prior_std(first.t) / np.hypot(first.alpha, first.sigma)
-    begin, end = (jnp.asarray(schedule.half_log_snr(at.t), x.dtype) for at in (first, last))
+    begin, end = (float(schedule.half_log_snr(at.t)) for at in (first, last))
+    z = jnp.asarray(scale, x.dtype) * x
+    result, slope_at_end = solve(
+        slope(denoise, schedule), z, begin, end, tolerance, method=method, max_steps=max_steps
+    )
+    cos = jnp.asarray(last.alpha / np.hypot(last.alpha, last.sigma), x.dtype)
+    return result._replace(x=jnp.where(result.failed, jnp.nan, cos * result.x + slope_at_end / cos))
 
-    def slope(lam: Array, z: Array, args: None) -> Array:
+
+def slope(denoise: Denoiser, schedule: Schedule) -> Callable[[Array, Array], Array]:
+    """`(lam, z) -> dz/dlam` of the probability flow."""
+
+    def call(lam: Array, z: Array) -> Array:
         level = schedule.level(schedule.time_of(lam))
         n = jnp.hypot(level.alpha, level.sigma)
         cos, sin = level.alpha / n, level.sigma / n
         prediction = denoise(n * z, level)
         return -sin * cos * (cos * prediction.eps - sin * prediction.x0)
 
-    rtol, atol = (jnp.asarray(value, x.dtype) for value in tolerance)
-    z = jnp.asarray(scale, x.dtype) * x
+    return call
+
+
+def solve(
+    slope: Callable[[Array, Any], Any],
+    state: Any,
+    begin: float,
+    end: float,
+    tolerance: Tolerance,
+    *,
+    method: str = "bosh3",
+    max_steps: int = 1000,
+) -> tuple[AdaptiveResult, Any]:
+    """Integrates any slope over lam, in either direction, to a tolerance in every leaf.
+
+    Args:
+        slope: (lam, state) -> the derivative of the state.
+        state: pytree of arrays of one dtype; the error of each leaf is measured alone.
+        begin: lam of the state.
+        end: lam to go to.
+        tolerance: error allowed in a step.
+        method: see `integrate`.
+        max_steps: see `integrate`.
+
+    Returns:
+        The result, whose x is the state at the end or where the steps ran out, and the slope there.
+
+    Raises:
+        ValueError: unknown method.
+    """
+    if method not in METHODS:
+        raise ValueError(f"unknown method {method!r}; it is one of {', '.join(METHODS)}")
+    import diffrax
+
+    def norm(error: Any) -> Array:
+        squares = [jnp.mean(leaf**2) for leaf in jax.tree.leaves(error)]
+        return jnp.sqrt(jnp.max(jnp.stack(squares)))
+
+    dtype = jax.tree.leaves(state)[0].dtype
+    rtol, atol = (jnp.asarray(value, dtype) for value in tolerance)
+    first_step = np.copysign(FIRST_STEP, end - begin)
+    begin, end, first_step = (jnp.asarray(value, dtype) for value in (begin, end, first_step))
     pair = getattr(diffrax, METHODS[method])()
     solution = diffrax.diffeqsolve(
-        diffrax.ODETerm(slope),
+        diffrax.ODETerm(lambda lam, state, args: slope(lam, state)),
         pair,
         begin,
         end,
-        jnp.asarray(FIRST_STEP, x.dtype),
-        z,
-        stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol, **CONTROL),
+        first_step,
+        state,
+        stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol, norm=norm, **CONTROL),
         # (first step?, slope at the start): otherwise a first step tried twice pays for it twice
-        solver_state=(jnp.asarray(False), slope(begin, z, None)),
+        solver_state=(jnp.asarray(False), slope(begin, state)),
         adjoint=diffrax.ForwardMode(),
         saveat=diffrax.SaveAt(t1=True, solver_state=True),
         max_steps=max_steps,
         throw=False,
     )
-    failed = solution.result != diffrax.RESULTS.successful
-    z, (_, slope_at_end) = solution.ys[0], solution.solver_state
-    cos = jnp.asarray(last.alpha / np.hypot(last.alpha, last.sigma), x.dtype)
-    return AdaptiveResult(
-        x=jnp.where(failed, jnp.nan, cos * z + slope_at_end / cos),
+    result = AdaptiveResult(
+        x=jax.tree.map(lambda leaf: leaf[0], solution.ys),
         nfe=1 + (pair.tableau.num_stages - 1) * solution.stats["num_steps"],
         accepted=solution.stats["num_accepted_steps"],
         rejected=solution.stats["num_rejected_steps"],
-        failed=failed,
+        failed=solution.result != diffrax.RESULTS.successful,
     )
+    return result, solution.solver_state[1]
 
 
-def _noisy_end(schedule: Schedule, lam_min: float) -> NoiseLevel:
+def noisy_end(schedule: Schedule, lam_min: float = -5.1) -> NoiseLevel:
+    """The noisiest level, but not below lam_min.
+
+    Raises:
+        ValueError: there is nothing between it and the cleanest trained level.
+    """
     noise, cleanest = schedule.t_span[0], schedule.half_log_snr(schedule.t_min)
     lam = max(float(schedule.half_log_snr(noise)), lam_min)
     if not -np.inf < lam < cleanest:

@@ -124,6 +124,20 @@ print(low, high, cells.peak_bytes())
 """
 
 
+def test_a_stride_takes_options(generator):
+    schedule = generator.model.experiment.schedule
+    cell = CELL._replace(stride="quadratic:fraction=1", steps=4)
+    starts = [
+        float(c.table(schedule).level.t[0]) for c in (cell, cell._replace(stride="quadratic"))
+    ]
+    assert starts[0] > 0.99 and starts[1] < 0.85
+    assert cell.name == "ddim_quadratic,fraction=1_4_eta=0.5"
+    with pytest.raises(ValueError, match="must be like quadratic:fraction=1, got 'fraction'"):
+        cell._replace(stride="quadratic:fraction").table(schedule)
+    with pytest.raises(ValueError, match="has no option 'fracton'"):
+        cell._replace(stride="quadratic:fracton=1").table(schedule)
+
+
 def test_the_peak_of_memory_is_seen_and_forgotten():
     """In a process of its own, where nothing else takes or frees memory."""
     run = subprocess.run([sys.executable, "-c", PEAKS], capture_output=True, text=True, check=True)

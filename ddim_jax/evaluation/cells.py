@@ -12,6 +12,7 @@ batch size, so a cell is extended by drawing the shards it lacks. A shard appear
 all.
 """
 
+import ast
 import hashlib
 import json
 import sys
@@ -45,7 +46,7 @@ class Cell(NamedTuple):
 
     Attributes:
         solver: a name in `SOLVERS`.
-        stride: a name in `STRIDES`, or a learned `.json`.
+        stride: a name in `STRIDES`, with options like quadratic:fraction=1, or a learned `.json`.
         steps: intervals of the stride.
         solver_options: (name, value) pairs, such as ("eta", 0.2).
         guidance_scale: 1 for none.
@@ -64,7 +65,8 @@ class Cell(NamedTuple):
     @property
     def name(self) -> str:
         """A folder name that says what it is."""
-        stride = Path(self.stride).stem if self.stride.endswith(".json") else self.stride
+        learned = self.stride.endswith(".json")
+        stride = Path(self.stride).stem if learned else self.stride.replace(":", ",")
         parts = [self.solver, stride, str(self.steps)]
         parts += [f"{name}={value}" for name, value in self.solver_options]
         parts += [f"guidance={self.guidance_scale:g}"] if self.guidance_scale != 1 else []
@@ -81,12 +83,30 @@ class Cell(NamedTuple):
         """Its table.
 
         Raises:
-            ValueError: see `experiment.build_table`.
+            ValueError: see `experiment.build_table`; options that are not like name=value.
         """
-        options = dict(self.solver_options)
+        stride, stride_options = self.stride, {}
+        if not stride.endswith(".json"):
+            stride, *pairs = stride.split(":")
+            stride_options = dict(_option(pair) for pair in pairs)
         return experiment.build_table(
-            schedule, self.solver, self.stride, self.steps, solver_options=options
+            schedule,
+            self.solver,
+            stride,
+            self.steps,
+            solver_options=dict(self.solver_options),
+            stride_options=stride_options,
         )
+
+
+def _option(pair: str) -> tuple[str, Any]:
+    name, equals, value = pair.partition("=")
+    if not equals:
+        raise ValueError(f"options of a stride must be like quadratic:fraction=1, got {pair!r}")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value
 
 
 def identity(cell: Cell, model: pretrained.Pretrained, table: SolverTable) -> dict[str, Any]:

@@ -292,8 +292,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--solver", type=_list(str), default=["ddim"], help="names of SOLVERS, like ddim,unipc_2")
     add(
         "--stride", type=_list(str), default=[],
-        help="names of STRIDES, or learned ones like strides/digits-{solver}-{steps}.json; "
-        "default each solver's own",
+        help="names of STRIDES, also like quadratic:fraction=1, or learned ones like "
+        "strides/digits-{solver}-{steps}.json; default each solver's own",
     )  # fmt: skip
     add("--steps", type=_list(int), default=[], help="intervals of the stride; default 5,10,20,50")
     add("--nfe", type=_list(int), default=[], help="instead of steps: as many as fit in these")
