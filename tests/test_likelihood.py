@@ -9,14 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.special import logsumexp
-from scipy.stats import multivariate_normal, norm
+from scipy.stats import norm
 
 from ddim_jax import data, experiment, predictions, probability_flow, sampling, schedules, strides
 from ddim_jax.evaluation import bound, density, likelihood
 from ddim_jax.models import pretrained
 from ddim_jax.predictions import Prediction, expand
 from ddim_jax.probability_flow import Tolerance, noisy_end
-from tests.oracles import GaussianData
+from tests.oracles import GaussianData, Mixture
 
 FLOW = schedules.rectified_flow(model_time=lambda sigma: sigma)
 VP = schedules.vp_linear(model_time=lambda t: t)
@@ -57,65 +57,20 @@ def log_densities(denoise, schedule, x, probes, *, tolerance=1e-6, **options):
     return jax.device_get(call(Tolerance(tolerance, tolerance), x, probes))
 
 
-class Correlated:
-    """N(mean, cov): `x0 = mean + alpha cov V^-1 (x - alpha mean)`, V = alpha^2 cov + sigma^2."""
+class Turned:
+    """Data of independent dimensions along a basis, so that Jacobians are not diagonal."""
 
-    def __init__(self, mean, cov):
-        self.mean, self.cov = np.array(mean), np.array(cov)
-        self.values, self.basis = np.linalg.eigh(self.cov)
-
-    def along(self, x, level):
-        """x - alpha mean along the basis, and its variances there; [N, D] and [1, D]."""
-        mean, values, basis = (
-            jnp.asarray(f, x.dtype) for f in (self.mean, self.values, self.basis)
-        )
-        return (x - (level.alpha * mean)[None]) @ basis, self.variances(level, values)[None]
-
-    def variances(self, level, values):
-        return level.alpha**2 * values + level.sigma**2
+    def __init__(self, data, basis):
+        self.data, self.basis = data, basis
 
     def __call__(self, x, level):
-        away, variance = self.along(x, level)
-        values, basis = jnp.asarray(self.values, x.dtype)[None], jnp.asarray(self.basis, x.dtype)
-        away = away / variance
-        x0 = jnp.asarray(self.mean, x.dtype)[None] + (level.alpha * values * away) @ basis.T
-        return Prediction(x0, level.sigma * away @ basis.T)
+        basis = jnp.asarray(self.basis, x.dtype)
+        return Prediction(*(field @ basis.T for field in self.data(x @ basis, level)))
 
 
-class JointMixture:
-    """Of correlated Gaussians, each with its share in x."""
-
-    def __init__(self, weights, parts):
-        self.weights, self.parts = weights, parts
-
-    def __call__(self, x, level):
-        logs = []
-        for weight, part in zip(self.weights, self.parts, strict=True):
-            away, variance = part.along(x, level)
-            logs.append(
-                float(np.log(weight)) - jnp.sum(away**2 / variance + jnp.log(variance), 1) / 2
-            )
-        shares = jax.nn.softmax(jnp.stack(logs), axis=0)[..., None]
-        estimates = zip(*(part(x, level) for part in self.parts), strict=True)
-        return Prediction(*(jnp.sum(shares * jnp.stack(field), 0) for field in estimates))
-
-    def log_density(self, x, ratio):
-        """Of x0 + ratio eps."""
-        terms = [
-            np.log(w) + multivariate_normal(p.mean, p.cov + ratio**2 * np.eye(2)).logpdf(x)
-            for w, p in zip(self.weights, self.parts, strict=True)
-        ]
-        return logsumexp(terms, axis=0)
-
-
-CORRELATED = Correlated([0, 0, 0], [[0.5, 0.3, -0.1], [0.3, 0.4, 0.2], [-0.1, 0.2, 0.9]])
-MIXTURE = JointMixture(
-    (0.4, 0.6),
-    (
-        Correlated([-0.8, 0.3], [[0.2, 0.12], [0.12, 0.1]]),
-        Correlated([0.5, -0.2], [[0.05, -0.03], [-0.03, 0.3]]),
-    ),
-)
+BASIS = np.linalg.qr(np.random.default_rng(1).standard_normal((3, 3)))[0]
+CORRELATED = Turned(GaussianData(0.0, np.float32([[0.2, 0.5, 1.2]])), BASIS)
+MIXTURE = Turned(Mixture(), np.array([[0.8, -0.6], [0.6, 0.8]]))
 
 
 # --- the probability flow -------------------------------------------------------------------------
@@ -157,11 +112,11 @@ def test_an_estimate_is_the_quadratic_form_of_its_probe():
     schedule = dataclasses.replace(FLOW, t_min=float(FLOW.time_of(1.5)))
     first, last = ends(schedule, -1.0)  # where the scales of y and z differ
     n = [np.hypot(level.alpha, level.sigma) for level in (first, last)]
-    before, after = (CORRELATED.variances(level, CORRELATED.values) for level in (first, last))
+    before, after = (CORRELATED.data.variance(level)[0] for level in (first, last))
     growth = np.sqrt(after / before) * n[0] / n[1]  # of z
-    m = CORRELATED.basis @ np.diag(np.log(growth)) @ CORRELATED.basis.T
+    m = BASIS @ np.diag(np.log(growth)) @ BASIS.T
     cos, scale = first.alpha / n[0], last.sigma / n[1]
-    latent = cos / scale * (X[0].astype(np.float64) @ CORRELATED.basis * growth)
+    latent = cos / scale * (X[0].astype(np.float64) @ BASIS * growth)
     rest = norm.logpdf(latent).sum() + 3 * np.log(cos / scale)
 
     signs = np.array([[1, 1, 1], [1, 1, -1], [1, -1, 1], [1, -1, -1]])
@@ -186,7 +141,10 @@ def test_an_estimate_is_the_quadratic_form_of_its_probe():
 def test_a_mixture_has_its_density_by_the_exact_trace():
     probes = density.every_direction((2,))
     log_p, _ = log_densities(MIXTURE, FLOW, X[:, :2], probes, lam_min=-9.0)
-    exact = MIXTURE.log_density(X[:, :2], np.exp(-FLOW.half_log_snr(FLOW.t_min)))
+    weights, means, stds = (np.array(field) for field in MIXTURE.data)
+    stds = np.hypot(stds, np.exp(-FLOW.half_log_snr(FLOW.t_min)))
+    along = (X[:, :2] @ MIXTURE.basis)[..., None]
+    exact = logsumexp(np.log(weights) + norm(means, stds).logpdf(along), axis=-1).sum(1)
     np.testing.assert_allclose(log_p, exact, atol=1e-3)
     one_probe, _ = log_densities(MIXTURE, FLOW, X[:, :2], [[1, 1], [1, 1]], lam_min=-9.0)
     assert np.max(np.abs(one_probe - exact)) > 0.1
@@ -354,7 +312,7 @@ def test_the_bound_of_gaussian_data_falls_to_their_bits(schedule):
         expected = (1 / s2[1:] - 1 / s2[:-1]) * mse[:-1] / 2 / np.log(2)
         np.testing.assert_allclose(terms.steps.mean(0), expected, rtol=0.15)
         assert terms.steps.mean(0).sum() == pytest.approx(expected.sum(), rel=0.02)
-        if steps == 8:
+        if steps == 8 and schedule.name == "edm":
             back = bound.variational_bound(errors, schedule, times, images[::-1], keys[::-1])
             np.testing.assert_allclose(back.total[::-1], terms.total, rtol=1e-5)
             some = bound.variational_bound(errors, schedule, times, images, keys, terms=3)
