@@ -304,7 +304,7 @@ def published_features(net, x):
         hook.remove()
     pool, spatial = kept["pool"], kept["spatial"][:, :7].permute(0, 2, 3, 1).flatten(1)
     logits = pool @ net.fc.weight.detach().double().T
-    return inception.InceptionFeatures(pool.numpy(), logits.numpy(), spatial.numpy())
+    return features.Features(pool.numpy(), logits.numpy(), spatial.numpy())
 
 
 def test_parity_of_features(published, tmp_path):

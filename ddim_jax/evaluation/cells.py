@@ -225,12 +225,7 @@ class Shards:
         rate, process, program = np.max(numbers, axis=0)
         return Drawn(np.concatenate(images)[:num_samples], float(rate), int(process), int(program))
 
-    def features(
-        self,
-        network: FeatureNetwork,
-        num_samples: int,
-        update: Callable[[int], None] = lambda count: None,
-    ) -> Features:
+    def features(self, network: FeatureNetwork, num_samples: int) -> Features:
         """Features of the first num_samples samples, kept beside the shards.
 
         Raises:
@@ -246,7 +241,6 @@ class Shards:
                 part = network.extract(wanted)
                 features.write(path, part)
             found.append(part.first(len(wanted)))
-            update(len(wanted))
         return Features.join(found)
 
     def _path(self, first: int) -> Path:

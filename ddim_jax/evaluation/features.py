@@ -171,7 +171,7 @@ def _inception(path: str, resize: str) -> FeatureNetwork:
     @jax.jit
     def apply(params: Any, images: Array) -> Features:
         x = inception.preprocess(images, resize)
-        return Features(*inception.Inception().apply({"params": params}, x))
+        return inception.Inception().apply({"params": params}, x)
 
     return FeatureNetwork(
         name="inception",

@@ -33,6 +33,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from ddim_jax.evaluation.features import Features
+
 Array = Any
 HIGHEST = jax.lax.Precision.HIGHEST  # a ruler must not depend on the device
 
@@ -46,20 +48,6 @@ GET = (
     f"get pt_inception-2015-12-05-{SHA256_PREFIX}.pth (its SHA-256 begins with {SHA256_PREFIX}) "
     "from https://github.com/mseitzer/pytorch-fid/releases/tag/fid_weights"
 )
-
-
-class InceptionFeatures(NamedTuple):
-    """What the network says about B images; float32.
-
-    Attributes:
-        pool: [B, 2048].
-        logits: [B, 1008], without the bias of the last layer, as the Inception score is taken.
-        spatial: [B, 2023], rows, columns and channels in this order.
-    """
-
-    pool: Array
-    logits: Array
-    spatial: Array
 
 
 class Conv(NamedTuple):
@@ -143,7 +131,7 @@ class Inception(nn.Module):
     """The FID network, for inference: batch normalisation is folded into the convolutions."""
 
     @nn.compact
-    def __call__(self, x: Array) -> InceptionFeatures:
+    def __call__(self, x: Array) -> Features:
         """Maps x float32 [B, 299, 299, 3] in [-1, 1] to its features."""
         chex.assert_shape(x, (None, SIZE, SIZE, 3))
         x = _convolve(Conv(32, 3, 3, 2, "VALID"), x, "Conv2d_1a_3x3")
@@ -158,7 +146,7 @@ class Inception(nn.Module):
                 spatial = x[..., :SPATIAL_CHANNELS].reshape(len(x), -1)
         pool = x.mean(axis=(1, 2))
         logits = nn.Dense(CLASSES, use_bias=False, precision=HIGHEST, name="fc")(pool)
-        return InceptionFeatures(pool, logits, spatial)
+        return Features(pool, logits, spatial)
 
 
 def _follow(branch: Branch, x: Array, name: str) -> Array:

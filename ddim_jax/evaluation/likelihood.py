@@ -21,9 +21,6 @@ reason --terms says little of a uniform stride.
 
 import argparse
 import functools
-import importlib.metadata
-import json
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -33,8 +30,8 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from ddim_jax import data, experiment, parallel, sampling
-from ddim_jax.evaluation import bound, density
+from ddim_jax import commands, data, experiment, parallel, sampling
+from ddim_jax.evaluation import bound, density, files, scores
 from ddim_jax.models import pretrained
 from ddim_jax.probability_flow import Tolerance, noisy_end
 from ddim_jax.strides import STRIDES
@@ -279,13 +276,11 @@ def run(args: argparse.Namespace) -> None:
         "settings": {name: value for name, value in vars(args).items() if value is not None},
         "step": model.step,
         "weights": pretrained.fingerprint(model.params),
-        "versions": {
-            name: importlib.metadata.version(name) for name in ("jax", "flax", "diffrax", "numpy")
-        },
+        "versions": scores.versions(),
         "index": images.index.tolist(),
         "bits": bits.tolist(),
     }
-    out.write_text(json.dumps(report, indent=1) + "\n")
+    files.write_json(out, report)
     print(
         f"{out}: {mean:.4f} +- {error:.4f} bits per dimension ({args.method}, {model.name}, "
         f"{what}), {report['nfe']['mean']:.0f} NFE an image, {report['seconds']:.0f} s"
@@ -294,12 +289,7 @@ def run(args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Measures from the command line."""
-    parallel.use_cpu_cores()
-    parallel.use_compilation_cache()
-    try:
-        run(parse(argv))
-    except (ValueError, OSError) as error:
-        sys.exit(f"{Path(__file__).name}: {error}")
+    commands.run(__file__, lambda: run(parse(argv)))
 
 
 if __name__ == "__main__":

@@ -10,14 +10,12 @@ model needs its accuracy beside it.
 """
 
 import argparse
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
 
-from ddim_jax import data, parallel
+from ddim_jax import commands, data
 from ddim_jax.evaluation import features, metrics, scores
 
 BLURS = (0.5, 0.75, 1.0, 1.5, 2.0)
@@ -67,14 +65,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--features", default="digits", help=features.NAMES)
     parser.add_argument("--reference", help="npz of statistics; default digits_train")
     args = parser.parse_args(argv)
-    parallel.use_cpu_cores()
-    try:
-        network = features.load(args.features)
-        source = data.load(args.data, args.split)
-        found = scores.find_data(network, args.reference, None, source.image_shape)
-        metrics.check_count(len(source) // 2, network.dimensions)
-    except (ValueError, OSError) as error:
-        sys.exit(f"{Path(__file__).name}: {error}")
+    commands.run(__file__, lambda: run(args))
+
+
+def run(args: argparse.Namespace) -> None:
+    """Checks, measures, prints."""
+    network = features.load(args.features)
+    source = data.load(args.data, args.split)
+    found = scores.find_data(network, args.reference, None, source.image_shape)
+    metrics.check_count(len(source) // 2, network.dimensions)
     ruler = scores.make_ruler(network, *found)
     print(f"{args.data}, {args.split}, against {ruler.reference.name}\n")
     names = (*network.names, "precision", "recall", "density", "coverage", "accuracy")

@@ -22,6 +22,9 @@ FEW = 10_000
 """Below so many samples, a Frechet distance is not comparable with published ones."""
 
 
+PACKAGES = ("ddim_jax", "jax", "jaxlib", "flax", "diffrax", "numpy")
+
+
 class Ruler(NamedTuple):
     """What samples are measured with.
 
@@ -162,7 +165,6 @@ def score(found: Features, ruler: Ruler, labels: np.ndarray | None = None) -> di
 def provenance(model: Pretrained, ruler: Ruler) -> dict[str, Any]:
     """Whose samples they are and what measured them; JSON."""
     config = json.loads(model.config.to_json())
-    packages = ("ddim_jax", "jax", "jaxlib", "flax", "numpy")
     return {
         "checkpoint": model.name,
         "weights_sha256": fingerprint(model.params),
@@ -174,10 +176,15 @@ def provenance(model: Pretrained, ruler: Ruler) -> dict[str, Any]:
         "reference": ruler.reference.name,
         "reference_count": ruler.reference.pool.count,
         "real": ruler.real_name,
-        "versions": {name: _version(name) for name in packages},
+        "versions": versions(),
         "python": platform.python_version(),
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
     }
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that numbers depend on."""
+    return {name: _version(name) for name in PACKAGES}
 
 
 def _version(package: str) -> str:

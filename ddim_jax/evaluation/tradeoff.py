@@ -32,7 +32,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from ddim_jax import experiment, generation, parallel
+from ddim_jax import commands, experiment, generation, parallel
 from ddim_jax.evaluation import cells, features, files, metrics, plots, scores
 from ddim_jax.evaluation.cells import Cell, Shards
 from ddim_jax.models import pretrained
@@ -242,7 +242,9 @@ def run(args: argparse.Namespace) -> None:
     total = announce(planned, generator, args)
     if args.plan:
         return
-    ruler = scores.make_ruler(network, *found, folder=Path(args.workdir))
+    real = 0 if found[1] is None else len(found[1])
+    with tqdm(total=real, unit="image", desc="real images", leave=False) as bar:
+        ruler = scores.make_ruler(network, *found, Path(args.workdir), bar.update)
     about = scores.provenance(model, ruler) | {
         "num_samples": args.num_samples,
         "cells": [item.cell.name for item in planned],
@@ -256,6 +258,7 @@ def run(args: argparse.Namespace) -> None:
                 item.cell, generator, item.shards, args.num_samples,
                 batch_size=args.batch_size, update=lambda n, i=item: bar.update(n * i.passes),
             )  # fmt: skip
+            bar.set_description(f"{item.cell.name}: features")
             records.append(measure(item, model, ruler, args.num_samples))
             write(base, about, records)
             tqdm.write(_line(records[-1], item, network))
@@ -332,12 +335,8 @@ def _list(kind: type):
 
 def main(argv: list[str] | None = None) -> None:
     """Runs a sweep from the command line."""
-    parallel.use_cpu_cores()
-    parallel.use_compilation_cache()
     try:
-        run(parse(argv))
-    except (ValueError, OSError) as error:
-        sys.exit(f"{Path(__file__).name}: {error}")
+        commands.run(__file__, lambda: run(parse(argv)))
     except KeyboardInterrupt:
         sys.exit("stopped; the same command goes on from here")
 

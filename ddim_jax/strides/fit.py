@@ -13,7 +13,6 @@ of the distances. At the end the strides are measured once more, on fresh noise,
 """
 
 import argparse
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +21,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from ddim_jax import experiment, generation, parallel, sampling
+from ddim_jax import commands, experiment, generation, parallel, sampling
 from ddim_jax.guidance import Guidance
 from ddim_jax.models import pretrained
 from ddim_jax.schedules import Schedule
@@ -284,12 +283,7 @@ def run(args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Learns strides from the command line."""
-    parallel.use_cpu_cores()
-    parallel.use_compilation_cache()
-    try:
-        run(parse(argv))
-    except (ValueError, OSError) as error:
-        sys.exit(f"{Path(__file__).name}: {error}")
+    commands.run(__file__, lambda: run(parse(argv)))
 
 
 if __name__ == "__main__":
