@@ -5,15 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddim_jax import schedules
-from ddim_jax.losses.diffusion import (
-    WEIGHTINGS,
-    diffusion,
-    labels,
-    log_normal,
-    logit_normal,
-    uniform,
-)
+from ddim_jax import sampling, schedules
+from ddim_jax.losses.diffusion import diffusion
+from ddim_jax.losses.loss import labels
+from ddim_jax.losses.times import log_normal, logit_normal, nodes, u_shaped, uniform
+from ddim_jax.losses.weightings import WEIGHTINGS
 from ddim_jax.predictions import PREDICTIONS
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
@@ -158,6 +154,34 @@ def test_logit_normal_times():
     assert abs(logit.mean() - 0.5) < 0.03 and abs(logit.std() - 0.8) < 0.03
     with pytest.raises(ValueError, match="need a schedule over .0, 1.*use log_normal"):
         logit_normal(schedules.edm())
+
+
+def test_u_shaped_times_have_their_density():
+    t = np.asarray(u_shaped(schedules.rectified_flow(), 4.0)(MANY))
+    inside, edges = np.histogram(t, 10, (0, 1))
+    rise = lambda t: np.exp(4 * t) - np.exp(4 * (1 - t))  # noqa: E731
+    expected = np.diff(rise(edges)) / (rise(1) - rise(0)) * len(t)
+    assert (abs(inside - expected) < 5 * np.sqrt(expected)).all()
+    with pytest.raises(ValueError, match="rate must be positive, got 0"):
+        u_shaped(schedules.rectified_flow(), 0)
+
+
+def test_nodes_are_where_a_sampler_evaluates():
+    assert set(np.asarray(nodes(schedules.rectified_flow())(MANY))) == {1.0}
+    t, counts = np.unique(np.asarray(nodes(schedules.cosine(), 4)(MANY)), return_counts=True)
+    np.testing.assert_allclose(t, [0.25, 0.5, 0.75, 1.0])
+    assert abs(counts - 5000).max() < 5 * np.sqrt(5000)
+
+
+def test_coupled_pairs_are_noised_with_the_noise_they_were_drawn_from():
+    """A network that knows the noise of every pair, and finds the straight line through it."""
+    keys = sampling.sample_keys(11, np.arange(6))
+    noise = sampling.initial_noise(keys, (4, 4, 1))
+    knows = lambda params, x, t, cond, key: noise - IMAGES  # noqa: E731
+    loss = diffusion(knows, schedules.rectified_flow(), PREDICTIONS["flow"]())
+    batch = {"image": IMAGES, "noise_key": jax.random.key_data(keys)}
+    assert loss(None, None, batch, KEYS, 0)[0] < 1e-12
+    assert loss(None, None, {"image": IMAGES}, KEYS, 0)[0] > 0.5
 
 
 def test_labels_are_dropped_to_the_null_label_at_the_given_rate():

@@ -1,20 +1,38 @@
-"""Training methods: one file each, one signature.
+"""Training methods: one file each, all of them a `Loss`.
 
-    Loss = Callable[[params, frozen, batch, keys, step], (scalar, metrics)]
+    diffusion               denoising; flow matching; reflow, on pairs
+    guided                  a student of a guided teacher, or of one that predicts something else
+    progressive             one step of the student for two of the teacher
+    consistency             CD, CT, iCT, ECT
+    continuous_consistency  sCM
+    shortcut, mean_flow     flows that are told how far to jump
 
-`batch` holds "image" [B, H, W, C] in [-1, 1] and, if labelled, "label" int32 [B]; `keys` [B] is one
-key per sample, so that a loss is the same however the batch is spread over devices; `frozen` is a
-teacher or a target copy, None for methods that have none.
+`times`, `pairs` and `weightings` say where they look and what counts.
 """
 
 from collections.abc import Callable
-from typing import Any
 
-from ddim_jax.losses.diffusion import TIMES, WEIGHTINGS, diffusion
+from ddim_jax.losses.consistency import consistency
+from ddim_jax.losses.continuous_consistency import continuous_consistency
+from ddim_jax.losses.diffusion import diffusion
+from ddim_jax.losses.guided import guided
+from ddim_jax.losses.loss import Loss
+from ddim_jax.losses.mean_flow import mean_flow
+from ddim_jax.losses.pairs import PAIRS, POINTS
+from ddim_jax.losses.progressive import progressive
+from ddim_jax.losses.shortcut import shortcut
+from ddim_jax.losses.times import TIMES
+from ddim_jax.losses.weightings import WEIGHTINGS
 
-Loss = Callable[[Any, Any, dict, Any, Any], tuple[Any, dict]]
-
-LOSSES: dict[str, Callable[..., Loss]] = {"diffusion": diffusion}
+LOSSES: dict[str, Callable[..., Loss]] = {
+    "diffusion": diffusion,
+    "guided": guided,
+    "progressive": progressive,
+    "consistency": consistency,
+    "continuous_consistency": continuous_consistency,
+    "shortcut": shortcut,
+    "mean_flow": mean_flow,
+}
 """Losses by the name that configs use; made from (apply, schedule, parameterization, ...)."""
 
-__all__ = ["LOSSES", "Loss", "TIMES", "WEIGHTINGS", "diffusion"]
+__all__ = ["LOSSES", "PAIRS", "POINTS", "TIMES", "WEIGHTINGS", "Loss", *LOSSES]

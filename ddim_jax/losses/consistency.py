@@ -1,0 +1,189 @@
+"""Consistency models: the network's clean image is the same all along a trajectory.
+
+Two neighbouring noise ratios s = sigma / alpha, high and low, of one trajectory:
+
+    loss = weight * distance(f(x_high), stop_gradient(f_target(x_low)))
+
+f is the network's x0, which must be the identity at the clean end, `x0 = x`: so it is with
+prediction "consistency" at `s = sigma_min`, and with v, flow and edm at s = 0. Training from data
+(CT, iCT, ECT) takes x_low from the same image and noise; distillation (CD) takes it from one Heun
+step of a teacher over s. Both passes share a dropout key.
+
+    method  pairs                           target              distance
+    CD      grid, constant                  target_decay 0..    l2, lpips; needs a teacher
+    CT      grid, growing (sqrt)            adaptive            l2, lpips
+    iCT     grid, doubling, log-normal      none                pseudo-Huber, weight 1 / (gap)
+    ECT     gap shrinking by stages         none                l2 norm / (gap), from a denoiser
+
+Sources: Song et al. 2023 (arXiv:2303.01469); Song & Dhariwal 2023 (arXiv:2310.14189, iCT); Geng et
+al. 2024 (arXiv:2406.14548, ECT).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ddim_jax.denoisers import Apply
+from ddim_jax.losses.loss import (
+    Loss,
+    add_noise,
+    check_dropout,
+    evaluate,
+    labels,
+    normal_like,
+    split,
+)
+from ddim_jax.losses.pairs import Pairs, grid
+from ddim_jax.predictions import Parameterization, expand, predict
+from ddim_jax.schedules import NoiseLevel, Schedule
+
+Array = Any
+WEIGHTS = {
+    "uniform": lambda high, low: jnp.ones_like(high),
+    "gap": lambda high, low: 1 / (high - low),
+}
+"""Weights of a pair of noise ratios."""
+DISTANCES = ("l2", "huber")
+
+
+def consistency(
+    apply: Apply,
+    schedule: Schedule,
+    parameterization: Parameterization,
+    *,
+    pairs: Pairs | None = None,
+    distance: str | Callable[[Array, Array], Array] = "huber",
+    huber: float | None = None,
+    weight: str = "gap",
+    distil: bool = False,
+    target_decay: float | Callable[[Array], Array] | None = None,
+    num_classes: int = 0,
+    label_dropout: float = 0.0,
+    teacher_apply: Apply | None = None,
+    teacher_parameterization: Parameterization | None = None,
+) -> Loss:
+    """The consistency loss, distilled or trained.
+
+    Args:
+        apply: the network, `(params, x, model_time, cond, dropout_key) -> F`.
+        schedule: the forward process.
+        parameterization: what the network predicts; its x0 is the consistency function.
+        pairs: (keys [B], step) -> (high, low), noise ratios; default `pairs.grid()`.
+        distance: "l2", the mean square; "huber", `sqrt(|d|^2 + c^2) - c` over the whole image; or
+            a function of two [B, H, W, C] images, such as `lpips.load(path)`.
+        huber: c; default 0.00054 sqrt(dimensions). 0 is the plain norm.
+        weight: "uniform" or "gap", 1 / (high - low).
+        distil: the low point is a Heun step of the teacher (CD), not data with the same noise.
+        target_decay: of a moving target, mu or step -> mu; None: the network itself.
+        num_classes: of a class-conditional network, whose null label is num_classes; 0 if without.
+        label_dropout: probability with which all networks see the null label.
+        teacher_apply: the teacher's network, if another one.
+        teacher_parameterization: what it predicts, if something else.
+
+    Raises:
+        ValueError: an unknown distance or weight, c or a probability out of range, or a
+            parameterization that is not the identity at the lowest ratio.
+    """
+    check_dropout(label_dropout)
+    _check(distance, huber, weight)
+    pairs = pairs or grid()
+    check_boundary(schedule, parameterization, pairs.lowest)
+    teacher_apply = teacher_apply or apply
+    teacher_parameterization = teacher_parameterization or parameterization
+
+    def compute(params, frozen, batch, keys, step):
+        x0 = batch["image"]
+        pair_key, eps_key, label_key, dropout_key = split(keys, 4)
+        eps = normal_like(eps_key, x0)
+        cond = labels(batch, label_key, num_classes, label_dropout)
+        ratios = pairs.sample(pair_key, step)
+        high, low = (_level(schedule, ratio) for ratio in ratios)
+        x_high, x_low = add_noise(x0, eps, high), add_noise(x0, eps, low)
+        if distil:
+
+            def teacher(x, level):
+                net = (teacher_apply, frozen["teacher"], teacher_parameterization)
+                return predict(net[-1], x, level, evaluate(*net, x, level, cond)).eps
+
+            x_low = heun(teacher, x_high, high, low)
+
+        def clean(params, x, level):
+            output = evaluate(apply, params, parameterization, x, level, cond, dropout_key[0])
+            return predict(parameterization, x, level, output).x0
+
+        target = params if target_decay is None else frozen["target"]
+        wanted = jax.lax.stop_gradient(clean(target, x_low, low))
+        found = clean(params, x_high, high)
+        apart = _distance(distance, huber)(found, wanted)
+        value = jnp.mean(WEIGHTS[weight](*ratios) * apart)
+        squared = jnp.mean((found - x0) ** 2)
+        return value, {"loss": value, "mse_x0": squared, "distance": jnp.mean(apart)}
+
+    decay = target_decay
+    if isinstance(decay, (int, float)):
+        decay = lambda step: target_decay  # noqa: E731
+    return Loss(compute, needs_teacher=distil, target_decay=decay)
+
+
+def heun(
+    slope: Callable[[Array, NoiseLevel], Array], x: Array, high: NoiseLevel, low: NoiseLevel
+) -> Array:
+    """One Heun step of `d(x / alpha) / d(sigma / alpha) = eps(x)`, from levels [B] to levels [B].
+
+    Source: Karras et al. 2022, algorithm 1; Song et al. 2023, equation 6.
+    """
+    gap = expand(low.sigma / low.alpha - high.sigma / high.alpha, x)
+    y = x / expand(high.alpha, x)
+    first = slope(x, high)
+    second = slope(expand(low.alpha, x) * (y + gap * first), low)
+    return expand(low.alpha, x) * (y + gap * (first + second) / 2)
+
+
+def check_boundary(schedule: Schedule, parameterization: Parameterization, ratio: float) -> None:
+    """Raises ValueError unless x0 is x / alpha, whatever F, at that noise ratio."""
+    t = schedule.time_of(-jnp.log(ratio)) if ratio else jnp.float32(schedule.t_span[1])
+    level = schedule.level(t)
+    ones = jnp.ones((1, 1))
+    zero = predict(parameterization, ones, level, jnp.zeros((1, 1))).x0
+    one = predict(parameterization, ones, level, ones).x0
+    if not (jnp.abs(one - zero) < 1e-3 and jnp.abs(zero * level.alpha - 1) < 1e-3):
+        raise ValueError(
+            f"this prediction is not the identity at sigma / alpha = {ratio}, as a consistency "
+            "function must be; use prediction 'consistency' with that sigma_min, or 'v', 'flow' "
+            "or 'edm' with pairs that end at 0"
+        )
+
+
+def _level(schedule: Schedule, ratio: Array) -> NoiseLevel:
+    return schedule.level(schedule.time_of(-jnp.log(ratio)))
+
+
+def _check(distance, huber, weight) -> None:
+    if not callable(distance) and distance not in DISTANCES:
+        raise ValueError(f"distance must be one of {', '.join(DISTANCES)}, got {distance!r}")
+    if huber is not None and huber < 0:
+        raise ValueError(
+            f"huber must be at least 0, got {huber}; 0.00054 sqrt(dimensions) is iCT's"
+        )
+    if weight not in WEIGHTS:
+        raise ValueError(f"weight must be one of {', '.join(WEIGHTS)}, got {weight!r}")
+
+
+def _distance(name: str | Callable, huber: float | None) -> Callable[[Array, Array], Array]:
+    if callable(name):
+        return name
+
+    def squared(a, b):
+        return jnp.sum((a - b) ** 2, axis=tuple(range(1, a.ndim)))
+
+    def l2(a, b):
+        return squared(a, b) / a[0].size
+
+    def pseudo_huber(a, b):
+        c = 0.00054 * a[0].size ** 0.5 if huber is None else huber
+        total = squared(a, b)  # divided, not subtracted: exact where it is far below c^2
+        return total / (jnp.sqrt(jnp.maximum(total + c**2, 1e-12)) + c)
+
+    return {"l2": l2, "huber": pseudo_huber}[name]

@@ -1,0 +1,104 @@
+"""At which times a loss looks: samplers `keys [B] -> t [B]`, made from a schedule.
+
+Sources: Ho et al. 2020 (arXiv:2006.11239); Karras et al. 2022 (arXiv:2206.00364), table 1; Esser et
+al. 2024 (arXiv:2403.03206, logit-normal); Lee et al. 2024 (arXiv:2405.20320, U-shaped); Liu et al.
+2022 (arXiv:2209.03003, section 3.2: the nodes of k steps).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ddim_jax.schedules import Schedule
+from ddim_jax.strides import uniform as uniform_stride
+
+Array = Any
+TimeSampler = Callable[[Array], Array]
+"""keys [B] -> t [B]."""
+
+
+def uniform(schedule: Schedule) -> TimeSampler:
+    """Every index alike on a discrete schedule, every time alike on a continuous one."""
+    noise = schedule.t_span[0]
+
+    def sample(keys: Array) -> Array:
+        if schedule.num_steps is not None:
+            total = schedule.num_steps
+            index = jax.vmap(lambda key: jax.random.randint(key, (), 0, total))(keys)
+            return (index + 1).astype(jnp.float32) / total
+        u = jax.vmap(jax.random.uniform)(keys)
+        return schedule.t_min + (noise - schedule.t_min) * u
+
+    return sample
+
+
+def log_normal(schedule: Schedule, mean: float = -1.2, std: float = 1.2) -> TimeSampler:
+    """`log(sigma / alpha) ~ N(mean, std^2)`. Source: Karras et al. 2022, table 1."""
+
+    def sample(keys: Array) -> Array:
+        lam = -(mean + std * jax.vmap(jax.random.normal)(keys))
+        return jnp.clip(schedule.time_of(lam), schedule.t_min, schedule.t_span[0])
+
+    return sample
+
+
+def logit_normal(schedule: Schedule, mean: float = 0.0, std: float = 1.0) -> TimeSampler:
+    """`t = sigmoid(N(mean, std^2))`, for [0, 1] clocks. Source: Esser et al. 2024, eq. 19."""
+    _check_unit_clock(schedule, "logit_normal")
+
+    def sample(keys: Array) -> Array:
+        t = jax.nn.sigmoid(mean + std * jax.vmap(jax.random.normal)(keys))
+        return jnp.maximum(t, schedule.t_min)
+
+    return sample
+
+
+def u_shaped(schedule: Schedule, rate: float = 4.0) -> TimeSampler:
+    """Density `exp(rate t) + exp(rate (1 - t))`: more at both ends, for a second rectified flow.
+
+    After Lee et al. 2024, section 4.2 (a symmetric form of their density).
+    """
+    _check_unit_clock(schedule, "u_shaped")
+    if rate <= 0:
+        raise ValueError(f"rate must be positive, got {rate}; 4 is usual")
+
+    def sample(keys: Array) -> Array:
+        side, u = (jax.vmap(lambda key: jax.random.uniform(key, (2,)))(keys)).T
+        t = jnp.log1p(u * jnp.expm1(rate)) / rate  # inverse of the cumulative of exp(rate t)
+        return jnp.maximum(jnp.where(side < 0.5, t, 1 - t), schedule.t_min)
+
+    return sample
+
+
+def nodes(schedule: Schedule, steps: int = 1) -> TimeSampler:
+    """The times at which a sampler of so many uniform steps evaluates; 1: pure noise alone.
+
+    Source: Liu et al. 2022, section 3.2 (distillation of a rectified flow to k steps).
+    """
+    times = uniform_stride(schedule, steps)[:-1]
+
+    def sample(keys: Array) -> Array:
+        index = jax.vmap(lambda key: jax.random.randint(key, (), 0, steps))(keys)
+        return jnp.asarray(times, jnp.float32)[index]
+
+    return sample
+
+
+def _check_unit_clock(schedule: Schedule, name: str) -> None:
+    if schedule.t_span != (1.0, 0.0):
+        raise ValueError(
+            f"{name} times need a schedule over [0, 1], {schedule.name} has "
+            f"{schedule.t_span}; use log_normal"
+        )
+
+
+TIMES: dict[str, Callable[..., TimeSampler]] = {
+    "uniform": uniform,
+    "log_normal": log_normal,
+    "logit_normal": logit_normal,
+    "u_shaped": u_shaped,
+    "nodes": nodes,
+}
+"""Time samplers by name."""

@@ -1,0 +1,47 @@
+"""How much an error counts at a noise level: weights on `|x0_hat - x0|^2`, functions of lam.
+
+`loss.regress` turns them into weights on the network's own output, so that "truncated_snr" means
+the same for eps, x0, v, flow and EDM's F; "simple" is the plain mean over F, whatever F is.
+
+Sources: Salimans & Ho 2022 (arXiv:2202.00512), section 4; Hang et al. 2023 (arXiv:2303.09556,
+min-SNR); Karras et al. 2022 (arXiv:2206.00364), table 1.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+
+Array = Any
+Weighting = Callable[[Array], Array]
+"""lam = log(alpha / sigma) [B] -> weight on the squared error of x0 [B]."""
+
+
+def truncated_snr() -> Weighting:
+    """max(SNR, 1): the larger of the errors in x0 and eps. Source: Salimans & Ho 2022, eq. 9."""
+    return lambda lam: jnp.maximum(jnp.exp(2 * lam), 1.0)
+
+
+def snr_plus_one() -> Weighting:
+    """SNR + 1: the plain error in v. Source: Salimans & Ho 2022, equation 10."""
+    return lambda lam: jnp.exp(2 * lam) + 1.0
+
+
+def min_snr(gamma: float = 5.0) -> Weighting:
+    """min(SNR, gamma). Source: Hang et al. 2023, section 3.4."""
+    return lambda lam: jnp.minimum(jnp.exp(2 * lam), gamma)
+
+
+def edm(sigma_data: float = 0.5) -> Weighting:
+    """`SNR + 1 / sigma_data^2`: EDM's `(s^2 + sd^2) / (s sd)^2`, the plain error in its F."""
+    return lambda lam: jnp.exp(2 * lam) + 1 / sigma_data**2
+
+
+WEIGHTINGS: dict[str, Callable[..., Weighting] | None] = {
+    "simple": None,
+    "truncated_snr": truncated_snr,
+    "snr_plus_one": snr_plus_one,
+    "min_snr": min_snr,
+    "edm": edm,
+}
+"""Weightings by name; "simple" is the plain mean of the network's own error."""

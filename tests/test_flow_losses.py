@@ -1,0 +1,176 @@
+"""MeanFlow and shortcut models: flows whose jumps are known, and the papers' identities."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ddim_jax import predictions, schedules
+from ddim_jax.losses.mean_flow import mean_flow
+from ddim_jax.losses.shortcut import shortcut
+from ddim_jax.predictions import expand
+
+FLOW = schedules.rectified_flow()
+KEYS = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(3), i))(jnp.arange(256))
+IMAGES = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (256, 3)), jnp.float32)
+BATCH = {"image": IMAGES, "label": jnp.arange(256, dtype=jnp.int32) % 3}
+
+
+def growth(t):
+    """The field v(x, t) = growth'(t) x moves x by exp(growth)."""
+    return 0.8 * t + 0.3 * jnp.sin(3 * t)
+
+
+def jump(p, x, model_time, cond, key=None):
+    """The exact jump from t to t - interval of that field; p scales it."""
+    t = model_time / 1000
+    d = jnp.maximum(cond["interval"], 1e-3)
+    factor = jnp.expm1(growth(t - d) - growth(t)) / -d
+    return p * expand(factor, x) * x
+
+
+def smooth(p, x, model_time, cond, key=None):
+    """The same, with its limit at interval 0, differentiable there."""
+    t, d = model_time / 1000, cond["interval"]
+    nodes, weights = np.polynomial.legendre.leggauss(8)
+    slope = lambda s: 0.8 + 0.9 * jnp.cos(3 * s)  # noqa: E731
+    mean = sum(
+        w / 2 * slope(t - d * (1 + n) / 2) * jnp.exp(growth(t - d * (1 + n) / 2) - growth(t))
+        for n, w in zip(nodes, weights, strict=True)
+    )
+    return p * expand(mean, x) * x
+
+
+def test_the_exact_mean_velocity_has_no_loss():
+    """omega 0 and kappa 1 put the network's own velocity in place of the data's."""
+    loss = mean_flow(
+        smooth,
+        FLOW,
+        predictions.flow,
+        omega=0.0,
+        kappa=1.0,
+        num_classes=3,
+        label_dropout=1e-9,
+        same=0.0,
+    )
+    value = lambda p: loss(jnp.float32(p), None, BATCH, KEYS, 0)[1]["mse_flow"]  # noqa: E731
+    assert value(1.0) < 1e-8
+
+    def wrong(p, x, model_time, cond, key=None):
+        return smooth(p, x, model_time, {"interval": 0.8 * cond["interval"]})
+
+    off = mean_flow(
+        wrong, FLOW, predictions.flow, omega=0.0, kappa=1.0, num_classes=3, label_dropout=1e-9
+    )
+    assert off(jnp.float32(1.0), None, BATCH, KEYS, 0)[1]["mse_flow"] > 1e-5
+
+
+def test_without_an_interval_mean_flow_is_flow_matching():
+    apply = lambda p, x, t, cond, key=None: p * x + expand(cond["interval"], x)  # noqa: E731
+    loss = mean_flow(apply, FLOW, predictions.flow, same=1.0, power=0.0)
+    value, metrics = loss(jnp.float32(0.3), None, BATCH, KEYS, 0)
+    purposes = [jax.vmap(lambda key, p=p: jax.random.fold_in(key, p))(KEYS) for p in (0, 2)]
+    normals = jax.vmap(lambda key: jax.random.normal(key, (2,)))(purposes[0])
+    t = np.asarray(jax.nn.sigmoid(-0.4 + normals)).max(1)[:, None]
+    eps = np.asarray(jax.vmap(lambda key: jax.random.normal(key, (3,)))(purposes[1]))
+    x0 = np.asarray(IMAGES)
+    error = 0.3 * ((1 - t) * x0 + t * eps) - (eps - x0)
+    np.testing.assert_allclose(metrics["mse_flow"], (error**2).mean(), rtol=1e-5)
+    np.testing.assert_allclose(value, (error**2).sum(1).mean(), rtol=1e-5)
+
+
+def test_guidance_is_trained_into_the_mean_flow_of_labelled_samples_only():
+    def apply(p, x, t, cond, key=None):
+        return p * jnp.ones_like(x) + expand(cond["label"].astype(x.dtype), x)
+
+    def evaluate(p, dropout):
+        loss = mean_flow(
+            apply,
+            FLOW,
+            predictions.flow,
+            same=1.0,
+            power=0.0,
+            omega=0.5,
+            kappa=0.25,
+            num_classes=3,
+            label_dropout=dropout,
+        )
+        return loss(jnp.float32(p), None, BATCH, KEYS, 0)[1]["mse_flow"]
+
+    eps_keys = jax.vmap(lambda key: jax.random.fold_in(key, 2))(KEYS)
+    eps = np.asarray(jax.vmap(lambda key: jax.random.normal(key, (3,)))(eps_keys))
+    velocity, label = eps - np.asarray(IMAGES), np.asarray(BATCH["label"])[:, None]
+    wanted = 0.5 * velocity + 0.25 * 3 + 0.25 * label
+    np.testing.assert_allclose(evaluate(0.0, 1e-9), ((label - wanted) ** 2).mean(), rtol=1e-4)
+    np.testing.assert_allclose(evaluate(0.0, 1.0), ((3 - velocity) ** 2).mean(), rtol=1e-4)
+
+
+def test_the_exact_jump_is_consistent_at_every_length():
+    loss = shortcut(jump, FLOW, predictions.flow, limit=1e9)
+    params = jnp.float32(1.0)
+    _, metrics = loss(params, {"target": params}, BATCH, KEYS, 0)
+    assert metrics["loss_shortcut"] < 1e-8
+    half = {"target": jnp.float32(0.5)}
+    assert loss(params, half, BATCH, KEYS, 0)[1]["loss_shortcut"] > 1e-3
+
+
+def test_most_of_a_shortcut_batch_is_flow_matching_at_the_shortest_step():
+    seen = {}
+
+    def apply(p, x, model_time, cond, key=None):
+        if len(x) == 256:
+            seen.update(t=np.asarray(model_time) / 1000, d=np.asarray(cond["interval"]), x=x)
+        return 0 * x
+
+    loss = shortcut(apply, FLOW, predictions.flow, finest=16)
+    value, metrics = loss(None, {"target": None}, BATCH, KEYS, 0)
+    rows, rest = np.arange(256) % 8 == 0, np.arange(256) % 8 != 0
+    assert (seen["d"][rest] == 1 / 16).all()
+    assert set(seen["d"][rows]) == {1, 0.5, 0.25, 0.125}
+    steps = seen["t"][rows] / seen["d"][rows]
+    np.testing.assert_allclose(steps, steps.round(), atol=1e-5)
+    assert steps.min() >= 1 and seen["t"].max() <= 1
+    assert metrics["loss_shortcut"] == 0 and value > 0.5  # |eps - x0|^2 in the other rows
+
+
+def test_labels_stay_in_the_rows_of_self_consistency():
+    seen = []
+
+    def apply(p, x, model_time, cond, key=None):
+        seen.append(np.asarray(cond["label"]))
+        return 0 * x
+
+    loss = shortcut(apply, FLOW, predictions.flow, num_classes=3, label_dropout=1.0)
+    loss(None, {"target": None}, BATCH, KEYS, 0)
+    first, second, all_rows = seen
+    np.testing.assert_array_equal(first, np.arange(0, 256, 8) % 3)
+    np.testing.assert_array_equal(all_rows[::8], first)
+    assert (np.delete(all_rows, np.arange(0, 256, 8)) == 3).all()
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (
+            lambda: mean_flow(None, schedules.cosine(), predictions.v),
+            "loss 'mean_flow' needs schedule 'rectified_flow' with shift 1 .*got schedule 'cosine'",
+        ),
+        (
+            lambda: shortcut(None, schedules.rectified_flow(3.0), predictions.flow),
+            "loss 'shortcut' needs schedule 'rectified_flow' with shift 1",
+        ),
+        (lambda: shortcut(None, FLOW, predictions.v), "prediction 'flow'"),
+        (lambda: shortcut(None, FLOW, predictions.flow, finest=100), "a power of two.*got 100"),
+        (
+            lambda: mean_flow(None, FLOW, predictions.flow, same=2),
+            r"same must be in \[0, 1\], got 2",
+        ),
+        (
+            lambda: mean_flow(None, FLOW, predictions.flow, omega=2.0),
+            "need num_classes and label_d",
+        ),
+    ],
+)
+def test_bad_options(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
