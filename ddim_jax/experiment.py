@@ -16,7 +16,7 @@ import ml_collections
 
 from ddim_jax import losses, probability_flow, sampling, solvers, strides
 from ddim_jax.losses import TIMES, WEIGHTINGS
-from ddim_jax.models import UNet
+from ddim_jax.models import UNet, lpips
 from ddim_jax.predictions import PREDICTIONS, Parameterization
 from ddim_jax.schedules import SCHEDULES, Schedule
 from ddim_jax.training.state import EMAS, Ema
@@ -44,16 +44,41 @@ class Experiment(NamedTuple):
 
     def init(self, key: Array) -> Any:
         """Fresh parameters; run it under `jax.eval_shape` for their shapes alone."""
-        x = jnp.zeros((1, *self.image_shape))
-        return self.model.init(key, x, jnp.zeros(1), self.cond(jnp.zeros(1, jnp.int32)))["params"]
+        x, one = jnp.zeros((1, *self.image_shape)), jnp.ones(1)
+        cond = self.cond(jnp.zeros(1, jnp.int32), guidance=one, interval=one)
+        return self.model.init(key, x, one, cond)["params"]
 
-    def cond(self, labels: Array | None) -> dict | None:
-        """The network's condition for int labels [B]; None for an unconditional network."""
-        return {"label": labels} if self.num_classes else None
+    def cond(
+        self,
+        labels: Array | None,
+        *,
+        guidance: Array | None = None,
+        interval: Array | None = None,
+    ) -> dict | None:
+        """The network's condition, of what it takes; None for a network that takes none.
+
+        Args:
+            labels: int [B].
+            guidance: scalar or [B], of a guided student; default 1, none.
+            interval: scalar or [B], how far each step goes, of a network that is told.
+
+        Raises:
+            ValueError: the network is to be told the interval, and it is not given.
+        """
+        given = {"guidance": 1.0 if guidance is None else guidance, "interval": interval}
+        cond = {"label": labels} if self.num_classes else {}
+        for name in self.model.scalars:
+            if given[name] is None:
+                raise ValueError(
+                    f"this network takes {name!r} as an input: sample it over equal steps"
+                )
+            value = jnp.asarray(given[name], jnp.float32)
+            cond[name] = value if value.ndim else jnp.full(labels.shape, value)
+        return cond or None
 
     def null_cond(self, cond: dict) -> dict:
         """What the network saw in training where labels were dropped."""
-        return {"label": jnp.full_like(cond["label"], self.num_classes)}
+        return cond | {"label": jnp.full_like(cond["label"], self.num_classes)}
 
     def apply(self, params, x, model_time, cond, dropout_key: Array | None = None) -> Array:
         """The network as a function; with a dropout key it is in training mode."""
@@ -100,8 +125,15 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
     )
 
 
-def build_loss(config: ml_collections.ConfigDict, experiment: Experiment) -> losses.Loss:
+def build_loss(
+    config: ml_collections.ConfigDict, experiment: Experiment, teacher: Experiment | None = None
+) -> losses.Loss:
     """The training method that a config names.
+
+    Args:
+        config: its section "loss".
+        experiment: what is trained.
+        teacher: what it starts from, if anything.
 
     Raises:
         ValueError: an unknown name or option.
@@ -109,25 +141,50 @@ def build_loss(config: ml_collections.ConfigDict, experiment: Experiment) -> los
     options = dict(config.loss)
     name = options.pop("name")
     make = lookup(losses.LOSSES, name, "loss")
-    times = options.pop("times", {"name": "uniform"})
-    weighting = options.pop("weighting", {"name": "simple"})
-    if lookup(WEIGHTINGS, weighting["name"], "weighting") is None:
-        extra = sorted(set(weighting) - {"name"})
-        if extra:
-            raise ValueError(f"weighting {weighting['name']!r} has no options, got {extra[0]!r}")
-        weight = None
-    else:
-        weight = _make(WEIGHTINGS, weighting, "weighting")
     _check_options(make, options, "loss")
+    if "times" in options:
+        options["times"] = _make(TIMES, options["times"], "times", experiment.schedule)
+    if "weighting" in options:
+        options["weighting"] = _weighting(options["weighting"])
+    if "pairs" in options:
+        options["pairs"] = _pairs(options["pairs"])
+    if isinstance(options.get("target_decay"), Mapping):
+        options["target_decay"] = _decay(options["target_decay"], options.get("pairs"))
+    if str(options.get("distance")).startswith("lpips:"):
+        options["distance"] = lpips.load(options["distance"].partition(":")[2])
+    takes = inspect.signature(make).parameters
+    if teacher is not None and "teacher_apply" in takes:
+        options["teacher_apply"] = teacher.apply
+        options["teacher_parameterization"] = teacher.parameterization
     return make(
         experiment.apply,
         experiment.schedule,
         experiment.parameterization,
-        times=_make(TIMES, times, "times", experiment.schedule),
-        weighting=weight,
         num_classes=experiment.num_classes,
         **options,
     )
+
+
+def _weighting(section: Mapping) -> losses.Weighting | None:
+    if lookup(WEIGHTINGS, section["name"], "weighting") is not None:
+        return _make(WEIGHTINGS, section, "weighting")
+    extra = sorted(set(section) - {"name"})
+    if extra:
+        raise ValueError(f"weighting {section['name']!r} has no options, got {extra[0]!r}")
+    return None
+
+
+def _pairs(section: Mapping) -> losses.Pairs:
+    options = dict(section)
+    if "points" in options:
+        options["points"] = _make(losses.POINTS, options["points"], "points")
+    return _make(losses.PAIRS, options, "pairs")
+
+
+def _decay(section: Mapping, pairs: losses.Pairs | None) -> Callable:
+    if pairs is None or pairs.points is None:
+        raise ValueError("loss.target_decay by name needs loss.pairs on a grid, whose points it follows")
+    return _make({"adaptive": losses.adaptive_decay}, section, "target_decay", pairs.points)
 
 
 def build_optimizer(config: ml_collections.ConfigDict):

@@ -51,7 +51,7 @@ def test_constant_ema_and_its_warmup():
     [
         (lambda: states.constant_ema(1.0), r"decay must be in \[0, 1\), got 1.0"),
         (lambda: states.power_ema(0.5), r"relative_std must be in \(0, 0.28\), got 0.5"),
-        (lambda: make_optimizer("sgd"), "optimizer must be 'adam' or 'adamw', got 'sgd'"),
+        (lambda: make_optimizer("sgd"), "optimizer must be one of adam, adamw, radam, got 'sgd'"),
         (lambda: make_optimizer(weight_decay=0.1), "weight_decay=0.1 needs optimizer 'adamw'"),
         (lambda: make_optimizer(warmup_steps=9, decay_steps=5), "must exceed warmup_steps"),
     ],

@@ -18,11 +18,11 @@ from ddim_jax.losses.diffusion import diffusion
 from ddim_jax.losses.guided import guided
 from ddim_jax.losses.loss import Loss
 from ddim_jax.losses.mean_flow import mean_flow
-from ddim_jax.losses.pairs import PAIRS, POINTS
+from ddim_jax.losses.pairs import PAIRS, POINTS, Pairs, adaptive_decay
 from ddim_jax.losses.progressive import progressive
 from ddim_jax.losses.shortcut import shortcut
 from ddim_jax.losses.times import TIMES
-from ddim_jax.losses.weightings import WEIGHTINGS
+from ddim_jax.losses.weightings import WEIGHTINGS, Weighting
 
 LOSSES: dict[str, Callable[..., Loss]] = {
     "diffusion": diffusion,
@@ -35,4 +35,15 @@ LOSSES: dict[str, Callable[..., Loss]] = {
 }
 """Losses by the name that configs use; made from (apply, schedule, parameterization, ...)."""
 
-__all__ = ["LOSSES", "PAIRS", "POINTS", "TIMES", "WEIGHTINGS", "Loss", *LOSSES]
+__all__ = [
+    "LOSSES",
+    "PAIRS",
+    "POINTS",
+    "TIMES",
+    "WEIGHTINGS",
+    "Loss",
+    "Pairs",
+    "Weighting",
+    "adaptive_decay",
+    *LOSSES,
+]

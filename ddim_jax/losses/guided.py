@@ -28,7 +28,7 @@ from ddim_jax.losses.loss import (
     split,
 )
 from ddim_jax.losses.times import TimeSampler, uniform
-from ddim_jax.losses.weightings import Weighting, truncated_snr
+from ddim_jax.losses.weightings import TRUNCATED_SNR, Weighting
 from ddim_jax.predictions import Parameterization, expand, predict
 from ddim_jax.schedules import Schedule
 
@@ -42,7 +42,7 @@ def guided(
     *,
     guidance: tuple[float, float] | None = None,
     times: TimeSampler | None = None,
-    weighting: Weighting | None = truncated_snr(),
+    weighting: Weighting | None = TRUNCATED_SNR,
     num_classes: int = 0,
     label_dropout: float = 0.0,
     teacher_apply: Apply | None = None,

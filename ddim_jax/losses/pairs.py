@@ -20,10 +20,12 @@ class Pairs(NamedTuple):
     Attributes:
         sample: (keys [B], step) -> (high [B], low [B]), noise ratios, high > low >= 0.
         lowest: the least ratio there can be, where the network must be the identity.
+        points: of a grid, step -> N.
     """
 
     sample: Callable[[Array, Array], tuple[Array, Array]]
     lowest: float
+    points: Callable[[Array], Array] | None = None
 
 
 # --- how many points ------------------------------------------------------------------------------
@@ -137,7 +139,7 @@ def grid(
         n = jnp.clip(index(keys, count), 0, count - 2)
         return ratio(n + 1, count), ratio(n, count)
 
-    return Pairs(sample, sigma_min)
+    return Pairs(sample, sigma_min, points)
 
 
 def shrinking(

@@ -24,7 +24,7 @@ import numpy as np
 from ddim_jax.denoisers import Apply
 from ddim_jax.losses.guided import conditions
 from ddim_jax.losses.loss import Loss, add_noise, evaluate, normal_like, regress, split
-from ddim_jax.losses.weightings import Weighting, truncated_snr
+from ddim_jax.losses.weightings import TRUNCATED_SNR, Weighting
 from ddim_jax.predictions import Parameterization, Prediction, expand, predict
 from ddim_jax.schedules import NoiseLevel, Schedule
 from ddim_jax.strides import uniform as uniform_stride
@@ -40,7 +40,7 @@ def progressive(
     *,
     steps: int,
     stride: Callable[[Schedule, int], np.ndarray] = uniform_stride,
-    weighting: Weighting | None = truncated_snr(),
+    weighting: Weighting | None = TRUNCATED_SNR,
     num_classes: int = 0,
     label_dropout: float = 0.0,
     guidance: tuple[float, float] | None = None,

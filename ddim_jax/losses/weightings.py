@@ -22,6 +22,9 @@ def truncated_snr() -> Weighting:
     return lambda lam: jnp.maximum(jnp.exp(2 * lam), 1.0)
 
 
+TRUNCATED_SNR = truncated_snr()
+
+
 def snr_plus_one() -> Weighting:
     """SNR + 1: the plain error in v. Source: Salimans & Ho 2022, equation 10."""
     return lambda lam: jnp.exp(2 * lam) + 1.0

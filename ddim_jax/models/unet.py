@@ -39,6 +39,8 @@ from ddim_jax.models.layers import (
 
 REMAT = ("none", "blocks")
 DTYPES = ("float32", "bfloat16")
+SCALAR_UNITS = 1000.0
+"""Of embedded scalars: 1 is as far from 0 as the ends of a schedule over [0, 1]."""
 RESAMPLE = {"none": lambda x: x, "up": upsample, "down": average_pool}
 
 
@@ -116,7 +118,8 @@ def check_inputs(net, x, t, cond):
         )
     wanted = {"label": (batch,)} if net.num_classes else {}
     wanted |= {"vector": (batch, net.vector_dim)} if net.vector_dim else {}
-    sizes = f"num_classes={net.num_classes}, vector_dim={net.vector_dim}"
+    wanted |= {name: (batch,) for name in net.scalars}
+    sizes = f"num_classes={net.num_classes}, vector_dim={net.vector_dim}, scalars={net.scalars}"
     if set(cond) != set(wanted):
         raise ValueError(f"cond must have keys {sorted(wanted)} ({sizes}), got {sorted(cond)}")
     for key, shape in wanted.items():
@@ -154,6 +157,9 @@ class UNet(nn.Module):
             num_classes is the null label of classifier-free guidance.
         null_label: whether the embedding has that extra row; False for published ADM weights.
         vector_dim: 0 for none; else cond["vector"] is wanted, [B, vector_dim] float.
+        scalars: further inputs, cond[name] [B] float each, embedded like times: "guidance", the
+            scale that a guided student was distilled at, "interval", the length of its step.
+            Their embeddings start at zero: a network that is given one is unchanged at first.
         scale_shift: the embedding scales and shifts after the second norm (ADM), not adds before.
         resample_blocks: resample inside residual blocks (ADM) rather than by a strided convolution
             and by repetition followed by a convolution.
@@ -179,6 +185,7 @@ class UNet(nn.Module):
     num_classes: int = 0
     null_label: bool = True
     vector_dim: int = 0
+    scalars: tuple[str, ...] = ()
     scale_shift: bool = False
     resample_blocks: bool = False
     down_padding: str = "same"
@@ -196,7 +203,7 @@ class UNet(nn.Module):
         Args:
             x: [B, H, W, C] float32; H and W divisible by patch_size * 2 ** (levels - 1).
             t: [B] float32 model time, in the units the network was trained on (0..999 for DDPM).
-            cond: None or a dict with "label" and / or "vector", as the attributes ask.
+            cond: None or a dict with "label", "vector" and scalars, as the attributes ask.
             train: whether dropout is active; needs rngs={"dropout": key}.
 
         Returns:
@@ -284,7 +291,7 @@ class UNet(nn.Module):
         return self._conv(h.shape[-1], name)(upsample(h))
 
     def _embed(self, t, cond):
-        """Sums the embeddings of time, label and vector: [B, 4 * channels] float32."""
+        """Sums the embeddings of time, label, vector and scalars: [B, 4 * channels] float32."""
         width = 4 * self.channels
         emb = time_embedding(t, self.channels, self.time_embedding)
         emb = nn.swish(nn.Dense(width, kernel_init=fan_avg, name="time_0")(emb))
@@ -296,4 +303,8 @@ class UNet(nn.Module):
         if self.vector_dim:
             vector = cond["vector"].astype(jnp.float32)
             emb = emb + nn.Dense(width, kernel_init=fan_avg, name="vector")(vector)
+        for name in self.scalars:
+            value = time_embedding(SCALAR_UNITS * cond[name], self.channels, self.time_embedding)
+            value = nn.swish(nn.Dense(width, kernel_init=fan_avg, name=f"{name}_0")(value))
+            emb = emb + nn.Dense(width, kernel_init=zeros, name=f"{name}_1")(value)
         return emb

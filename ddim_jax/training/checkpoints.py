@@ -17,7 +17,10 @@ from absl import logging
 from ddim_jax.training.state import TrainState
 
 CONFIG_FILE = "config.json"
-SAME_ON_RESUME = ("data", "model", "schedule", "prediction", "loss", "optimizer", "ema", "seed")
+SAME_ON_RESUME = (
+    *("data", "model", "schedule", "prediction", "loss", "optimizer", "ema", "seed"),
+    "start_weights",
+)
 
 
 def save_config(workdir: Path, config: ml_collections.ConfigDict) -> None:

@@ -21,6 +21,9 @@ from tqdm import tqdm
 
 from ddim_jax import data, experiment, parallel, sampling
 from ddim_jax.experiment import Experiment
+from ddim_jax.losses import Loss
+from ddim_jax.models.pretrained import Pretrained
+from ddim_jax.training import starting
 from ddim_jax.training.checkpoints import Checkpointer, save_config
 from ddim_jax.training.state import TrainState
 from ddim_jax.training.step import make_step
@@ -45,10 +48,13 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> TrainState:
         NotFiniteError: the loss is not finite; the last good state has been saved.
     """
     workdir = Path(workdir)
-    parts, step_fn, optimizer, source = _prepare(config)
-    save_config(workdir, config)
+    start = starting.load(config)
+    parts, loss, optimizer, step_fn = build(config, start and start.experiment)
+    source = _load_data(config, parts)
+    state = init_state(config, parts, optimizer, loss, start)
+    save_config(workdir, starting.record(config, start))
     mesh = parallel.make_mesh()
-    state = parallel.replicate(init_state(config, parts, optimizer), mesh)
+    state = parallel.replicate(state, mesh)
     checkpointer = Checkpointer(workdir, config.train.keep)
     state = checkpointer.restore(state) or state
     first = int(state.step)
@@ -90,10 +96,19 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> TrainState:
     return state
 
 
-def _prepare(config: ml_collections.ConfigDict):
-    """Builds and checks everything that can be wrong before any long work."""
+def build(config: ml_collections.ConfigDict, teacher: Experiment | None = None):
+    """Everything but the data: (experiment, loss, optimizer, compiled step).
+
+    Args:
+        config: see `configs/`.
+        teacher: what the run starts from, if anything.
+
+    Raises:
+        ValueError: what can be wrong with a config, before any long work.
+    """
     parts = experiment.build(config)
-    loss = experiment.build_loss(config, parts)
+    starting.check(config, parts, teacher)
+    loss = experiment.build_loss(config, parts, teacher)
     optimizer, ema = experiment.build_optimizer(config), experiment.build_ema(config)
     step_fn = parallel.parallelise_step(
         lambda axis: make_step(loss, optimizer, ema, axis), config.parallel
@@ -106,7 +121,18 @@ def _prepare(config: ml_collections.ConfigDict):
             raise ValueError(f"config.{name} must not be negative, got {value}")
     parallel.check_batch(config.train.batch_size)
     SampleGrid.check(config, parts)
-    height, width, channels = parts.image_shape
+    channels = parts.image_shape[-1]
+    if parts.model.out_channels != channels:  # the loss would broadcast over them, unnoticed
+        raise ValueError(
+            f"the network returns {parts.model.out_channels} channels, the images have {channels}; "
+            f"set config.model.out_channels={channels}"
+        )
+    jax.eval_shape(parts.init, jax.random.key(0))  # traces the network, which checks its options
+    return parts, loss, optimizer, step_fn
+
+
+def _load_data(config: ml_collections.ConfigDict, parts: Experiment):
+    height, _, channels = parts.image_shape
     source = data.load(
         config.data.name,
         config.data.split,
@@ -119,30 +145,40 @@ def _prepare(config: ml_collections.ConfigDict):
             f"{config.data.name} holds images of shape {tuple(source.image_shape)}, the config "
             f"says {parts.image_shape}; set config.data.image_shape, or config.data.resize={height}"
         )
-    if parts.model.out_channels != channels:  # the loss would broadcast over them, unnoticed
-        raise ValueError(
-            f"the network returns {parts.model.out_channels} channels, the images have {channels}; "
-            f"set config.model.out_channels={channels}"
-        )
     if parts.num_classes and source.num_classes > parts.num_classes:
         raise ValueError(
             f"{config.data.name} has {source.num_classes} classes, the network "
             f"{parts.num_classes}; set config.model.num_classes={source.num_classes}"
         )
-    jax.eval_shape(parts.init, jax.random.key(0))  # traces the network, which checks its options
-    return parts, step_fn, optimizer, source
+    return source
 
 
-def init_state(config: ml_collections.ConfigDict, parts: Experiment, optimizer) -> TrainState:
-    """A fresh state; run it under `jax.eval_shape` for its shapes alone."""
+def init_state(
+    config: ml_collections.ConfigDict,
+    parts: Experiment,
+    optimizer,
+    loss: Loss,
+    start: Pretrained | None = None,
+) -> TrainState:
+    """The state before the first step; run it under `jax.eval_shape` for its shapes alone.
 
-    def init(key):
+    Args:
+        config: its seed.
+        parts: the network.
+        optimizer: of optax.
+        loss: says what is frozen.
+        start: whose parameters are taken over.
+    """
+    taken = None if start is None else starting.take_over(start, parts)
+
+    def init(key, taken, teacher):
         params_key, run_key = jax.random.split(key)
-        params = parts.init(params_key)
+        params = starting.merge(parts.init(params_key), taken)
         ema = jax.tree.map(jnp.copy, params)
-        return TrainState(jnp.int32(0), params, ema, optimizer.init(params), run_key)
+        frozen = loss.freeze(params, teacher)
+        return TrainState(jnp.int32(0), params, ema, optimizer.init(params), run_key, frozen)
 
-    return jax.jit(init)(jax.random.key(config.seed))
+    return jax.jit(init)(jax.random.key(config.seed), taken, start and start.params)
 
 
 def _summary(config, parts: Experiment, source, first: int) -> str:

@@ -51,6 +51,7 @@ def make_step(
             params=params,
             ema=ema(state.ema, params, state.step + 1),
             opt_state=opt_state,
+            frozen=loss.update_frozen(state.frozen, params, state.step + 1),
         )
         keep = lambda new, old: jnp.where(finite, new, old)  # noqa: E731
         new = new.replace(
@@ -58,6 +59,7 @@ def make_step(
             params=jax.tree.map(keep, new.params, state.params),
             ema=jax.tree.map(keep, new.ema, state.ema),
             opt_state=jax.tree.map(keep, new.opt_state, state.opt_state),
+            frozen=jax.tree.map(keep, new.frozen, state.frozen),
         )
         return new, metrics | {"grad_norm": norm, "finite": finite}
 
@@ -70,23 +72,28 @@ def _row_keys(state: TrainState, rows: int, axis_name: str | None) -> Any:
     return jax.vmap(lambda row: jax.random.fold_in(key, row))(first + jnp.arange(rows))
 
 
+OPTIMIZERS = {"adam": optax.adam, "adamw": optax.adamw, "radam": optax.radam}
+
+
 def make_optimizer(
     name: str = "adam",
     learning_rate: float = 2e-4,
     warmup_steps: int = 0,
     decay_steps: int = 0,
+    decay: str = "cosine",
     clip_norm: float = 1.0,
     weight_decay: float = 0.0,
     b1: float = 0.9,
     b2: float = 0.999,
 ) -> optax.GradientTransformation:
-    """Adam or AdamW with warm-up, optional cosine decay to 0, and global-norm clipping.
+    """Adam, AdamW or RAdam with warm-up, optional decay to 0, and global-norm clipping.
 
     Args:
-        name: "adam" or "adamw".
+        name: "adam", "adamw" or "radam".
         learning_rate: after warm-up.
         warmup_steps: of a linear rise from 0.
-        decay_steps: total steps of a cosine fall to 0, warm-up included; 0: constant.
+        decay_steps: total steps of a fall to 0, warm-up included; 0: constant.
+        decay: its shape, "cosine" or "linear".
         clip_norm: of the whole gradient; 0: none.
         weight_decay: of adamw.
         b1: decay of the first moment.
@@ -96,22 +103,31 @@ def make_optimizer(
         ValueError: unknown name, a rate that is not positive, weight decay without adamw, decay
             shorter than warm-up.
     """
-    if name not in ("adam", "adamw"):
-        raise ValueError(f"optimizer must be 'adam' or 'adamw', got {name!r}")
+    if name not in OPTIMIZERS:
+        raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {name!r}")
+    if decay not in ("cosine", "linear"):
+        raise ValueError(f"decay must be 'cosine' or 'linear', got {decay!r}")
     if learning_rate <= 0:
         raise ValueError(f"learning_rate must be positive, got {learning_rate}; DDPM uses 2e-4")
-    if name == "adam" and weight_decay:
+    if name != "adamw" and weight_decay:
         raise ValueError(f"weight_decay={weight_decay} needs optimizer 'adamw'")
     if decay_steps and decay_steps <= warmup_steps:
         raise ValueError(f"decay_steps ({decay_steps}) must exceed warmup_steps ({warmup_steps})")
-    rate = learning_rate
-    if decay_steps:
-        rate = optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup_steps, decay_steps)
-    elif warmup_steps:
-        rate = optax.linear_schedule(0.0, learning_rate, warmup_steps)
-    adam = (
-        optax.adam(rate, b1, b2)
-        if name == "adam"
-        else optax.adamw(rate, b1, b2, weight_decay=weight_decay)
-    )
+    rate = _rate(learning_rate, warmup_steps, decay_steps, decay)
+    options = {"weight_decay": weight_decay} if name == "adamw" else {}
+    adam = OPTIMIZERS[name](rate, b1, b2, **options)
     return optax.chain(optax.clip_by_global_norm(clip_norm), adam) if clip_norm else adam
+
+
+def _rate(top: float, warmup_steps: int, decay_steps: int, decay: str):
+    """The learning rate: linearly up, then constant or down to 0."""
+    rate = top
+    if decay_steps:
+        length = decay_steps - warmup_steps
+        linear = optax.linear_schedule(top, 0.0, length)
+        rate = linear if decay == "linear" else optax.cosine_decay_schedule(top, length)
+    if warmup_steps:
+        after = rate if decay_steps else optax.constant_schedule(top)
+        rise = optax.linear_schedule(0.0, top, warmup_steps)
+        rate = optax.join_schedules([rise, after], [warmup_steps])
+    return rate

@@ -1,0 +1,92 @@
+"""Where training starts from: nothing, or a trained network, which is then the teacher too.
+
+`config.start_from` names it: a training workdir, a `.safetensors` file or a bundled network. It must
+be of the same schedule, images and classes, and its parameters must fit; inputs that only the new
+network has (`scalars`) start at zero effect. What it predicts may differ.
+"""
+
+from typing import Any
+
+import jax
+import ml_collections
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from ddim_jax.experiment import Experiment
+from ddim_jax.models import pretrained
+from ddim_jax.models.pretrained import Pretrained
+
+
+def load(config: ml_collections.ConfigDict) -> Pretrained | None:
+    """The network that a config starts from, if it names one.
+
+    Raises:
+        FileNotFoundError: there is no such network.
+        ValueError: it is damaged, or of another schedule, as `check`.
+    """
+    name = config.get("start_from", "")
+    if not name:
+        return None
+    start = pretrained.load(name)
+    check_schedule(config, start)
+    return start
+
+
+def check_schedule(config: ml_collections.ConfigDict, start: Pretrained) -> None:
+    """Raises ValueError where the schedules are not the same."""
+    mine, theirs = config.schedule.to_dict(), start.config.schedule.to_dict()
+    if mine != theirs:
+        raise ValueError(
+            f"{start.name} was trained on the schedule {theirs}, the config says {mine}; both must "
+            "be the same, for a teacher as for parameters to start from"
+        )
+
+
+def check(
+    config: ml_collections.ConfigDict, parts: Experiment, start: Experiment | None
+) -> None:
+    """Raises ValueError where a network cannot start from another."""
+    if start is None:
+        return
+    if start.image_shape != parts.image_shape:
+        raise ValueError(
+            f"config.start_from draws images of shape {start.image_shape}, this config's are "
+            f"{parts.image_shape}; set config.data.image_shape, or choose another"
+        )
+    if start.num_classes != parts.num_classes:
+        raise ValueError(
+            f"config.start_from has {start.num_classes} classes, this config {parts.num_classes}; "
+            f"set config.model.num_classes={start.num_classes}, or choose another"
+        )
+
+
+def take_over(start: Pretrained, parts: Experiment) -> Any:
+    """The parameters of `start` for the network of `parts`, flat, without those it lacks.
+
+    Raises:
+        ValueError: they are of another architecture.
+    """
+    wanted = flatten_dict(jax.eval_shape(parts.init, jax.random.key(0)), sep="/")
+    found = flatten_dict(start.params, sep="/")
+    own = {f"{name}_{k}" for name in parts.model.scalars for k in range(2)}
+    for name in sorted(wanted.keys() | found.keys()):
+        mine, theirs = (tuple(t[name].shape) if name in t else None for t in (wanted, found))
+        if mine != theirs and not (theirs is None and name.split("/")[0] in own):
+            raise ValueError(
+                f"{start.name} is of another architecture: parameter {name} is "
+                f"{theirs or 'absent'} there and {mine or 'absent'} in the config; give the config "
+                "the same section model"
+            )
+    return found
+
+
+def merge(params: Any, taken: dict | None) -> Any:
+    """Fresh parameters, and over them those that were taken over."""
+    return params if taken is None else unflatten_dict(flatten_dict(params, sep="/") | taken, sep="/")
+
+
+def record(config: ml_collections.ConfigDict, start: Pretrained | None) -> Any:
+    """The config with the fingerprint of what it starts from, so that a resume can compare."""
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.start_weights = "" if start is None else pretrained.fingerprint(start.params)
+    return config
