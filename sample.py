@@ -15,11 +15,13 @@ from absl import app, flags, logging
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", "digits", "a training workdir, an exported .safetensors file, or a bundled name"
 )
-_SOLVER = flags.DEFINE_string("solver", "ddim", "a name in ddim_jax.solvers.SOLVERS, or adaptive")
+_SOLVER = flags.DEFINE_string(
+    "solver", None, "a name in ddim_jax.solvers.SOLVERS, or adaptive; default the checkpoint's"
+)
 _STRIDE = flags.DEFINE_string(
     "stride", None, "a name in ddim_jax.strides.STRIDES or a learned .json; default the solver's"
 )
-_STEPS = flags.DEFINE_integer("steps", None, "intervals of the stride; default 20")
+_STEPS = flags.DEFINE_integer("steps", None, "intervals of the stride; default the checkpoint's")
 _TOLERANCE = flags.DEFINE_float("tolerance", 1e-3, "of solver adaptive: error of a step")
 _ETA = flags.DEFINE_float("eta", None, "of solver ddim: 0 deterministic ... 1 DDPM")
 _SOLVER_OPTIONS = flags.DEFINE_list("solver_options", [], "like order=3,lower_order_final=False")
@@ -29,7 +31,9 @@ _GUIDANCE_INTERVAL = flags.DEFINE_list(
     "guidance_interval", ["0", "inf"], "low,high in sigma/alpha outside of which there is none"
 )
 _GUIDANCE_RESCALE = flags.DEFINE_float("guidance_rescale", 0.0, "0..1")
-_CLIP = flags.DEFINE_enum("clip", "static", ["none", "static", "dynamic"], "of the clean estimate")
+_CLIP = flags.DEFINE_enum(
+    "clip", None, ["none", "static", "dynamic"], "of the clean estimate; default the checkpoint's"
+)
 _LABELS = flags.DEFINE_list("labels", [], "classes, in rotation; default all")
 _NUM_SAMPLES = flags.DEFINE_integer("num_samples", 40, "how many")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "how many at a time")
@@ -51,27 +55,27 @@ def main(argv):
     logging.set_verbosity(logging.WARNING)
     parallel.use_compilation_cache()
     try:
-        out, result = _draw()
+        out, result, how = _draw()
     except (ValueError, OSError) as error:
         sys.exit(f"sample.py: {error}")
     count = len(result.images)
-    guided = "" if _guidance() is None else " x 2 forward passes (guided)"
     print(
-        f"{out}: {count} samples, {_SOLVER.value}, {_cost(result.nfe)}{guided}\n"
+        f"{out}: {count} samples, {how}\n"
         f"compiled in {result.compile_seconds:.1f} s, sampled in {result.seconds:.2f} s, "
         f"{count / result.seconds:.1f} images/s, {time.perf_counter() - start:.1f} s in all"
     )
 
 
 def _draw():
-    """Checks the flags, draws, writes; returns (path, result)."""
+    """Checks the flags, draws, writes; returns (path, result, how it was drawn)."""
     from ddim_jax import generation
     from ddim_jax.models import pretrained
+    from ddim_jax.probability_flow import Tolerance
 
     trajectory = _free(_TRAJECTORY.value, (".gif", ".png"), "--trajectory")
     out = _free(_OUT.value, (".png", ".npz"), "--out")
     model = pretrained.load(_CHECKPOINT.value)
-    table = _tolerance() if _SOLVER.value == "adaptive" else _table(model)
+    table, how = _tolerance() if _SOLVER.value == "adaptive" else _table(model)
     generation.check(model, _NUM_SAMPLES.value, _BATCH_SIZE.value, _guidance())
     result = generation.generate(
         model,
@@ -81,31 +85,50 @@ def _draw():
         batch_size=_BATCH_SIZE.value,
         seed=_SEED.value,
         guidance=_guidance(),
-        clip=_CLIP.value,
+        clip=_CLIP.value or model.config.sample.clip,
         trajectory=trajectory is not None,
         show_progress=_PROGRESS.value,
     )
     out = out or _next_free(Path("samples"), model.name)
     _write(result, out, trajectory)
-    return out, result
+    if isinstance(table, Tolerance):
+        spread = f"{result.nfe.min()}..{result.nfe.max()} (mean {result.nfe.mean():.0f})"
+        how = f"{how}, NFE {spread}"
+    if _guidance() is not None and not model.experiment.model.scalars:
+        how += " x 2 forward passes (guided)"
+    return out, result, how
 
 
 def _table(model):
+    """The table, and its description; what the flags leave open is the checkpoint's own choice."""
     from ddim_jax import experiment
+    from ddim_jax.solvers import SOLVERS
 
     if _given(_TOLERANCE):
-        raise ValueError(f"--tolerance is for --solver=adaptive, got {_SOLVER.value}")
-    eta = {} if _ETA.value is None else {"eta": _ETA.value}
-    if _STRIDE.value and _STRIDE.value.endswith(".json"):
-        _say_differences(model)
-    return experiment.build_table(
+        raise ValueError(f"--tolerance is for --solver=adaptive, got {_SOLVER.value or 'none'}")
+    solver_options = _options(_SOLVER_OPTIONS)
+    solver_options |= {} if _ETA.value is None else {"eta": _ETA.value}
+    own, solver, stride, steps = model.config.sample, _SOLVER.value, _STRIDE.value, _STEPS.value
+    stride_options = _options(_STRIDE_OPTIONS)
+    if solver is None:
+        solver = own.solver
+        solver_options = dict(own.get("solver_options") or {}) | solver_options
+    if stride is None and solver == own.solver:
+        stride = own.stride
+        stride_options = dict(own.get("stride_options") or {}) | stride_options
+    if stride and stride.endswith(".json"):
+        _say_differences(model, solver, stride)
+    elif steps is None:
+        steps = own.steps
+    table = experiment.build_table(
         model.experiment.schedule,
-        _SOLVER.value,
-        _STRIDE.value,
-        _STEPS.value,
-        solver_options=_options(_SOLVER_OPTIONS) | eta,
-        stride_options=_options(_STRIDE_OPTIONS),
+        solver,
+        stride,
+        steps,
+        solver_options=solver_options,
+        stride_options=stride_options,
     )
+    return table, f"{solver}, {stride or SOLVERS[solver].stride} stride, {table.nfe} NFE"
 
 
 def _options(flag) -> dict:
@@ -122,17 +145,17 @@ def _options(flag) -> dict:
     return found
 
 
-def _say_differences(model) -> None:
+def _say_differences(model, solver: str, stride: str) -> None:
     from ddim_jax.models import pretrained
     from ddim_jax.strides import files
 
-    differences = files.load(_STRIDE.value).differences(
-        solver=_SOLVER.value,
+    differences = files.load(stride).differences(
+        solver=solver,
         guidance=_GUIDANCE_SCALE.value,
         weights=pretrained.fingerprint(model.params),
     )
     for difference in differences:
-        print(f"note: {_STRIDE.value}: {difference}", file=sys.stderr)
+        print(f"note: {stride}: {difference}", file=sys.stderr)
 
 
 def _tolerance():
@@ -144,20 +167,12 @@ def _tolerance():
                 f"--solver=adaptive chooses its own steps and takes no --{flag.name}; "
                 "say how exact it must be with --tolerance"
             )
-    return Tolerance(_TOLERANCE.value, _TOLERANCE.value).validate()
+    tolerance = Tolerance(_TOLERANCE.value, _TOLERANCE.value).validate()
+    return tolerance, f"adaptive, tolerance {_TOLERANCE.value:g}"
 
 
 def _given(flag) -> bool:
     return not flags.FLAGS[flag.name].using_default_value
-
-
-def _cost(nfe) -> str:
-    if _SOLVER.value != "adaptive":
-        from ddim_jax.solvers import SOLVERS
-
-        return f"{_STRIDE.value or SOLVERS[_SOLVER.value].stride} stride, {nfe[0]} NFE"
-    spread = f"{nfe.min()}..{nfe.max()} (mean {nfe.mean():.0f})"
-    return f"tolerance {_TOLERANCE.value:g}, NFE {spread}"
 
 
 def _int_labels() -> list[int]:

@@ -25,7 +25,7 @@ def main(argv):
     from ddim_jax import parallel
 
     parallel.use_cpu_cores()
-    from ddim_jax.training import loop
+    from ddim_jax.training import loop, stages
 
     logging.set_verbosity(logging.WARNING)  # orbax logs every save in ten lines
     parallel.use_compilation_cache()
@@ -34,10 +34,11 @@ def main(argv):
     )[0]
     workdir = _WORKDIR.value or os.path.join("runs", name)
     try:
-        state = loop.train(_CONFIG.value, workdir)
+        state = stages.train(_CONFIG.value, workdir)
     except (ValueError, OSError, loop.NotFiniteError) as error:
         sys.exit(f"train.py: {error}")
-    print(f"At step {int(state.step)}; pictures in {os.path.join(workdir, 'samples')}")
+    places = "*/samples" if _CONFIG.value.get("stages") else "samples"
+    print(f"At step {int(state.step)}; pictures in {os.path.join(workdir, places)}")
 
 
 def _parse(argv):

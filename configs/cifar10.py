@@ -16,6 +16,7 @@ def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.seed = 0
     config.parallel = "jit"
+    config.start_from = ""
     config.data = dict(
         name="cifar10", split="train", image_shape=(32, 32, 3), flip=True, resize=0, data_dir=""
     )

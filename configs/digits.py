@@ -11,6 +11,7 @@ def get_config() -> ml_collections.ConfigDict:
     config = ml_collections.ConfigDict()
     config.seed = 0
     config.parallel = "jit"
+    config.start_from = ""
     config.data = dict(
         name="digits", split="train", image_shape=(28, 28, 1), flip=False, resize=0, data_dir=""
     )

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 
 from ddim_jax import losses, probability_flow, sampling, solvers, strides
 from ddim_jax.losses import TIMES, WEIGHTINGS
@@ -75,6 +76,23 @@ class Experiment(NamedTuple):
             value = jnp.asarray(given[name], jnp.float32)
             cond[name] = value if value.ndim else jnp.full(labels.shape, value)
         return cond or None
+
+    def interval(self, table: solvers.SolverTable) -> float | None:
+        """How far each step of a table goes, for a network that is told; None for others.
+
+        Raises:
+            ValueError: its steps are not all alike.
+        """
+        if "interval" not in self.model.scalars:
+            return None
+        gaps = -np.diff(np.append(table.level.t, table.end.t))
+        if np.ptp(gaps) > 1e-6:
+            raise ValueError(
+                "this network is told how long its steps are, and the table's differ "
+                f"({gaps.min():.3g} to {gaps.max():.3g}); use a one-stage solver on the uniform "
+                "stride, such as ddim"
+            )
+        return float(gaps.mean())
 
     def null_cond(self, cond: dict) -> dict:
         """What the network saw in training where labels were dropped."""
@@ -183,7 +201,9 @@ def _pairs(section: Mapping) -> losses.Pairs:
 
 def _decay(section: Mapping, pairs: losses.Pairs | None) -> Callable:
     if pairs is None or pairs.points is None:
-        raise ValueError("loss.target_decay by name needs loss.pairs on a grid, whose points it follows")
+        raise ValueError(
+            "loss.target_decay by name needs loss.pairs on a grid, whose points it follows"
+        )
     return _make({"adaptive": losses.adaptive_decay}, section, "target_decay", pairs.points)
 
 

@@ -74,6 +74,14 @@ def check(model: Pretrained, num_samples: int, batch_size: int, guidance: Guidan
         raise ValueError(
             f"{model.name} is unconditional: guidance needs a class-conditional network"
         )
+    if guidance is not None and "guidance" in model.experiment.model.scalars:
+        low, high = model.config.loss.guidance
+        if not low <= guidance.scale <= high:
+            raise ValueError(
+                f"{model.name} was distilled for guidance scales {low} to {high}, got "
+                f"{guidance.scale}"
+            )
+        return
     if guidance is not None and model.config.loss.get("label_dropout", 0) == 0:
         raise ValueError(
             f"{model.name} was trained without label dropout, so it has no null label to guide "
@@ -170,8 +178,17 @@ class Generator:
         parts = self.model.experiment
         keys = sampling.sample_keys(seed, index)
         own = None if labels is None else jnp.asarray(labels)
-        arrays = (sampling.initial_noise(keys, parts.image_shape), keys, parts.cond(own))
+        scale = None if guidance is None else guidance.scale
+        if "guidance" in parts.model.scalars:
+            guidance = None  # it is an input of this network
+        cond = parts.cond(own, guidance=scale, interval=self._interval(table))
+        arrays = (sampling.initial_noise(keys, parts.image_shape), keys, cond)
         return self._params, table, *parallel.shard(arrays, self._mesh), guidance
+
+    def _interval(self, table):
+        if isinstance(table, Tolerance):
+            return None
+        return self.model.experiment.interval(table)
 
     def _program(self, *arguments):
         leaves, tree = jax.tree.flatten(arguments[1:])

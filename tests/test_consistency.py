@@ -1,4 +1,4 @@
-"""Consistency losses: grids against the papers' numbers, and Gaussian data, whose maps are known."""
+"""Consistency losses: grids against the papers' numbers, and Gaussian data, with known maps."""
 
 import jax
 import jax.numpy as jnp
@@ -229,7 +229,7 @@ def test_a_heun_step_is_third_order_on_a_gaussian():
         ),
         (
             lambda: consistency(None, EDM, PREDICTION, pairs=pairs.shrinking(every=9)),
-            "not the identity at sigma / alpha = 0.0, .*prediction 'consistency' with that sigma_min",
+            "not the identity at sigma / alpha = 0.0, .*'consistency' with that sigma_min",
         ),
         (
             lambda: consistency(None, EDM, PREDICTION, distance="l3"),

@@ -45,7 +45,9 @@ def test_parity_with_the_authors_package(tmp_path):
     assert not unexpected and all("lins" in name or "scaling" in name for name in missing)
     a, b = images()
     up = [
-        torch.nn.functional.interpolate(torch.tensor(x).permute(0, 3, 1, 2), (224, 224), mode="bilinear")
+        torch.nn.functional.interpolate(
+            torch.tensor(x).permute(0, 3, 1, 2), (224, 224), mode="bilinear"
+        )
         for x in (a, b)
     ]
     with torch.no_grad():
@@ -69,5 +71,7 @@ def test_files_that_cannot_be(tmp_path):
     with pytest.raises(ValueError, match="not a readable safetensors file"):
         lpips.load(tmp_path / "bad.safetensors")
     safetensors.numpy.save_file({"x": np.zeros(3)}, tmp_path / "other.safetensors")
-    with pytest.raises(ValueError, match=r"net.slice1.0.weight must be \(64, 3, 3, 3\), is missing"):
+    with pytest.raises(
+        ValueError, match=r"net.slice1.0.weight must be \(64, 3, 3, 3\), is missing"
+    ):
         lpips.load(tmp_path / "other.safetensors")

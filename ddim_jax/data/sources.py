@@ -7,6 +7,7 @@ for in `load`, before training starts, and reported with the way out.
     digits        5,000 handwritten digits that come with the package, 28 x 28 x 1
     npz:PATH      arrays {split}_x and {split}_y, or images and labels, or x and y
     folder:PATH   a sub-folder for each class, or only images; in PATH, or in PATH/train, PATH/test
+    pairs:FOLDER  noise and the images drawn from it, see `pairs`; only a size they have
     NAME          a TFDS dataset prepared as array_record, such as cifar10 (no TensorFlow needed)
 """
 
@@ -26,7 +27,7 @@ import numpy as np
 from ddim_jax.data import folders
 from ddim_jax.data.images import fit
 
-_FORMS = "digits, npz:PATH, folder:PATH, or the name of a TFDS dataset"
+_FORMS = "digits, npz:PATH, folder:PATH, pairs:FOLDER, or the name of a TFDS dataset"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +89,10 @@ def load(
     kind, _, path = spec.partition(":")
     if spec == "digits":
         return _load_digits(split, image_size, channels)
+    if kind == "pairs":
+        from ddim_jax.data import pairs  # which needs samplers
+
+        return pairs.load(path)
     if kind == "npz":
         return _load_npz(Path(path).expanduser(), split, image_size, channels)
     if kind == "folder":

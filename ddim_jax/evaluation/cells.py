@@ -25,8 +25,8 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from ddim_jax import data, experiment
-from ddim_jax.evaluation import features, files
+from ddim_jax import data, experiment, files
+from ddim_jax.evaluation import features
 from ddim_jax.evaluation.features import FeatureNetwork, Features
 from ddim_jax.generation import Generator, make_labels
 from ddim_jax.guidance import Guidance

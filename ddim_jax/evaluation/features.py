@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ddim_jax import data, parallel
+from ddim_jax import data, files, parallel
 from ddim_jax.data import Source
-from ddim_jax.evaluation import digits, files
+from ddim_jax.evaluation import digits
 
 Array = Any
 INCEPTIONS = {"inception": "pytorch_fid", "inception_tensorflow": "tensorflow"}

@@ -30,8 +30,8 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from ddim_jax import commands, data, experiment, parallel, sampling
-from ddim_jax.evaluation import bound, density, files, scores
+from ddim_jax import commands, data, experiment, files, parallel, sampling
+from ddim_jax.evaluation import bound, density, scores
 from ddim_jax.models import pretrained
 from ddim_jax.probability_flow import Tolerance, noisy_end
 from ddim_jax.strides import STRIDES

@@ -32,8 +32,8 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from ddim_jax import commands, experiment, generation, parallel
-from ddim_jax.evaluation import cells, features, files, metrics, plots, scores
+from ddim_jax import commands, experiment, files, generation, parallel
+from ddim_jax.evaluation import cells, features, metrics, plots, scores
 from ddim_jax.evaluation.cells import Cell, Shards
 from ddim_jax.models import pretrained
 from ddim_jax.solvers import SOLVERS

@@ -99,7 +99,11 @@ def _features(params: dict[str, Array], x: Array) -> list[Array]:
     for stage, (_, count) in enumerate(STAGES):
         if stage:
             b, h, w, c = x.shape
-            x = x[:, : h // 2 * 2, : w // 2 * 2].reshape(b, h // 2, 2, w // 2, 2, c).max(axis=(2, 4))
+            x = (
+                x[:, : h // 2 * 2, : w // 2 * 2]
+                .reshape(b, h // 2, 2, w // 2, 2, c)
+                .max(axis=(2, 4))
+            )
             layer += 1
         for _ in range(count):
             name = f"net.slice{stage + 1}.{layer}"

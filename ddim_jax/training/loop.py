@@ -145,6 +145,8 @@ def _load_data(config: ml_collections.ConfigDict, parts: Experiment):
             f"{config.data.name} holds images of shape {tuple(source.image_shape)}, the config "
             f"says {parts.image_shape}; set config.data.image_shape, or config.data.resize={height}"
         )
+    if config.data.flip and config.data.name.startswith("pairs:"):
+        raise ValueError("pairs cannot be flipped: the noise would not be; set data.flip=False")
     if parts.num_classes and source.num_classes > parts.num_classes:
         raise ValueError(
             f"{config.data.name} has {source.num_classes} classes, the network "
@@ -283,7 +285,7 @@ class SampleGrid:
         self._table = self.check(config, parts)
         x = sampling.initial_noise(keys, parts.image_shape)
         labels = None if self._labels is None else jnp.asarray(self._labels, jnp.int32)
-        arrays = (x, keys, parts.cond(labels))
+        arrays = (x, keys, parts.cond(labels, interval=parts.interval(self._table)))
         self._arrays = parallel.shard(arrays, mesh) if count % mesh.size == 0 else arrays
         self._sample = parts.sampler(clip=options.clip)
 
@@ -297,7 +299,7 @@ class SampleGrid:
                 "pictures set config.train.sample_every=0"
             )
         parts.sampler(clip=options.clip)  # raises for an unknown clip
-        return experiment.build_table(
+        table = experiment.build_table(
             parts.schedule,
             options.solver,
             options.stride,
@@ -305,6 +307,8 @@ class SampleGrid:
             solver_options=options.get("solver_options"),
             stride_options=options.get("stride_options"),
         )
+        parts.interval(table)  # raises for unequal steps, if the network is told them
+        return table
 
     def __call__(self, ema, step: int) -> Path:
         """Draws with these parameters and returns the picture's path."""

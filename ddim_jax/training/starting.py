@@ -1,8 +1,8 @@
 """Where training starts from: nothing, or a trained network, which is then the teacher too.
 
-`config.start_from` names it: a training workdir, a `.safetensors` file or a bundled network. It must
-be of the same schedule, images and classes, and its parameters must fit; inputs that only the new
-network has (`scalars`) start at zero effect. What it predicts may differ.
+`config.start_from` names it: a training workdir, a `.safetensors` file or a bundled network. It
+must be of the same schedule, images and classes, and its parameters must fit; inputs that only the
+new network has (`scalars`) start at zero effect. What it predicts may differ.
 """
 
 from typing import Any
@@ -27,23 +27,28 @@ def load(config: ml_collections.ConfigDict) -> Pretrained | None:
     if not name:
         return None
     start = pretrained.load(name)
-    check_schedule(config, start)
+    check_configs(config, start.config)
     return start
 
 
-def check_schedule(config: ml_collections.ConfigDict, start: Pretrained) -> None:
-    """Raises ValueError where the schedules are not the same."""
-    mine, theirs = config.schedule.to_dict(), start.config.schedule.to_dict()
+def check_configs(config: ml_collections.ConfigDict, start: ml_collections.ConfigDict) -> None:
+    """Raises ValueError where schedules differ, or a student's steps are not half its teacher's."""
+    mine, theirs = config.schedule.to_dict(), start.schedule.to_dict()
     if mine != theirs:
         raise ValueError(
-            f"{start.name} was trained on the schedule {theirs}, the config says {mine}; both must "
-            "be the same, for a teacher as for parameters to start from"
+            f"what config.start_from names was trained on the schedule {theirs}, the config says "
+            f"{mine}; both must be the same, for a teacher as for parameters to start from"
         )
+    if config.loss.name == start.loss.name == "progressive":
+        steps, before = config.loss.steps, start.loss.steps
+        if before != 2 * steps:
+            raise ValueError(
+                f"a student of {steps} steps needs a teacher of {2 * steps}, this one takes "
+                f"{before}; halve that: loss.steps={before // 2}"
+            )
 
 
-def check(
-    config: ml_collections.ConfigDict, parts: Experiment, start: Experiment | None
-) -> None:
+def check(config: ml_collections.ConfigDict, parts: Experiment, start: Experiment | None) -> None:
     """Raises ValueError where a network cannot start from another."""
     if start is None:
         return
@@ -81,12 +86,16 @@ def take_over(start: Pretrained, parts: Experiment) -> Any:
 
 def merge(params: Any, taken: dict | None) -> Any:
     """Fresh parameters, and over them those that were taken over."""
-    return params if taken is None else unflatten_dict(flatten_dict(params, sep="/") | taken, sep="/")
+    if taken is None:
+        return params
+    return unflatten_dict(flatten_dict(params, sep="/") | taken, sep="/")
 
 
 def record(config: ml_collections.ConfigDict, start: Pretrained | None) -> Any:
     """The config with the fingerprint of what it starts from, so that a resume can compare."""
+    if start is None:
+        return config
     config = config.copy_and_resolve_references()
     with config.unlocked():
-        config.start_weights = "" if start is None else pretrained.fingerprint(start.params)
+        config.start_weights = pretrained.fingerprint(start.params)
     return config

@@ -1,0 +1,105 @@
+"""Methods of several stages: a list of changes to one config, each stage starting from the last.
+
+    config.start_from = "digits"
+    config.stages = [dict(name="4_steps", loss=dict(steps=4), ...), dict(name="2_steps", ...)]
+
+Every stage is a training run of its own in `workdir/NAME`: its checkpoints, pictures and metrics
+stay, it resumes like any run, and what is finished is not done again. A stage with a section
+`pairs` first draws images from the network it starts from, and trains on those and their noise
+(reflow); later stages with `data.name = "pairs"` do too.
+"""
+
+from pathlib import Path
+
+import ml_collections
+
+from ddim_jax.data import pairs
+from ddim_jax.models import pretrained
+from ddim_jax.training import loop, starting
+from ddim_jax.training.state import TrainState
+
+
+def train(config: ml_collections.ConfigDict, workdir: str | Path) -> TrainState:
+    """Trains all stages of a config, or its only one, continuing whatever is in `workdir`.
+
+    Args:
+        config: see `configs/`.
+        workdir: directory of the run; stages get sub-directories.
+
+    Returns:
+        The state at the end, or where a signal stopped the run.
+
+    Raises:
+        ValueError: a stage that cannot be, before the first one starts.
+        NotFiniteError: see `loop.train`.
+    """
+    if not config.get("stages"):
+        return loop.train(config, workdir)
+    stages = split(config, Path(workdir))
+    check(stages)
+    for number, (folder, stage) in enumerate(stages, 1):
+        print(f"Stage {number} of {len(stages)}: {folder.name}", flush=True)
+        _draw_pairs(stage)
+        state = loop.train(stage, folder)
+        if int(state.step) < stage.train.steps:
+            break
+    return state
+
+
+def split(config: ml_collections.ConfigDict, workdir: Path) -> list[tuple[Path, object]]:
+    """The (directory, config) of every stage.
+
+    Raises:
+        ValueError: a stage without a name, or two of one name.
+    """
+    found, before, drawn = [], config.get("start_from", ""), None
+    for changes in config.stages:
+        changes = dict(changes)
+        name = changes.pop("name", "")
+        if not name or name in [folder.name for folder, _ in found]:
+            raise ValueError(f"every stage needs a name of its own, got {name!r}")
+        folder = workdir / name
+        stage = config.copy_and_resolve_references()
+        with stage.unlocked():
+            del stage["stages"]
+            stage.start_from = before
+            if changes.get("loss", {}).get("name", stage.loss.name) != stage.loss.name:
+                stage.loss = ml_collections.ConfigDict()  # the options were another method's
+            stage.update(ml_collections.ConfigDict(changes))
+            if "pairs" in changes:
+                drawn = f"pairs:{folder / 'pairs'}"
+                stage.data.name = "pairs"
+            if stage.data.name == "pairs" and drawn is None:
+                raise ValueError(
+                    f"stage {name}: data.name is 'pairs', and no earlier stage draws any; give it "
+                    "a section pairs=dict(count=...)"
+                )
+            stage.data.name = drawn if stage.data.name == "pairs" else stage.data.name
+        found.append((folder, stage))
+        before = str(folder)
+    return found
+
+
+def check(stages: list) -> None:
+    """Builds the parts of every stage, so that the last one's errors come before the first runs.
+
+    Raises:
+        ValueError: what is wrong, with the name of the stage.
+    """
+    start = starting.load(stages[0][1])
+    teacher, config = (None, None) if start is None else (start.experiment, start.config)
+    for folder, stage in stages:
+        try:
+            if config is not None:
+                starting.check_configs(stage, config)
+            teacher = loop.build(stage, teacher)[0]
+        except ValueError as error:
+            raise ValueError(f"stage {folder.name}: {error}") from error
+        config = stage
+
+
+def _draw_pairs(stage) -> None:
+    options = dict(stage.get("pairs") or {})
+    if options:
+        folder = Path(stage.data.name.partition(":")[2])
+        pairs.draw(pretrained.load(stage.start_from), folder, **options)

@@ -1,0 +1,281 @@
+"""Methods of several stages on a tiny network: chains, resuming, pairs, and what is refused."""
+
+import json
+import signal
+
+import jax
+import ml_collections
+import numpy as np
+import pytest
+
+from configs import digits
+from ddim_jax import data, experiment, generation, sampling
+from ddim_jax.data import pairs
+from ddim_jax.guidance import Guidance
+from ddim_jax.models import pretrained
+from ddim_jax.training import loop, stages
+from tests.tiny import tiny
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    """The workdir of a tiny teacher."""
+    workdir = tmp_path_factory.mktemp("teacher")
+    loop.train(tiny(digits.get_config(), levels=1), workdir)
+    return workdir
+
+
+def stage(name, **changes):
+    return dict(name=name, **changes)
+
+
+def student(steps, **changes):
+    return stage(f"{steps}_step", loss=dict(name="progressive", steps=steps), **changes)
+
+
+def config(teacher, *parts, **train):
+    config = tiny(digits.get_config(), levels=1)
+    config.start_from = str(teacher)
+    config.train.update(dict(steps=2, sample_every=0, checkpoint_every=1, keep=5) | train)
+    with config.unlocked():
+        config.stages = list(parts)
+    return config
+
+
+def leaves(state):
+    state = state.replace(key=jax.random.key_data(state.key))
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
+
+
+@pytest.fixture(scope="module")
+def chain(teacher, tmp_path_factory):
+    """Two halvings without interruption: (workdir, last state)."""
+    workdir = tmp_path_factory.mktemp("chain")
+    return workdir, stages.train(config(teacher, student(2), student(1), sample_every=2), workdir)
+
+
+def test_every_stage_starts_from_the_one_before_and_keeps_its_checkpoint(teacher, chain, capsys):
+    workdir, state = chain
+    first, second = (
+        json.loads((workdir / f"{n}_step" / "config.json").read_text()) for n in (2, 1)
+    )
+    assert first["start_from"] == str(teacher)
+    assert second["start_from"] == str(workdir / "2_step")
+    models = [pretrained.load(workdir / f"{n}_step") for n in (2, 1)]
+    assert second["start_weights"] == pretrained.fingerprint(models[0].params)
+    frozen = pretrained.fingerprint(jax.device_get(state.frozen["teacher"]))
+    assert frozen == second["start_weights"] and [m.step for m in models] == [2, 2]
+    assert (workdir / "1_step" / "samples" / "step_0000002.png").exists()
+
+
+def test_finished_stages_are_not_done_again(teacher, chain, capsys):
+    workdir, state = chain
+    again = stages.train(config(teacher, student(2), student(1), sample_every=2), workdir)
+    assert "Stage 2 of 2: 1_step" in capsys.readouterr().out
+    for ours, theirs in zip(leaves(again), leaves(state), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_chain_stopped_inside_a_stage_goes_on_there_bit_for_bit(
+    teacher, chain, tmp_path, monkeypatch
+):
+    add, calls = loop.MetricsWriter.add, []
+
+    def add_and_signal(self, metrics):
+        add(self, metrics)
+        calls.append(1)
+        if len(calls) == 3:  # the first step of the second stage
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(loop.MetricsWriter, "add", add_and_signal)
+    parts = config(teacher, student(2), student(1))
+    stopped = stages.train(parts, tmp_path)
+    assert int(stopped.step) == 1 and len(calls) == 3
+    state = stages.train(parts, tmp_path)
+    assert len(calls) == 4
+    for ours, theirs in zip(leaves(state), leaves(chain[1]), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_stage_stopped_early_does_not_hand_over(teacher, tmp_path, monkeypatch):
+    add = loop.MetricsWriter.add
+
+    def add_and_signal(self, metrics):
+        add(self, metrics)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(loop.MetricsWriter, "add", add_and_signal)
+    stages.train(config(teacher, student(2), student(1)), tmp_path)
+    assert not (tmp_path / "1_step").exists()
+
+
+def test_another_teacher_is_another_run(teacher, chain, tmp_path):
+    other = config(teacher, student(2), student(1))
+    other.start_from = str(chain[0] / "2_step")
+    with pytest.raises(ValueError, match="this one takes 2; halve that: loss.steps=1"):
+        stages.train(other, chain[0])
+    parts = config(chain[0] / "1_step", stage("2_step", loss=dict(name="guided")))
+    with pytest.raises(ValueError, match="holds a run whose config.loss is"):
+        stages.train(parts, chain[0])
+
+
+def change(parts, path, value):
+    with parts.unlocked():
+        *sections, field = path.split(".")
+        target = parts
+        for section in sections:
+            target = target[section]
+        target[field] = value
+    return parts
+
+
+@pytest.mark.parametrize(
+    "parts, path, value, message",
+    [
+        ([student(4), student(3)], "seed", 0, "stage 3_step: a student of 3 steps needs a teacher"),
+        ([student(4), student(1)], "seed", 0, "of 1 steps .* of 2, this one takes 4; .*steps=2"),
+        ([student(0)], "seed", 0, "stage 0_step: loss.steps must be at least 1, got 0"),
+        ([student(1)], "prediction.name", "eps", "stage 1_step: .*next to nothing about x0"),
+        ([student(1)], "schedule", dict(name="vp_linear"), "was trained on the schedule .*cosine"),
+        ([student(1)], "start_from", "", "this loss needs a teacher: set config.start_from"),
+        ([student(1)], "start_from", "nowhere", "no checkpoint 'nowhere'"),
+        ([student(1)], "model.num_classes", 4, "has 10 classes, this config 4; set .*classes=10"),
+        ([student(1)], "data.image_shape", (16, 16, 1), r"images of shape \(8, 8, 1\), this conf"),
+        ([student(1)], "model.channels", 12, "of another architecture: parameter"),
+        ([student(2), student(2)], "seed", 0, "every stage needs a name of its own, got '2_step'"),
+        (
+            [student(2), stage("x", loss=dict(name="flow"))],
+            "seed",
+            0,
+            "stage x: unknown loss 'flow'",
+        ),
+        ([student(2), stage("x", train=dict(steps=0))], "seed", 0, "stage x: .*at least 1, got 0"),
+        ([stage("x", data=dict(name="pairs"))], "seed", 0, "stage x: .*no earlier stage draws"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_written(
+    parts, path, value, message, teacher, tmp_path
+):
+    wrong = change(config(teacher, *parts), path, value)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        stages.train(wrong, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_guided_student_takes_the_scale_as_an_input(teacher, tmp_path):
+    parts = config(teacher, stage("guided", loss=dict(name="guided", guidance=(1.0, 4.0))))
+    parts.model.scalars = ("guidance",)
+    state = stages.train(parts, tmp_path)
+    assert int(state.step) == 2
+    before, after = pretrained.load(teacher), pretrained.load(tmp_path / "guided")
+    assert set(after.params) - set(before.params) == {"guidance_0", "guidance_1"}
+    with pytest.raises(ValueError, match="was distilled for guidance scales 1.0 to 4.0, got 6"):
+        generation.check(after, 2, 2, Guidance(6))
+
+
+def test_scalars_of_a_network_change_what_it_says(teacher, tmp_path):
+    """Guidance through the input of a guided student, in one forward pass an evaluation."""
+    changed = tiny(digits.get_config(), levels=1)
+    changed.model.scalars = ("guidance",)
+    changed.loss = dict(name="guided", guidance=(1.0, 4.0))
+    parts = experiment.build(changed)
+    leaves = jax.tree.leaves(jax.eval_shape(parts.init, jax.random.key(0)))
+    keys = iter(jax.random.split(jax.random.key(0), len(leaves)))
+    params = jax.tree.map(
+        lambda leaf: 0.3 * jax.random.normal(next(keys), leaf.shape),
+        jax.eval_shape(parts.init, jax.random.key(0)),
+    )
+    model = pretrained.Pretrained("student", parts, params, changed, 1)
+    generator = generation.Generator(model)
+    table = experiment.build_table(parts.schedule, "ddim", "uniform", 1)
+    index, labels = np.arange(2), np.array([1, 2], np.int32)
+    draw = lambda guidance: generator.draw(table, index, labels=labels, guidance=guidance).x  # noqa: E731
+    plain, weak, strong = draw(None), draw(Guidance(1.0)), draw(Guidance(3.0))
+    np.testing.assert_allclose(plain, weak)
+    assert np.abs(weak - strong).max() > 1e-3
+    keys = sampling.sample_keys(0, index)
+    noise = sampling.initial_noise(keys, parts.image_shape)
+    cond = parts.cond(labels, guidance=np.full(2, 3.0))
+    np.testing.assert_allclose(
+        parts.sampler()(params, table, noise, keys, cond).x, strong, atol=1e-5
+    )
+
+
+# --- pairs ----------------------------------------------------------------------------------------
+
+
+def test_reflow_trains_on_what_the_stage_before_drew(teacher, tmp_path):
+    flow = dict(loss=dict(name="diffusion", times=dict(name="uniform")))
+    parts = config(
+        teacher,
+        stage("reflow", **flow, pairs=dict(count=8, solver="ddim", steps=2, batch_size=4)),
+        stage("one_step", loss=dict(times=dict(name="nodes", steps=1)), data=dict(name="pairs")),
+    )
+    state = stages.train(parts, tmp_path)
+    assert int(state.step) == 2
+    saved = json.loads((tmp_path / "one_step" / "config.json").read_text())
+    assert saved["data"]["name"] == f"pairs:{tmp_path / 'reflow' / 'pairs'}"
+    assert saved["loss"]["name"] == "diffusion"
+    about = json.loads((tmp_path / "reflow" / "pairs" / pairs.ABOUT).read_text())
+    assert about["nfe"] == 2 and about["count"] == 8
+    assert about["weights"] == pretrained.fingerprint(pretrained.load(teacher).params)
+
+
+@pytest.fixture(scope="module")
+def drawn(teacher, tmp_path_factory):
+    """Ten pairs of the tiny teacher."""
+    folder = tmp_path_factory.mktemp("pairs")
+    model = pretrained.load(teacher)
+    return model, pairs.draw(model, folder, count=10, solver="ddim", steps=2, batch_size=4)
+
+
+def test_a_pair_is_a_noise_and_the_image_drawn_from_it(drawn):
+    model, folder = drawn
+    source = data.load(f"pairs:{folder}")
+    assert len(source) == 10 and source.image_shape == (8, 8, 1) and source.num_classes == 10
+    batch = next(data.batches(source, 10, seed=0))
+    assert batch["image"].dtype == np.float32 and sorted(batch["label"]) == list(range(10))
+    keys = jax.random.wrap_key_data(batch["noise_key"])
+    noise = sampling.initial_noise(keys, (8, 8, 1))
+    table = experiment.build_table(model.experiment.schedule, "ddim", "uniform", 2)
+    cond = model.experiment.cond(batch["label"])
+    draw = model.experiment.sampler(clip="none")
+    found = draw(model.params, table, noise, keys, cond).x
+    np.testing.assert_allclose(found, batch["image"], atol=1e-5)
+
+
+def test_pairs_are_drawn_once_extended_and_never_mixed(drawn, monkeypatch):
+    model, folder = drawn
+    file = folder / "pairs-00000.array_record"
+    before = file.stat().st_mtime_ns
+    pairs.draw(model, folder, count=10, solver="ddim", steps=2, batch_size=4)
+    assert file.stat().st_mtime_ns == before
+    with pytest.raises(ValueError, match="drawn with another steps and nfe; choose another folder"):
+        pairs.draw(model, folder, count=10, solver="ddim", steps=3)
+    with pytest.raises(ValueError, match="pairs need a deterministic solver, ddpm draws noise"):
+        pairs.draw(model, folder, count=10, solver="ddpm", steps=2)
+
+
+def test_pairs_that_are_missing_or_damaged(drawn, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no complete pairs in .*a stage with a section"):
+        data.load(f"pairs:{tmp_path}")
+    (tmp_path / pairs.ABOUT).write_text((drawn[1] / pairs.ABOUT).read_text())
+    with pytest.raises(FileNotFoundError, match="pairs-00000.array_record is missing"):
+        data.load(f"pairs:{tmp_path}")
+    (tmp_path / "pairs-00000.array_record").write_bytes(b"damaged")
+    with pytest.raises(ValueError, match="are damaged .*; remove the folder"):
+        data.load(f"pairs:{tmp_path}")
+
+
+def test_pairs_cannot_be_flipped(drawn, tmp_path):
+    flipped = tiny(digits.get_config(), levels=1)
+    flipped.data.update(name=f"pairs:{drawn[1]}", flip=True)
+    with pytest.raises(ValueError, match="pairs cannot be flipped"):
+        loop.train(flipped, tmp_path / "run")
+
+
+def test_an_override_reaches_a_stage():
+    parts = config("x", student(2), student(1))
+    assert isinstance(parts, ml_collections.ConfigDict)
+    folder, second = stages.split(parts, pretrained.Path("w"))[1]
+    assert second.loss.steps == 1 and "stages" not in second and second.start_from == "w/2_step"
