@@ -240,7 +240,7 @@ def test_a_heun_step_is_third_order_on_a_gaussian():
             lambda: consistency(None, EDM, PREDICTION, weight="snr"),
             "weight must be one of uniform, g",
         ),
-        (lambda: pairs.grid(sigma_min=0), "need 0 < sigma_min < sigma_max, got 0 and 80"),
+        (lambda: pairs.grid(sigma_min=-1), "need 0 <= sigma_min < sigma_max, got -1 and 80"),
         (lambda: pairs.constant(1), "points must be at least 2, got 1"),
         (lambda: pairs.growing(0), "need total_steps >= 1 and 0 < start <= end, got 0, 2 and 150"),
         (lambda: pairs.shrinking(every=0), "need every >= 1 and base > 1, got 0 and 2.0"),

@@ -1,4 +1,4 @@
-"""Consistency models in continuous time: the derivative of f along the trajectory is regressed away.
+"""Consistency models in continuous time: the derivative of f along the trajectory goes to zero.
 
 In TrigFlow's coordinates, where tan(a) = sigma / (alpha sigma_data) and x, x0 and eps have unit
 scale, `x = cos(a) x0 + sin(a) eps`; the network's angular velocity is `F = cos(a) eps - sin(a) x0`

@@ -105,6 +105,6 @@ def check_flow(schedule: Schedule, parameterization: Parameterization, name: str
     straight = straight and abs(level.sigma - 0.5) < 1e-6
     if not straight or (row.x0_weight, row.eps_weight) != (-1.0, 1.0):
         raise ValueError(
-            f"loss '{name}' needs schedule 'rectified_flow' with shift 1 and prediction 'flow', got "
-            f"schedule {schedule.name!r}"
+            f"loss '{name}' needs schedule 'rectified_flow' with shift 1 and prediction 'flow', "
+            f"got schedule {schedule.name!r}"
         )

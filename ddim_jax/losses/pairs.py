@@ -103,17 +103,17 @@ def grid(
 
     Args:
         points: step -> N; default `constant()`.
-        sigma_min: least ratio.
+        sigma_min: least ratio; 0 for networks that are the identity there (v, flow, edm).
         sigma_max: greatest ratio.
         rho: 7 crowds points at low noise.
         log_normal: (mean, std) of log s, by which neighbours are chosen (iCT: -1.1, 2.0); None:
             all alike.
 
     Raises:
-        ValueError: not 0 < sigma_min < sigma_max.
+        ValueError: not 0 <= sigma_min < sigma_max.
     """
-    if not 0 < sigma_min < sigma_max:
-        raise ValueError(f"need 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}")
+    if not 0 <= sigma_min < sigma_max:
+        raise ValueError(f"need 0 <= sigma_min < sigma_max, got {sigma_min} and {sigma_max}")
     points = points or constant()
     low_root, high_root = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
 
@@ -128,7 +128,7 @@ def grid(
             return jnp.floor(u * (count - 1))
         mean, std = log_normal
         low, high = (
-            jax.scipy.stats.norm.cdf((np.log(s) - mean) / std) for s in (sigma_min, sigma_max)
+            jax.scipy.stats.norm.cdf((jnp.log(s) - mean) / std) for s in (sigma_min, sigma_max)
         )
         log_s = mean + std * jax.scipy.stats.norm.ppf(low + u * (high - low))
         place = (jnp.exp(log_s / rho) - low_root) / (high_root - low_root)
