@@ -65,6 +65,8 @@ def all_plots(
 
 def curve_name(record: Record) -> str:
     """Solver, and what is not its default; the same for all steps of a curve."""
+    if "student" in record:
+        return record["student"]
     parts = [record["solver"]]
     stride = record["stride"]
     if stride.endswith(".json"):
@@ -188,7 +190,9 @@ def cost(path: Path, records: list[Record]) -> None:
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4))
 
     def kind(record: Record) -> str:
-        return record["solver"] + ("" if record["guidance_scale"] == 1 else ", guided")
+        return record.get("student", record["solver"]) + (
+            "" if record["guidance_scale"] == 1 else ", guided"
+        )
 
     for i, (label, part) in enumerate(curves(records, kind).items()):
         part = sorted(part, key=lambda r: r["forward_passes"])

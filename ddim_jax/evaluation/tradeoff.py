@@ -14,7 +14,9 @@ where it was stopped, and writes to --workdir
     NAME.md                with --preset=paper, the layout of DDIM's Table 1
 
 All cells of a sweep have the same number of samples and the same noise. Sweeps in one workdir share
-their samples.
+their samples. Distilled students join the checkpoint's samplers in one plot:
+
+    python -m ddim_jax.evaluation.tradeoff --steps=5,10,20 --students=digits_4step,digits_2step
 """
 
 import argparse
@@ -22,6 +24,7 @@ import csv
 import inspect
 import itertools
 import json
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -46,6 +49,8 @@ class Planned(NamedTuple):
     """A cell with its place.
 
     Attributes:
+        model: what draws it.
+        family: of a student, the name of its curve; empty for the checkpoint.
         cell: how it is drawn.
         shards: where its samples are.
         nfe: network evaluations of a sample.
@@ -53,11 +58,18 @@ class Planned(NamedTuple):
         missing: samples to draw.
     """
 
+    model: pretrained.Pretrained
+    family: str
     cell: Cell
     shards: Shards
     nfe: int
     passes: int
     missing: int
+
+    @property
+    def name(self) -> str:
+        """Of its folder, without the rest of the path."""
+        return self.shards.folder.name
 
 
 def grid(args: argparse.Namespace) -> list[Cell]:
@@ -119,16 +131,47 @@ def plan(args: argparse.Namespace, model: pretrained.Pretrained) -> list[Planned
     Raises:
         ValueError: what `generate` cannot do, steps out of range, samples drawn otherwise.
     """
+    wanted = [(model, "", cell, cell.name) for cell in grid(args)]
+    for text in args.students:
+        student, name, steps = _student(text)
+        family = f"{_family(name)}, {student.config.loss.name}"
+        for cell in (_own_cell(student, n, args.seed) for n in steps):
+            wanted.append((student, family, cell, f"{name.replace('/', '-')}_{cell.name}"))
     planned = []
-    for cell in grid(args):
+    for model, family, cell, name in wanted:
         generation.check(model, args.num_samples, args.batch_size, cell.guidance)
         table = cell.table(model.experiment.schedule)
-        about = cells.identity(cell, model, table)
-        shards = Shards(Path(args.workdir) / "cells" / cell.name, about)
+        shards = Shards(Path(args.workdir) / "cells" / name, cells.identity(cell, model, table))
         missing = sum(len(places) for places in shards.missing(args.num_samples))
-        passes = table.nfe * (1 if cell.guidance is None else 2)
-        planned.append(Planned(cell, shards, table.nfe, passes, missing))
+        guided = cell.guidance is not None and "guidance" not in model.experiment.model.scalars
+        passes = table.nfe * (1 + guided)
+        planned.append(Planned(model, family, cell, shards, table.nfe, passes, missing))
     return planned
+
+
+def _student(text: str) -> tuple[pretrained.Pretrained, str, list[int]]:
+    """PATH or PATH:1:2 as (network, name, steps); its own steps if none are given."""
+    path, *steps = text.split(":")
+    if not all(n.isdigit() and int(n) for n in steps):
+        raise ValueError(f"--students must be like PATH or PATH:1:2, got {text!r}")
+    model = pretrained.load(path)
+    folder = Path(path)
+    name = f"{folder.parent.name}/{folder.name}" if folder.is_dir() else folder.stem
+    return model, name.lstrip("/"), [int(n) for n in steps] or [model.config.sample.steps]
+
+
+def _family(name: str) -> str:
+    """`digits_4step`, `runs/4_step` and `runs/2_step` without their steps: digits, runs, runs."""
+    return re.sub(r"[_/]?\d+_?steps?$", "", name) or name
+
+
+def _own_cell(model: pretrained.Pretrained, steps: int, seed: int) -> Cell:
+    """How a network's config says that it is to be sampled."""
+    own = model.config.sample
+    options = dict(own.get("stride_options") or {})
+    stride = ":".join([own.stride, *(f"{name}={value!r}" for name, value in options.items())])
+    solver_options = tuple(dict(own.get("solver_options") or {}).items())
+    return Cell(own.solver, stride, steps, solver_options, 1.0, own.clip, seed)
 
 
 def announce(planned: list[Planned], generator: generation.Generator, args) -> int:
@@ -159,15 +202,15 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min {int(seconds % 60)} s" if minutes else f"{int(seconds)} s"
 
 
-def measure(
-    item: Planned, model: pretrained.Pretrained, ruler: scores.Ruler, num_samples: int
-) -> dict[str, Any]:
+def measure(item: Planned, ruler: scores.Ruler, num_samples: int) -> dict[str, Any]:
     """The record of a cell whose samples are there."""
     drawn = item.shards.read(num_samples)
     found = item.shards.features(ruler.network, num_samples)
-    labels = generation.make_labels(model, None, num_samples)
+    labels = generation.make_labels(item.model, None, num_samples)
     settings = item.cell._asdict() | {"solver_options": dict(item.cell.solver_options)}
-    settings |= {"cell": item.cell.name, "stride": Path(item.cell.stride).name}
+    settings |= {"cell": item.name, "stride": Path(item.cell.stride).name}
+    if item.family:
+        settings |= {"student": item.family, "weights": item.shards.identity["weights"]}
     return (
         settings
         | {"nfe": item.nfe, "forward_passes": item.passes}
@@ -217,7 +260,7 @@ def _check_name(base: Path, planned: list[Planned], num_samples: int) -> None:
         known, count = set(about["cells"]), about["num_samples"]
     except (json.JSONDecodeError, KeyError, TypeError):
         raise ValueError(f"{path} is no result of a sweep; choose another --name") from None
-    if missing := known - {item.cell.name for item in planned}:
+    if missing := known - {item.name for item in planned}:
         raise ValueError(
             f"{path} holds a sweep with other cells, such as {sorted(missing)[0]}, which this one "
             "would lose; choose another --name"
@@ -238,8 +281,8 @@ def run(args: argparse.Namespace) -> None:
     found = scores.find_data(network, args.reference, args.real, model.experiment.image_shape)
     planned = plan(args, model)
     _check_name(base, planned, args.num_samples)
-    generator = generation.Generator(model, clip=args.clip)
-    total = announce(planned, generator, args)
+    generators = {(id(model), args.clip): generation.Generator(model, clip=args.clip)}
+    total = announce(planned, generators[id(model), args.clip], args)
     if args.plan:
         return
     real = 0 if found[1] is None else len(found[1])
@@ -247,19 +290,22 @@ def run(args: argparse.Namespace) -> None:
         ruler = scores.make_ruler(network, *found, Path(args.workdir), bar.update)
     about = scores.provenance(model, ruler) | {
         "num_samples": args.num_samples,
-        "cells": [item.cell.name for item in planned],
+        "cells": [item.name for item in planned],
         "baseline": _baseline(args).name if args.baseline else None,
     }
     records, start = [], time.perf_counter()
     with tqdm(total=total, unit="pass", unit_scale=True, disable=not total) as bar:
         for item in planned:
-            bar.set_description(item.cell.name)
+            bar.set_description(item.name)
+            key = (id(item.model), item.cell.clip)
+            if key not in generators:
+                generators[key] = generation.Generator(item.model, clip=item.cell.clip)
             cells.draw(
-                item.cell, generator, item.shards, args.num_samples,
+                item.cell, generators[key], item.shards, args.num_samples,
                 batch_size=args.batch_size, update=lambda n, i=item: bar.update(n * i.passes),
             )  # fmt: skip
-            bar.set_description(f"{item.cell.name}: features")
-            records.append(measure(item, model, ruler, args.num_samples))
+            bar.set_description(f"{item.name}: features")
+            records.append(measure(item, ruler, args.num_samples))
             write(base, about, records)
             tqdm.write(_line(records[-1], item, network))
     few = [item.shards.read(min(plots.SHOWN, args.num_samples)).images for item in planned]
@@ -274,7 +320,7 @@ def run(args: argparse.Namespace) -> None:
 def _line(record: dict[str, Any], item: Planned, network: features.FeatureNetwork) -> str:
     shown = (*network.names[:1], "precision", "recall", "accuracy")
     parts = [f"{name} {record[name]:.4g}" for name in shown if name in record]
-    return f"{item.cell.name}: NFE {item.nfe}, {', '.join(parts)}"
+    return f"{item.name}: NFE {item.nfe}, {', '.join(parts)}"
 
 
 def _check_counts(num_samples: int, network: features.FeatureNetwork) -> None:
@@ -292,6 +338,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--checkpoint", default="digits", help="as of sample.py")
+    add(
+        "--students", type=_list(str), default=[],
+        help="networks that draw as their own config says, in the same plot, like "
+        "runs/distill_digits/4_step,digits_2step; PATH:1:2 says how many steps",
+    )  # fmt: skip
     add("--solver", type=_list(str), default=["ddim"], help="names of SOLVERS, like ddim,unipc_2")
     add(
         "--stride", type=_list(str), default=[],
