@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ddim_jax import experiment
-from ddim_jax.training import checkpoints, loop
+from ddim_jax.training import checkpoints, loop, stages
 from tests.tiny import tiny
 
 ROOT = Path(__file__).parent.parent
@@ -24,10 +24,23 @@ TWO_LEVELS = ("digits", "imagenet64")
 """One config for each way of resampling; a second level doubles what is compiled."""
 
 
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    """A tiny network that a method may start from."""
+    workdir = tmp_path_factory.mktemp("teacher")
+    loop.train(tiny(get(), levels=1), workdir)
+    return workdir
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_a_config_trains_two_steps_saves_and_draws(name, tmp_path):
-    state = loop.train(tiny(get(name), levels=2 if name in TWO_LEVELS else 1), tmp_path)
+def test_a_config_trains_two_steps_saves_and_draws(name, tmp_path, teacher):
+    config = tiny(get(name), levels=2 if name in TWO_LEVELS else 1)
+    if config.start_from:
+        config.start_from = str(teacher)
+    state = stages.train(config, tmp_path)
     assert int(state.step) == 2
+    if config.get("stages"):
+        tmp_path = tmp_path / config.stages[-1]["name"]
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2]
     assert all(np.isfinite(row["loss"]) and row["grad_norm"] > 0 for row in rows)
@@ -49,7 +62,10 @@ def test_a_config_builds_at_full_size(name):
     shapes = jax.eval_shape(parts.init, jax.random.key(0))
     count = sum(int(np.prod(p.shape)) for p in jax.tree.leaves(shapes))
     assert count == PUBLISHED.get(name, count)
-    assert experiment.build_loss(config, parts)
+    if config.get("stages"):
+        stages.check(stages.split(config, Path("runs") / name))
+    else:
+        assert experiment.build_loss(config, parts)
     optimizer = experiment.build_optimizer(config)
     assert jax.eval_shape(optimizer.init, shapes)
     assert experiment.build_ema(config)

@@ -224,3 +224,24 @@ def test_the_ruler_is_sane(network):
     assert distance["half of the classes alone"] > 10 * distance["real"]
     assert found["real"]["accuracy"] > 0.99 and found["labels shuffled"]["accuracy"] < 0.2
     assert distance["labels shuffled"] == pytest.approx(distance["real"], rel=1e-6)
+
+
+def test_students_draw_as_their_own_config_says(swept):
+    workdir, flags = swept
+    model = pretrained.load(workdir / "tiny.safetensors")
+    model.config.sample.update(steps=2, clip="none", stride_options={"lam_min": -4.0})
+    for name in ("fast_2step", "fast_1step"):
+        pretrained.save(workdir / f"{name}.safetensors", model)
+    places = f"{workdir / 'fast_2step.safetensors'},{workdir / 'fast_1step.safetensors'}:1:3"
+    tradeoff.main([*flags[:-5], "--steps=1", f"--students={places}", "--name=students"])
+    records = json.loads((workdir / "students.json").read_text())["records"]
+    assert [r.get("student") for r in records] == [None] + ["fast, diffusion"] * 3
+    assert [(r["nfe"], r["clip"]) for r in records[1:]] == [(2, "none"), (1, "none"), (3, "none")]
+    assert {plots.curve_name(r) for r in records} == {"ddim", "fast, diffusion"}
+    table = Cell("ddim", "uniform:lam_min=-4.0", 2).table(model.experiment.schedule)
+    np.testing.assert_allclose(model.experiment.schedule.half_log_snr(table.level.t[0]), -4.0)
+
+
+def test_steps_of_a_student_are_numbers():
+    with pytest.raises(SystemExit, match="must be like PATH or PATH:1:2, got 'digits:one'"):
+        tradeoff.main(["--students=digits:one"])

@@ -4,7 +4,10 @@ import ml_collections
 
 
 def tiny(config: ml_collections.ConfigDict, levels: int = 2) -> ml_collections.ConfigDict:
-    """The config with a network of 1 or 2 small levels on 8 x 8 digits, 2 steps of batch 4."""
+    """The config with a network of 1 or 2 small levels on 8 x 8 digits, 2 steps of batch 4.
+
+    Of several stages the first two are left.
+    """
     config = config.copy_and_resolve_references()
     with config.unlocked():
         channels = config.model.out_channels
@@ -21,4 +24,14 @@ def tiny(config: ml_collections.ConfigDict, levels: int = 2) -> ml_collections.C
         if config.optimizer.get("decay_steps"):
             config.optimizer.decay_steps = 2
         config.sample.update(steps=2, num_samples=2)
+        if config.get("stages"):
+            config.stages = [_tiny_stage(stage) for stage in config.stages[:2]]
     return config
+
+
+def _tiny_stage(stage: dict) -> dict:
+    """A stage without its own lengths, of few pairs."""
+    stage = {name: value for name, value in stage.items() if name not in ("train", "optimizer")}
+    if "pairs" in stage:
+        stage["pairs"] = dict(count=8, solver="ddim", steps=2, batch_size=4)
+    return stage
