@@ -156,7 +156,7 @@ def build_loss(
     Raises:
         ValueError: an unknown name or option.
     """
-    options = dict(config.loss)
+    options = config.loss.to_dict()
     name = options.pop("name")
     make = lookup(losses.LOSSES, name, "loss")
     _check_options(make, options, "loss")

@@ -25,18 +25,24 @@ TWO_LEVELS = ("digits", "imagenet64")
 
 
 @pytest.fixture(scope="module")
-def teacher(tmp_path_factory):
-    """A tiny network that a method may start from."""
-    workdir = tmp_path_factory.mktemp("teacher")
-    loop.train(tiny(get(), levels=1), workdir)
-    return workdir
+def start(tmp_path_factory):
+    """What a config starts from, "digits" or the "runs/NAME" of another, as a tiny network."""
+    trained = {"": ""}
+
+    def train(start_from):
+        if start_from not in trained:
+            workdir = tmp_path_factory.mktemp("start")
+            loop.train(tiny(get(Path(start_from).name), levels=1), workdir)
+            trained[start_from] = str(workdir)
+        return trained[start_from]
+
+    return train
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_config_trains_two_steps_saves_and_draws(name, tmp_path, teacher):
+def test_a_config_trains_two_steps_saves_and_draws(name, tmp_path, start):
     config = tiny(get(name), levels=2 if name in TWO_LEVELS else 1)
-    if config.start_from:
-        config.start_from = str(teacher)
+    config.start_from = start(config.start_from)
     state = stages.train(config, tmp_path)
     assert int(state.step) == 2
     if config.get("stages"):
@@ -62,10 +68,13 @@ def test_a_config_builds_at_full_size(name):
     shapes = jax.eval_shape(parts.init, jax.random.key(0))
     count = sum(int(np.prod(p.shape)) for p in jax.tree.leaves(shapes))
     assert count == PUBLISHED.get(name, count)
+    if str(config.loss.get("distance")).startswith("lpips:"):
+        config.loss.distance = "l2"  # its weights are not here
     if config.get("stages"):
         stages.check(stages.split(config, Path("runs") / name))
     else:
-        assert experiment.build_loss(config, parts)
+        teacher = get(Path(config.start_from).name) if config.start_from else None
+        assert experiment.build_loss(config, parts, teacher and experiment.build(teacher))
     optimizer = experiment.build_optimizer(config)
     assert jax.eval_shape(optimizer.init, shapes)
     assert experiment.build_ema(config)
