@@ -105,7 +105,8 @@ def _table(model):
     from ddim_jax.solvers import SOLVERS
 
     if _given(_TOLERANCE):
-        raise ValueError(f"--tolerance is for --solver=adaptive, got {_SOLVER.value or 'none'}")
+        solver = _SOLVER.value or model.config.sample.solver
+        raise ValueError(f"--tolerance is for --solver=adaptive, got {solver}")
     solver_options = _options(_SOLVER_OPTIONS)
     solver_options |= {} if _ETA.value is None else {"eta": _ETA.value}
     own, solver, stride, steps = model.config.sample, _SOLVER.value, _STRIDE.value, _STEPS.value

@@ -383,7 +383,7 @@ def test_tfds_errors(tfds_dir, tmp_path):
     ],
 )
 def test_unknown_spec(spec, parts):
-    known = "it must be digits, npz:PATH, folder:PATH, or the name of a TFDS dataset"
+    known = "it must be digits, npz:PATH, folder:PATH, pairs:FOLDER, or the name of a TFDS dataset"
     with rejects(ValueError, f"unknown dataset {spec!r}", known, *parts):
         data.load(spec)
 
