@@ -94,7 +94,7 @@ def _draw():
     if isinstance(table, Tolerance):
         spread = f"{result.nfe.min()}..{result.nfe.max()} (mean {result.nfe.mean():.0f})"
         how = f"{how}, NFE {spread}"
-    if _guidance() is not None and not model.experiment.model.scalars:
+    if _guidance() is not None and not model.experiment.takes_guidance:
         how += " x 2 forward passes (guided)"
     return out, result, how
 

@@ -77,6 +77,11 @@ class Experiment(NamedTuple):
             cond[name] = value if value.ndim else jnp.full(labels.shape, value)
         return cond or None
 
+    @property
+    def takes_guidance(self) -> bool:
+        """Whether the guidance scale is an input: a guided evaluation is then one forward pass."""
+        return "guidance" in self.model.scalars
+
     def interval(self, table: solvers.SolverTable) -> float | None:
         """How far each step of a table goes, for a network that is told; None for others.
 
@@ -170,10 +175,8 @@ def build_loss(
         options["target_decay"] = _decay(options["target_decay"], options.get("pairs"))
     if str(options.get("distance")).startswith("lpips:"):
         options["distance"] = lpips.load(options["distance"].partition(":")[2])
-    takes = inspect.signature(make).parameters
-    if teacher is not None and "teacher_apply" in takes:
-        options["teacher_apply"] = teacher.apply
-        options["teacher_parameterization"] = teacher.parameterization
+    if teacher is not None and "teacher" in inspect.signature(make).parameters:
+        options["teacher"] = losses.Net(teacher.apply, teacher.parameterization)
     return make(
         experiment.apply,
         experiment.schedule,

@@ -74,7 +74,7 @@ def check(model: Pretrained, num_samples: int, batch_size: int, guidance: Guidan
         raise ValueError(
             f"{model.name} is unconditional: guidance needs a class-conditional network"
         )
-    if guidance is not None and "guidance" in model.experiment.model.scalars:
+    if guidance is not None and model.experiment.takes_guidance:
         low, high = model.config.loss.guidance
         if not low <= guidance.scale <= high:
             raise ValueError(
@@ -179,7 +179,7 @@ class Generator:
         keys = sampling.sample_keys(seed, index)
         own = None if labels is None else jnp.asarray(labels)
         scale = None if guidance is None else guidance.scale
-        if "guidance" in parts.model.scalars:
+        if parts.takes_guidance:
             guidance = None  # it is an input of this network
         cond = parts.cond(own, guidance=scale, interval=self._interval(table))
         arrays = (sampling.initial_noise(keys, parts.image_shape), keys, cond)

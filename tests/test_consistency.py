@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ddim_jax import predictions, schedules
-from ddim_jax.losses import pairs
+from ddim_jax.losses import Net, pairs
 from ddim_jax.losses.consistency import consistency, heun
 from ddim_jax.losses.continuous_consistency import continuous_consistency, tangent_of
 from ddim_jax.predictions import expand
@@ -68,8 +68,7 @@ def test_the_exact_map_has_less_loss_the_finer_the_teachers_steps():
             distance="l2",
             weight="uniform",
             distil=True,
-            teacher_apply=network(predictions.edm(0.5)),
-            teacher_parameterization=predictions.edm(0.5),
+            teacher=Net(network(predictions.edm(0.5)), predictions.edm(0.5)),
         )
         values.append(float(loss("student", {"teacher": "teacher"}, {"image": IMAGES}, KEYS, 0)[0]))
     slopes = np.log2(np.array(values[:-1]) / values[1:])

@@ -7,7 +7,7 @@ import pytest
 
 from ddim_jax import predictions, schedules, strides
 from ddim_jax.losses.guided import guided
-from ddim_jax.losses.loss import Loss
+from ddim_jax.losses.loss import Loss, Net
 from ddim_jax.losses.progressive import progressive
 from ddim_jax.losses.weightings import truncated_snr
 from ddim_jax.predictions import expand
@@ -120,8 +120,8 @@ def test_a_teacher_of_another_prediction_gives_the_same_targets():
         loss = progressive(apply, COSINE, predictions.v, steps=4, **options)
         return loss(jnp.float32(0.5), {"teacher": jnp.float32(0.2)}, BATCH, KEYS, 0)[0]
 
-    other = dict(teacher_apply=as_flow, teacher_parameterization=predictions.flow)
-    np.testing.assert_allclose(evaluate(**other), evaluate(), rtol=1e-4)
+    other = evaluate(teacher=Net(as_flow, predictions.flow))
+    np.testing.assert_allclose(other, evaluate(), rtol=1e-4)
 
 
 def test_no_gradient_reaches_the_teacher():
@@ -207,5 +207,5 @@ def test_without_a_range_a_student_learns_the_plain_prediction_in_its_own_terms(
 
     times = lambda keys: jnp.linspace(0.1, 0.9, 64)  # noqa: E731
     options = dict(times=times, weighting=truncated_snr())
-    loss = guided(apply, COSINE, predictions.v, **options, teacher_parameterization=predictions.eps)
+    loss = guided(apply, COSINE, predictions.v, **options, teacher=Net(apply, predictions.eps))
     assert loss("student", {"teacher": "teacher"}, BATCH, KEYS, 0)[0] < 1e-8

@@ -1,6 +1,7 @@
 """Methods of several stages on a tiny network: chains, resuming, pairs, and what is refused."""
 
 import json
+import shutil
 import signal
 
 import jax
@@ -54,7 +55,7 @@ def chain(teacher, tmp_path_factory):
     return workdir, stages.train(config(teacher, student(2), student(1), sample_every=2), workdir)
 
 
-def test_every_stage_starts_from_the_one_before_and_keeps_its_checkpoint(teacher, chain, capsys):
+def test_every_stage_starts_from_the_one_before_and_keeps_its_checkpoint(teacher, chain):
     workdir, state = chain
     first, second = (
         json.loads((workdir / f"{n}_step" / "config.json").read_text()) for n in (2, 1)
@@ -244,7 +245,7 @@ def test_a_pair_is_a_noise_and_the_image_drawn_from_it(drawn):
     np.testing.assert_allclose(found, batch["image"], atol=1e-5)
 
 
-def test_pairs_are_drawn_once_extended_and_never_mixed(drawn, monkeypatch):
+def test_pairs_are_drawn_once_extended_and_never_mixed(drawn, monkeypatch, tmp_path):
     model, folder = drawn
     file = folder / "pairs-00000.array_record"
     before = file.stat().st_mtime_ns
@@ -254,6 +255,16 @@ def test_pairs_are_drawn_once_extended_and_never_mixed(drawn, monkeypatch):
         pairs.draw(model, folder, count=10, solver="ddim", steps=3)
     with pytest.raises(ValueError, match="pairs need a deterministic solver, ddpm draws noise"):
         pairs.draw(model, folder, count=10, solver="ddpm", steps=2)
+    folder = shutil.copytree(folder, tmp_path / "copy")
+    before = data.load(f"pairs:{folder}")[7]
+    monkeypatch.setattr(pairs, "SHARD", 8)  # as 10 are of 1,000, so that the first has to go
+    pairs.draw(model, folder, count=12, solver="ddim", steps=2, batch_size=4)
+    longer = data.load(f"pairs:{folder}")
+    assert len(longer) == 12 and [longer[i]["label"] for i in (0, 9, 11)] == [0, 9, 1]
+    np.testing.assert_allclose(longer[7]["image"], before["image"], atol=1e-5)
+    np.testing.assert_array_equal(longer[7]["noise_key"], before["noise_key"])
+    pairs.draw(model, folder, count=16, solver="ddim", steps=2, batch_size=4)
+    assert len(data.load(f"pairs:{folder}")) == 16  # the short last shard was filled
 
 
 def test_pairs_that_are_missing_or_damaged(drawn, tmp_path):

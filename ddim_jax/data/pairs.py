@@ -47,7 +47,7 @@ def draw(
     Args:
         model: what draws.
         folder: where to.
-        count: pairs, in whole shards of 1000 but the last.
+        count: pairs, in whole shards of 1000 but the last; a greater one extends what is there.
         solver: a deterministic one.
         stride: a name or a learned `.json`; default the solver's own.
         steps: intervals of the stride.
@@ -82,7 +82,13 @@ def draw(
         "num_classes": model.experiment.num_classes,
     }
     _check_about(folder, about)
-    missing = [first for first in range(0, count, SHARD) if not _path(folder, first).exists()]
+    missing = [
+        first
+        for first in range(0, count, SHARD)
+        if _length(_path(folder, first)) != min(SHARD, count - first)
+    ]
+    if missing:  # without a count, what is there is not taken for all of it
+        files.write_json(folder / ABOUT, about)
     generator = generation.Generator(model, clip=clip)
     labels = generation.make_labels(model, None, count)
     total = sum(min(SHARD, count - first) for first in missing)
@@ -111,11 +117,17 @@ def _check_about(folder: Path, about: dict[str, Any]) -> None:
             f"{folder} holds pairs that were drawn with another {' and '.join(different)}; choose "
             "another folder, or move that one away"
         )
-    files.write_json(path, about)
 
 
 def _path(folder: Path, first: int) -> Path:
     return folder / f"pairs-{first // SHARD:05d}.array_record"
+
+
+def _length(path: Path) -> int:
+    """Records in a shard; 0 if there is none."""
+    from array_record.python.array_record_module import ArrayRecordReader
+
+    return ArrayRecordReader(str(path)).num_records() if path.exists() else 0
 
 
 def _encode(keys: jax.Array, labels: np.ndarray | None, x: np.ndarray) -> list[bytes]:

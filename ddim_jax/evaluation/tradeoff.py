@@ -143,7 +143,7 @@ def plan(args: argparse.Namespace, model: pretrained.Pretrained) -> list[Planned
         table = cell.table(model.experiment.schedule)
         shards = Shards(Path(args.workdir) / "cells" / name, cells.identity(cell, model, table))
         missing = sum(len(places) for places in shards.missing(args.num_samples))
-        guided = cell.guidance is not None and "guidance" not in model.experiment.model.scalars
+        guided = cell.guidance is not None and not model.experiment.takes_guidance
         passes = table.nfe * (1 + guided)
         planned.append(Planned(model, family, cell, shards, table.nfe, passes, missing))
     return planned

@@ -16,7 +16,7 @@ from ddim_jax.losses.consistency import consistency
 from ddim_jax.losses.continuous_consistency import continuous_consistency
 from ddim_jax.losses.diffusion import diffusion
 from ddim_jax.losses.guided import guided
-from ddim_jax.losses.loss import Loss
+from ddim_jax.losses.loss import Loss, Net
 from ddim_jax.losses.mean_flow import mean_flow
 from ddim_jax.losses.pairs import PAIRS, POINTS, Pairs, adaptive_decay
 from ddim_jax.losses.progressive import progressive
@@ -42,6 +42,7 @@ __all__ = [
     "TIMES",
     "WEIGHTINGS",
     "Loss",
+    "Net",
     "Pairs",
     "Weighting",
     "adaptive_decay",

@@ -28,9 +28,9 @@ import jax.numpy as jnp
 from ddim_jax.denoisers import Apply
 from ddim_jax.losses.loss import (
     Loss,
+    Net,
     add_noise,
     check_dropout,
-    evaluate,
     labels,
     normal_like,
     split,
@@ -61,8 +61,7 @@ def consistency(
     target_decay: float | Callable[[Array], Array] | None = None,
     num_classes: int = 0,
     label_dropout: float = 0.0,
-    teacher_apply: Apply | None = None,
-    teacher_parameterization: Parameterization | None = None,
+    teacher: Net | None = None,
 ) -> Loss:
     """The consistency loss, distilled or trained.
 
@@ -79,8 +78,7 @@ def consistency(
         target_decay: of a moving target, mu or step -> mu; None: the network itself.
         num_classes: of a class-conditional network, whose null label is num_classes; 0 if without.
         label_dropout: probability with which all networks see the null label.
-        teacher_apply: the teacher's network, if another one.
-        teacher_parameterization: what it predicts, if something else.
+        teacher: if another network than the student's, or one that predicts something else.
 
     Raises:
         ValueError: an unknown distance or weight, c or a probability out of range, or a
@@ -90,8 +88,8 @@ def consistency(
     _check(distance, huber, weight)
     pairs = pairs or grid()
     check_boundary(schedule, parameterization, pairs.lowest)
-    teacher_apply = teacher_apply or apply
-    teacher_parameterization = teacher_parameterization or parameterization
+    student = Net(apply, parameterization)
+    teacher = teacher or student
 
     def compute(params, frozen, batch, keys, step):
         x0 = batch["image"]
@@ -103,15 +101,13 @@ def consistency(
         x_high, x_low = add_noise(x0, eps, high), add_noise(x0, eps, low)
         if distil:
 
-            def teacher(x, level):
-                net = (teacher_apply, frozen["teacher"], teacher_parameterization)
-                return predict(net[-1], x, level, evaluate(*net, x, level, cond)).eps
+            def slope(x, level):
+                return teacher.predict(frozen["teacher"], x, level, cond).eps
 
-            x_low = heun(teacher, x_high, high, low)
+            x_low = heun(slope, x_high, high, low)
 
         def clean(params, x, level):
-            output = evaluate(apply, params, parameterization, x, level, cond, dropout_key[0])
-            return predict(parameterization, x, level, output).x0
+            return student.predict(params, x, level, cond, dropout_key[0]).x0
 
         target = params if target_decay is None else frozen["target"]
         wanted = jax.lax.stop_gradient(clean(target, x_low, low))

@@ -22,8 +22,8 @@ import jax.numpy as jnp
 
 from ddim_jax.denoisers import Apply
 from ddim_jax.losses.consistency import check_boundary
-from ddim_jax.losses.loss import Loss, check_dropout, evaluate, labels, normal_like, split
-from ddim_jax.predictions import Parameterization, expand, predict
+from ddim_jax.losses.loss import Loss, Net, check_dropout, labels, normal_like, split
+from ddim_jax.predictions import Parameterization, expand
 from ddim_jax.schedules import Schedule
 
 Array = Any
@@ -42,8 +42,7 @@ def continuous_consistency(
     distil: bool = False,
     num_classes: int = 0,
     label_dropout: float = 0.0,
-    teacher_apply: Apply | None = None,
-    teacher_parameterization: Parameterization | None = None,
+    teacher: Net | None = None,
 ) -> Loss:
     """sCM: training (sCT) or distillation (sCD).
 
@@ -60,8 +59,7 @@ def continuous_consistency(
         distil: the trajectory's direction is the teacher's, not that of the data and noise.
         num_classes: of a class-conditional network, whose null label is num_classes; 0 if without.
         label_dropout: probability with which all networks see the null label.
-        teacher_apply: the teacher's network, if another one.
-        teacher_parameterization: what it predicts, if something else.
+        teacher: if another network than the student's, or one that predicts something else.
 
     Raises:
         ValueError: a probability out of range, or a parameterization that is not the identity at
@@ -69,16 +67,15 @@ def continuous_consistency(
     """
     check_dropout(label_dropout)
     check_boundary(schedule, parameterization, 0.0)
-    teacher_apply = teacher_apply or apply
-    teacher_parameterization = teacher_parameterization or parameterization
+    student = Net(apply, parameterization)
+    teacher = teacher or student
 
-    def velocity(apply, params, parameterization, x, angle, cond, dropout_key):
+    def velocity(net, params, x, angle, cond, dropout_key=None):
         """F at x [B, ...] of unit scale and angles [B]."""
         level = schedule.level(schedule.time_of(-jnp.log(sigma_data * jnp.tan(angle))))
         scale = jnp.sqrt((sigma_data * level.alpha) ** 2 + level.sigma**2)
         x = expand(scale, x) * x
-        output = evaluate(apply, params, parameterization, x, level, cond, dropout_key)
-        x0, eps = predict(parameterization, x, level, output)
+        x0, eps = net.predict(params, x, level, cond, dropout_key)
         cos, sin = expand(jnp.cos(angle), x), expand(jnp.sin(angle), x)
         return cos * eps - sin * x0 / sigma_data
 
@@ -93,11 +90,10 @@ def continuous_consistency(
         cond = labels(batch, label_key, num_classes, label_dropout)
         slope = cos * eps - sin * x0
         if distil:
-            net = (teacher_apply, frozen["teacher"], teacher_parameterization)
-            slope = velocity(*net, x, angle, cond, None)
+            slope = velocity(teacher, frozen["teacher"], x, angle, cond)
 
         def own(params, x, angle):
-            return velocity(apply, params, parameterization, x, angle, cond, dropout_key[0])
+            return velocity(student, params, x, angle, cond, dropout_key[0])
 
         directions = (cos * sin * slope, (cos * sin).reshape(angle.shape))
         still = jax.lax.stop_gradient(params)

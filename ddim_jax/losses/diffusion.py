@@ -15,9 +15,9 @@ import jax
 from ddim_jax.denoisers import Apply
 from ddim_jax.losses.loss import (
     Loss,
+    Net,
     add_noise,
     check_dropout,
-    evaluate,
     labels,
     normal_like,
     regress,
@@ -60,7 +60,7 @@ def diffusion(
     Source: Ho et al. 2020, equation 14; Salimans & Ho 2022, section 4.
     """
     check_dropout(label_dropout)
-    times = times or uniform(schedule)
+    net, times = Net(apply, parameterization), times or uniform(schedule)
 
     def compute(params, frozen, batch, keys, step):
         x0 = batch["image"]
@@ -72,7 +72,7 @@ def diffusion(
             eps = normal_like(eps_key, x0)
         x = add_noise(x0, eps, level)
         cond = labels(batch, label_key, num_classes, label_dropout)
-        output = evaluate(apply, params, parameterization, x, level, cond, dropout_key[0])
+        output = net.output(params, x, level, cond, dropout_key[0])
         lam, wanted = schedule.half_log_snr(level.t), Prediction(x0, eps)
         return regress(output, parameterization, level, lam, wanted, weighting)
 

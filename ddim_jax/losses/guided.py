@@ -19,9 +19,9 @@ from ddim_jax.denoisers import Apply
 from ddim_jax.guidance import Guidance, classifier_free
 from ddim_jax.losses.loss import (
     Loss,
+    Net,
     add_noise,
     check_dropout,
-    evaluate,
     labels,
     normal_like,
     regress,
@@ -29,7 +29,7 @@ from ddim_jax.losses.loss import (
 )
 from ddim_jax.losses.times import TimeSampler, uniform
 from ddim_jax.losses.weightings import TRUNCATED_SNR, Weighting
-from ddim_jax.predictions import Parameterization, expand, predict
+from ddim_jax.predictions import Parameterization, predict
 from ddim_jax.schedules import Schedule
 
 Array = Any
@@ -45,8 +45,7 @@ def guided(
     weighting: Weighting | None = TRUNCATED_SNR,
     num_classes: int = 0,
     label_dropout: float = 0.0,
-    teacher_apply: Apply | None = None,
-    teacher_parameterization: Parameterization | None = None,
+    teacher: Net | None = None,
 ) -> Loss:
     """Regression on the teacher's prediction.
 
@@ -60,8 +59,7 @@ def guided(
         weighting: by lam; None is the plain mean over F.
         num_classes: of a class-conditional network, whose null label is num_classes; 0 if without.
         label_dropout: probability with which teacher and student see the null label.
-        teacher_apply: the teacher's network, if another one.
-        teacher_parameterization: what it predicts, if something else.
+        teacher: if another network than the student's, or one that predicts something else.
 
     Raises:
         ValueError: guidance without classes, or a range that is none.
@@ -69,8 +67,8 @@ def guided(
     check_dropout(label_dropout)
     check_guidance(guidance, num_classes)
     times = times or uniform(schedule)
-    teacher_apply = teacher_apply or apply
-    teacher_parameterization = teacher_parameterization or parameterization
+    student = Net(apply, parameterization)
+    teacher = teacher or student
 
     def compute(params, frozen, batch, keys, step):
         x0 = batch["image"]
@@ -79,17 +77,16 @@ def guided(
         x = add_noise(x0, normal_like(eps_key, x0), level)
         cond = conditions(batch, cond_key, num_classes, label_dropout, guidance)
 
-        def teacher(x, level, cond):
-            return teacher_apply(frozen["teacher"], x, level.model_time, cond)
+        def answer(x, level, cond):
+            return teacher.output(frozen["teacher"], x, level, cond)
 
         own = cond
         if guidance is not None:
             own = {"label": cond["label"]}
             null = {"label": jnp.full_like(cond["label"], num_classes)}
-            teacher = classifier_free(teacher, null, Guidance(cond["guidance"]))
-        scale = expand(teacher_parameterization(level).input_scale, x)
-        wanted = predict(teacher_parameterization, x, level, teacher(scale * x, level, own))
-        output = evaluate(apply, params, parameterization, x, level, cond, dropout_key[0])
+            answer = classifier_free(answer, null, Guidance(cond["guidance"]))
+        wanted = predict(teacher.parameterization, x, level, answer(x, level, own))
+        output = student.output(params, x, level, cond, dropout_key[0])
         lam = schedule.half_log_snr(level.t)
         return regress(
             output, parameterization, level, lam, jax.lax.stop_gradient(wanted), weighting

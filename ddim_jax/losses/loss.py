@@ -2,14 +2,14 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from ddim_jax.denoisers import Apply
 from ddim_jax.losses.weightings import Weighting
-from ddim_jax.predictions import Parameterization, Prediction, expand, target
+from ddim_jax.predictions import Parameterization, Prediction, expand, predict, target
 from ddim_jax.schedules import NoiseLevel
 
 Array = Any
@@ -89,18 +89,26 @@ def check_dropout(label_dropout: float) -> None:
         raise ValueError(f"label_dropout must be in [0, 1], got {label_dropout}; 0.1 is usual")
 
 
-def evaluate(
-    apply: Apply,
-    params: Any,
-    parameterization: Parameterization,
-    x: Array,
-    level: NoiseLevel,
-    cond: Any,
-    dropout_key: Array | None = None,
-) -> Array:
-    """A network's output F at x [B, ...] and levels [B]; in training mode with a dropout key."""
-    scale = expand(parameterization(level).input_scale, x)
-    return apply(params, scale * x, level.model_time, cond, dropout_key)
+class Net(NamedTuple):
+    """A network and what it predicts, a student or a teacher.
+
+    Attributes:
+        apply: `(params, x, model_time, cond, dropout_key) -> F`.
+        parameterization: what F means.
+    """
+
+    apply: Apply
+    parameterization: Parameterization
+
+    def output(self, params, x, level: NoiseLevel, cond, dropout_key: Array | None = None) -> Array:
+        """F at x [B, ...] and levels [B]; in training mode with a dropout key."""
+        scale = expand(self.parameterization(level).input_scale, x)
+        return self.apply(params, scale * x, level.model_time, cond, dropout_key)
+
+    def predict(self, params, x, level: NoiseLevel, cond, dropout_key=None) -> Prediction:
+        """x0 and eps at x [B, ...] and levels [B]."""
+        output = self.output(params, x, level, cond, dropout_key)
+        return predict(self.parameterization, x, level, output)
 
 
 def regress(

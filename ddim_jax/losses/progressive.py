@@ -23,9 +23,9 @@ import numpy as np
 
 from ddim_jax.denoisers import Apply
 from ddim_jax.losses.guided import conditions
-from ddim_jax.losses.loss import Loss, add_noise, evaluate, normal_like, regress, split
+from ddim_jax.losses.loss import Loss, Net, add_noise, normal_like, regress, split
 from ddim_jax.losses.weightings import TRUNCATED_SNR, Weighting
-from ddim_jax.predictions import Parameterization, Prediction, expand, predict
+from ddim_jax.predictions import Parameterization, Prediction, expand
 from ddim_jax.schedules import NoiseLevel, Schedule
 from ddim_jax.strides import uniform as uniform_stride
 
@@ -44,8 +44,7 @@ def progressive(
     num_classes: int = 0,
     label_dropout: float = 0.0,
     guidance: tuple[float, float] | None = None,
-    teacher_apply: Apply | None = None,
-    teacher_parameterization: Parameterization | None = None,
+    teacher: Net | None = None,
 ) -> Loss:
     """One halving, from a teacher that takes `2 * steps` steps.
 
@@ -59,8 +58,7 @@ def progressive(
         num_classes: of a class-conditional network, whose null label is num_classes; 0 if without.
         label_dropout: probability with which teacher and student see the null label.
         guidance: range of the scale that both networks take as an input; None for none.
-        teacher_apply: the teacher's network, if another one.
-        teacher_parameterization: what it predicts, if something else.
+        teacher: if another network than the student's, or one that predicts something else.
 
     Raises:
         ValueError: steps below 1; a stride that does not halve; a student that cannot say what x0
@@ -68,8 +66,8 @@ def progressive(
     """
     levels, weight = _grid(schedule, steps, stride)
     _check_first_step(parameterization, levels)
-    teacher_apply = teacher_apply or apply
-    teacher_parameterization = teacher_parameterization or parameterization
+    student = Net(apply, parameterization)
+    teacher = teacher or student
 
     def compute(params, frozen, batch, keys, step):
         x0 = batch["image"]
@@ -82,19 +80,14 @@ def progressive(
         x = add_noise(x0, normal_like(eps_key, x0), start)
         cond = conditions(batch, cond_key, num_classes, label_dropout, guidance)
 
-        def teacher(x, level):
-            output = evaluate(
-                teacher_apply, frozen["teacher"], teacher_parameterization, x, level, cond
-            )
-            return predict(teacher_parameterization, x, level, output)
-
-        first = teacher(x, start)
-        second = teacher(add_noise(first.x0, first.eps, middle), middle)
+        first = teacher.predict(frozen["teacher"], x, start, cond)
+        between = add_noise(first.x0, first.eps, middle)
+        second = teacher.predict(frozen["teacher"], between, middle, cond)
         share = expand(jnp.asarray(weight, jnp.float32)[index], x)
         clean = share * first.x0 + (1 - share) * second.x0
         noise = (x - expand(start.alpha, x) * clean) / expand(start.sigma, x)
         wanted = jax.lax.stop_gradient(Prediction(clean, noise))
-        output = evaluate(apply, params, parameterization, x, start, cond, dropout_key[0])
+        output = student.output(params, x, start, cond, dropout_key[0])
         lam = jnp.log(start.alpha) - jnp.log(start.sigma)
         return regress(output, parameterization, start, lam, wanted, weighting)
 

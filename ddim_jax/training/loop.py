@@ -107,7 +107,6 @@ def build(config: ml_collections.ConfigDict, teacher: Experiment | None = None):
         ValueError: what can be wrong with a config, before any long work.
     """
     parts = experiment.build(config)
-    starting.check(config, parts, teacher)
     loss = experiment.build_loss(config, parts, teacher)
     optimizer, ema = experiment.build_optimizer(config), experiment.build_ema(config)
     step_fn = parallel.parallelise_step(

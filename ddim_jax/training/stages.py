@@ -91,7 +91,7 @@ def check(stages: list) -> None:
     for folder, stage in stages:
         try:
             if config is not None:
-                starting.check_configs(stage, config)
+                starting.check(stage, config)
             teacher = loop.build(stage, teacher)[0]
         except ValueError as error:
             raise ValueError(f"stage {folder.name}: {error}") from error

@@ -21,23 +21,35 @@ def load(config: ml_collections.ConfigDict) -> Pretrained | None:
 
     Raises:
         FileNotFoundError: there is no such network.
-        ValueError: it is damaged, or of another schedule, as `check`.
+        ValueError: it is damaged, or does not fit, see `check`.
     """
     name = config.get("start_from", "")
     if not name:
         return None
     start = pretrained.load(name)
-    check_configs(config, start.config)
+    check(config, start.config)
     return start
 
 
-def check_configs(config: ml_collections.ConfigDict, start: ml_collections.ConfigDict) -> None:
-    """Raises ValueError where schedules differ, or a student's steps are not half its teacher's."""
+def check(config: ml_collections.ConfigDict, start: ml_collections.ConfigDict) -> None:
+    """Raises ValueError where a run of one config cannot start from a network of the other."""
     mine, theirs = config.schedule.to_dict(), start.schedule.to_dict()
     if mine != theirs:
         raise ValueError(
             f"what config.start_from names was trained on the schedule {theirs}, the config says "
             f"{mine}; both must be the same, for a teacher as for parameters to start from"
+        )
+    mine, theirs = (tuple(c.data.image_shape) for c in (config, start))
+    if mine != theirs:
+        raise ValueError(
+            f"config.start_from draws images of shape {theirs}, this config's are {mine}; set "
+            "config.data.image_shape, or choose another"
+        )
+    mine, theirs = (c.model.get("num_classes", 0) for c in (config, start))
+    if mine != theirs:
+        raise ValueError(
+            f"config.start_from has {theirs} classes, this config {mine}; set "
+            f"config.model.num_classes={theirs}, or choose another"
         )
     if config.loss.name == start.loss.name == "progressive":
         steps, before = config.loss.steps, start.loss.steps
@@ -46,22 +58,6 @@ def check_configs(config: ml_collections.ConfigDict, start: ml_collections.Confi
                 f"a student of {steps} steps needs a teacher of {2 * steps}, this one takes "
                 f"{before}; halve that: loss.steps={before // 2}"
             )
-
-
-def check(config: ml_collections.ConfigDict, parts: Experiment, start: Experiment | None) -> None:
-    """Raises ValueError where a network cannot start from another."""
-    if start is None:
-        return
-    if start.image_shape != parts.image_shape:
-        raise ValueError(
-            f"config.start_from draws images of shape {start.image_shape}, this config's are "
-            f"{parts.image_shape}; set config.data.image_shape, or choose another"
-        )
-    if start.num_classes != parts.num_classes:
-        raise ValueError(
-            f"config.start_from has {start.num_classes} classes, this config {parts.num_classes}; "
-            f"set config.model.num_classes={start.num_classes}, or choose another"
-        )
 
 
 def take_over(start: Pretrained, parts: Experiment) -> Any:
