@@ -302,3 +302,36 @@ def test_the_tangent_is_the_derivative_of_f_along_the_trajectory():
         output, change = jax.jvp(F, (x, angle), directions)
         found = tangent_of(output, change, x, slope, angle, 1.0)
         np.testing.assert_allclose(found, expected, atol=1e-8)
+
+
+def test_the_loss_goes_along_the_trajectory_of_the_data():
+    """The tangent inside the loss against finite differences, for some network and its draws."""
+    schedule = schedules.cosine()
+    bend = lambda x, t: jnp.tanh(1.5 * x) + jnp.sin(2 * t)  # noqa: E731
+    apply = lambda p, x, t, cond, key=None: bend(x, expand(t / 1000, x))  # noqa: E731
+    loss = continuous_consistency(apply, schedule, predictions.v, sigma_data=0.5, warmup_steps=1)
+    found = loss(None, None, {"image": HALF}, KEYS, 1)[1]["tangent"]
+    time_key, eps_key = (
+        jax.vmap(lambda key, p=p: jax.random.fold_in(key, p))(KEYS) for p in range(2)
+    )
+    normal = np.asarray(jax.vmap(jax.random.normal)(time_key), np.float64)
+    eps = np.asarray(jax.vmap(lambda key: jax.random.normal(key, (2,)))(eps_key), np.float64)
+    angle = np.arctan(np.exp(-1 + 1.4 * normal) / 0.5)[:, None]
+    x0 = np.asarray(HALF, np.float64) / 0.5
+
+    def f(x, angle):
+        """x0 of the network at x = cos x0 + sin eps, in units of the data."""
+        t = schedule.time_of(-np.log(0.5 * np.tan(angle)))
+        level = schedule.level(t)
+        x = x * np.sqrt((0.5 * level.alpha) ** 2 + level.sigma**2)
+        v = np.tanh(1.5 * x) + np.sin(2 * np.clip(t, schedule.t_min, 1))
+        return (level.alpha * x - level.sigma * v) / 0.5
+
+    x, slope = (
+        np.cos(angle) * x0 + np.sin(angle) * eps,
+        np.cos(angle) * eps - np.sin(angle) * x0,
+    )
+    h = 1e-6
+    along = (f(x + h * slope, angle + h) - f(x - h * slope, angle - h)) / (2 * h)
+    expected = np.sqrt(((np.cos(angle) * along) ** 2).sum(1)).mean()
+    np.testing.assert_allclose(found, expected, rtol=2e-3)
