@@ -31,7 +31,7 @@ setup(
         "tqdm",
     ],
     extras_require={
-        "test": ["pytest", "ruff"],
+        "test": ["pytest", "pytest-xdist", "ruff"],
         "parity": ["pytorch-fid", "torch", "torch-fidelity", "torchvision"],
     },
 )

@@ -19,7 +19,7 @@ def get_config():
     )
     config.ema = dict(name="constant", decay=0.99)
     config.train.update(batch_size=64, log_every=50, checkpoint_every=200, sample_every=500)
-    config.stages = [stage(steps) for steps in (16, 8, 4, 2, 1)]
+    config.stages = [stage(steps) for steps in (8, 4, 2, 1)]
     return config
 
 
