@@ -201,7 +201,7 @@ def load(folder: str | Path) -> PairSource:
     if "count" not in about or lacking:
         raise FileNotFoundError(
             f"no complete pairs in {folder}{f' ({lacking[0]} is missing)' if lacking else ''}; "
-            "a stage with a section pairs draws them, as configs/reflow_digits.py does"
+            "a stage with a section pairs draws them, as configs/digits_reflow.py does"
         )
     try:
         source = PairSource(folder, about)

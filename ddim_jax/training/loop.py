@@ -50,6 +50,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> TrainState:
     workdir = Path(workdir)
     start = starting.load(config)
     parts, loss, optimizer, step_fn = build(config, start and start.experiment)
+    if start is not None:
+        starting.check(config, start.config, loss.needs_teacher)
     source = _load_data(config, parts)
     state = init_state(config, parts, optimizer, loss, start)
     save_config(workdir, starting.record(config, start))

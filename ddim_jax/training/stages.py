@@ -90,9 +90,9 @@ def check(stages: list) -> None:
     teacher, config = (None, None) if start is None else (start.experiment, start.config)
     for folder, stage in stages:
         try:
+            teacher, loss, *_ = loop.build(stage, teacher)
             if config is not None:
-                starting.check(stage, config)
-            teacher = loop.build(stage, teacher)[0]
+                starting.check(stage, config, loss.needs_teacher)
         except ValueError as error:
             raise ValueError(f"stage {folder.name}: {error}") from error
         config = stage

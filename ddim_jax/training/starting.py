@@ -1,8 +1,9 @@
 """Where training starts from: nothing, or a trained network, which is then the teacher too.
 
 `config.start_from` names it: a training workdir, a `.safetensors` file or a bundled network. It
-must be of the same schedule, images and classes, and its parameters must fit; inputs that only the
-new network has (`scalars`) start at zero effect. What it predicts may differ.
+must be of the same images and classes, a teacher of the same schedule too, and its parameters must
+fit; inputs that only the new network has (`scalars`) start at zero effect. What it predicts may
+differ.
 """
 
 from typing import Any
@@ -21,23 +22,21 @@ def load(config: ml_collections.ConfigDict) -> Pretrained | None:
 
     Raises:
         FileNotFoundError: there is no such network.
-        ValueError: it is damaged, or does not fit, see `check`.
+        ValueError: it is damaged.
     """
     name = config.get("start_from", "")
-    if not name:
-        return None
-    start = pretrained.load(name)
-    check(config, start.config)
-    return start
+    return pretrained.load(name) if name else None
 
 
-def check(config: ml_collections.ConfigDict, start: ml_collections.ConfigDict) -> None:
+def check(
+    config: ml_collections.ConfigDict, start: ml_collections.ConfigDict, needs_teacher: bool
+) -> None:
     """Raises ValueError where a run of one config cannot start from a network of the other."""
     mine, theirs = config.schedule.to_dict(), start.schedule.to_dict()
-    if mine != theirs:
+    if needs_teacher and mine != theirs:
         raise ValueError(
             f"what config.start_from names was trained on the schedule {theirs}, the config says "
-            f"{mine}; both must be the same, for a teacher as for parameters to start from"
+            f"{mine}; a teacher's must be the student's"
         )
     mine, theirs = (tuple(c.data.image_shape) for c in (config, start))
     if mine != theirs:

@@ -1,0 +1,29 @@
+"""MeanFlow of digits, tuned from the bundled network: one step, by the mean velocity of the flow.
+
+    python train.py --config=configs/digits_mean_flow.py
+    python sample.py --checkpoint=runs/digits_mean_flow --steps=1
+"""
+
+from configs.digits import get_config as digits
+
+
+def get_config():
+    """Geng et al. 2025 (arXiv:2505.13447), section 4, without guidance; half of a batch has r = t."""
+    config = digits()
+    config.start_from = "digits"
+    config.schedule = dict(name="rectified_flow")
+    config.prediction = dict(name="flow")
+    config.model.scalars = ("interval",)
+    config.loss = dict(name="mean_flow", same=0.5)
+    config.optimizer = dict(
+        name="adam",
+        learning_rate=6e-4,
+        warmup_steps=50,
+        decay="linear",
+        decay_steps=3000,
+        clip_norm=1.0,
+        b2=0.99,
+    )
+    config.train.update(steps=3000, log_every=50, checkpoint_every=200, sample_every=500)
+    config.sample.update(steps=1)
+    return config

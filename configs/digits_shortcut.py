@@ -1,0 +1,29 @@
+"""A shortcut model of digits, tuned from the bundled network: any number of steps, by one network.
+
+    python train.py --config=configs/digits_shortcut.py
+    python sample.py --checkpoint=runs/digits_shortcut --steps=1
+"""
+
+from configs.digits import get_config as digits
+
+
+def get_config():
+    """Frans et al. 2024 (arXiv:2410.12557), table 3, at this size; the shortest step is 1/32."""
+    config = digits()
+    config.start_from = "digits"
+    config.schedule = dict(name="rectified_flow")
+    config.prediction = dict(name="flow")
+    config.model.scalars = ("interval",)
+    config.loss = dict(name="shortcut", finest=32, every=4, target_decay=0.99, label_dropout=0.1)
+    config.optimizer = dict(
+        name="adam",
+        learning_rate=1e-3,
+        warmup_steps=50,
+        decay="linear",
+        decay_steps=4000,
+        clip_norm=1.0,
+        b2=0.99,
+    )
+    config.train.update(steps=4000, log_every=50, checkpoint_every=200, sample_every=500)
+    config.sample.update(steps=4)
+    return config
