@@ -1,14 +1,14 @@
 """MeanFlow of digits, tuned from the bundled network: one step, by the mean velocity of the flow.
 
-    python train.py --config=configs/digits_mean_flow.py
-    python sample.py --checkpoint=runs/digits_mean_flow --steps=1
+python train.py --config=configs/digits_mean_flow.py
+python sample.py --checkpoint=runs/digits_mean_flow --steps=1
 """
 
 from configs.digits import get_config as digits
 
 
 def get_config():
-    """Geng et al. 2025 (arXiv:2505.13447), section 4, without guidance; half of a batch has r = t."""
+    """Geng et al. 2025 (arXiv:2505.13447), section 4; half of a batch has r = t."""
     config = digits()
     config.start_from = "digits"
     config.schedule = dict(name="rectified_flow")

@@ -1,7 +1,7 @@
 """A shortcut model of digits, tuned from the bundled network: any number of steps, by one network.
 
-    python train.py --config=configs/digits_shortcut.py
-    python sample.py --checkpoint=runs/digits_shortcut --steps=1
+python train.py --config=configs/digits_shortcut.py
+python sample.py --checkpoint=runs/digits_shortcut --steps=1
 """
 
 from configs.digits import get_config as digits

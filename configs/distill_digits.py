@@ -1,34 +1,51 @@
-"""Progressive distillation of the bundled digits network to 8, 4, 2 and 1 steps.
+"""Progressive distillation of the bundled digits network to 8, 4, 2 and 1 steps, guided.
 
     python train.py --config=configs/distill_digits.py
+    python sample.py --checkpoint=runs/distill_digits/4_step --guidance_scale=1.2
 
-Each stage starts from the student before it, and the first from the network that comes with the
-package; stages are runs of their own in runs/distill_digits, and stop and resume like any run.
+The first stage learns the guided prediction of the bundled network, for every scale from 1 to 3, in
+one evaluation instead of two; the scale stays an input of the students, which halve the steps. The
+stages are runs of their own in runs/distill_digits, and stop and resume like any run.
 """
 
 from configs.digits import get_config as digits
 
 
 def get_config():
-    """Salimans & Ho 2022, algorithm 2: linear decay in every stage, the last two twice as long."""
+    """Salimans & Ho 2022, algorithm 2, with the two stages of Meng et al. 2023 (arXiv:2210.03142).
+
+    Linear decay in every stage, the last two twice as long.
+    """
     config = digits()
     config.start_from = "digits"
-    config.loss = dict(name="progressive", steps=0, weighting=dict(name="truncated_snr"))
+    config.model.scalars = ("guidance",)
+    guidance = (1.0, 3.0)
+    config.loss = dict(name="guided", guidance=guidance)
     config.optimizer = dict(
         name="adam", learning_rate=3e-4, decay="linear", decay_steps=0, clip_norm=1.0, b2=0.99
     )
     config.ema = dict(name="constant", decay=0.99)
     config.train.update(batch_size=64, log_every=50, checkpoint_every=200, sample_every=500)
-    config.stages = [stage(steps) for steps in (8, 4, 2, 1)]
+    config.stages = [
+        stage("guided", 16, 1000, dict(name="guided", guidance=guidance)),
+        *(
+            stage(
+                f"{steps}_step",
+                steps,
+                1000 if steps > 2 else 2000,
+                dict(name="progressive", steps=steps, guidance=guidance),
+            )
+            for steps in (8, 4, 2, 1)
+        ),
+    ]
     return config
 
 
-def stage(steps: int) -> dict:
-    """The student of so many steps."""
-    length = 1500 if steps > 2 else 3000
+def stage(name: str, steps: int, length: int, loss: dict) -> dict:
+    """So many training steps with a loss; its samples are drawn in `steps`."""
     return dict(
-        name=f"{steps}_step",
-        loss=dict(steps=steps),
+        name=name,
+        loss=loss,
         optimizer=dict(decay_steps=length),
         train=dict(steps=length),
         sample=dict(steps=steps),

@@ -61,7 +61,7 @@ class Experiment(NamedTuple):
         Args:
             labels: int [B].
             guidance: scalar or [B], of a guided student; default 1, none.
-            interval: scalar or [B], how far each step goes, of a network that is told.
+            interval: [B], how far each step goes, of a network that is told.
 
         Raises:
             ValueError: the network is to be told the interval, and it is not given.
@@ -82,8 +82,8 @@ class Experiment(NamedTuple):
         """Whether the guidance scale is an input: a guided evaluation is then one forward pass."""
         return "guidance" in self.model.scalars
 
-    def interval(self, table: solvers.SolverTable) -> float | None:
-        """How far each step of a table goes, for a network that is told; None for others.
+    def interval(self, table: solvers.SolverTable, count: int) -> np.ndarray | None:
+        """How far each step of a table goes, [count] alike, for a network that is told; else None.
 
         Raises:
             ValueError: its steps are not all alike.
@@ -97,7 +97,7 @@ class Experiment(NamedTuple):
                 f"({gaps.min():.3g} to {gaps.max():.3g}); use a one-stage solver on the uniform "
                 "stride, such as ddim"
             )
-        return float(gaps.mean())
+        return np.full(count, gaps.mean(), np.float32)
 
     def null_cond(self, cond: dict) -> dict:
         """What the network saw in training where labels were dropped."""

@@ -181,14 +181,14 @@ class Generator:
         scale = None if guidance is None else guidance.scale
         if parts.takes_guidance:
             guidance = None  # it is an input of this network
-        cond = parts.cond(own, guidance=scale, interval=self._interval(table))
+        cond = parts.cond(own, guidance=scale, interval=self._interval(table, len(index)))
         arrays = (sampling.initial_noise(keys, parts.image_shape), keys, cond)
         return self._params, table, *parallel.shard(arrays, self._mesh), guidance
 
-    def _interval(self, table):
+    def _interval(self, table, count):
         if isinstance(table, Tolerance):
             return None
-        return self.model.experiment.interval(table)
+        return self.model.experiment.interval(table, count)
 
     def _program(self, *arguments):
         leaves, tree = jax.tree.flatten(arguments[1:])

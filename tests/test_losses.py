@@ -27,10 +27,15 @@ def fixed_times(keys):
     return jnp.asarray(T, jnp.float32)
 
 
-def evaluate(prediction, schedule, weighting=None):
+def evaluate(prediction, schedule, weighting=None, distance=None):
     """The loss, and (x0_hat, x0, eps_hat, eps, alpha, sigma) worked out by hand in float64."""
     loss = diffusion(
-        apply, schedule, PREDICTIONS[prediction](), times=fixed_times, weighting=weighting
+        apply,
+        schedule,
+        PREDICTIONS[prediction](),
+        times=fixed_times,
+        weighting=weighting,
+        distance=distance,
     )
     value, metrics = loss(jnp.float32(0.3), None, {"image": IMAGES}, KEYS, 0)
     level = schedule.level(T)
@@ -171,6 +176,15 @@ def test_nodes_are_where_a_sampler_evaluates():
     t, counts = np.unique(np.asarray(nodes(schedules.cosine(), 4)(MANY)), return_counts=True)
     np.testing.assert_allclose(t, [0.25, 0.5, 0.75, 1.0])
     assert abs(counts - 5000).max() < 5 * np.sqrt(5000)
+
+
+def test_a_distance_takes_the_place_of_the_square():
+    absolute = lambda a, b: jnp.mean(jnp.abs(a - b), axis=(1, 2, 3))  # noqa: E731
+    value, metrics, squared, _ = evaluate("v", VP, distance=absolute)
+    np.testing.assert_allclose(value, np.sqrt(squared).mean(), rtol=1e-5)
+    np.testing.assert_allclose(metrics["mse_x0"], squared.mean(), rtol=1e-5)
+    with pytest.raises(ValueError, match="lpips:FILE, without a weighting, got 'l2' and no weigh"):
+        evaluate("v", VP, distance="l2")
 
 
 def test_coupled_pairs_are_noised_with_the_noise_they_were_drawn_from():

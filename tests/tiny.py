@@ -24,10 +24,17 @@ def tiny(config: ml_collections.ConfigDict, levels: int = 2) -> ml_collections.C
         if config.optimizer.get("decay_steps"):
             config.optimizer.decay_steps = 2
         config.sample.update(steps=2, num_samples=2)
-        if str(config.loss.get("distance")).startswith("lpips:"):
-            config.loss.distance = "l2"  # its weights are not here
         if config.get("stages"):
             config.stages = [_tiny_stage(stage) for stage in config.stages[:2]]
+    return without_lpips(config)
+
+
+def without_lpips(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """The config with the default distance instead of LPIPS, whose weights are not here."""
+    with config.unlocked():
+        for section in (config, *config.get("stages", ())):
+            if str(section.get("loss", {}).get("distance")).startswith("lpips:"):
+                del section["loss"]["distance"]
     return config
 
 

@@ -10,7 +10,11 @@ Liu et al. 2022 (arXiv:2209.03003), equation 1 and algorithm 1; Ho & Salimans 20
 (arXiv:2207.12598, label dropout).
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
+import jax.numpy as jnp
 
 from ddim_jax.denoisers import Apply
 from ddim_jax.losses.loss import (
@@ -25,9 +29,11 @@ from ddim_jax.losses.loss import (
 )
 from ddim_jax.losses.times import TimeSampler, uniform
 from ddim_jax.losses.weightings import Weighting
-from ddim_jax.predictions import Parameterization, Prediction
+from ddim_jax.predictions import Parameterization, Prediction, predict
 from ddim_jax.sampling import initial_noise
 from ddim_jax.schedules import Schedule
+
+Array = Any
 
 
 def diffusion(
@@ -37,6 +43,7 @@ def diffusion(
     *,
     times: TimeSampler | None = None,
     weighting: Weighting | None = None,
+    distance: Callable[[Array, Array], Array] | None = None,
     num_classes: int = 0,
     label_dropout: float = 0.0,
 ) -> Loss:
@@ -48,6 +55,8 @@ def diffusion(
         parameterization: what the network predicts.
         times: keys [B] -> t [B]; default `uniform(schedule)`.
         weighting: weight on the squared error of x0, by lam; None is "simple".
+        distance: of two [B, H, W, C] images, in the place of the squared error, such as
+            `lpips.load(path)` for one-step distillation; without a weighting.
         num_classes: of a class-conditional network, whose null label is num_classes; 0 if without.
         label_dropout: probability with which a label becomes the null label.
 
@@ -55,11 +64,16 @@ def diffusion(
         The loss; its metrics are those of `regress`.
 
     Raises:
-        ValueError: label_dropout outside [0, 1].
+        ValueError: label_dropout outside [0, 1], or a distance and a weighting.
 
     Source: Ho et al. 2020, equation 14; Salimans & Ho 2022, section 4.
     """
     check_dropout(label_dropout)
+    if distance is not None and (weighting is not None or not callable(distance)):
+        raise ValueError(
+            f"loss.distance must be lpips:FILE, without a weighting, got {distance!r} and "
+            f"{'a' if weighting else 'no'} weighting; leave it out for the squared error"
+        )
     net, times = Net(apply, parameterization), times or uniform(schedule)
 
     def compute(params, frozen, batch, keys, step):
@@ -74,6 +88,10 @@ def diffusion(
         cond = labels(batch, label_key, num_classes, label_dropout)
         output = net.output(params, x, level, cond, dropout_key[0])
         lam, wanted = schedule.half_log_snr(level.t), Prediction(x0, eps)
-        return regress(output, parameterization, level, lam, wanted, weighting)
+        value, metrics = regress(output, parameterization, level, lam, wanted, weighting)
+        if distance is not None:
+            found = predict(parameterization, x, level, output).x0
+            value = jnp.mean(distance(found, x0))
+        return value, metrics | {"loss": value}
 
     return Loss(compute)

@@ -286,7 +286,7 @@ class SampleGrid:
         self._table = self.check(config, parts)
         x = sampling.initial_noise(keys, parts.image_shape)
         labels = None if self._labels is None else jnp.asarray(self._labels, jnp.int32)
-        arrays = (x, keys, parts.cond(labels, interval=parts.interval(self._table)))
+        arrays = (x, keys, parts.cond(labels, interval=parts.interval(self._table, count)))
         self._arrays = parallel.shard(arrays, mesh) if count % mesh.size == 0 else arrays
         self._sample = parts.sampler(clip=options.clip)
 
@@ -308,7 +308,7 @@ class SampleGrid:
             solver_options=options.get("solver_options"),
             stride_options=options.get("stride_options"),
         )
-        parts.interval(table)  # raises for unequal steps, if the network is told them
+        parts.interval(table, 1)  # raises for unequal steps, if the network is told them
         return table
 
     def __call__(self, ema, step: int) -> Path:

@@ -1,0 +1,35 @@
+"""Rectified flow on CIFAR-10, straightened once, then distilled to one step.
+
+    python train.py --config=configs/cifar10_reflow.py
+
+`lpips_vgg.safetensors` as in configs/cifar10_cd.py. The second stage draws a million pairs first.
+Published, not ours (Liu et al. 2022, arXiv:2209.03003; the network there is DDPM++): FID 2.58 of
+the first flow by RK45 (127 evaluations), 12.21 of the second in one step, 4.85 of its distillation.
+"""
+
+from configs.cifar10 import get_config as cifar10
+
+
+def get_config():
+    """The authors' config: Adam at 2e-4, batch 128, dropout 0.1; LPIPS for the last stage."""
+    config = cifar10()
+    config.schedule = dict(name="rectified_flow")
+    config.prediction = dict(name="flow")
+    config.ema.decay = 0.9999
+    config.sample.update(solver="heun_flow", stride="uniform", steps=10)
+    pairs = dict(count=1_000_000, solver="heun_flow", steps=64)
+    one_step = dict(
+        times=dict(name="nodes", steps=1), distance="lpips:lpips_vgg.safetensors", name="diffusion"
+    )
+    config.stages = [
+        dict(name="flow"),
+        dict(name="reflow", pairs=pairs, train=dict(steps=300_000)),
+        dict(
+            name="one_step",
+            data=dict(name="pairs"),
+            loss=one_step,
+            train=dict(steps=300_000),
+            sample=dict(solver="ddim", steps=1),
+        ),
+    ]
+    return config
