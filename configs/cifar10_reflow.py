@@ -23,10 +23,10 @@ def get_config():
     )
     config.stages = [
         dict(name="flow"),
-        dict(name="reflow", pairs=pairs, train=dict(steps=300_000)),
+        dict(name="reflow", pairs=pairs, data=dict(flip=False), train=dict(steps=300_000)),
         dict(
             name="one_step",
-            data=dict(name="pairs"),
+            data=dict(name="pairs", flip=False),
             loss=one_step,
             train=dict(steps=300_000),
             sample=dict(solver="ddim", steps=1),

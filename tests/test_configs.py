@@ -49,7 +49,8 @@ def test_a_config_trains_two_steps_saves_and_draws(name, tmp_path, start):
         tmp_path = tmp_path / config.stages[-1]["name"]
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2]
-    assert all(np.isfinite(row["loss"]) and row["grad_norm"] > 0 for row in rows)
+    assert all(np.isfinite(row["loss"]) for row in rows)
+    assert rows[-1]["grad_norm"] > 0  # where a student still is its teacher, sCD's first is zero
     assert (tmp_path / "checkpoints" / "2").is_dir()
     assert (tmp_path / "samples" / "step_0000002.png").stat().st_size > 100
 

@@ -122,6 +122,8 @@ def build(config: ml_collections.ConfigDict, teacher: Experiment | None = None):
             raise ValueError(f"config.{name} must not be negative, got {value}")
     parallel.check_batch(config.train.batch_size)
     SampleGrid.check(config, parts)
+    if config.data.flip and config.data.name.startswith("pairs:"):
+        raise ValueError("pairs cannot be flipped: the noise would not be; set data.flip=False")
     channels = parts.image_shape[-1]
     if parts.model.out_channels != channels:  # the loss would broadcast over them, unnoticed
         raise ValueError(
@@ -146,8 +148,6 @@ def _load_data(config: ml_collections.ConfigDict, parts: Experiment):
             f"{config.data.name} holds images of shape {tuple(source.image_shape)}, the config "
             f"says {parts.image_shape}; set config.data.image_shape, or config.data.resize={height}"
         )
-    if config.data.flip and config.data.name.startswith("pairs:"):
-        raise ValueError("pairs cannot be flipped: the noise would not be; set data.flip=False")
     if parts.num_classes and source.num_classes > parts.num_classes:
         raise ValueError(
             f"{config.data.name} has {source.num_classes} classes, the network "
