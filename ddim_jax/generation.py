@@ -18,7 +18,7 @@ from ddim_jax.experiment import Experiment
 from ddim_jax.guidance import Guidance
 from ddim_jax.models.pretrained import Pretrained
 from ddim_jax.probability_flow import AdaptiveResult, Tolerance
-from ddim_jax.solvers import SolverTable
+from ddim_jax.solvers import SolverTable, State
 
 Array = Any
 
@@ -109,6 +109,7 @@ class Generator:
         clip: str = "static",
         trajectory: bool = False,
         progress: Callable[[int], None] | None = None,
+        task: sampling.Task | None = None,
     ):
         """Puts the parameters on the devices.
 
@@ -118,12 +119,13 @@ class Generator:
             clip: "static", "dynamic" or "none".
             trajectory: results collect the clean estimates of every row; of a table only.
             progress: called with the number of each finished row.
+            task: what samples have to agree with; of a table only.
 
         Raises:
             ValueError: a trajectory without a table.
         """
         self.model = model
-        self._sample = _sampler(model.experiment, adaptive, clip, trajectory, progress)
+        self._sample = _sampler(model.experiment, adaptive, clip, trajectory, progress, task)
         self._mesh = parallel.make_mesh(jax.local_devices())
         self._params = parallel.replicate(model.params, self._mesh)
         self._programs = {}
@@ -143,6 +145,8 @@ class Generator:
         seed: int = 0,
         labels: np.ndarray | None = None,
         guidance: Guidance | None = None,
+        x: Array | State | None = None,
+        known: Any = None,
     ) -> sampling.RunResult | AdaptiveResult:
         """The samples of one batch, as float32 arrays of the host.
 
@@ -152,14 +156,18 @@ class Generator:
             seed: of the whole set.
             labels: [B], for a class-conditional network.
             guidance: with a scalar scale; None for none.
+            x: [B, H, W, C] what the table starts from, or a `State`; default the noise of `seed`.
+            known: pytree of [B, ...] arrays for the task.
 
         Raises:
             ValueError: a tolerance that was not met.
         """
         count, size = len(index), self._filled(len(index))
         index = np.concatenate([index, index[-1] + 1 + np.arange(size - count)])
-        labels = None if labels is None else np.resize(labels, size)
-        arguments = self._arguments(table, index, seed, labels, guidance)
+        labels, x, known = jax.tree.map(
+            lambda leaf: np.resize(leaf, (size, *np.shape(leaf)[1:])), (labels, x, known)
+        )
+        arguments = self._arguments(table, index, seed, labels, guidance, x, known)
         program = self._program(*arguments)
         start = time.perf_counter()
         result = jax.device_get(program(*arguments))
@@ -174,7 +182,7 @@ class Generator:
         """A batch size that the devices share evenly."""
         return -(-count // self._mesh.size) * self._mesh.size
 
-    def _arguments(self, table, index, seed, labels, guidance):
+    def _arguments(self, table, index, seed, labels, guidance, x=None, known=None):
         parts = self.model.experiment
         keys = sampling.sample_keys(seed, index)
         own = None if labels is None else jnp.asarray(labels)
@@ -182,8 +190,9 @@ class Generator:
         if parts.takes_guidance:
             guidance = None  # it is an input of this network
         cond = parts.cond(own, guidance=scale, interval=self._interval(table, len(index)))
-        arrays = (sampling.initial_noise(keys, parts.image_shape), keys, cond)
-        return self._params, table, *parallel.shard(arrays, self._mesh), guidance
+        x = sampling.initial_noise(keys, parts.image_shape) if x is None else x
+        *arrays, known = parallel.shard((x, keys, cond, known), self._mesh)
+        return self._params, table, *arrays, guidance, known
 
     def _interval(self, table, count):
         if isinstance(table, Tolerance):
@@ -264,16 +273,22 @@ def generate(
 
 
 def _sampler(
-    parts: Experiment, adaptive: bool, clip: str, trajectory: bool, progress: Callable | None
+    parts: Experiment,
+    adaptive: bool,
+    clip: str,
+    trajectory: bool,
+    progress: Callable | None,
+    task: sampling.Task | None,
 ) -> Callable:
-    """A jitted `f(params, table, x, keys, cond, guidance)` that answers with `.x`."""
+    """A jitted `f(params, table, x, keys, cond, guidance, known)` that answers with `.x`."""
     if not adaptive:
-        return parts.sampler(clip=clip, collect=("x0",) if trajectory else (), progress=progress)
+        collect = ("x0",) if trajectory else ()
+        return parts.sampler(clip=clip, collect=collect, progress=progress, task=task)
     if trajectory:
         raise ValueError("a trajectory needs a table: samples under a tolerance share no steps")
     draw = parts.adaptive_sampler(clip=clip)
 
-    def draw_without_keys(params, tolerance, x, keys, cond, guidance):
+    def draw_without_keys(params, tolerance, x, keys, cond, guidance, known):
         return draw(params, tolerance, x, cond, guidance)
 
     return jax.jit(draw_without_keys)

@@ -38,6 +38,18 @@ class Purpose(enum.IntEnum):
     LABEL = 3
 
 
+class Task(NamedTuple):
+    """What samples have to agree with: hooks, to which every call gives its data, `known`.
+
+    Attributes:
+        wrap: (denoise, known) -> Denoiser, before any clipping; None for none.
+        constrain: (x, level, keys [B], known) -> x, as in `run`; None for none.
+    """
+
+    wrap: Callable[[Denoiser, Any], Denoiser] | None = None
+    constrain: Callable[[Array, NoiseLevel, Array, Any], Array] | None = None
+
+
 class RunResult(NamedTuple):
     """What a run returns.
 
@@ -191,11 +203,11 @@ def make_sampler(
     null_cond: Callable[[Any], Any] | None = None,
     clip: str = "static",
     clip_options: dict | None = None,
-    constrain: Constraint | None = None,
+    task: Task | None = None,
     collect: Sequence[str] = (),
     progress: Callable[[int], None] | None = None,
 ) -> Callable[..., RunResult]:
-    """A jitted sampler `f(params, table, x, keys, cond=None, guidance=None) -> RunResult`.
+    """A jitted `f(params, table, x, keys, cond=None, guidance=None, known=None) -> RunResult`.
 
     Everything that changes between calls is an argument; what is fixed here decides the program.
 
@@ -206,18 +218,22 @@ def make_sampler(
             for guidance.
         clip: "static" (to [-1, 1]), "dynamic" or "none", see `denoisers.CLIPS`.
         clip_options: of the clip, e.g. `{"rederive_eps": False}`.
-        constrain: see `run`.
+        task: hooks that use `known`, a pytree of [B, ...] arrays.
         collect: see `run`.
         progress: see `run`.
 
     Raises:
         ValueError: unknown clip; guidance given without `null_cond`.
     """
-    denoiser = make_denoiser(apply, parameterization, null_cond, clip, clip_options)
+    wrap, constrain = task or Task()
+    denoiser = make_denoiser(apply, parameterization, null_cond, clip, clip_options, wrap)
 
-    def sample(params, table, x, keys, cond=None, guidance: Guidance | None = None) -> RunResult:
-        denoise = denoiser(params, cond, guidance)
-        return run(denoise, table, x, keys, constrain=constrain, collect=collect, progress=progress)
+    def sample(
+        params, table, x, keys, cond=None, guidance: Guidance | None = None, known: Any = None
+    ) -> RunResult:
+        denoise = denoiser(params, cond, guidance, known)
+        hook = constrain and (lambda x, level, keys: constrain(x, level, keys, known))
+        return run(denoise, table, x, keys, constrain=hook, collect=collect, progress=progress)
 
     return jax.jit(sample)
 
@@ -228,21 +244,23 @@ def make_denoiser(
     null_cond: Callable[[Any], Any] | None,
     clip: str,
     clip_options: dict | None,
+    wrap: Callable[[Denoiser, Any], Denoiser] | None = None,
 ) -> Callable[..., Denoiser]:
-    """`(params, cond, guidance) -> Denoiser`: guided, then clipped.
+    """`(params, cond, guidance, known=None) -> Denoiser`: guided, wrapped, then clipped.
 
     Arguments and errors as of `make_sampler`.
     """
     if clip not in denoisers.CLIPS:
         raise ValueError(f"unknown clip {clip!r}; it is one of {', '.join(denoisers.CLIPS)}")
 
-    def denoiser(params: Any, cond: Any, guidance: Guidance | None) -> Denoiser:
+    def denoiser(params: Any, cond: Any, guidance: Guidance | None, known: Any = None) -> Denoiser:
         net = denoisers.network(apply, params)
         if guidance is not None:
             if null_cond is None:
                 raise ValueError("guidance needs null_cond: what the network saw without condition")
             net = classifier_free(net, null_cond(cond), guidance)
         denoise = denoisers.denoiser(net, parameterization, cond)
+        denoise = denoise if wrap is None else wrap(denoise, known)
         return denoisers.CLIPS[clip](denoise, **(clip_options or {}))
 
     return denoiser

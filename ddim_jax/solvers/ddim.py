@@ -39,7 +39,7 @@ def ddim(eta: float = 0.0) -> Solver:
 
     def solver(schedule: Schedule, times: np.ndarray) -> SolverTable:
         rows, after = Rows(schedule, times), schedule.level(times[1:])
-        share = eta**2 * _lost(schedule, times)
+        share = eta**2 * _lost(schedule, times) if eta else np.zeros(len(times) - 1)
         along, std = after.sigma * np.sqrt(1 - share), after.sigma * np.sqrt(share)
         for k, t in enumerate(times[:-1]):
             clean = rows.predict(t, x0=after.alpha[k], eps=along[k])

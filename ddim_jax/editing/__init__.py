@@ -1,0 +1,1 @@
+"""Edits with the deterministic map between noise and image: see each module."""

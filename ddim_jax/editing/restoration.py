@@ -1,0 +1,249 @@
+"""Images from what is known of them: `y = A x0` for a linear A. Inpainting is one such A.
+
+Four ways to make samples agree with y, as tasks for `sampling.make_sampler`:
+
+    replacement   before every evaluation, known pixels become `alpha y + sigma z` (masks only);
+                  with the table of `repaint`, that goes back and forth, it is RePaint
+    ddnm          in every clean estimate, what A sees is replaced: x0 + A+ (y - A x0)
+    dps           every clean estimate is moved along the gradient of its error, through the network
+
+and `project`, in all of them, puts the known part into the answer. A sampler with noise lets the
+unknown part settle: eta = 1, or DDNM's 0.85.
+
+Sources: Song et al. 2021 (arXiv:2011.13456), appendix I.2 (replacement); Lugmayr et al. 2022
+(arXiv:2201.09865, RePaint); Wang et al. 2023 (arXiv:2212.00490, DDNM); Chung et al. 2023
+(arXiv:2209.14687, DPS); Song et al. 2023 (PiGDM, its covariance).
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ddim_jax.denoisers import Denoiser
+from ddim_jax.predictions import Prediction, expand
+from ddim_jax.sampling import Task
+from ddim_jax.schedules import NoiseLevel, Schedule
+from ddim_jax.solvers import SolverTable
+from ddim_jax.solvers.rows import NOISE, POINT, Rows
+
+Array = Any
+LEAST_COSINE = 0.1
+"""Between error and gradient: below it, a network's gradient says too little for a line search."""
+
+
+class Known(NamedTuple):
+    """What is known of a batch; it changes between calls without recompiling.
+
+    Attributes:
+        y: [B, ...] A x0.
+        mask: [B, H, W, 1], 1 where pixels are known, for `masking`; else None.
+    """
+
+    y: Array
+    mask: Array | None = None
+
+
+class Operator(NamedTuple):
+    """A linear map and its pseudo-inverse.
+
+    Attributes:
+        forward: (x0 [B, H, W, C], mask) -> y.
+        inverse: (y, mask) -> [B, H, W, C], A+ y.
+    """
+
+    forward: Callable[[Array, Array | None], Array]
+    inverse: Callable[[Array, Array | None], Array]
+
+
+def masking() -> Operator:
+    """Pixels where the mask is 1."""
+    return Operator(lambda x, mask: mask * x, lambda y, mask: mask * y)
+
+
+def average(factor: int) -> Operator:
+    """Means over factor x factor pixels: super-resolution.
+
+    Raises:
+        ValueError: a factor below 2; (of the maps) an image that it does not divide.
+    """
+    if factor < 2:
+        raise ValueError(f"factor must be at least 2, got {factor}")
+
+    def forward(x, mask=None):
+        batch, height, width, channels = x.shape
+        if height % factor or width % factor:
+            raise ValueError(f"{height} x {width} pixels are not divisible by factor {factor}")
+        x = x.reshape(batch, height // factor, factor, width // factor, factor, channels)
+        return jnp.mean(x, (2, 4))
+
+    def inverse(y, mask=None):
+        return jnp.repeat(jnp.repeat(y, factor, 1), factor, 2)
+
+    return Operator(forward, inverse)
+
+
+def grey() -> Operator:
+    """The mean of the colours: colourisation."""
+    return Operator(
+        lambda x, mask=None: jnp.mean(x, -1, keepdims=True),
+        lambda y, mask=None: jnp.repeat(y, 3, -1),
+    )
+
+
+def blur(std: float, floor: float = 0.02) -> Operator:
+    """A Gaussian blur over the edges' wrap-around: deblurring.
+
+    Args:
+        std: of the kernel, pixels.
+        floor: frequencies that are damped below this are neither seen nor restored.
+
+    Raises:
+        ValueError: a width that is not positive.
+    """
+    if std <= 0:
+        raise ValueError(f"std must be positive, got {std}; 1.5 is usual")
+
+    def response(height, width):
+        rows, columns = np.fft.fftfreq(height), np.fft.rfftfreq(width)
+        squared = rows[:, None] ** 2 + columns**2
+        gain = np.exp(-2 * (np.pi * std) ** 2 * squared)
+        return np.where(gain < floor, 0.0, gain)[None, :, :, None]
+
+    def filtered(x, invert):
+        gain = response(*x.shape[1:3])
+        gain = np.where(gain > 0, 1 / np.where(gain > 0, gain, 1), 0.0) if invert else gain
+        spectrum = jnp.fft.rfft2(x, axes=(1, 2)) * gain.astype(np.complex64)
+        return jnp.fft.irfft2(spectrum, s=x.shape[1:3], axes=(1, 2)).astype(x.dtype)
+
+    return Operator(lambda x, mask=None: filtered(x, False), lambda y, mask=None: filtered(y, True))
+
+
+def replacement() -> Task:
+    """Known pixels are noised afresh to the level of every evaluation. Source: Song et al. 2021."""
+
+    def constrain(x: Array, level: NoiseLevel, keys: Array, known: Known) -> Array:
+        z = jax.vmap(lambda key: jax.random.normal(key, x.shape[1:], x.dtype))(keys)
+        noisy = expand(level.alpha, x) * known.y + expand(level.sigma, x) * z
+        return known.mask * noisy + (1 - known.mask) * x
+
+    return Task(constrain=constrain)
+
+
+def ddnm(operator: Operator) -> Task:
+    """The seen part of every clean estimate is replaced; eps stays the network's own.
+
+    Source: Wang et al. 2023, algorithm 1.
+    """
+
+    def wrap(denoise: Denoiser, known: Known) -> Denoiser:
+        def replaced(x: Array, level: NoiseLevel) -> Prediction:
+            x0, eps = denoise(x, level)
+            return Prediction(_project(operator, x0, known), eps)
+
+        return replaced
+
+    return Task(wrap, _at_the_end(operator))
+
+
+def dps(operator: Operator, scale: float = 1.0) -> Task:
+    """Every clean estimate is moved towards y, along the gradient through the network.
+
+        g = A+ (y - A x0),   p = (dx0 / dx)^T g,   x0 <- x0 + scale (|g|^2 / <g, p>) p
+
+    `sigma^2 / alpha` times p is the posterior covariance of x0 times g, so that this is the change
+    that y asks for; the factor is an exact line search, and for one number y the result is exact on
+    Gaussian data. DPS's own steps have a fixed length instead, which belongs to one sampler.
+
+    Args:
+        operator: A.
+        scale: strength; 1 meets y along p.
+
+    Source: Chung et al. 2023, algorithm 1; the covariance: Song et al. 2023 (PiGDM), equation 7.
+    """
+
+    def wrap(denoise: Denoiser, known: Known) -> Denoiser:
+        def moved(x: Array, level: NoiseLevel) -> Prediction:
+            (x0, eps), back = jax.vjp(lambda x: denoise(x, level), x)
+            error = _project(operator, x0, known) - x0
+            (pull,) = back(Prediction(error, jnp.zeros_like(eps)))
+            along, square, length = _dot(error, pull), _dot(error, error), _dot(pull, pull)
+            along = jnp.maximum(along, LEAST_COSINE * jnp.sqrt(square * length))
+            x0 = (
+                x0 + scale * jnp.where(along > 0, square / jnp.where(along > 0, along, 1), 0) * pull
+            )
+            return Prediction(x0, (x - expand(level.alpha, x) * x0) / expand(level.sigma, x))
+
+        return moved
+
+    return Task(wrap, _at_the_end(operator))
+
+
+def _dot(a: Array, b: Array) -> Array:
+    return jnp.sum(a * b, tuple(range(1, a.ndim)), keepdims=True)
+
+
+def repaint(
+    schedule: Schedule, times: np.ndarray, jump_length: int = 10, resamplings: int = 10
+) -> SolverTable:
+    """DDPM's sampler, which noises back every stretch of `jump_length` steps to draw it again.
+
+    The way back is merged into the row before it. For (250, 10, 10) it is 2,410 evaluations.
+
+    Args:
+        schedule: the forward process.
+        times: [steps + 1] the stride, to the clean end.
+        jump_length: steps that are gone back.
+        resamplings: how often each stretch is drawn; 1 is the plain sampler.
+
+    Raises:
+        ValueError: a number below 1.
+
+    Source: Lugmayr et al. 2022, section 4.2 and appendix B (the authors' schedule of jumps).
+    """
+    if jump_length < 1 or resamplings < 1:
+        raise ValueError(
+            f"jump_length and resamplings must be at least 1, got {jump_length} and {resamplings}"
+        )
+    level, lam = schedule.level(times), schedule.half_log_snr(times)
+    steps = len(times) - 1
+    rows = Rows(schedule, times)
+    for here, there in _jumps(steps, jump_length, resamplings):
+        lost = -np.expm1(-2 * (lam[here + 1] - lam[here]))
+        x0 = rows.predict(times[here], x0=1.0)
+        a, s = level.alpha, level.sigma
+        keep = (s[here + 1] / s[here]) ** 2 * a[here] / a[here + 1]
+        std = s[here + 1] * np.sqrt(lost)
+        back = a[there] / a[here + 1]  # 1 where nothing is gone back
+        noise = np.sqrt(np.maximum(s[there] ** 2 - (back * s[here + 1]) ** 2, 0.0))
+        clean = a[here + 1] * lost * x0 + keep * POINT
+        rows.move(back * clean + np.hypot(back * std, noise) * NOISE)
+    return rows.table().validate()
+
+
+def _jumps(steps: int, length: int, resamplings: int) -> list[tuple[int, int]]:
+    """(here, there) of every evaluation: at point `here` of the stride, then on at `there`."""
+    left = {steps - 1 - n: resamplings - 1 for n in range(0, steps - length, length)}
+    found, here = [], 0
+    while here < steps:
+        there = here + 1
+        if left.get(there, 0) > 0:
+            left[there] -= 1
+            there -= length
+        found.append((here, there))
+        here = there
+    return found
+
+
+def _project(operator: Operator, x0: Array, known: Known) -> Array:
+    y, mask = known
+    return x0 + operator.inverse(y - operator.forward(x0, mask), mask)
+
+
+def _at_the_end(operator: Operator) -> Callable:
+    def constrain(x: Array, level: NoiseLevel, keys: Array, known: Known) -> Array:
+        return jnp.where(level.sigma == 0, _project(operator, x, known), x)
+
+    return constrain
