@@ -137,7 +137,7 @@ def build(config: ml_collections.ConfigDict) -> Experiment:
             "noisy end; use prediction 'v' or 'flow'"
         )
     options = dict(config.model)
-    _check_options(UNet, options, "model")
+    check_options(UNet, options, "model")
     model = UNet(**{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()})
     return Experiment(
         schedule=schedule,
@@ -164,7 +164,7 @@ def build_loss(
     options = config.loss.to_dict()
     name = options.pop("name")
     make = lookup(losses.LOSSES, name, "loss")
-    _check_options(make, options, "loss")
+    check_options(make, options, "loss")
     if "times" in options:
         options["times"] = _make(TIMES, options["times"], "times", experiment.schedule)
     if "weighting" in options:
@@ -212,7 +212,7 @@ def _decay(section: Mapping, pairs: losses.Pairs | None) -> Callable:
 
 def build_optimizer(config: ml_collections.ConfigDict):
     """The optax optimizer that a config names."""
-    _check_options(make_optimizer, config.optimizer, "optimizer")
+    check_options(make_optimizer, config.optimizer, "optimizer")
     return make_optimizer(**config.optimizer)
 
 
@@ -247,7 +247,7 @@ def build_table(
     info = lookup(solvers.SOLVERS, solver, "solver")
     options, stride_options = dict(solver_options or {}), dict(stride_options or {})
     data_std = options.pop("analytical_first_step", None)
-    _check_options(info.make, options, f"solver {solver!r}")
+    check_options(info.make, options, f"solver {solver!r}")
     make = info.make(**options)
     if data_std is not None:
         make = solvers.analytical_first_step(make, data_std)
@@ -260,12 +260,22 @@ def build_table(
                 "nor stride options with it, or name another stride"
             )
         return learned.table(schedule, make)
-    make_stride = lookup(strides.STRIDES, stride, "stride")
     stride_options = {"lam_min": info.lam_min} | stride_options
-    _check_options(make_stride, stride_options, f"stride {stride!r}")
-    return make(
-        schedule, make_stride(schedule, 20 if steps is None else steps, **stride_options)
-    ).validate()
+    steps = 20 if steps is None else steps
+    return make(schedule, build_times(schedule, stride, steps, stride_options)).validate()
+
+
+def build_times(
+    schedule: Schedule, stride: str, steps: int, options: Mapping | None = None
+) -> np.ndarray:
+    """[steps + 1] the times of a stride by its name.
+
+    Raises:
+        ValueError: an unknown name or option, steps out of range.
+    """
+    make = lookup(strides.STRIDES, stride, "stride")
+    check_options(make, options or {}, f"stride {stride!r}")
+    return make(schedule, steps, **(options or {}))
 
 
 def lookup(known: Mapping, name: str, what: str) -> Any:
@@ -280,11 +290,11 @@ def lookup(known: Mapping, name: str, what: str) -> Any:
 def _make(known: Mapping, section: Mapping, what: str, *args) -> Any:
     options = dict(section)
     make = lookup(known, options.pop("name"), what)
-    _check_options(make, options, what)
+    check_options(make, options, what)
     return make(*args, **options)
 
 
-def _check_options(make: Callable, options: Mapping, what: str) -> None:
+def check_options(make: Callable, options: Mapping, what: str) -> None:
     """Raises ValueError if a function has no such options; `**options` are let through."""
     parameters = inspect.signature(make).parameters.values()
     if any(p.kind is p.VAR_KEYWORD for p in parameters):

@@ -107,7 +107,7 @@ class Generator:
         *,
         adaptive: bool = False,
         clip: str = "static",
-        trajectory: bool = False,
+        collect: Sequence[str] = (),
         progress: Callable[[int], None] | None = None,
         task: sampling.Task | None = None,
     ):
@@ -117,15 +117,15 @@ class Generator:
             model: the network.
             adaptive: tables are tolerances.
             clip: "static", "dynamic" or "none".
-            trajectory: results collect the clean estimates of every row; of a table only.
+            collect: "x0", "x": what results have of every row, see `sampling.run`; of a table only.
             progress: called with the number of each finished row.
             task: what samples have to agree with; of a table only.
 
         Raises:
-            ValueError: a trajectory without a table.
+            ValueError: something to collect without a table.
         """
         self.model = model
-        self._sample = _sampler(model.experiment, adaptive, clip, trajectory, progress, task)
+        self._sample = _sampler(model.experiment, adaptive, clip, collect, progress, task)
         self._mesh = parallel.make_mesh(jax.local_devices())
         self._params = parallel.replicate(model.params, self._mesh)
         self._programs = {}
@@ -246,9 +246,8 @@ def generate(
     per_batch, unit = (1, "batch") if adaptive else (table.nfe, "eval")
     bar = tqdm(total=-(-num_samples // batch) * per_batch, unit=unit, disable=not show_progress)
     progress = (lambda row: bar.update()) if show_progress else None
-    generator = Generator(
-        model, adaptive=adaptive, clip=clip, trajectory=trajectory, progress=progress
-    )
+    collect = ("x0",) if trajectory else ()
+    generator = Generator(model, adaptive=adaptive, clip=clip, collect=collect, progress=progress)
     images, estimates, nfe = [], [], []
     for first in range(0, num_samples, batch):
         index = np.arange(first, first + batch)  # the last batch draws more than it keeps
@@ -276,15 +275,14 @@ def _sampler(
     parts: Experiment,
     adaptive: bool,
     clip: str,
-    trajectory: bool,
+    collect: Sequence[str],
     progress: Callable | None,
     task: sampling.Task | None,
 ) -> Callable:
     """A jitted `f(params, table, x, keys, cond, guidance, known)` that answers with `.x`."""
     if not adaptive:
-        collect = ("x0",) if trajectory else ()
         return parts.sampler(clip=clip, collect=collect, progress=progress, task=task)
-    if trajectory:
+    if collect:
         raise ValueError("a trajectory needs a table: samples under a tolerance share no steps")
     draw = parts.adaptive_sampler(clip=clip)
 

@@ -37,7 +37,7 @@ class RoundTrip(NamedTuple):
         up: from an image to a standard normal. It returns a `State`, which `down` starts from;
             the sample of that state is the latent.
         down: from that state to the image.
-        repeats: rows of `up` that solve one step; the last two differ by the residual.
+        repeats: rows of `up` that solve one step, each but the last ending at an iterate.
     """
 
     up: SolverTable
@@ -85,9 +85,10 @@ def reverse(solver: Solver | None = None) -> Inversion:
 def fixed_point(refinements: int = 5) -> Inversion:
     """DDIM's steps undone by iteration; contracts where tan(d) times the slope of u is below 1.
 
+    The first evaluation of a step is where the slope of the step before leads.
+
     Args:
-        refinements: iterations after the first guess, which is u at the cleaner point; each costs
-            an evaluation a step. 0 is naive inversion on the levels of the way down.
+        refinements: further iterations; each costs an evaluation a step.
 
     Raises:
         ValueError: a negative number; (of the result) steps of a right angle or more.
@@ -101,9 +102,11 @@ def fixed_point(refinements: int = 5) -> Inversion:
         turn = _Rotation(schedule, times)
         rows = Rows(schedule, times[::-1], start=(1.0, 0.0))
         for k in reversed(range(len(times) - 1)):
-            for repeat in range(refinements + 1):
-                u = turn.velocity(rows, k)
-                rows.move(turn.undo(k, BASE, u), None if repeat == refinements else BASE)
+            for _ in range(refinements):
+                rows.move(turn.undo(k, BASE, turn.velocity(rows, k)), BASE)
+            u = turn.velocity(rows, k)
+            found = turn.undo(k, BASE, u)
+            rows.move(turn.up(k - 1, found, u) if k else found, found)
         up = _to_unit(rows.table(), schedule, times).validate()
         return RoundTrip(up, ddim()(schedule, times), refinements + 1)
 
