@@ -68,12 +68,15 @@ def main(argv):
 
 def _draw():
     """Checks the flags, draws, writes; returns (path, result, how it was drawn)."""
-    from ddim_jax import generation
+    from ddim_jax import files, generation
     from ddim_jax.models import pretrained
     from ddim_jax.probability_flow import Tolerance
 
-    trajectory = _free(_TRAJECTORY.value, (".gif", ".png"), "--trajectory")
-    out = _free(_OUT.value, (".png", ".npz"), "--out")
+    trajectory, out = _TRAJECTORY.value, _OUT.value
+    if trajectory is not None:
+        trajectory = files.check_new(trajectory, (".gif", ".png"), "--trajectory", _OVERWRITE.value)
+    if out is not None:
+        out = files.check_new(out, (".png", ".npz"), "--out", _OVERWRITE.value)
     model = pretrained.load(_CHECKPOINT.value)
     table, how = _tolerance() if _SOLVER.value == "adaptive" else _table(model)
     generation.check(model, _NUM_SAMPLES.value, _BATCH_SIZE.value, _guidance())
@@ -89,7 +92,7 @@ def _draw():
         trajectory=trajectory is not None,
         show_progress=_PROGRESS.value,
     )
-    out = out or _next_free(Path("samples"), model.name)
+    out = out or files.next_free(Path("samples"), model.name)
     _write(result, out, trajectory)
     if isinstance(table, Tolerance):
         spread = f"{result.nfe.min()}..{result.nfe.max()} (mean {result.nfe.mean():.0f})"
@@ -195,25 +198,6 @@ def _guidance():
     if _GUIDANCE_SCALE.value == 1:
         return None
     return Guidance(_GUIDANCE_SCALE.value, (low, high), _GUIDANCE_RESCALE.value)
-
-
-def _free(path: str | None, suffixes: tuple[str, ...], flag: str) -> Path | None:
-    """The path as a Path, if it may be written."""
-    if path is None:
-        return None
-    path = Path(path)
-    if path.suffix not in suffixes:
-        raise ValueError(f"{flag} must end in {' or '.join(suffixes)}, got {path}")
-    if path.exists() and not _OVERWRITE.value:
-        raise ValueError(f"{flag} {path} exists; choose another name, or pass --overwrite")
-    return path
-
-
-def _next_free(folder: Path, name: str) -> Path:
-    number = 1
-    while (path := folder / f"{name}-{number:04d}.png").exists():
-        number += 1
-    return path
 
 
 def _write(result, out: Path, trajectory: Path | None) -> None:

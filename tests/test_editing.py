@@ -1,0 +1,240 @@
+"""The editor on the bundled network, and the command on a tiny one: pictures, numbers, errors."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import digits
+from ddim_jax import data, edit
+from ddim_jax.editing import restoration
+from ddim_jax.editing.editor import Editor, error, partial
+from ddim_jax.guidance import Guidance
+from ddim_jax.models import pretrained
+from ddim_jax.training import loop
+from tests.tiny import tiny
+
+
+@pytest.fixture(scope="module")
+def bundled():
+    return pretrained.load("digits")
+
+
+@pytest.fixture(scope="module")
+def images():
+    source = data.load("digits")
+    chosen = [source[i] for i in range(4)]
+    return (
+        data.to_unit_range(np.stack([example["image"] for example in chosen])),
+        np.array([example["label"] for example in chosen]),
+    )
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """The workdir of a tiny class-conditional network on 8 x 8 digits."""
+    workdir = tmp_path_factory.mktemp("tiny")
+    loop.train(tiny(digits.get_config(), levels=1), workdir)
+    return workdir
+
+
+def edits(model, **options):
+    return Editor(model, batch_size=4, show_progress=False, **options)
+
+
+def test_real_digits_come_back(bundled, images):
+    """Few steps here; docs/gallery.md has 256 digits at 50."""
+    x, labels = images
+    errors = {}
+    for method in ("ddim", "fixed_point", "bdia"):
+        editor = edits(bundled, method=method, steps=12)
+        code = editor.invert(x, labels)
+        errors[method] = error(x, editor.draw(code.state, labels)).max()
+        assert code.state.evaluate.shape == x.shape
+        assert (code.residual is not None) == (method == "fixed_point")
+    assert errors["fixed_point"] < errors["ddim"] / 20
+    assert errors["bdia"] < 1e-9
+    assert 0 < code.state.evaluate.std() < 1.5
+
+
+def test_new_images_masks_and_strengths_compile_nothing(bundled, images):
+    x, labels = images
+    editor = edits(bundled, steps=2, refinements=2)
+    for shift in (0.0, 0.1):
+        editor.draw(editor.invert(x + shift, labels).state, labels[::-1])
+    assert len(editor._up._programs) == len(editor._down._programs) == 1
+    traced = []
+    task = restoration.replacement()
+
+    def counted(*args):
+        traced.append(1)
+        return task.constrain(*args)
+
+    from ddim_jax import generation
+
+    generator = generation.Generator(bundled, clip="none", task=task._replace(constrain=counted))
+    table = partial(bundled, "ddim", 1.0, 2)
+    rng = np.random.default_rng(0)
+    for _ in range(2):
+        mask = rng.integers(0, 2, (4, 28, 28, 1)).astype(np.float32)
+        found = generator.draw(
+            table, np.arange(4), labels=labels, known=restoration.Known(mask * x, mask)
+        ).x
+        np.testing.assert_array_equal(mask * found, mask * x)
+        count = len(traced)
+    assert len(traced) == count
+
+
+def test_guidance_and_batches_of_any_size(bundled, images):
+    x, labels = images
+    whole = edits(bundled, steps=2, method="bdia", guidance=Guidance(2.0))
+    parts = Editor(
+        bundled, steps=2, method="bdia", guidance=Guidance(2.0), batch_size=3, show_progress=False
+    )
+    ours, theirs = whole.invert(x, labels).state, parts.invert(x, labels).state
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), ours, theirs)
+    np.testing.assert_allclose(parts.draw(theirs, labels), x, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(method="ddmi"), "unknown inversion 'ddmi' .did you mean"),
+        (dict(method="ddpm"), "inversion needs a deterministic solver"),
+        (
+            dict(method="bdia", gama=1),
+            "inversion 'bdia' has no option 'gama' .did you mean 'gamma'",
+        ),
+        (dict(stride="unifrm"), "unknown stride 'unifrm'"),
+        (dict(steps=0), "steps must be"),
+    ],
+)
+def test_bad_editors(bundled, options, message):
+    with pytest.raises(ValueError, match=message):
+        edits(bundled, **options)
+
+
+def test_bad_images(bundled):
+    editor = edits(bundled, steps=2)
+    with pytest.raises(ValueError, match=r"takes images \[N, 28, 28, 1\], got \[2, 8, 8, 1\]"):
+        editor.invert(np.zeros((2, 8, 8, 1)))
+    with pytest.raises(ValueError, match="strength must be in .*got 0.001"):
+        partial(bundled, "ddim", 0.001, 50)
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def command(checkpoint, tmp_path, monkeypatch, capsys):
+    """Runs one on the tiny network; returns its numbers."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(name, *flags):
+        common = (f"--checkpoint={checkpoint}", "--resize", "--num=4", "--steps=4")
+        edit.main([name, *common, *flags])
+        out = capsys.readouterr().out.splitlines()[-1].split(": ")[0]
+        return out, json.loads((tmp_path / out).with_suffix(".json").read_text())
+
+    return run
+
+
+def test_inversion_of_several_step_counts_makes_a_table_and_a_plot(command, tmp_path):
+    flags = ("--method=bdia", "--steps=3,6", "--latents=codes.npz", "--out=out.png")
+    table = command("invert", *flags)[1]["table"]
+    assert [row["steps"] for row in table] == [3, 6]
+    assert all(row["mean_squared_error"] < 1e-8 and len(row["errors"]) == 4 for row in table)
+    assert Image.open(tmp_path / "invert_error-0001.png").size[0] > 300
+    with np.load(tmp_path / "codes.npz") as codes:
+        assert codes["latents"].shape == codes["base"].shape == (4, 8, 8, 1)
+
+
+def test_a_walk_between_noises_and_between_images(command, tmp_path):
+    out, numbers = command("interpolate", "--seeds=1,2,3", "--frames=4", "--label=3")
+    assert out == "edits/interpolate-0001.png" and numbers["frames"] == 9
+    out, numbers = command("interpolate", "--grid=3", "--method=ddim")
+    assert out == "edits/interpolate-0002.png" and numbers["frames"] == 9
+    out, _ = command("interpolate", "--num=2", "--frames=3", "--out=walk.gif")
+    assert Image.open(tmp_path / out).n_frames == 6  # there and back
+
+
+def test_directions_from_sets_and_from_labels(command, tmp_path):
+    for name in ("bold", "thin"):
+        (tmp_path / name).mkdir()
+        pixels = np.full((12, 12), 200 if name == "bold" else 20, np.uint8)
+        for i in range(2):
+            Image.fromarray(pixels).save(tmp_path / name / f"{i}.png")
+    _, numbers = command("arithmetic", "--toward=bold", "--away=folder:thin", "--strength=0,1")
+    assert (numbers["toward"], numbers["away"], numbers["direction"]) == (2, 2, "mean")
+    assert set(numbers["mean_brightness"]) == {"image", "+0", "+1"}
+    flags = ("--learn_from=60", "--probe")
+    _, numbers = command("attribute", "--by=7:1", *flags)
+    assert numbers["toward"] == 6 and numbers["direction"] == "probe"
+    _, by_ink = command("attribute", "--random", "--learn_from=60")
+    assert by_ink["direction"] == "random"
+
+
+@pytest.mark.parametrize("method", edit.RESTORATIONS)
+def test_inpainting_keeps_what_is_known(command, method, tmp_path):
+    mask = np.zeros((8, 8), np.uint8)
+    mask[:3] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    _, numbers = command("inpaint", f"--method={method}", "--mask=mask.png", "--resamplings=2")
+    assert numbers["known_error"] < 1e-6
+    assert numbers["evaluations"] > 4 if method == "repaint" else numbers["evaluations"] == 4
+
+
+def test_sharper_images(command):
+    for method, operator in (("ddnm", "average:2"), ("dps", "blur:0.6")):
+        _, numbers = command("inpaint", f"--method={method}", f"--operator={operator}")
+        assert numbers["known_error"] < (1e-5 if operator == "average:2" else 0.05)
+
+
+def test_translation_and_sdedit(command, checkpoint):
+    _, numbers = command("translate", "--toward=8", "--method=bdia")
+    assert numbers["cycle_error"] < 0.1
+    command("translate", f"--target={checkpoint}", "--method=ddim")
+    _, numbers = command("sdedit", "--strength=0.25,1")
+    distances = numbers["mean_squared_difference"]
+    assert distances["image"] == 0 < distances["0.25"] < distances["1"]
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (("invert", "--images=nowhere.png"), "nowhere.png"),
+        (("invert", "--index=9999"), r"--index must be 0..4999 for digits, got 9999"),
+        (("invert", "--out=x.gif"), "--out must end in .png, got x.gif"),
+        (("invert", "--out=there.png"), "--out there.png exists; choose another name"),
+        (("invert", "--images=broken"), "broken"),
+        (("invert", "--method=ddpm"), "inversion needs a deterministic solver"),
+        (("inpaint", "--mask=middle"), "--mask must be a file or one of left, right"),
+        (("inpaint", "--mask=there.png"), "is 5 x 5, the images are 8 x 8; white is known"),
+        (("inpaint", "--operator=average"), "--method=repaint replaces pixels, and --operator=ave"),
+        (("inpaint", "--operator=grey", "--method=dps"), "--operator=grey needs colour images"),
+        (("inpaint", "--operator=warp", "--method=dps"), "unknown operator 'warp'"),
+        (("translate",), "needs --toward, a class, or --target"),
+        (("translate", "--toward=12"), "labels must be 0..9"),
+        (("sdedit", "--strength=2"), r"strength must be in \(0, 1\]"),
+        (("attribute", "--by=colour"), "--by must be ink, or two classes .* got colour"),
+        (("attribute", "--by=7:12"), "--by=7:12 finds no images on one side"),
+        (("interpolate", "--seeds=1,2", "--grid=4"), "a grid needs 4 corners"),
+        (("arithmetic", "--toward=empty", "--away=digits"), "empty"),
+    ],
+)
+def test_errors_are_one_line(command, flags, message, tmp_path):
+    Image.fromarray(np.zeros((5, 5), np.uint8)).save(tmp_path / "there.png")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "a.png").write_bytes(b"no picture")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SystemExit, match=message):
+        command(*flags)
+
+
+def test_images_of_another_size_are_resized_only_when_asked(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=r"shape \(28, 28, 1\), .* draws \(8, 8, 1\); --resize"):
+        edit.main(["invert", f"--checkpoint={checkpoint}"])
+    assert not list(tmp_path.iterdir())
