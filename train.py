@@ -37,6 +37,8 @@ def main(argv):
         state = stages.train(_CONFIG.value, workdir)
     except (ValueError, OSError, loop.NotFiniteError) as error:
         sys.exit(f"train.py: {error}")
+    except KeyboardInterrupt:  # while pairs are drawn or the step compiles
+        sys.exit("train.py: stopped; the same command goes on from what is saved")
     places = "*/samples" if _CONFIG.value.get("stages") else "samples"
     print(f"At step {int(state.step)}; pictures in {os.path.join(workdir, places)}")
 

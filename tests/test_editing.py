@@ -9,7 +9,7 @@ from PIL import Image
 
 from configs import digits
 from ddim_jax import data, edit
-from ddim_jax.editing import restoration
+from ddim_jax.editing import actions, restoration
 from ddim_jax.editing.editor import Editor, error, partial
 from ddim_jax.guidance import Guidance
 from ddim_jax.models import pretrained
@@ -151,6 +151,13 @@ def test_inversion_of_several_step_counts_makes_a_table_and_a_plot(command, tmp_
         assert codes["latents"].shape == codes["base"].shape == (4, 8, 8, 1)
 
 
+def test_the_same_noise_in_several_step_counts(command):
+    _, numbers = command("compare", "--steps=2,4", "--method=ddim")
+    coarse, fine = numbers["table"]
+    assert fine["distance"] == 0 < coarse["distance"] and coarse["correlation"] < 1
+    np.testing.assert_allclose(fine["correlation"], 1)
+
+
 def test_a_walk_between_noises_and_between_images(command, tmp_path):
     out, numbers = command("interpolate", "--seeds=1,2,3", "--frames=4", "--label=3")
     assert out == "edits/interpolate-0001.png" and numbers["frames"] == 9
@@ -176,7 +183,7 @@ def test_directions_from_sets_and_from_labels(command, tmp_path):
     assert by_ink["direction"] == "random"
 
 
-@pytest.mark.parametrize("method", edit.RESTORATIONS)
+@pytest.mark.parametrize("method", actions.RESTORATIONS)
 def test_inpainting_keeps_what_is_known(command, method, tmp_path):
     mask = np.zeros((8, 8), np.uint8)
     mask[:3] = 255
@@ -205,7 +212,9 @@ def test_translation_and_sdedit(command, checkpoint):
     "flags, message",
     [
         (("invert", "--images=nowhere.png"), "nowhere.png"),
-        (("invert", "--index=9999"), r"--index must be 0..4999 for digits, got 9999"),
+        (("invert", "--index=9999"), r"--index must be 0..4999, got 9999"),
+        (("invert", "--only=12"), "--only=12: digits holds no image of that class"),
+        (("invert", "--save=there.png"), "--save must end in .npz"),
         (("invert", "--out=x.gif"), "--out must end in .png, got x.gif"),
         (("invert", "--out=there.png"), "--out there.png exists; choose another name"),
         (("invert", "--images=broken"), "broken"),

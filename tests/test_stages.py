@@ -3,6 +3,10 @@
 import json
 import shutil
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import jax
 import ml_collections
@@ -16,6 +20,8 @@ from ddim_jax.guidance import Guidance
 from ddim_jax.models import pretrained
 from ddim_jax.training import loop, stages
 from tests.tiny import tiny
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +114,40 @@ def test_a_stage_stopped_early_does_not_hand_over(teacher, tmp_path, monkeypatch
     monkeypatch.setattr(loop.MetricsWriter, "add", add_and_signal)
     stages.train(config(teacher, student(2), student(1)), tmp_path)
     assert not (tmp_path / "1_step").exists()
+
+
+CHILD = """
+import sys
+from tests.test_stages import config, student
+from ddim_jax.training import stages
+stages.train(config(sys.argv[1], student(2), student(1), steps=80, checkpoint_every=7), sys.argv[2])
+"""
+
+
+@pytest.mark.slow
+def test_kill_9_inside_the_second_stage(teacher, tmp_path):
+    """The same command ends in the state of an uninterrupted run, and halves no stage twice."""
+
+    def child(workdir):
+        return [sys.executable, "-c", CHILD, str(teacher), str(workdir)]
+
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    subprocess.run(child(whole), cwd=ROOT, check=True)
+    process, metrics = subprocess.Popen(child(broken), cwd=ROOT), broken / "1_step/metrics.jsonl"
+    while process.poll() is None and not (
+        metrics.exists() and metrics.read_text().count("\n") >= 30
+    ):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -9
+    first = (broken / "2_step/metrics.jsonl").read_text()
+    subprocess.run(child(broken), cwd=ROOT, check=True)
+    assert (broken / "2_step/metrics.jsonl").read_text() == first
+    fingerprints = [
+        pretrained.fingerprint(pretrained.load(workdir / "1_step").params)
+        for workdir in (whole, broken)
+    ]
+    assert fingerprints[0] == fingerprints[1] and pretrained.load(broken / "1_step").step == 80
 
 
 def test_another_teacher_is_another_run(teacher, chain, tmp_path):
