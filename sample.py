@@ -26,7 +26,9 @@ _TOLERANCE = flags.DEFINE_float("tolerance", 1e-3, "of solver adaptive: error of
 _ETA = flags.DEFINE_float("eta", None, "of solver ddim: 0 deterministic ... 1 DDPM")
 _SOLVER_OPTIONS = flags.DEFINE_list("solver_options", [], "like order=3,lower_order_final=False")
 _STRIDE_OPTIONS = flags.DEFINE_list("stride_options", [], "like rho=5,lam_min=-4")
-_GUIDANCE_SCALE = flags.DEFINE_float("guidance_scale", 1.0, "1: none; 0: without labels")
+_GUIDANCE_SCALE = flags.DEFINE_float(
+    "guidance_scale", None, "1: none; 0: without labels; default the checkpoint's"
+)
 _GUIDANCE_INTERVAL = flags.DEFINE_list(
     "guidance_interval", ["0", "inf"], "low,high in sigma/alpha outside of which there is none"
 )
@@ -78,8 +80,9 @@ def _draw():
     if out is not None:
         out = files.check_new(out, (".png", ".npz"), "--out", _OVERWRITE.value)
     model = pretrained.load(_CHECKPOINT.value)
+    guidance = _guidance(model)
     table, how = _tolerance() if _SOLVER.value == "adaptive" else _table(model)
-    generation.check(model, _NUM_SAMPLES.value, _BATCH_SIZE.value, _guidance())
+    generation.check(model, _NUM_SAMPLES.value, _BATCH_SIZE.value, guidance)
     result = generation.generate(
         model,
         table,
@@ -87,7 +90,7 @@ def _draw():
         num_samples=_NUM_SAMPLES.value,
         batch_size=_BATCH_SIZE.value,
         seed=_SEED.value,
-        guidance=_guidance(),
+        guidance=guidance,
         clip=_CLIP.value or model.config.sample.clip,
         trajectory=trajectory is not None,
         show_progress=_PROGRESS.value,
@@ -97,7 +100,7 @@ def _draw():
     if isinstance(table, Tolerance):
         spread = f"{result.nfe.min()}..{result.nfe.max()} (mean {result.nfe.mean():.0f})"
         how = f"{how}, NFE {spread}"
-    if _guidance() is not None and not model.experiment.takes_guidance:
+    if guidance is not None and not model.experiment.takes_guidance:
         how += " x 2 forward passes (guided)"
     return out, result, how
 
@@ -155,7 +158,7 @@ def _say_differences(model, solver: str, stride: str) -> None:
 
     differences = files.load(stride).differences(
         solver=solver,
-        guidance=_GUIDANCE_SCALE.value,
+        guidance=_scale(model),
         weights=pretrained.fingerprint(model.params),
     )
     for difference in differences:
@@ -186,7 +189,12 @@ def _int_labels() -> list[int]:
         raise ValueError(f"labels must be whole numbers like 3,1,4, got {_LABELS.value}") from None
 
 
-def _guidance():
+def _scale(model) -> float:
+    given = _GUIDANCE_SCALE.value
+    return model.config.sample.get("guidance_scale", 1.0) if given is None else given
+
+
+def _guidance(model):
     from ddim_jax.guidance import Guidance
 
     try:
@@ -195,9 +203,8 @@ def _guidance():
         raise ValueError(
             f"guidance_interval must be low,high like 0.2,5, got {_GUIDANCE_INTERVAL.value}"
         ) from None
-    if _GUIDANCE_SCALE.value == 1:
-        return None
-    return Guidance(_GUIDANCE_SCALE.value, (low, high), _GUIDANCE_RESCALE.value)
+    scale = _scale(model)
+    return None if scale == 1 else Guidance(scale, (low, high), _GUIDANCE_RESCALE.value)
 
 
 def _write(result, out: Path, trajectory: Path | None) -> None:

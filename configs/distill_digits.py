@@ -1,11 +1,12 @@
 """Progressive distillation of the bundled digits network to 8, 4, 2 and 1 steps, guided.
 
     python train.py --config=configs/distill_digits.py
-    python sample.py --checkpoint=runs/distill_digits/4_step --guidance_scale=1.2
+    python sample.py --checkpoint=runs/distill_digits/4_step --guidance_scale=2
 
 The first stage learns the guided prediction of the bundled network, for every scale from 1 to 3, in
-one evaluation instead of two; the scale stays an input of the students, which halve the steps. The
-stages are runs of their own in runs/distill_digits, and stop and resume like any run.
+one evaluation instead of two; the scale stays an input of the students, which halve the steps, and
+draw at 1.15 if not told otherwise. The stages are runs of their own in runs/distill_digits, and
+stop and resume like any run.
 """
 
 from configs.digits import get_config as digits
@@ -48,5 +49,5 @@ def stage(name: str, steps: int, length: int, loss: dict) -> dict:
         loss=loss,
         optimizer=dict(decay_steps=length),
         train=dict(steps=length),
-        sample=dict(steps=steps),
+        sample=dict(steps=steps, guidance_scale=1.15),
     )

@@ -117,6 +117,7 @@ def change(path, value):
         ("sample.stride", "quadratc", "unknown stride 'quadratc' .did you mean 'quadratic'"),
         ("sample.steps", 0, "steps must be a whole number >= 1, got 0"),
         ("sample.clip", "statik", "unknown clip 'statik'; it is one of none, static, dynamic"),
+        ("sample.guidance_scale", 2.0, "sample.guidance_scale=2.0 needs a class-conditional net"),
         ("sample.num_samples", 0, "config.sample.num_samples must be at least 1, got 0"),
         ("data.name", "digit", "digits"),
         ("data.image_shape", (10, 10, 1), "holds images of shape .8, 8, 1.*the config says"),
@@ -131,8 +132,11 @@ def change(path, value):
     ],
 )
 def test_a_wrong_config_is_refused_before_any_work(path, value, message, tmp_path):
+    config = change(path, value)
+    if path == "sample.guidance_scale":
+        config.model.num_classes = 0
     with pytest.raises(ValueError, match=message):
-        loop.train(change(path, value), tmp_path / "run")
+        loop.train(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

@@ -120,6 +120,24 @@ def test_the_command_draws_a_picture_and_never_overwrites(command, tmp_path, cap
     command(out="set.npz", overwrite=True)
 
 
+def test_the_checkpoints_own_guidance_scale_is_the_default(command, tmp_path, model):
+    """Three pictures of one seed: as the config says, told the same, told 1."""
+    own = model._replace(config=model.config.copy_and_resolve_references())
+    with own.config.unlocked():
+        own.config.sample.guidance_scale = 3.0
+    pretrained.save(tmp_path / "own.safetensors", own)
+    sets = {}
+    for name, flags in {
+        "own": {},
+        "three": {"guidance_scale": 3.0},
+        "one": {"guidance_scale": 1.0},
+    }.items():
+        command(checkpoint=str(tmp_path / "own.safetensors"), out=f"{name}.npz", **flags)
+        sets[name] = np.load(tmp_path / f"{name}.npz")["images"]
+    np.testing.assert_array_equal(sets["own"], sets["three"])
+    assert (sets["own"] != sets["one"]).any()
+
+
 def test_the_command_draws_to_a_tolerance(command, tmp_path, capsys):
     command(solver="adaptive", tolerance=0.1, num_samples=3, batch_size=2, guidance_scale=2.0)
     out = capsys.readouterr().out

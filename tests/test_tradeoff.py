@@ -230,6 +230,7 @@ def test_students_draw_as_their_own_config_says(swept):
     workdir, flags = swept
     model = pretrained.load(workdir / "tiny.safetensors")
     model.config.sample.update(steps=2, clip="none", stride_options={"lam_min": -4.0})
+    model.config.sample.guidance_scale = 1.5
     for name in ("fast_2step", "fast_1step"):
         pretrained.save(workdir / f"{name}.safetensors", model)
     places = f"{workdir / 'fast_2step.safetensors'},{workdir / 'fast_1step.safetensors'}:1:3"
@@ -237,6 +238,7 @@ def test_students_draw_as_their_own_config_says(swept):
     records = json.loads((workdir / "students.json").read_text())["records"]
     assert [r.get("student") for r in records] == [None] + ["fast, diffusion"] * 3
     assert [(r["nfe"], r["clip"]) for r in records[1:]] == [(2, "none"), (1, "none"), (3, "none")]
+    assert [r["guidance_scale"] for r in records] == [1.0, 1.5, 1.5, 1.5]
     assert {plots.curve_name(r) for r in records} == {"ddim", "fast, diffusion"}
     table = Cell("ddim", "uniform:lam_min=-4.0", 2).table(model.experiment.schedule)
     np.testing.assert_allclose(model.experiment.schedule.half_log_snr(table.level.t[0]), -4.0)

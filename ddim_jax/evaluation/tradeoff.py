@@ -171,7 +171,8 @@ def _own_cell(model: pretrained.Pretrained, steps: int, seed: int) -> Cell:
     options = dict(own.get("stride_options") or {})
     stride = ":".join([own.stride, *(f"{name}={value!r}" for name, value in options.items())])
     solver_options = tuple(dict(own.get("solver_options") or {}).items())
-    return Cell(own.solver, stride, steps, solver_options, 1.0, own.clip, seed)
+    scale = own.get("guidance_scale", 1.0)
+    return Cell(own.solver, stride, steps, solver_options, scale, own.clip, seed)
 
 
 def announce(planned: list[Planned], generator: generation.Generator, args) -> int:

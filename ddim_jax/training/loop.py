@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from ddim_jax import data, experiment, parallel, sampling
 from ddim_jax.experiment import Experiment
+from ddim_jax.guidance import Guidance
 from ddim_jax.losses import Loss
 from ddim_jax.models.pretrained import Pretrained
 from ddim_jax.training import starting
@@ -286,7 +287,9 @@ class SampleGrid:
         self._table = self.check(config, parts)
         x = sampling.initial_noise(keys, parts.image_shape)
         labels = None if self._labels is None else jnp.asarray(self._labels, jnp.int32)
-        arrays = (x, keys, parts.cond(labels, interval=parts.interval(self._table, count)))
+        scale, interval = options.get("guidance_scale", 1.0), parts.interval(self._table, count)
+        arrays = (x, keys, parts.cond(labels, guidance=scale, interval=interval))
+        self._guidance = None if scale == 1 or parts.takes_guidance else Guidance(scale)
         self._arrays = parallel.shard(arrays, mesh) if count % mesh.size == 0 else arrays
         self._sample = parts.sampler(clip=options.clip)
 
@@ -298,6 +301,11 @@ class SampleGrid:
             raise ValueError(
                 f"config.sample.num_samples must be at least 1, got {options.num_samples}; for no "
                 "pictures set config.train.sample_every=0"
+            )
+        if options.get("guidance_scale", 1.0) != 1 and not parts.num_classes:
+            raise ValueError(
+                f"config.sample.guidance_scale={options.guidance_scale} needs a class-conditional "
+                "network; leave it out, or set config.model.num_classes"
             )
         parts.sampler(clip=options.clip)  # raises for an unknown clip
         table = experiment.build_table(
@@ -314,7 +322,8 @@ class SampleGrid:
     def __call__(self, ema, step: int) -> Path:
         """Draws with these parameters and returns the picture's path."""
         x, keys, cond = self._arrays
-        images = data.to_uint8(np.asarray(self._sample(ema, self._table, x, keys, cond).x))
+        result = self._sample(ema, self._table, x, keys, cond, self._guidance)
+        images = data.to_uint8(np.asarray(result.x))
         path = self._folder / f"step_{step:07d}.png"
         if jax.process_index() == 0:
             self._folder.mkdir(parents=True, exist_ok=True)
