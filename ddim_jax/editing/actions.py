@@ -151,7 +151,9 @@ def arithmetic(model: Pretrained, args: argparse.Namespace) -> None:
 
 def attribute(model: Pretrained, args: argparse.Namespace) -> None:
     """Adds a direction learned from labels or from how much ink there is."""
-    source, labels = read(model, argparse.Namespace(**vars(args) | {"num": None, "index": ""}))
+    source, labels = read(
+        model, argparse.Namespace(**vars(args) | {"num": None, "index": "", "only": None})
+    )
     source, labels = (
         source[: args.learn_from],
         None if labels is None else labels[: args.learn_from],
