@@ -149,8 +149,10 @@ def test_an_exported_file_holds_the_network_and_its_config(finished, tmp_path, d
     back = pretrained.load(file)
     assert back.step == 6 and back.config.to_json() == model.config.to_json()
     model.config.data.name = "npz:/home/me/mine.npz"
+    model.config.start_from = "/home/me/runs/8_step"
     pretrained.save(tmp_path / "mine.safetensors", model)
-    assert pretrained.load(tmp_path / "mine.safetensors").config.data.name == "npz:mine.npz"
+    mine = pretrained.load(tmp_path / "mine.safetensors").config
+    assert (mine.data.name, mine.start_from) == ("npz:mine.npz", "8_step")
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance),
         back.params,

@@ -145,7 +145,10 @@ def save(path: str | Path, model: Pretrained, dtype: str = "float32") -> None:
     tensors = {key: np.asarray(value, dtype) for key, value in flat.items()}
     config = json.loads(model.config.to_json())
     kind, colon, place = config["data"]["name"].partition(":")
-    config["data"]["name"] = kind + colon + Path(place).name  # folders are this machine's alone
+    # folders are this machine's alone
+    config["data"]["name"] = kind + colon + Path(place).name
+    config["data"]["data_dir"] = ""
+    config["start_from"] = Path(config.get("start_from", "")).name
     metadata = {"format": FORMAT, "config": json.dumps(config), "step": str(model.step)}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(safetensors.numpy.save(tensors, metadata))
