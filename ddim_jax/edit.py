@@ -104,9 +104,11 @@ def run(args: argparse.Namespace) -> None:
     args.began = time.time()
     if args.out:
         suffixes = (".png", ".gif") if args.command == "interpolate" else (".png",)
-        files.check_new(args.out, suffixes, "--out", args.overwrite)
-    if args.save:
-        files.check_new(args.save, (".npz",), "--save", args.overwrite)
+        out = files.check_new(args.out, suffixes, "--out", args.overwrite)
+        files.check_new(out.with_suffix(".json"), (".json",), "beside --out,", args.overwrite)
+    for flag in ("save", "latents"):
+        if vars(args).get(flag):
+            files.check_new(vars(args)[flag], (".npz",), f"--{flag}", args.overwrite)
     model = pretrained.load(args.checkpoint)
     args.work(model, args)
 

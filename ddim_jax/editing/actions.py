@@ -76,8 +76,9 @@ def invert(model: Pretrained, args: argparse.Namespace) -> None:
             ", ".join(f"{key} {pictures.short(value)}" for key, value in shown.items()), flush=True
         )
     if args.latents:
-        path = files.check_new(args.latents, (".npz",), "--latents", args.overwrite)
-        np.savez(path, latents=code.state.evaluate, base=code.state.base, steps=args.steps[-1])
+        np.savez(
+            args.latents, latents=code.state.evaluate, base=code.state.base, steps=args.steps[-1]
+        )
     numbers = {"method": args.method, "images": len(images), "table": table}
     if len(table) > 1:
         _plot_errors(args, table)

@@ -7,7 +7,7 @@ Four ways to make samples agree with y, as tasks for `sampling.make_sampler`:
     ddnm          in every clean estimate, what A sees is replaced: x0 + A+ (y - A x0)
     dps           every clean estimate is moved along the gradient of its error, through the network
 
-and `project`, in all of them, puts the known part into the answer. A sampler with noise lets the
+and all of them put the known part into the answer. A sampler with noise lets the
 unknown part settle: eta = 1, or DDNM's 0.85.
 
 Sources: Song et al. 2021 (arXiv:2011.13456), appendix I.2 (replacement); Lugmayr et al. 2022
@@ -27,6 +27,7 @@ from ddim_jax.predictions import Prediction, expand
 from ddim_jax.sampling import Task
 from ddim_jax.schedules import NoiseLevel, Schedule
 from ddim_jax.solvers import SolverTable
+from ddim_jax.solvers.ddim import posterior
 from ddim_jax.solvers.rows import NOISE, POINT, Rows
 
 Array = Any
@@ -207,19 +208,15 @@ def repaint(
         raise ValueError(
             f"jump_length and resamplings must be at least 1, got {jump_length} and {resamplings}"
         )
-    level, lam = schedule.level(times), schedule.half_log_snr(times)
-    steps = len(times) - 1
+    of_x0, of_x, std = posterior(schedule, times)
+    a, s = schedule.level(times)[1:3]
     rows = Rows(schedule, times)
-    for here, there in _jumps(steps, jump_length, resamplings):
-        lost = -np.expm1(-2 * (lam[here + 1] - lam[here]))
+    for here, there in _jumps(len(times) - 1, jump_length, resamplings):
         x0 = rows.predict(times[here], x0=1.0)
-        a, s = level.alpha, level.sigma
-        keep = (s[here + 1] / s[here]) ** 2 * a[here] / a[here + 1]
-        std = s[here + 1] * np.sqrt(lost)
         back = a[there] / a[here + 1]  # 1 where nothing is gone back
         noise = np.sqrt(np.maximum(s[there] ** 2 - (back * s[here + 1]) ** 2, 0.0))
-        clean = a[here + 1] * lost * x0 + keep * POINT
-        rows.move(back * clean + np.hypot(back * std, noise) * NOISE)
+        clean = of_x0[here] * x0 + of_x[here] * POINT
+        rows.move(back * clean + np.hypot(back * std[here], noise) * NOISE)
     return rows.table().validate()
 
 

@@ -76,14 +76,21 @@ def ddpm(variance: str = "small") -> Solver:
 
     def solver(schedule: Schedule, times: np.ndarray) -> SolverTable:
         rows = Rows(schedule, times)
-        before, after = schedule.level(times[:-1]), schedule.level(times[1:])
-        lost = _lost(schedule, times)
-        keep = (after.sigma / before.sigma) ** 2 * before.alpha / after.alpha
-        std = (after.sigma if variance == "small" else before.sigma) * np.sqrt(lost)
-        std = np.where(after.sigma == 0, 0.0, std)
+        of_x0, of_x, std = posterior(schedule, times, variance)
         for k, t in enumerate(times[:-1]):
             x0 = rows.predict(t, x0=1.0)
-            rows.move(after.alpha[k] * lost[k] * x0 + keep[k] * POINT + std[k] * NOISE)
+            rows.move(of_x0[k] * x0 + of_x[k] * POINT + std[k] * NOISE)
         return rows.table()
 
     return solver
+
+
+def posterior(
+    schedule: Schedule, times: np.ndarray, variance: str = "small"
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(weights of x0, weights of x, std) of every step of `ddpm`, [steps] each."""
+    before, after = schedule.level(times[:-1]), schedule.level(times[1:])
+    lost = _lost(schedule, times)
+    keep = (after.sigma / before.sigma) ** 2 * before.alpha / after.alpha
+    std = (after.sigma if variance == "small" else before.sigma) * np.sqrt(lost)
+    return after.alpha * lost, keep, np.where(after.sigma == 0, 0.0, std)
