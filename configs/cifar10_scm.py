@@ -8,18 +8,12 @@ are this package's, not the paper's. Published, not ours: FID 3.66 in one step, 
 Song 2024, arXiv:2410.11081, table 1, sCD).
 """
 
-from configs.cifar10 import get_config as cifar10
+from configs.cifar10_progressive import get_config as cifar10_progressive
 
 
 def get_config():
     """Lu & Song 2024: noise levels log-normal (-1.0, 1.4), tangents warmed up over 10,000 steps."""
-    config = cifar10()
-    config.schedule = dict(name="cosine")
-    config.prediction = dict(name="v")
-    config.loss = dict(
-        name="diffusion", times=dict(name="uniform"), weighting=dict(name="truncated_snr")
-    )
-    config.sample.update(stride="uniform")
+    config = cifar10_progressive()  # whose teacher is the same
     scm = dict(name="continuous_consistency", distil=True, sigma_data=0.5, mean=-1.0, std=1.4)
     config.stages = [
         dict(name="teacher"),
