@@ -54,7 +54,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         add("--num", type=int, default=10, help="how many")
         add("--only", type=int, help="those of this class")
         add("--resize", action="store_true", help="crop and resize images to the network's size")
-        add("--label", type=int, help="for all images; default their own, or none")
+        if work not in (actions.arithmetic, actions.attribute):
+            add("--label", type=int, help="for all images; default their own, or none")
         add("--steps", type=whole, default=[50])
         add("--stride", help="default uniform")
         add("--guidance_scale", type=float, default=1.0)
@@ -70,8 +71,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
             add("--mask", default="right", help=f"a PNG, white is known; or {', '.join(MASKS)}")
             add("--jump_length", type=int, help="of repaint; default a 25th of the steps")
             add("--resamplings", type=int, default=5, help="of repaint")
-            command.set_defaults(method="fixed_point", refinements=None)
-        else:
+        elif work is not actions.sdedit:
             add("--method", default="fixed_point", help=f"{', '.join(INVERSIONS)}, or a solver")
             add("--refinements", type=int, help="of fixed_point; default 5")
         if work is actions.invert:

@@ -10,7 +10,7 @@ from PIL import Image
 from configs import digits
 from ddim_jax import data, edit
 from ddim_jax.editing import actions, restoration
-from ddim_jax.editing.editor import Editor, error, partial
+from ddim_jax.editing.editor import Editor, error, partial, round_trip
 from ddim_jax.guidance import Guidance
 from ddim_jax.models import pretrained
 from ddim_jax.training import loop
@@ -48,10 +48,11 @@ def test_real_digits_come_back(bundled, images):
     """Few steps here; docs/gallery.md has 256 digits at 50."""
     x, labels = images
     errors = {}
+    editor = edits(bundled)
     for method in ("ddim", "fixed_point", "bdia"):
-        editor = edits(bundled, method=method, steps=12)
-        code = editor.invert(x, labels)
-        errors[method] = error(x, editor.draw(code.state, labels)).max()
+        trip = round_trip(bundled, method, steps=12)
+        code = editor.invert(trip, x, labels)
+        errors[method] = error(x, editor.draw(trip.down, code.state, labels)).max()
         assert code.state.evaluate.shape == x.shape
         assert (code.residual is not None) == (method == "fixed_point")
     assert errors["fixed_point"] < errors["ddim"] / 20
@@ -61,41 +62,35 @@ def test_real_digits_come_back(bundled, images):
 
 def test_new_images_masks_and_strengths_compile_nothing(bundled, images):
     x, labels = images
-    editor = edits(bundled, steps=2, refinements=2)
-    for shift in (0.0, 0.1):
-        editor.draw(editor.invert(x + shift, labels).state, labels[::-1])
-    assert len(editor._up._programs) == len(editor._down._programs) == 1
-    traced = []
-    task = restoration.replacement()
+    traced, before = [], None
+    plain = restoration.replacement()
 
     def counted(*args):
         traced.append(1)
-        return task.constrain(*args)
+        return plain.constrain(*args)
 
-    from ddim_jax import generation
-
-    generator = generation.Generator(bundled, clip="none", task=task._replace(constrain=counted))
-    table = partial(bundled, "ddim", 1.0, 2)
+    task = plain._replace(constrain=counted)
+    editor, trip = edits(bundled), round_trip(bundled, steps=2, refinements=2)
     rng = np.random.default_rng(0)
-    for _ in range(2):
+    for strength, shift in ((1.0, 0.0), (0.5, 0.1)):
+        editor.draw(trip.down, editor.invert(trip, x + shift, labels).state, labels[::-1])
+        editor.draw(partial(bundled, "ddim", strength, round(2 / strength)), x + shift, labels)
         mask = rng.integers(0, 2, (4, 28, 28, 1)).astype(np.float32)
-        found = generator.draw(
-            table, np.arange(4), labels=labels, known=restoration.Known(mask * x, mask)
-        ).x
+        known = restoration.Known(mask * x, mask)
+        found = editor.draw(trip.down, None, labels, task=task, known=known)
         np.testing.assert_array_equal(mask * found, mask * x)
-        count = len(traced)
-    assert len(traced) == count
+        programs = [len(g._programs) for g in editor._generators.values()]
+        assert (programs, len(traced)) == (before := before or (programs, len(traced)))
 
 
 def test_guidance_and_batches_of_any_size(bundled, images):
     x, labels = images
-    whole = edits(bundled, steps=2, method="bdia", guidance=Guidance(2.0))
-    parts = Editor(
-        bundled, steps=2, method="bdia", guidance=Guidance(2.0), batch_size=3, show_progress=False
-    )
-    ours, theirs = whole.invert(x, labels).state, parts.invert(x, labels).state
+    trip = round_trip(bundled, "bdia", steps=2)
+    whole = edits(bundled, guidance=Guidance(2.0))
+    parts = Editor(bundled, guidance=Guidance(2.0), batch_size=3, show_progress=False)
+    ours, theirs = whole.invert(trip, x, labels).state, parts.invert(trip, x, labels).state
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), ours, theirs)
-    np.testing.assert_allclose(parts.draw(theirs, labels), x, atol=1e-3)
+    np.testing.assert_allclose(parts.draw(trip.down, theirs, labels), x, atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -111,15 +106,15 @@ def test_guidance_and_batches_of_any_size(bundled, images):
         (dict(steps=0), "steps must be"),
     ],
 )
-def test_bad_editors(bundled, options, message):
+def test_bad_round_trips(bundled, options, message):
     with pytest.raises(ValueError, match=message):
-        edits(bundled, **options)
+        round_trip(bundled, **options)
 
 
 def test_bad_images(bundled):
-    editor = edits(bundled, steps=2)
+    editor, trip = edits(bundled), round_trip(bundled, steps=2)
     with pytest.raises(ValueError, match=r"takes images \[N, 28, 28, 1\], got \[2, 8, 8, 1\]"):
-        editor.invert(np.zeros((2, 8, 8, 1)))
+        editor.invert(trip, np.zeros((2, 8, 8, 1)))
     with pytest.raises(ValueError, match="strength must be in .*got 0.001"):
         partial(bundled, "ddim", 0.001, 50)
 
@@ -217,6 +212,11 @@ def test_translation_and_sdedit(command, checkpoint):
         (("invert", "--save=there.png"), "--save must end in .npz"),
         (("invert", "--out=x.gif"), "--out must end in .png, got x.gif"),
         (("invert", "--out=there.png"), "--out there.png exists; choose another name"),
+        (("invert", "--out=numbers.png"), "beside --out, numbers.json exists"),
+        (("invert", "--latents=there.npz"), "--latents there.npz exists"),
+        (("invert", "--method=bdia", "--refinements=2"), "'bdia' has no option 'refinements'"),
+        (("translate", "--toward=8", "--steps=4,8"), "translate takes one number of --steps, got"),
+        (("inpaint", "--steps=4,8"), "inpaint takes one number of --steps"),
         (("invert", "--images=broken"), "broken"),
         (("invert", "--method=ddpm"), "inversion needs a deterministic solver"),
         (("inpaint", "--mask=middle"), "--mask must be a file or one of left, right"),
@@ -235,6 +235,8 @@ def test_translation_and_sdedit(command, checkpoint):
 )
 def test_errors_are_one_line(command, flags, message, tmp_path):
     Image.fromarray(np.zeros((5, 5), np.uint8)).save(tmp_path / "there.png")
+    for name in ("numbers.json", "there.npz"):
+        (tmp_path / name).touch()
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "a.png").write_bytes(b"no picture")
     (tmp_path / "empty").mkdir()

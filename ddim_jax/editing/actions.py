@@ -10,7 +10,8 @@ import numpy as np
 
 from ddim_jax import data, experiment, files, generation, sampling
 from ddim_jax.editing import latents, pictures, restoration
-from ddim_jax.editing.editor import Editor, error, partial
+from ddim_jax.editing.editor import Editor, error, partial, round_trip
+from ddim_jax.editing.inversion import RoundTrip
 from ddim_jax.editing.pictures import read, write
 from ddim_jax.guidance import Guidance
 from ddim_jax.models import pretrained
@@ -25,21 +26,28 @@ def _floats(values: Array) -> list[float]:
     return [float(value) for value in values]
 
 
-def editor(model: Pretrained, args: argparse.Namespace, steps: int) -> Editor:
+def editor(model: Pretrained, args: argparse.Namespace) -> Editor:
     """The editor that the flags describe."""
     guidance = None if args.guidance_scale == 1 else Guidance(args.guidance_scale)
-    options = {}
-    if args.method == "fixed_point" and args.refinements is not None:
-        options["refinements"] = args.refinements
-    return Editor(
-        model,
-        method=args.method,
-        steps=steps,
-        stride=args.stride,
-        guidance=guidance,
-        batch_size=args.batch_size,
-        **options,
-    )
+    return Editor(model, guidance=guidance, batch_size=args.batch_size)
+
+
+def trip(model: Pretrained, args: argparse.Namespace, steps: int | None = None) -> RoundTrip:
+    """The inversion that the flags describe, of so many steps; default the only `--steps`."""
+    options = {} if args.refinements is None else {"refinements": args.refinements}
+    steps = _one_step_count(args) if steps is None else steps
+    return round_trip(model, args.method, steps, args.stride, **options)
+
+
+def _one_step_count(args: argparse.Namespace) -> int:
+    """`--steps` of a command that takes one number.
+
+    Raises:
+        ValueError: more than one.
+    """
+    if len(args.steps) > 1:
+        raise ValueError(f"{args.command} takes one number of --steps, got {args.steps}")
+    return args.steps[0]
 
 
 def _labels(args: argparse.Namespace, model: Pretrained, own: Any, count: int) -> Any:
@@ -53,17 +61,17 @@ def invert(model: Pretrained, args: argparse.Namespace) -> None:
     """Images to latents and back, with the error; of several step counts a table and a plot."""
     images, labels = read(model, args)
     labels = _labels(args, model, labels, len(images))
+    edits, trips = editor(model, args), [trip(model, args, steps) for steps in args.steps]
     table, rows = [], {"image": images}
-    for steps in args.steps:
-        edits = editor(model, args, steps)
-        code = edits.invert(images, labels)
-        again = edits.draw(code.state, labels)
+    for steps, way in zip(args.steps, trips, strict=True):
+        code = edits.invert(way, images, labels)
+        again = edits.draw(way.down, code.state, labels)
         errors = error(images, again)
         rows[f"{steps} steps"] = again
         table.append(
             {
                 "steps": steps,
-                "evaluations": edits.trip.up.nfe + edits.trip.down.nfe,
+                "evaluations": way.up.nfe + way.down.nfe,
                 "mean_squared_error": float(errors.mean()),
                 "greatest_difference": float(np.abs(images - again).max() / 2),
                 "latent_std": float(np.std(code.state.evaluate)),
@@ -106,7 +114,8 @@ def compare(model: Pretrained, args: argparse.Namespace) -> None:
     keys = sampling.sample_keys(args.seed, np.arange(args.num))
     noise = np.asarray(sampling.initial_noise(keys, model.experiment.image_shape))
     labels = generation.make_labels(model, None if args.label is None else [args.label], args.num)
-    rows = {str(n): editor(model, args, n).draw(noise, labels) for n in args.steps}
+    edits, tables = editor(model, args), {n: trip(model, args, n).down for n in args.steps}
+    rows = {str(n): edits.draw(table, noise, labels) for n, table in tables.items()}
     finest = rows[str(args.steps[-1])]
     flat = finest.reshape(args.num, -1)
     table = []
@@ -121,19 +130,20 @@ def compare(model: Pretrained, args: argparse.Namespace) -> None:
 
 def interpolate(model: Pretrained, args: argparse.Namespace) -> None:
     """A walk between images or noises, a chain or a grid between four."""
-    edits = editor(model, args, args.steps[0])
+    edits, way = editor(model, args), trip(model, args)
     if args.seeds:
         keys = sampling.sample_keys(args.seed, [int(s) for s in args.seeds.split(",")])
         ends = np.asarray(sampling.initial_noise(keys, model.experiment.image_shape))
     else:
         images, _ = read(model, args)
-        ends = edits.invert(images, _labels(args, model, None, len(images))).state.evaluate
+        labels = _labels(args, model, None, len(images))
+        ends = edits.invert(way, images, labels).state.evaluate
     if args.grid:
         path = np.asarray(latents.grid(ends, args.grid, args.grid))
         path = path.reshape(-1, *path.shape[2:])
     else:
         path = np.asarray(latents.chain(ends, args.frames))
-    drawn = edits.draw(path, _labels(args, model, None, len(path)))
+    drawn = edits.draw(way.down, path, _labels(args, model, None, len(path)))
     step = np.sqrt(np.mean(((drawn[1:] - drawn[:-1]) / 2) ** 2, axis=(1, 2, 3)))
     numbers = {"frames": len(drawn), "greatest_step": float(step.max()), "step": _floats(step)}
     args.columns = args.grid or args.frames
@@ -178,9 +188,9 @@ def attribute(model: Pretrained, args: argparse.Namespace) -> None:
 def _add_direction(
     model: Pretrained, args: argparse.Namespace, toward: Array, away: Array, name: str
 ) -> None:
-    edits = editor(model, args, args.steps[0])
+    edits, way = editor(model, args), trip(model, args)
     images, _ = read(model, args)
-    codes = edits.invert(np.concatenate([toward, away])).state.evaluate
+    codes = edits.invert(way, np.concatenate([toward, away])).state.evaluate
     side = np.arange(len(codes)) < len(toward)
     if args.probe:
         direction = latents.probe_direction(codes, side)
@@ -188,10 +198,11 @@ def _add_direction(
         direction = latents.mean_direction(codes[side], codes[~side])
     if args.random:
         direction = latents.random_direction(jax.random.key(args.seed), direction)
-    code = edits.invert(images).state.evaluate
+    code = edits.invert(way, images).state.evaluate
     rows = {"image": images}
     for strength in args.strength:
-        rows[f"{strength:+g}"] = edits.draw(np.asarray(latents.add(code, direction, strength)))
+        moved = np.asarray(latents.add(code, direction, strength))
+        rows[f"{strength:+g}"] = edits.draw(way.down, moved)
     numbers = {
         "toward": len(toward),
         "away": len(away),
@@ -199,26 +210,34 @@ def _add_direction(
         "norm": float(np.linalg.norm(direction)),
         "mean_brightness": {key: float(np.mean(drawn)) for key, drawn in rows.items()},
     }
-    numbers |= _read_digits(args, model, rows)
+    numbers |= _judge(model, rows)
     write(args, name, rows, numbers)
 
 
-def _read_digits(args: argparse.Namespace, model: Pretrained, rows: dict[str, Array]) -> dict:
-    """What the digit classifier reads in each row, and how often that is not as in the first."""
+def _judge(model: Pretrained, rows: dict[str, Array]) -> dict:
+    """What the digit classifier reads in each row and how often that is not as in the first.
+
+    With 500 images or more also the distance of each row to real digits, FDD.
+    """
     if tuple(model.experiment.image_shape) != (28, 28, 1):
         return {}
-    from ddim_jax.evaluation import features
+    from ddim_jax.evaluation import features, metrics, scores
 
     network = features.load("digits")
-    found = {
-        key: network.extract(data.to_uint8(np.asarray(images))).logits.argmax(1)
-        for key, images in rows.items()
+    found = {key: network.extract(data.to_uint8(np.asarray(row))) for key, row in rows.items()}
+    read = {key: value.logits.argmax(1) for key, value in found.items()}
+    first = next(iter(read.values()))
+    judged = {
+        "read": {key: value.tolist() for key, value in read.items()},
+        "changed": {key: float((value != first).mean()) for key, value in read.items()},
     }
-    first = next(iter(found.values()))
-    return {
-        "read": {key: value.tolist() for key, value in found.items()},
-        "changed": {key: float((value != first).mean()) for key, value in found.items()},
-    }
+    if len(first) >= 500:
+        real, _ = scores.find_data(network, None, None, model.experiment.image_shape)
+        judged["FDD"] = {
+            key: metrics.frechet_distance(metrics.moments(value.pool), real.pool)
+            for key, value in found.items()
+        }
+    return judged
 
 
 def inpaint(model: Pretrained, args: argparse.Namespace) -> None:
@@ -230,16 +249,16 @@ def inpaint(model: Pretrained, args: argparse.Namespace) -> None:
     y = np.asarray(operator.forward(images, mask))
     seen = np.asarray(operator.inverse(y, mask))
     seen = seen if mask is None else seen - (1 - mask)
-    found = editor(model, args, 2).restore(
-        task, table, restoration.Known(y, mask), labels, args.seed
-    )
+    known = restoration.Known(y, mask)
+    found = editor(model, args).draw(table, None, labels, task=task, known=known, seed=args.seed)
     numbers = {
         "method": args.restoration,
         "evaluations": table.nfe,
         "known_error": float(np.abs(operator.forward(found, mask) - y).max()),
         "mean_squared_error": float(error(images, found).mean()),
     }
-    write(args, "inpaint", {"image": images, "known": seen, "found": found}, numbers)
+    rows = {"image": images, "known": seen, "found": found}
+    write(args, "inpaint", rows, numbers | _judge(model, rows))
 
 
 def _operator(args: argparse.Namespace, images: Array):
@@ -263,7 +282,7 @@ def _operator(args: argparse.Namespace, images: Array):
 
 
 def _restoration(model: Pretrained, args: argparse.Namespace, operator):
-    schedule, steps = model.experiment.schedule, args.steps[0]
+    schedule, steps = model.experiment.schedule, _one_step_count(args)
     if args.restoration == "repaint":
         times = experiment.build_times(schedule, args.stride or "uniform", steps)
         jump = max(1, steps // 25) if args.jump_length is None else args.jump_length
@@ -285,31 +304,32 @@ def translate(model: Pretrained, args: argparse.Namespace) -> None:
     """Inverts under one label or network, and draws under another (dual implicit bridges)."""
     images, labels = read(model, args)
     labels = _labels(args, model, labels, len(images))
-    edits = editor(model, args, args.steps[0])
-    other = edits
+    edits, way = editor(model, args), trip(model, args)
+    other, other_way = edits, way
     if args.target:
-        other = editor(pretrained.load(args.target), args, args.steps[0])
+        other = editor(pretrained.load(args.target), args)
+        other_way = trip(other.model, args)
     if args.toward is None and not args.target:
         raise ValueError("translate needs --toward, a class, or --target, another checkpoint")
     aim = labels
     if args.toward is not None:
         aim = generation.make_labels(other.model, [args.toward], len(images))
-    code = edits.invert(images, labels)
-    there = other.draw(code.state, aim)
-    back = edits.draw(other.invert(there, aim).state, labels)
+    code = edits.invert(way, images, labels)
+    there = other.draw(other_way.down, code.state, aim)
+    back = edits.draw(way.down, other.invert(other_way, there, aim).state, labels)
     rows = {"image": images, "translated": there, "and back": back}
     numbers = {"steps": args.steps[0], "cycle_error": float(error(images, back).mean())}
-    write(args, "translate", rows, numbers | _read_digits(args, model, rows))
+    write(args, "translate", rows, numbers | _judge(model, rows))
 
 
 def sdedit(model: Pretrained, args: argparse.Namespace) -> None:
     """Noises images part of the way, and draws from there."""
     images, labels = read(model, args)
     labels = _labels(args, model, labels, len(images))
-    edits = editor(model, args, args.steps[0])
+    steps, edits = _one_step_count(args), editor(model, args)
+    tables = {f"{s:g}": partial(model, args.solver, s, steps, args.stride) for s in args.strength}
     rows = {"image": images}
-    for strength in args.strength:
-        table = partial(model, args.solver, strength, args.steps[0])
-        rows[f"{strength:g}"] = edits.vary(images, table, labels, args.seed)
+    for name, table in tables.items():
+        rows[name] = edits.draw(table, images, labels, seed=args.seed)
     distances = {key: float(error(images, drawn).mean()) for key, drawn in rows.items()}
     write(args, "sdedit", rows, {"solver": args.solver, "mean_squared_difference": distances})

@@ -1,12 +1,14 @@
 """A network as a map between images and latents, in batches over all devices.
 
-    editor = Editor(model, steps=50)
-    code = editor.invert(images, labels)             # images in [-1, 1]; code.state is the latent
-    again = editor.draw(code.state, labels)
+    editor = Editor(model)
+    trip = round_trip(model, "fixed_point", steps=50)
+    code = editor.invert(trip, images, labels)       # images in [-1, 1]; code.state is the latent
+    again = editor.draw(trip.down, code.state, labels)
 
 Everything else of this package lies between the two calls, or replaces the second: another label, a
-path between latents, a direction added, another network. Programs are compiled once for a batch
-size, whatever the images, labels, strengths and masks.
+path between latents, a direction added, another network, a table that starts part of the way
+(`partial`), a task that samples have to agree with. Programs are compiled once for a batch size and
+a number of evaluations, whatever the images, labels, strengths and masks.
 """
 
 import sys
@@ -17,7 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ddim_jax import experiment, generation
-from ddim_jax.editing.inversion import INVERSIONS, reverse
+from ddim_jax.editing.inversion import INVERSIONS, RoundTrip, reverse
 from ddim_jax.editing.restoration import Known
 from ddim_jax.guidance import Guidance
 from ddim_jax.models.pretrained import Pretrained
@@ -42,156 +44,105 @@ class Inverted(NamedTuple):
 
 
 class Editor:
-    """Images to latents, and back.
+    """Images to latents, and back; what is compiled is kept.
 
     Attributes:
         model: the network.
-        trip: the tables.
     """
 
     def __init__(
         self,
         model: Pretrained,
         *,
-        method: str = "fixed_point",
-        steps: int = 50,
-        stride: str | None = None,
         guidance: Guidance | None = None,
         batch_size: int = 64,
         show_progress: bool = True,
-        **options: Any,
     ):
-        """Makes the tables; nothing is compiled yet.
+        """Compiles nothing yet.
 
         Args:
             model: the network.
-            method: in `INVERSIONS`, or a deterministic solver in `SOLVERS` that runs both ways.
-            steps: intervals of the stride.
-            stride: a name; default uniform, or the solver's own.
             guidance: both ways; None, which inverts best, for none.
             batch_size: images at a time.
             show_progress: a bar over images, on a terminal.
-            options: of the inversion, or of the solver.
 
         Raises:
-            ValueError: an unknown name or option, a stochastic solver, guidance that the network
-                does not know.
+            ValueError: guidance that the network does not know; no batch.
         """
         generation.check(model, 1, batch_size, guidance)
-        self.model, self.steps, self.method = model, steps, method
+        self.model = model
         self._guidance, self._batch, self._show = guidance, batch_size, show_progress
-        schedule = model.experiment.schedule
-        experiment.lookup(SOLVERS | INVERSIONS, method, "inversion")
-        if method in INVERSIONS:
-            times = experiment.build_times(schedule, stride or "uniform", steps)
-            make = INVERSIONS[method]
-            experiment.check_options(make, options, f"inversion {method!r}")
-            self.trip = make(**options)(schedule, times)
-        else:
-            info = SOLVERS[method]
-            experiment.check_options(info.make, options, f"solver {method!r}")
-            lam_min = {"lam_min": info.lam_min}
-            times = experiment.build_times(schedule, stride or info.stride, steps, lam_min)
-            self.trip = reverse(info.make(**options))(schedule, times)
-        collect = ("x",) if self.trip.repeats > 2 else ()
-        self._up = generation.Generator(model, clip="none", collect=collect)
-        self._down = generation.Generator(model, clip="none")
+        self._generators: dict[tuple, generation.Generator] = {}
 
-    def invert(self, images: Array, labels: np.ndarray | None = None) -> Inverted:
+    def invert(self, trip: RoundTrip, images: Array, labels: np.ndarray | None = None) -> Inverted:
         """The latents of images.
 
         Args:
+            trip: from `round_trip`.
             images: [N, H, W, C] in [-1, 1].
             labels: [N], of a class-conditional network; default its null label.
 
         Raises:
             ValueError: images of another shape.
         """
-        self._check(images)
+        iterates = ("x",) if trip.repeats > 2 else ()
         states, residuals = [], []
-        for part in self._parts(len(images), "inverting"):
-            result = self._up.draw(
-                self.trip.up,
-                part,
-                x=np.asarray(images, np.float32)[part],
-                labels=self._labels(labels, part, len(images)),
-                guidance=self._guidance,
-            )
+        for result in self._run(trip.up, images, labels, "inverting", iterates):
             states.append(result.state)
-            if "x" in result.collected:
-                residuals.append(_residual(result.collected["x"], self.trip.repeats))
+            if iterates:
+                residuals.append(_residual(result.collected["x"], trip.repeats))
         state = jax.tree.map(lambda *parts: np.concatenate(parts), *states)
         return Inverted(state, np.concatenate(residuals) if residuals else None)
 
-    def draw(self, latents: Array | State, labels: np.ndarray | None = None) -> np.ndarray:
-        """The images of latents: [N, H, W, C] float32, about -1..1.
-
-        Args:
-            latents: [N, H, W, C], or a state.
-            labels: as of `invert`.
-
-        Raises:
-            ValueError: latents of another shape.
-        """
-        state = latents if isinstance(latents, State) else State(latents, latents)
-        state = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), state)
-        self._check(state.evaluate)
-        return self._run(self._down, self.trip.down, state, labels, "drawing")
-
-    def restore(
+    def draw(
         self,
-        task: Task,
         table: SolverTable,
-        known: Known,
+        x: Array | State | None = None,
         labels: np.ndarray | None = None,
+        *,
+        task: Task | None = None,
+        known: Known | None = None,
         seed: int = 0,
     ) -> np.ndarray:
-        """Samples that agree with what is known of them: [N, H, W, C].
+        """Samples: [N, H, W, C] float32, about -1..1.
 
         Args:
-            task: from `restoration`.
-            table: any sampler; for RePaint, `restoration.repaint`.
-            known: of N images.
+            table: `down` of a round trip, a table of `partial`, or any sampler.
+            x: [N, H, W, C] or a state, what the table starts from: latents, or images for
+                `partial`; default noise, as many as `known`.
             labels: as of `invert`.
-            seed: of the noise.
-        """
-        generator = generation.Generator(self.model, clip="none", task=task)
-        count = len(known.y)
-        return self._run(generator, table, None, labels, "restoring", known, seed, count)
-
-    def vary(
-        self, images: Array, table: SolverTable, labels: np.ndarray | None = None, seed: int = 0
-    ) -> np.ndarray:
-        """Noises images as the table's start says and samples from there (SDEdit): [N, H, W, C].
-
-        Args:
-            images: [N, H, W, C] in [-1, 1].
-            table: from `partial`.
-            labels: as of `invert`.
-            seed: of the noise.
+            task: from `restoration`, what samples have to agree with.
+            known: what is known of N images, for the task.
+            seed: of noise.
 
         Raises:
-            ValueError: images of another shape.
+            ValueError: x of another shape.
         """
-        self._check(images)
-        x = np.asarray(images, np.float32)
-        return self._run(self._down, table, x, labels, "drawing", seed=seed)
+        results = self._run(table, x, labels, "drawing", (), task, known, seed)
+        return np.concatenate([result.x for result in results])
 
-    def _run(self, generator, table, x, labels, what, known=None, seed=0, count=None):
-        count = len(jax.tree.leaves(x)[0]) if count is None else count
-        drawn = []
+    def _run(self, table, x, labels, what, collect=(), task=None, known=None, seed=0):
+        """Yields the results of the batches."""
+        x, known = jax.tree.map(np.asarray, (x, known))
+        if x is not None:
+            self._check(x.evaluate if isinstance(x, State) else x)
+            x = jax.tree.map(np.float32, x)
+        count = len(jax.tree.leaves((x, known))[0])
+        key = (collect, task)
+        if key not in self._generators:
+            self._generators[key] = generation.Generator(
+                self.model, clip="none", collect=collect, task=task
+            )
         for part in self._parts(count, what):
-            result = generator.draw(
+            yield self._generators[key].draw(
                 table,
                 part,
                 seed=seed,
                 x=jax.tree.map(lambda leaf, part=part: leaf[part], x),
-                known=jax.tree.map(lambda leaf, part=part: np.asarray(leaf)[part], known),
+                known=jax.tree.map(lambda leaf, part=part: leaf[part], known),
                 labels=self._labels(labels, part, count),
                 guidance=self._guidance,
             )
-            drawn.append(result.x)
-        return np.concatenate(drawn)
 
     def _parts(self, count: int, what: str):
         """Indices of the batches, with a bar; all but the last of one size."""
@@ -218,8 +169,46 @@ class Editor:
             )
 
 
+def round_trip(
+    model: Pretrained,
+    method: str = "fixed_point",
+    steps: int = 50,
+    stride: str | None = None,
+    **options: Any,
+) -> RoundTrip:
+    """The tables up and down of an inversion.
+
+    Args:
+        model: the network.
+        method: in `INVERSIONS`, or a deterministic solver in `SOLVERS` that runs both ways.
+        steps: intervals of the stride.
+        stride: a name; default uniform, or the solver's own.
+        options: of the inversion, or of the solver.
+
+    Raises:
+        ValueError: an unknown name or option, a stochastic solver.
+    """
+    schedule = model.experiment.schedule
+    experiment.lookup(SOLVERS | INVERSIONS, method, "inversion")
+    if method in INVERSIONS:
+        make = INVERSIONS[method]
+        experiment.check_options(make, options, f"inversion {method!r}")
+        times = experiment.build_times(schedule, stride or "uniform", steps)
+        return make(**options)(schedule, times)
+    info = SOLVERS[method]
+    experiment.check_options(info.make, options, f"solver {method!r}")
+    lam_min = {"lam_min": info.lam_min}
+    times = experiment.build_times(schedule, stride or info.stride, steps, lam_min)
+    return reverse(info.make(**options))(schedule, times)
+
+
 def partial(
-    model: Pretrained, solver: str, strength: float, steps: int = 50, **solver_options: Any
+    model: Pretrained,
+    solver: str,
+    strength: float,
+    steps: int = 50,
+    stride: str | None = None,
+    **solver_options: Any,
 ) -> SolverTable:
     """The table of SDEdit: an image is noised to the share `strength` of the way, and sampled.
 
@@ -228,6 +217,7 @@ def partial(
         solver: in `SOLVERS`.
         strength: in (0, 1]; at 1 nothing of the image is left, where the schedule ends in noise.
         steps: of the whole stride, of which `round(strength steps)` are made.
+        stride: a name; default uniform.
         solver_options: of the solver.
 
     Raises:
@@ -241,7 +231,8 @@ def partial(
             f"strength must be in (0, 1] and make one of {steps} steps at least, got {strength}"
         )
     schedule, info = model.experiment.schedule, SOLVERS[solver]
-    times = experiment.build_times(schedule, "uniform", steps, {"lam_min": info.lam_min})
+    lam_min = {"lam_min": info.lam_min}
+    times = experiment.build_times(schedule, stride or "uniform", steps, lam_min)
     times = times[len(times) - 1 - count :]
     level = schedule.level(times[0])
     table = info.make(**solver_options)(schedule, times)
