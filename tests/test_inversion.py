@@ -92,6 +92,26 @@ def test_latents_are_those_of_the_flow(name):
     assert (fine < coarse).all() and (fine[:2] < 0.12).all() and fine[3] < 0.01
 
 
+@pytest.mark.parametrize("method", [reverse(), reverse(SOLVERS["heun_angle"].make()), bdia()])
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_two_bridges_between_gaussians_are_the_optimal_transport(name, method):
+    """`m_B + s_B / s_A (x - m_A)`, of all maps from one to the other the shortest; and back again.
+
+    Source: Su et al. 2023 (arXiv:2203.08382), section 4.
+    """
+    source, target, schedule = GaussianData(0.3, 0.5), GaussianData(-0.6, 0.8), SCHEDULES[name]
+    x = 0.3 + 0.5 * RNG.normal(size=200)
+    errors, cycles = [], []
+    for steps in (50, 500):
+        trip = method(schedule, stride(name, steps))
+        there = trip.down.run_numpy(target, trip.up.run_numpy_state(source, x))
+        back = trip.down.run_numpy(source, trip.up.run_numpy_state(target, there))
+        errors.append(np.abs(there - (-0.6 + 0.8 / 0.5 * (x - 0.3))).max())
+        cycles.append(np.abs(back - x).max())
+    for coarse, fine in (errors, cycles):  # what is left is the level that a network begins at
+        assert fine < max(coarse / 5, 0.01)
+
+
 def test_the_naive_error_falls_with_the_steps():
     errors = [
         np.abs(round_trip(reverse()(SCHEDULES["cosine"], stride("cosine", s)))[1] - IMAGES).mean()
