@@ -15,6 +15,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 DEFAULT = "configs/digits.py"
 # not the flag's own default: overrides would then be checked against it, whatever --config says
 _CONFIG = config_flags.DEFINE_config_file("config", None, f"what to train; default {DEFAULT}")
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "one of several processes; found without it where the environment says so"
+)
 _WORKDIR = flags.DEFINE_string("workdir", None, "where to; default runs/<name of the config>")
 
 
@@ -29,6 +32,10 @@ def main(argv):
 
     logging.set_verbosity(logging.WARNING)  # orbax logs every save in ten lines
     parallel.use_compilation_cache()
+    try:
+        parallel.join(_DISTRIBUTED.value)
+    except ValueError as error:
+        sys.exit(f"train.py: {error}")
     name = os.path.splitext(
         os.path.basename(config_flags.get_config_filename(flags.FLAGS["config"]))
     )[0]

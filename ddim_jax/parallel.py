@@ -1,7 +1,12 @@
 """Devices: one mesh over all of them, batches split over its "data" axis, parameters on each.
 
-`jit` with shardings is the default; `pmap` runs the same pure functions, one program per device,
-with gradients averaged over the axis "data", and gives equal results.
+    jit     the default: `jit` with shardings, parameters whole on every device
+    fsdp    the same, parameters, moments and averages split over the devices, and put together only
+            while the network runs
+    pmap    one program per device, gradients averaged over the axis "data"; in one process
+
+run the same pure functions and give equal results. With several processes (`join`) each has its
+rows of a batch and its part of the mesh.
 """
 
 import os
@@ -13,7 +18,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 AXIS = "data"
-MODES = ("jit", "pmap")
+MODES = ("jit", "fsdp", "pmap")
+SPLIT_FROM = 2**12
+"""Leaves with fewer numbers are not worth splitting."""
 
 
 def use_cpu_cores(most: int = 8) -> None:
@@ -42,6 +49,44 @@ def use_compilation_cache() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
+def join(required: bool = False) -> None:
+    """Joins the other processes of this run, if there are any; call it before any computation.
+
+    They are found from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID, or by JAX
+    itself in the environment of a TPU pod, SLURM or Open MPI.
+
+    Args:
+        required: look for them though nothing in the environment says that there are any, as on a
+            slice of Cloud TPU VMs.
+
+    Raises:
+        ValueError: not all of the three variables are set; no other processes were found though
+            required.
+    """
+    names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+    given = {name: os.environ[name] for name in names if os.environ.get(name)}
+    tasks = max(
+        int(os.environ.get(name, 1)) for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
+    )
+    if not (required or given or tasks > 1 or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")):
+        return
+    if given and len(given) < len(names):
+        missing = ", ".join(name for name in names if name not in given)
+        raise ValueError(f"a process of several needs {missing} too; set all three variables")
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    try:
+        if given:
+            address, count, index = given.values()
+            jax.distributed.initialize(address, int(count), int(index))
+        else:
+            jax.distributed.initialize()
+    except (ValueError, RuntimeError) as error:
+        raise ValueError(
+            f"the other processes were not found ({' '.join(str(error).split())}); set {names[0]} "
+            f"to HOST:PORT of the first one, and {names[1]} and {names[2]}"
+        ) from error
+
+
 def make_mesh(devices: list | None = None) -> Mesh:
     """A mesh ("data", "model") over all devices of all processes; "model" has size 1."""
     devices = jax.devices() if devices is None else devices
@@ -61,7 +106,9 @@ def check_batch(batch_size: int, count: int | None = None) -> None:
 def shard(tree: Any, mesh: Mesh) -> Any:
     """Puts this process's rows of every [B, ...] leaf on its devices, split over "data"."""
     sharding = NamedSharding(mesh, PartitionSpec(AXIS))
-    return jax.tree.map(lambda x: _global(x, sharding), tree)
+    if sharding.is_fully_addressable:
+        return jax.device_put(tree, sharding)
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), tree)
 
 
 def replicate(tree: Any, mesh: Mesh) -> Any:
@@ -69,32 +116,72 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
-def _global(x: Any, sharding: NamedSharding) -> Any:
-    if jax.process_count() == 1:
-        return jax.device_put(x, sharding)
-    return jax.make_array_from_process_local_data(sharding, x)
+def layout(tree: Any, mesh: Mesh, mode: str) -> Any:
+    """The sharding of every leaf of a training state.
+
+    With "fsdp" a leaf of `SPLIT_FROM` numbers or more is split along its longest axis that the
+    devices divide evenly, the last of several; everything else is whole on every device.
+
+    Args:
+        tree: arrays or their shapes.
+        mesh: from `make_mesh`.
+        mode: in `MODES`.
+    """
+    count = mesh.shape[AXIS]
+
+    def sharding(leaf: Any) -> NamedSharding:
+        axes = [n for n, size in enumerate(leaf.shape) if size % count == 0]
+        if mode != "fsdp" or np.prod(leaf.shape) < SPLIT_FROM or not axes:
+            return NamedSharding(mesh, PartitionSpec())
+        axis = max(axes, key=lambda n: (leaf.shape[n], n))
+        return NamedSharding(mesh, PartitionSpec(*[None] * axis, AXIS))
+
+    return jax.tree.map(sharding, tree)
 
 
-def parallelise_step(make: Callable[[str | None], Callable], mode: str) -> Callable:
+def whole(tree: Any, mesh: Mesh) -> Any:
+    """The tree whole on every device of the mesh, inside a program."""
+    return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def fetch(tree: Any, mesh: Mesh) -> Any:
+    """The tree as arrays that this process can use alone; all processes must call it."""
+    if all(leaf.is_fully_addressable for leaf in jax.tree.leaves(tree)):
+        return tree
+    together = jax.jit(lambda tree: tree, out_shardings=NamedSharding(mesh, PartitionSpec()))
+    return jax.device_get(together(tree))
+
+
+def parallelise_step(make: Callable[..., Callable], mode: str, mesh: Mesh) -> Callable:
     """A compiled, donated, data-parallel train step.
 
     Args:
-        make: axis name (None under jit) -> pure step `(state, batch) -> (state, metrics)`.
-        mode: "jit" or "pmap".
+        make: (axis name or None, function that puts parameters together or None) -> pure step
+            `(state, batch) -> (state, metrics)`.
+        mode: in `MODES`.
+        mesh: of the devices.
 
     Returns:
-        `(state, batch) -> (state, metrics)`. Under jit the state is replicated and the batch
-        sharded (`replicate`, `shard`); under pmap the batch is a host batch and the state keeps its
-        shapes, each device holding a copy.
+        `(state, batch) -> (state, metrics)`. Under jit and fsdp the state lies as `layout` says and
+        the batch is sharded (`shard`), and the new state lies like the old; under pmap the batch is
+        a host batch and the state keeps its shapes, each device holding a copy.
 
     Raises:
         ValueError: unknown mode; pmap with several processes.
     """
     _check_mode(mode)
+    if mode == "pmap":
+        mapped = jax.pmap(make(AXIS), axis_name=AXIS, in_axes=(None, 0), out_axes=(None, None))
+        return lambda state, batch: mapped(state, _split(batch))
     if mode == "jit":
         return jax.jit(make(None), donate_argnums=0)
-    step = jax.pmap(make(AXIS), axis_name=AXIS, in_axes=(None, 0), out_axes=(None, None))
-    return lambda state, batch: step(state, _split(batch))
+    plain = make(None, lambda tree: whole(tree, mesh))
+
+    def step(state, batch):
+        state, metrics = plain(state, batch)
+        return jax.lax.with_sharding_constraint(state, layout(state, mesh, mode)), metrics
+
+    return jax.jit(step, donate_argnums=0)
 
 
 def pmap_sampler(sample: Callable) -> Callable:
@@ -121,7 +208,7 @@ def pmap_sampler(sample: Callable) -> Callable:
 
 def _check_mode(mode: str) -> None:
     if mode not in MODES:
-        raise ValueError(f"parallel must be 'jit' or 'pmap', got {mode!r}")
+        raise ValueError(f"parallel must be one of {', '.join(MODES)}, got {mode!r}")
     if mode == "pmap" and jax.process_count() > 1:
         raise ValueError("parallel='pmap' runs in one process; use 'jit' across processes")
 

@@ -19,8 +19,8 @@ def test_a_batch_is_split_over_the_devices_and_parameters_are_copied():
 
 
 def test_bad_modes_and_batches():
-    with pytest.raises(ValueError, match="parallel must be 'jit' or 'pmap', got 'xmap'"):
-        parallel.parallelise_step(lambda axis: None, "xmap")
+    with pytest.raises(ValueError, match="parallel must be one of jit, fsdp, pmap, got 'xmap'"):
+        parallel.parallelise_step(lambda axis: None, "xmap", parallel.make_mesh())
     with pytest.raises(ValueError, match="divisible by the 2 devices, got 7; use 8"):
         parallel.check_batch(7, 2)
 

@@ -80,9 +80,10 @@ def apply(params, x, model_time, cond, dropout_key):
     return (hidden @ params["b"]).reshape(x.shape)
 
 
-def make(axis=None):
+def make(axis=None, gather=None, accumulate=1):
     loss = losses.diffusion(apply, schedules.cosine(), predictions.v)
-    return make_step(loss, make_optimizer(learning_rate=1e-2), states.constant_ema(0.9), axis)
+    optimizer, ema = make_optimizer(learning_rate=1e-2), states.constant_ema(0.9)
+    return make_step(loss, optimizer, ema, axis, gather, accumulate)
 
 
 def fresh():
@@ -98,30 +99,56 @@ def batch(seed=0):
     return {"image": images, "label": np.zeros(8, np.int32)}
 
 
-def test_one_device_two_devices_and_pmap_train_alike():
+MODES = {
+    "plain": None,
+    "jit": make,
+    "fsdp": make,
+    "pmap": make,
+    "accumulated": lambda axis, gather=None: make(axis, gather, accumulate=2),
+}
+
+
+def test_however_the_devices_are_used_training_is_alike(monkeypatch):
+    """One device, two, parameters split over them, pmap, and a batch taken in two parts."""
     assert jax.device_count() >= 2
-    results = {}
-    mesh = parallel.make_mesh()
-    for mode in ("plain", "jit", "pmap"):
-        state = fresh()
-        step = jax.jit(make()) if mode == "plain" else parallel.parallelise_step(make, mode)
-        if mode == "jit":
-            state = parallel.replicate(state, mesh)
+    monkeypatch.setattr(parallel, "SPLIT_FROM", 16)
+    results, mesh = {}, parallel.make_mesh()
+    for name, make_mode in MODES.items():
+        state, mode = fresh(), name if name in parallel.MODES else "jit"
+        if name == "plain":
+            step = jax.jit(make())
+        else:
+            step = parallel.parallelise_step(make_mode, mode, mesh)
+        if name not in ("plain", "pmap"):
+            state = jax.device_put(state, parallel.layout(state, mesh, mode))
         curve = []
         for k in range(5):
-            rows = parallel.shard(batch(k), mesh) if mode == "jit" else batch(k)
+            rows = batch(k) if name in ("plain", "pmap") else parallel.shard(batch(k), mesh)
             state, metrics = step(state, rows)
             curve.append(float(metrics["loss"]))
-        results[mode] = curve, jax.device_get((state.params, state.ema)), int(state.step)
-    for mode in ("jit", "pmap"):
-        np.testing.assert_allclose(results[mode][0], results["plain"][0], rtol=1e-5)
+            if name == "fsdp":
+                for leaf in (state.params["a"], state.ema["a"], state.opt_state[1][0].mu["a"]):
+                    assert leaf.addressable_shards[0].data.shape == (16, 8)
+        results[name] = curve, jax.device_get((state.params, state.ema)), int(state.step)
+    for name in set(MODES) - {"plain"}:
+        np.testing.assert_allclose(results[name][0], results["plain"][0], rtol=1e-5)
         # Adam divides by small second moments, so that rounding shows in the parameters
         jax.tree.map(
             lambda x, y: np.testing.assert_allclose(x, y, atol=1e-4),
-            results[mode][1],
+            results[name][1],
             results["plain"][1],
         )
-        assert results[mode][2] == 5
+        assert results[name][2] == 5
+
+
+def test_rows_name_their_keys():
+    """A batch in another order, with its places named, is the same batch."""
+    order, whole = np.array([3, 0, 7, 1, 2, 6, 5, 4]), batch()
+    shuffled = {name: value[order] for name, value in whole.items()} | {"row": order}
+    for one, other in ((whole, shuffled), (whole, {k: v[order] for k, v in whole.items()})):
+        losses_ = [float(make()(fresh(), b)[1]["loss"]) for b in (one, other)]
+        same = abs(losses_[0] - losses_[1]) < 1e-6 * losses_[0]
+        assert same == ("row" in other)
 
 
 def test_training_lowers_the_loss():

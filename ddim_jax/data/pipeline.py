@@ -44,8 +44,9 @@ def batches(
         shuffle: a new random order every epoch; otherwise the order of the source.
 
     Returns:
-        An iterator of `{"image": uint8 [B / n, H, W, C], "label": int32 [B / n]}`. It is a grain
-        iterator: it also has `get_state`, `set_state` and `close`.
+        An iterator of `{"image": uint8 [B / n, H, W, C], "label": int32 [B / n], "row": int32
+        [B / n]}`, row being the place in the global batch. It is a grain iterator: it also has
+        `get_state`, `set_state` and `close`.
 
     Raises:
         ValueError: if a count is out of range, `process_count` does not divide `batch_size`, or
@@ -63,6 +64,7 @@ def batches(
     if flip:
         # Before the slice: the draw belongs to the global position, not to the process.
         dataset = dataset.random_map(_flip)
+    dataset = dataset.map_with_index(lambda i, one: one | {"row": np.int32(i % batch_size)})
     dataset = dataset[process_index::process_count].batch(batch_size // process_count)
     iterator = iter(dataset.to_iter_dataset(read))
     iterator.set_state({"next_index": start_step})

@@ -14,6 +14,7 @@ import ml_collections
 import orbax.checkpoint as ocp
 from absl import logging
 
+from ddim_jax import files
 from ddim_jax.training.state import TrainState
 
 CONFIG_FILE = "config.json"
@@ -39,8 +40,9 @@ def save_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
                     f"{workdir} holds a run whose config.{section} is {old.get(section)}, not "
                     f"{new.get(section)}; choose another --workdir, or remove that one"
                 )
-    workdir.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(json.loads(config.to_json()), indent=2) + "\n")
+    if jax.process_index() == 0:
+        workdir.mkdir(parents=True, exist_ok=True)
+        files.write_json(file, json.loads(config.to_json()))
 
 
 def load_config(workdir: Path) -> ml_collections.ConfigDict:

@@ -9,6 +9,7 @@ import json
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -17,6 +18,8 @@ import ml_collections
 import numpy as np
 import tensorboardX
 from absl import logging
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 from tqdm import tqdm
 
 from ddim_jax import data, experiment, parallel, sampling
@@ -50,14 +53,13 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> TrainState:
     """
     workdir = Path(workdir)
     start = starting.load(config)
-    parts, loss, optimizer, step_fn = build(config, start and start.experiment)
+    mesh = parallel.make_mesh()
+    parts, loss, optimizer, step_fn = build(config, start and start.experiment, mesh)
     if start is not None:
         starting.check(config, start.config, loss.needs_teacher)
     source = _load_data(config, parts)
-    state = init_state(config, parts, optimizer, loss, start)
+    state = init_state(config, parts, optimizer, loss, start, mesh)
     save_config(workdir, starting.record(config, start))
-    mesh = parallel.make_mesh()
-    state = parallel.replicate(state, mesh)
     checkpointer = Checkpointer(workdir, config.train.keep)
     state = checkpointer.restore(state) or state
     first = int(state.step)
@@ -71,15 +73,17 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> TrainState:
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    put = (lambda batch: parallel.shard(batch, mesh)) if config.parallel == "jit" else lambda b: b
+    put = (lambda b: b) if config.parallel == "pmap" else lambda b: parallel.shard(b, mesh)
     writer = MetricsWriter(workdir, first)
-    draw = SampleGrid(config, parts, workdir / "samples", mesh)
+    draw = SampleGrid(config, parts, workdir / "samples")
     with StopOnSignal() as stop, _progress(config, first) as bar:
         for step in range(first + 1, config.train.steps + 1):
             state, metrics = step_fn(state, put(next(batches)))
             writer.add(metrics)
             bar.update()
-            stopping = stop.requested  # once: a signal between here and the save must not be lost
+            stopping = stop.wanted(
+                step
+            )  # once: a signal between here and the save must not be lost
             last = stopping or step == config.train.steps
             if step % config.train.log_every == 0 or last:
                 values = writer.write(step, config.train.batch_size)
@@ -89,7 +93,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> TrainState:
             if step % config.train.checkpoint_every == 0 or last:
                 checkpointer.save(state, wait=last)
             if config.train.sample_every and (step % config.train.sample_every == 0 or last):
-                bar.write(f"step {step}: {draw(state.ema, step)}", file=sys.stderr)
+                path = draw(parallel.fetch(state.ema, mesh), step)
+                bar.write(f"step {step}: {path}", file=sys.stderr)
             if stopping:
                 logging.warning("Stopped by a signal after step %d; saved in %s", step, workdir)
                 break
@@ -99,12 +104,13 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> TrainState:
     return state
 
 
-def build(config: ml_collections.ConfigDict, teacher: Experiment | None = None):
+def build(config: ml_collections.ConfigDict, teacher: Experiment | None, mesh: Mesh):
     """Everything but the data: (experiment, loss, optimizer, compiled step).
 
     Args:
         config: see `configs/`.
         teacher: what the run starts from, if anything.
+        mesh: of the devices that the step runs on.
 
     Raises:
         ValueError: what can be wrong with a config, before any long work.
@@ -112,16 +118,26 @@ def build(config: ml_collections.ConfigDict, teacher: Experiment | None = None):
     parts = experiment.build(config)
     loss = experiment.build_loss(config, parts, teacher)
     optimizer, ema = experiment.build_optimizer(config), experiment.build_ema(config)
-    step_fn = parallel.parallelise_step(
-        lambda axis: make_step(loss, optimizer, ema, axis), config.parallel
-    )
-    for name in ("steps", "batch_size", "log_every", "checkpoint_every", "keep"):
-        if config.train[name] < 1:
-            raise ValueError(f"config.train.{name} must be at least 1, got {config.train[name]}")
+    parts_of_batch = config.train.get("accumulate", 1)
+
+    def step(axis: str | None, gather: Callable | None = None) -> Callable:
+        return make_step(loss, optimizer, ema, axis, gather, parts_of_batch)
+
+    step_fn = parallel.parallelise_step(step, config.parallel, mesh)
+    counts = {"accumulate": parts_of_batch} | config.train.to_dict()
+    for name in ("steps", "batch_size", "log_every", "checkpoint_every", "keep", "accumulate"):
+        if counts[name] < 1:
+            raise ValueError(f"config.train.{name} must be at least 1, got {counts[name]}")
     for name, value in (("seed", config.seed), ("train.sample_every", config.train.sample_every)):
         if value < 0:
             raise ValueError(f"config.{name} must not be negative, got {value}")
-    parallel.check_batch(config.train.batch_size)
+    parallel.check_batch(config.train.batch_size, mesh.size)
+    if config.train.batch_size // mesh.size % parts_of_batch:
+        raise ValueError(
+            "config.train.accumulate must divide the "
+            f"{config.train.batch_size // mesh.size} images "
+            f"of a device, got {parts_of_batch}"
+        )
     SampleGrid.check(config, parts)
     if config.data.flip and config.data.name.startswith("pairs:"):
         raise ValueError("pairs cannot be flipped: the noise would not be; set data.flip=False")
@@ -162,9 +178,10 @@ def init_state(
     parts: Experiment,
     optimizer,
     loss: Loss,
-    start: Pretrained | None = None,
+    start: Pretrained | None,
+    mesh: Mesh,
 ) -> TrainState:
-    """The state before the first step; run it under `jax.eval_shape` for its shapes alone.
+    """The state before the first step, where it is to lie; nowhere is it whole if it is split.
 
     Args:
         config: its seed.
@@ -172,6 +189,7 @@ def init_state(
         optimizer: of optax.
         loss: says what is frozen.
         start: whose parameters are taken over.
+        mesh: of the devices.
     """
     taken = None if start is None else starting.take_over(start, parts)
 
@@ -182,7 +200,9 @@ def init_state(
         frozen = loss.freeze(params, teacher)
         return TrainState(jnp.int32(0), params, ema, optimizer.init(params), run_key, frozen)
 
-    return jax.jit(init)(jax.random.key(config.seed), taken, start and start.params)
+    arguments = (jax.random.key(config.seed), *jax.device_get((taken, start and start.params)))
+    layout = parallel.layout(jax.eval_shape(init, *arguments), mesh, config.parallel)
+    return jax.jit(init, out_shardings=layout)(*arguments)
 
 
 def _summary(config, parts: Experiment, source, first: int) -> str:
@@ -210,12 +230,17 @@ def _stop_not_finite(state: TrainState, checkpointer: Checkpointer) -> None:
 
 
 class StopOnSignal:
-    """Turns SIGTERM and Ctrl-C into a request to stop after the current step."""
+    """Turns SIGTERM and Ctrl-C into a request to stop after the current step.
+
+    Of several processes a SIGTERM to one stops all, after the same step.
+    """
 
     def __enter__(self):
-        """Installs the handlers (in the main thread only)."""
-        self.requested = False
+        """Installs the handlers (in the main thread only); several processes have JAX's own."""
+        self._requested = False
         self._old = {}
+        if jax.process_count() > 1:
+            return self
         try:
             for number in (signal.SIGTERM, signal.SIGINT):
                 self._old[number] = signal.signal(number, self._handle)
@@ -224,7 +249,13 @@ class StopOnSignal:
         return self
 
     def _handle(self, number, frame):
-        self.requested = True
+        self._requested = True
+
+    def wanted(self, step: int) -> bool:
+        """Whether to stop after this step; to be asked after every one."""
+        if jax.process_count() > 1:
+            return multihost_utils.reached_preemption_sync_point(step)
+        return self._requested
 
     def __exit__(self, *exception):
         """Restores the old handlers."""
@@ -277,7 +308,7 @@ class MetricsWriter:
 class SampleGrid:
     """Draws the same samples from the moving average at every call, as a PNG."""
 
-    def __init__(self, config, parts: Experiment, folder: Path, mesh):
+    def __init__(self, config, parts: Experiment, folder: Path):
         """Prepares the sampler; nothing is compiled before the first call."""
         self._folder = folder
         options = config.sample
@@ -290,6 +321,7 @@ class SampleGrid:
         scale, interval = options.get("guidance_scale", 1.0), parts.interval(self._table, count)
         arrays = (x, keys, parts.cond(labels, guidance=scale, interval=interval))
         self._guidance = None if scale == 1 or parts.takes_guidance else Guidance(scale)
+        mesh = parallel.make_mesh(jax.local_devices())
         self._arrays = parallel.shard(arrays, mesh) if count % mesh.size == 0 else arrays
         self._sample = parts.sampler(clip=options.clip)
 
@@ -321,13 +353,14 @@ class SampleGrid:
 
     def __call__(self, ema, step: int) -> Path:
         """Draws with these parameters and returns the picture's path."""
+        path = self._folder / f"step_{step:07d}.png"
+        if jax.process_index() != 0:
+            return path
         x, keys, cond = self._arrays
         result = self._sample(ema, self._table, x, keys, cond, self._guidance)
         images = data.to_uint8(np.asarray(result.x))
-        path = self._folder / f"step_{step:07d}.png"
-        if jax.process_index() == 0:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            columns = 10 if len(images) % 10 == 0 else int(np.ceil(np.sqrt(len(images))))
-            sheet = data.grid(images, columns, scale=max(1, 64 // images.shape[1]))
-            data.save_png(path, sheet, overwrite=True)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        columns = 10 if len(images) % 10 == 0 else int(np.ceil(np.sqrt(len(images))))
+        sheet = data.grid(images, columns, scale=max(1, 64 // images.shape[1]))
+        data.save_png(path, sheet, overwrite=True)
         return path

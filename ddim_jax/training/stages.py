@@ -13,6 +13,7 @@ from pathlib import Path
 
 import ml_collections
 
+from ddim_jax import parallel
 from ddim_jax.data import pairs
 from ddim_jax.models import pretrained
 from ddim_jax.training import loop, starting
@@ -90,7 +91,7 @@ def check(stages: list) -> None:
     teacher, config = (None, None) if start is None else (start.experiment, start.config)
     for folder, stage in stages:
         try:
-            teacher, loss, *_ = loop.build(stage, teacher)
+            teacher, loss, *_ = loop.build(stage, teacher, parallel.make_mesh())
             if config is not None:
                 starting.check(stage, config, loss.needs_teacher)
         except ValueError as error:

@@ -3,7 +3,8 @@
 A step whose loss or gradient is not finite changes nothing, not even the step counter, so that the
 last good state is what is left (and can be saved). The keys of a batch are
 `fold_in(fold_in(state.key, step), row)` with the row's place in the global batch, so that one
-device, many devices under `jit`, and `pmap` see the same random numbers.
+device, many devices and many processes see the same random numbers. A batch may be taken in parts,
+whose gradients are averaged: the same step in less memory.
 """
 
 from collections.abc import Callable
@@ -19,7 +20,12 @@ from ddim_jax.training.state import Ema, TrainState
 
 
 def make_step(
-    loss: Loss, optimizer: optax.GradientTransformation, ema: Ema, axis_name: str | None = None
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    ema: Ema,
+    axis_name: str | None = None,
+    gather: Callable[[Any], Any] | None = None,
+    accumulate: int = 1,
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
     """A pure train step `(state, batch) -> (state, metrics)`; jit or pmap it (see `parallel`).
 
@@ -28,18 +34,27 @@ def make_step(
         optimizer: an optax transformation.
         ema: the moving average.
         axis_name: of the pmap axis that the batch is split over; None under jit.
+        gather: puts parameters together that are split over devices; None if they are whole.
+        accumulate: parts that a batch is taken in; divides its rows on every device.
 
     Returns:
-        The step. `batch["image"]` is uint8 or float32 in [-1, 1]; metrics are scalars, among them
-        "loss", "grad_norm" and "finite".
+        The step. `batch["image"]` is uint8 or float32 in [-1, 1], `batch["row"]` the places in the
+        global batch, if they are not 0, 1, ...; metrics are scalars, among them "loss", "grad_norm"
+        and "finite".
     """
+
+    def objective(params, frozen, batch, keys, step):
+        if gather is not None:
+            params, frozen = gather((params, frozen))
+        return loss(params, frozen, batch, keys, step)
+
+    compute = _accumulated(jax.value_and_grad(objective, has_aux=True), accumulate)
 
     def step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
         if batch["image"].dtype == jnp.uint8:
             batch = batch | {"image": to_unit_range(batch["image"])}
-        keys = _row_keys(state, len(batch["image"]), axis_name)
-        compute = jax.value_and_grad(loss, has_aux=True)
-        (_, metrics), grads = compute(state.params, state.frozen, batch, keys, state.step)
+        keys = _row_keys(state, batch, axis_name)
+        metrics, grads = compute(state.params, state.frozen, batch, keys, state.step)
         if axis_name is not None:
             metrics, grads = jax.lax.pmean((metrics, grads), axis_name)
         norm = optax.tree.norm(grads)
@@ -66,10 +81,41 @@ def make_step(
     return step
 
 
-def _row_keys(state: TrainState, rows: int, axis_name: str | None) -> Any:
-    first = 0 if axis_name is None else rows * jax.lax.axis_index(axis_name)
+def _accumulated(compute: Callable, parts: int) -> Callable:
+    """(metrics, gradients) of a batch, their means over its parts.
+
+    Part j has rows j, j + parts, ...: so each device keeps the rows that it has.
+    """
+
+    def mean(params, frozen, batch, keys, step):
+        def body(total, part):
+            (_, metrics), grads = compute(params, frozen, *part, step)
+            return jax.tree.map(jnp.add, total, (metrics, grads)), None
+
+        def first(part):
+            (_, metrics), grads = compute(params, frozen, *part, step)
+            return metrics, grads
+
+        if parts == 1:
+            return first((batch, keys))
+        split = jax.tree.map(
+            lambda x: jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0), (batch, keys)
+        )
+        shapes = jax.eval_shape(first, jax.tree.map(lambda x: x[0], split))
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        total, _ = jax.lax.scan(body, zeros, split)
+        return jax.tree.map(lambda x: x / parts, total)
+
+    return mean
+
+
+def _row_keys(state: TrainState, batch: dict, axis_name: str | None) -> Any:
+    row = batch.get("row")
+    if row is None:
+        rows = len(batch["image"])
+        row = jnp.arange(rows) + (0 if axis_name is None else rows * jax.lax.axis_index(axis_name))
     key = jax.random.fold_in(state.key, state.step)
-    return jax.vmap(lambda row: jax.random.fold_in(key, row))(first + jnp.arange(rows))
+    return jax.vmap(lambda row: jax.random.fold_in(key, row))(row)
 
 
 OPTIMIZERS = {"adam": optax.adam, "adamw": optax.adamw, "radam": optax.radam}
