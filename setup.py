@@ -31,6 +31,8 @@ setup(
         "tqdm",
     ],
     extras_require={
+        "tpu": ["jax[tpu]"],
+        "cuda": ["jax[cuda13]"],
         "test": ["pytest", "pytest-xdist", "ruff"],
         "parity": ["pytorch-fid", "torch", "torch-fidelity", "torchvision"],
     },

@@ -6,6 +6,7 @@ an interrupted run.
 
 import os
 import sys
+from pathlib import Path
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -17,6 +18,9 @@ DEFAULT = "configs/digits.py"
 _CONFIG = config_flags.DEFINE_config_file("config", None, f"what to train; default {DEFAULT}")
 _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "one of several processes; found without it where the environment says so"
+)
+_PLAN = flags.DEFINE_string(
+    "plan", None, "train nothing: compile for devices like v5e:16x16 or h100:8, say what they need"
 )
 _WORKDIR = flags.DEFINE_string("workdir", None, "where to; default runs/<name of the config>")
 
@@ -36,6 +40,9 @@ def main(argv):
         parallel.join(_DISTRIBUTED.value)
     except ValueError as error:
         sys.exit(f"train.py: {error}")
+    if _PLAN.value:
+        _plan(_CONFIG.value, _PLAN.value)
+        return
     name = os.path.splitext(
         os.path.basename(config_flags.get_config_filename(flags.FLAGS["config"]))
     )[0]
@@ -48,6 +55,25 @@ def main(argv):
         sys.exit("train.py: stopped; the same command goes on from what is saved")
     places = "*/samples" if _CONFIG.value.get("stages") else "samples"
     print(f"At step {int(state.step)}; pictures in {os.path.join(workdir, places)}")
+
+
+def _plan(config, topology):
+    """Prints what a train step needs on devices that may not be here; exits with 1 if too much."""
+    from ddim_jax import planning
+
+    if config.get("stages"):
+        from ddim_jax.training import stages
+
+        (folder, config), *later = stages.split(config, Path())
+        print(f"stage {folder.name}; {len(later)} later ones start from what it learns")
+    print(f"compiling for {topology}, which may take minutes or, for large networks, hours ...")
+    try:
+        plan = planning.plan_training(config, topology)
+    except (ValueError, OSError) as error:
+        sys.exit(f"train.py: {error}")
+    print(planning.report(plan, f"A train step of {config.train.batch_size} images"))
+    if not plan.fits:
+        sys.exit(f"train.py: {planning.advice(config, plan)}")
 
 
 def _parse(argv):

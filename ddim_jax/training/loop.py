@@ -191,6 +191,32 @@ def init_state(
         start: whose parameters are taken over.
         mesh: of the devices.
     """
+    init, arguments = _initialiser(config, parts, optimizer, loss, start)
+    layout = parallel.layout(jax.eval_shape(init, *arguments), mesh, config.parallel)
+    return jax.jit(init, out_shardings=layout)(*arguments)
+
+
+def abstract_state(
+    config: ml_collections.ConfigDict,
+    parts: Experiment,
+    optimizer,
+    loss: Loss,
+    start: Pretrained | None,
+    mesh: Mesh,
+) -> TrainState:
+    """The shapes and shardings of `init_state`, which may be of devices that are not here."""
+    init, arguments = _initialiser(config, parts, optimizer, loss, start)
+    shapes = jax.eval_shape(init, *arguments)
+    layout = parallel.layout(shapes, mesh, config.parallel)
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        shapes,
+        layout,
+    )
+
+
+def _initialiser(config, parts: Experiment, optimizer, loss: Loss, start: Pretrained | None):
+    """A function to the first state, and its arguments."""
     taken = None if start is None else starting.take_over(start, parts)
 
     def init(key, taken, teacher):
@@ -200,9 +226,7 @@ def init_state(
         frozen = loss.freeze(params, teacher)
         return TrainState(jnp.int32(0), params, ema, optimizer.init(params), run_key, frozen)
 
-    arguments = (jax.random.key(config.seed), *jax.device_get((taken, start and start.params)))
-    layout = parallel.layout(jax.eval_shape(init, *arguments), mesh, config.parallel)
-    return jax.jit(init, out_shardings=layout)(*arguments)
+    return init, (jax.random.key(config.seed), *jax.device_get((taken, start and start.params)))
 
 
 def _summary(config, parts: Experiment, source, first: int) -> str:

@@ -1,0 +1,115 @@
+"""Plans: the parts that need no compiler but the CPU's; those of TPUs and GPUs are extras."""
+
+import importlib.util
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from configs import digits
+from ddim_jax import parallel, planning
+from tests.tiny import tiny
+
+HLO = """
+  %a = f32[3,4]{1,0} all-reduce(%x), replica_groups={}
+  %b = (f32[10]{0}, bf16[2,5]{1,0}) all-reduce(%x, %y), to_apply=%add
+  %c = (f32[8]{0}, f32[32]{0}) all-gather-start(%x), dimensions={0}
+  %d = f32[32]{0} all-gather-done(%c)
+  %e = f32[] add(%x, %y), metadata={op_name="all-reduce(not one)"}
+"""
+
+
+def plan(**changes):
+    given = dict(
+        topology="v5e:2x2",
+        devices=4,
+        memory=int(2e9),
+        arguments=int(1e9),
+        flops=197e9,
+        bytes_accessed=819e6 * 4,
+        collectives={"all-reduce": (1, 200_000_000)},
+        compile_seconds=3.0,
+    )
+    return planning.Plan(**given | changes)
+
+
+def test_collectives_are_counted_with_the_bytes_of_their_results():
+    assert planning.collectives(HLO) == {"all-reduce": (2, 48 + 40 + 20), "all-gather": (1, 128)}
+
+
+def test_bounds_are_sizes_over_the_chips_rates():
+    bounds = plan().seconds
+    np.testing.assert_allclose(
+        [bounds[name] for name in ("arithmetic", "memory", "links")], [1e-3, 4e-3, 1e-3]
+    )
+    assert plan().utilisation == 0.25
+    text = planning.report(plan(), "A step")
+    assert "2.00 GB of 16" in text and "4.00 ms, by memory; 25% of its arithmetic" in text
+    assert "1 all-reduce of 200.0 MB, 1.00 ms" in text and ": fits" in text
+    assert "unknown" in planning.report(plan(bytes_accessed=0.0, topology="h100:8"), "A step")
+
+
+def test_advice_names_what_is_not_yet_done():
+    config = tiny(digits.get_config())
+    config.train.batch_size = 64
+    much = plan(memory=int(17e9), arguments=int(5e9))
+    assert not much.fits and "does not fit" in planning.report(much, "A step")
+    text = planning.advice(config, much)
+    for part in ("model.remat=blocks", "model.dtype=bfloat16", "parallel=fsdp", "accumulate=2"):
+        assert part in text
+    config.model.remat, config.model.dtype, config.parallel = "blocks", "bfloat16", "fsdp"
+    config.train.batch_size = 4
+    assert planning.advice(config, much).startswith("it does not fit: or take more devices")
+
+
+def test_a_program_is_compiled_once(tmp_path):
+    """For the devices that are here: 2 x 8 x 16 x 32 operations, split over two of them."""
+    mesh = parallel.make_mesh()
+    rows = NamedSharding(mesh, PartitionSpec("data"))
+    whole = NamedSharding(mesh, PartitionSpec())
+
+    def lower(mesh):
+        x = jax.ShapeDtypeStruct((8, 16), jnp.float32, sharding=rows)
+        w = jax.ShapeDtypeStruct((16, 32), jnp.float32, sharding=whole)
+        return jax.jit(lambda x, w: (x @ w).sum(0), out_shardings=whole).lower(x, w)
+
+    first = planning.compile_plan(lower, "v5e:2", mesh, tmp_path)
+    assert first.devices == 2 and first.arguments == 4 * (4 * 16 + 16 * 32)
+    assert 0.9 < first.flops / (2 * 8 * 16 * 32 / 2) < 1.3
+    assert first.collectives == {"all-reduce": (1, 4 * 32)}
+    (path,) = tmp_path.iterdir()
+    path.write_text(path.read_text().replace('"devices": 2', '"devices": 3'))
+    assert planning.compile_plan(lower, "v5e:2", mesh, tmp_path).devices == 3
+    planning.compile_plan(lower, "v5e:4", mesh, tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("topology", ["v5e", "b200:8", "v5e:", "v5e:4x", "h100:2x4x"])
+def test_unknown_devices(topology):
+    with pytest.raises(ValueError, match="--plan must be like v5e:4x4 or h100:8, with one of v4,"):
+        planning.mesh_of(topology)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None, reason="libtpu is installed")
+def test_without_the_compiler_the_extra_is_named():
+    with pytest.raises(
+        ValueError, match=r'no compiler for v5e:2x2 .*pip install "ddim_jax\[tpu\]"'
+    ):
+        planning.mesh_of("v5e:2x2")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu")
+def test_a_train_step_for_a_tpu(tmp_path, monkeypatch):
+    monkeypatch.setattr(jax.config, "jax_compilation_cache_dir", str(tmp_path), raising=False)
+    config = tiny(digits.get_config(), levels=1)
+    found = planning.plan_training(config, "v5e:2x2")
+    assert found.fits and found.devices == 4 and found.collectives["all-reduce"][0] == 1
+
+
+def test_pmap_is_not_planned():
+    config = tiny(digits.get_config(), levels=1)
+    config.parallel = "pmap"
+    with pytest.raises(ValueError, match="--plan is of parallel='jit' or 'fsdp'"):
+        planning.plan_training(config, "v5e:2x2")
