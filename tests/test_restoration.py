@@ -81,6 +81,18 @@ def test_the_conditional_mean_of_gaussian_data(task, steps):
     np.testing.assert_allclose(np.cov(found[:, 1:].T), covariance, atol=0.05)  # 0.21, 0.15 before
 
 
+def test_replaced_pixels_have_the_noise_of_their_level():
+    level, count = SCHEDULE.level(0.4), 4000
+    mask = np.zeros((count, 1, 3, 1), np.float32)
+    mask[:, :, 0] = 1
+    keys, x = sample_keys(0, np.arange(count)), jnp.full((count, 1, 3, 1), 7.0)
+    found = restoration.replacement().constrain(x, level, keys, Known(0.9 * mask, mask))
+    np.testing.assert_array_equal(found[:, :, 1:], 7)
+    noisy = np.asarray(found)[:, 0, 0, 0]
+    np.testing.assert_allclose(noisy.mean(), 0.9 * level.alpha, atol=0.03)
+    np.testing.assert_allclose(noisy.std(), level.sigma, rtol=0.03)
+
+
 def test_repaint_agrees_better_than_replacement_alone():
     mean, _ = conditional(np.array([0]), np.array([0.9]))
     plain, again = (
