@@ -32,6 +32,8 @@ def main(argv):
     from ddim_jax import parallel
 
     parallel.use_cpu_cores()
+    import jax
+
     from ddim_jax.training import loop, stages
 
     logging.set_verbosity(logging.WARNING)  # orbax logs every save in ten lines
@@ -53,6 +55,8 @@ def main(argv):
         sys.exit(f"train.py: {error}")
     except KeyboardInterrupt:  # while pairs are drawn or the step compiles
         sys.exit("train.py: stopped; the same command goes on from what is saved")
+    if jax.process_index() != 0:
+        return
     places = "*/samples" if _CONFIG.value.get("stages") else "samples"
     print(f"At step {int(state.step)}; pictures in {os.path.join(workdir, places)}")
 

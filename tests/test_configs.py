@@ -128,7 +128,7 @@ def change(path, value):
         ("seed", -1, "config.seed must not be negative, got -1"),
         ("loss.label_dropout", 1.5, r"label_dropout must be in \[0, 1\], got 1.5"),
         ("optimizer.learning_rate", 0.0, "learning_rate must be positive, got 0.0"),
-        ("parallel", "pjit", "parallel must be 'jit' or 'pmap', got 'pjit'"),
+        ("parallel", "pjit", "parallel must be one of jit, fsdp, pmap, got 'pjit'"),
     ],
 )
 def test_a_wrong_config_is_refused_before_any_work(path, value, message, tmp_path):

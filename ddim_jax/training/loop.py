@@ -63,7 +63,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> TrainState:
     checkpointer = Checkpointer(workdir, config.train.keep)
     state = checkpointer.restore(state) or state
     first = int(state.step)
-    print(_summary(config, parts, source, first), flush=True)
+    if jax.process_index() == 0:
+        print(_summary(config, parts, source, first), flush=True)
     batches = data.batches(
         source,
         config.train.batch_size,
@@ -94,7 +95,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> TrainState:
                 checkpointer.save(state, wait=last)
             if config.train.sample_every and (step % config.train.sample_every == 0 or last):
                 path = draw(parallel.fetch(state.ema, mesh), step)
-                bar.write(f"step {step}: {path}", file=sys.stderr)
+                if jax.process_index() == 0:
+                    bar.write(f"step {step}: {path}", file=sys.stderr)
             if stopping:
                 logging.warning("Stopped by a signal after step %d; saved in %s", step, workdir)
                 break

@@ -11,7 +11,9 @@ stay, it resumes like any run, and what is finished is not done again. A stage w
 
 from pathlib import Path
 
+import jax
 import ml_collections
+from jax.experimental import multihost_utils
 
 from ddim_jax import parallel
 from ddim_jax.data import pairs
@@ -39,7 +41,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> TrainState:
     stages = split(config, Path(workdir))
     check(stages)
     for number, (folder, stage) in enumerate(stages, 1):
-        print(f"Stage {number} of {len(stages)}: {folder.name}", flush=True)
+        if jax.process_index() == 0:
+            print(f"Stage {number} of {len(stages)}: {folder.name}", flush=True)
         _draw_pairs(stage)
         state = loop.train(stage, folder)
         if int(state.step) < stage.train.steps:
@@ -102,5 +105,8 @@ def check(stages: list) -> None:
 def _draw_pairs(stage) -> None:
     options = dict(stage.get("pairs") or {})
     if options:
-        folder = Path(stage.data.name.partition(":")[2])
-        pairs.draw(pretrained.load(stage.start_from), folder, **options)
+        folder, model = Path(stage.data.name.partition(":")[2]), pretrained.load(stage.start_from)
+        if jax.process_index() == 0:
+            pairs.draw(model, folder, **options)
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("pairs are drawn")
