@@ -1,7 +1,8 @@
 """Draws samples: `python sample.py [--checkpoint=runs/digits] [--solver=ddim] [--steps=20] ...`.
 
 Without --checkpoint it draws digits from the network that comes with the package. The picture goes
-to --out: a grid (.png), or all samples as arrays (.npz).
+to --out: a grid (.png), all samples as arrays (.npz), or, for a name without a dot, a folder of PNG
+files, which goes on where it was stopped and which any number of processes fill.
 """
 
 import ast
@@ -40,9 +41,17 @@ _LABELS = flags.DEFINE_list("labels", [], "classes, in rotation; default all")
 _NUM_SAMPLES = flags.DEFINE_integer("num_samples", 40, "how many")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "how many at a time")
 _SEED = flags.DEFINE_integer("seed", 0, "of the whole set")
-_OUT = flags.DEFINE_string("out", None, ".png grid or .npz; default samples/NAME-0001.png, ...")
+_OUT = flags.DEFINE_string(
+    "out", None, ".png grid, .npz, or a folder; default samples/NAME-0001.png, ..."
+)
 _TRAJECTORY = flags.DEFINE_string("trajectory", None, "also the clean estimates as .gif or .png")
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "replace existing files")
+_DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "one of several processes; found without it where the environment says so"
+)
+_PLAN = flags.DEFINE_string(
+    "plan", None, "draw nothing: compile for devices like v5e:4x4 or h100:8, say what they need"
+)
 _PROGRESS = flags.DEFINE_bool("progress", False, "a bar over network evaluations")
 
 
@@ -57,32 +66,32 @@ def main(argv):
     logging.set_verbosity(logging.WARNING)
     parallel.use_compilation_cache()
     try:
-        out, result, how = _draw()
+        parallel.join(_DISTRIBUTED.value)
+        if _PLAN.value:
+            print(_plan())
+        else:
+            print(f"{_draw()}, {time.perf_counter() - start:.1f} s in all")
     except (ValueError, OSError) as error:
         sys.exit(f"sample.py: {error}")
-    count = len(result.images)
-    print(
-        f"{out}: {count} samples, {how}\n"
-        f"compiled in {result.compile_seconds:.1f} s, sampled in {result.seconds:.2f} s, "
-        f"{count / result.seconds:.1f} images/s, {time.perf_counter() - start:.1f} s in all"
-    )
 
 
 def _draw():
-    """Checks the flags, draws, writes; returns (path, result, how it was drawn)."""
+    """Checks the flags, draws, writes; returns what was done."""
+    import jax
+
     from ddim_jax import files, generation
-    from ddim_jax.models import pretrained
     from ddim_jax.probability_flow import Tolerance
 
     trajectory, out = _TRAJECTORY.value, _OUT.value
+    if out is not None and not Path(out).suffix:
+        return _draw_folder(Path(out))
+    if jax.process_count() > 1:
+        raise ValueError("several processes draw into a folder; say which by --out=FOLDER")
     if trajectory is not None:
         trajectory = files.check_new(trajectory, (".gif", ".png"), "--trajectory", _OVERWRITE.value)
     if out is not None:
         out = files.check_new(out, (".png", ".npz"), "--out", _OVERWRITE.value)
-    model = pretrained.load(_CHECKPOINT.value)
-    guidance = _guidance(model)
-    table, how = _tolerance() if _SOLVER.value == "adaptive" else _table(model)
-    generation.check(model, _NUM_SAMPLES.value, _BATCH_SIZE.value, guidance)
+    model, table, guidance, how = _sampler()
     result = generation.generate(
         model,
         table,
@@ -102,7 +111,66 @@ def _draw():
         how = f"{how}, NFE {spread}"
     if guidance is not None and not model.experiment.takes_guidance:
         how += " x 2 forward passes (guided)"
-    return out, result, how
+    return f"{out}: {len(result.images)} samples, {how}\n" + _times(len(result.images), result)
+
+
+def _draw_folder(folder: Path) -> str:
+    """Draws this process's samples of a large set; returns what was done."""
+    from ddim_jax import sets
+    from ddim_jax.probability_flow import Tolerance
+
+    if _TRAJECTORY.value is not None or _OVERWRITE.value:
+        raise ValueError(f"--out={folder} is a folder: it takes no --trajectory and no --overwrite")
+    model, table, guidance, how = _sampler()
+    if isinstance(table, Tolerance):
+        raise ValueError("--solver=adaptive does not draw into a folder; use --out=NAME.npz")
+    drawn = sets.draw(
+        folder,
+        model,
+        table,
+        num_samples=_NUM_SAMPLES.value,
+        labels=_int_labels(),
+        batch_size=_BATCH_SIZE.value,
+        seed=_SEED.value,
+        guidance=guidance,
+        clip=_CLIP.value or model.config.sample.clip,
+    )
+    before = f" ({drawn.found} more were there)" if drawn.found else ""
+    return f"{folder}: {drawn.count} samples{before}, {how}\n" + _times(drawn.count, drawn)
+
+
+def _times(count: int, done) -> str:
+    rate = f", {count / done.seconds:.1f} images/s" if done.seconds else ""
+    return f"compiled in {done.compile_seconds:.1f} s, sampled in {done.seconds:.2f} s{rate}"
+
+
+def _plan() -> str:
+    """What drawing a batch needs on devices that may not be here."""
+    from ddim_jax import planning
+
+    model, table, guidance, how = _sampler()
+    print(f"compiling for {_PLAN.value}, which may take minutes ...")
+    clip = _CLIP.value or model.config.sample.clip
+    plan = planning.plan_sampling(
+        model, table, _PLAN.value, batch_size=_BATCH_SIZE.value, guidance=guidance, clip=clip
+    )
+    text = planning.report(plan, f"Drawing {_BATCH_SIZE.value} samples, {how},")
+    if not plan.fits:
+        print(text)
+        raise ValueError("it does not fit; take a smaller --batch_size or more devices")
+    return text
+
+
+def _sampler():
+    """What the flags name: the network, the table or tolerance, guidance, and a description."""
+    from ddim_jax import generation
+    from ddim_jax.models import pretrained
+
+    model = pretrained.load(_CHECKPOINT.value)
+    guidance = _guidance(model)
+    table, how = _tolerance() if _SOLVER.value == "adaptive" else _table(model)
+    generation.check(model, _NUM_SAMPLES.value, _BATCH_SIZE.value, guidance)
+    return model, table, guidance, how
 
 
 def _table(model):

@@ -7,14 +7,50 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 
-def replace(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Writes a file under another name first, and puts it in its place when it is complete."""
+def replace(path: Path, write: Callable[[BinaryIO], Any], durable: bool = True) -> None:
+    """Writes a file under another name first, and puts it in its place when it is complete.
+
+    Args:
+        path: the file.
+        write: what is to be in it.
+        durable: wait until it is on the disk, so that it outlives a crash of the machine.
+    """
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     with open(part, "wb") as file:
         write(file)
         file.flush()
-        os.fsync(file.fileno())
+        if durable:
+            os.fsync(file.fileno())
     part.replace(path)
+
+
+def check_origin(path: Path, origin: dict[str, Any], what: str) -> None:
+    """Makes sure that what lies beside a JSON file was made as it would be now.
+
+    Args:
+        path: the file, which need not be there yet.
+        origin: what would be written to it; other entries of the file do not matter.
+        what: lies there, for the message.
+
+    Raises:
+        ValueError: something else was written to it, or it is damaged.
+    """
+    if not path.exists():
+        return
+    try:
+        found = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{path} is damaged ({error}), so it cannot be said what the {what} beside it are; "
+            "move the folder away to draw them again"
+        ) from None
+    origin = json.loads(json.dumps(origin))
+    different = [key for key in sorted(origin) if found.get(key) != origin[key]]
+    if different:
+        raise ValueError(
+            f"{path.parent} holds {what} that were drawn with another {' and '.join(different)}; "
+            "choose another folder, or move that one away"
+        )
 
 
 def check_new(path: str | Path, suffixes: tuple[str, ...], flag: str, overwrite: bool) -> Path:

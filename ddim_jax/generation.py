@@ -4,6 +4,8 @@ Sample i has the key `fold_in(key(seed), i)` and its own label, so the set is th
 batch size and the number of devices.
 """
 
+import hashlib
+import json
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -16,6 +18,7 @@ from tqdm import tqdm
 from ddim_jax import data, parallel, sampling
 from ddim_jax.experiment import Experiment
 from ddim_jax.guidance import Guidance
+from ddim_jax.models import pretrained
 from ddim_jax.models.pretrained import Pretrained
 from ddim_jax.probability_flow import AdaptiveResult, Tolerance
 from ddim_jax.solvers import SolverTable, State
@@ -89,6 +92,56 @@ def check(model: Pretrained, num_samples: int, batch_size: int, guidance: Guidan
         )
 
 
+def origin(model: Pretrained, table: SolverTable) -> dict[str, Any]:
+    """What decides the samples of a network and a table, beside seed, labels and guidance; JSON."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(table):  # in float32: that is what the sampler sees
+        digest.update(np.asarray(leaf, np.float32).tobytes())
+    network = {name: model.config[name] for name in ("model", "schedule", "prediction")}
+    return {
+        "table": digest.hexdigest(),
+        "weights": pretrained.fingerprint(model.params),
+        "network": json.loads(json.dumps(network, default=lambda section: section.to_dict())),
+        "image_shape": list(model.experiment.image_shape),
+    }
+
+
+def arguments(
+    model: Pretrained,
+    table: SolverTable | Tolerance,
+    index: np.ndarray,
+    seed: int = 0,
+    labels: np.ndarray | None = None,
+    guidance: Guidance | None = None,
+    x: Array | State | None = None,
+    known: Any = None,
+) -> tuple:
+    """What a network's sampler is called with, for the samples `index` of a set.
+
+    Args:
+        model: the network.
+        table: the sampler.
+        index: int [B], places in the whole set.
+        seed: of the whole set.
+        labels: [B], for a class-conditional network; default all classes in rotation.
+        guidance: with a scalar scale; None for none.
+        x: what the table starts from; default the noise of `seed`.
+        known: pytree of [B, ...] arrays for a task.
+    """
+    parts, count = model.experiment, len(index)
+    keys = sampling.sample_keys(seed, index)
+    if labels is None and parts.num_classes:
+        labels = make_labels(model, None, index.max() + 1)[index]
+    own = None if labels is None else jnp.asarray(labels)
+    scale = None if guidance is None else guidance.scale
+    if parts.takes_guidance:
+        guidance = None  # it is an input of this network
+    interval = None if isinstance(table, Tolerance) else parts.interval(table, count)
+    cond = parts.cond(own, guidance=scale, interval=interval)
+    x = sampling.initial_noise(keys, parts.image_shape) if x is None else x
+    return model.params, table, x, keys, cond, guidance, known
+
+
 class Generator:
     """Draws batches from one network, spread over all devices of this process.
 
@@ -134,8 +187,7 @@ class Generator:
     def program(self, table: Any, batch: int, guidance: Guidance | None = None) -> Any:
         """The compiled program for such a table and batch; it can be asked for its memory."""
         size = self._filled(batch)
-        labels = make_labels(self.model, None, size)
-        return self._program(*self._arguments(table, np.arange(size), 0, labels, guidance))
+        return self._program(*self._arguments(table, np.arange(size), 0, None, guidance))
 
     def draw(
         self,
@@ -183,21 +235,11 @@ class Generator:
         return -(-count // self._mesh.size) * self._mesh.size
 
     def _arguments(self, table, index, seed, labels, guidance, x=None, known=None):
-        parts = self.model.experiment
-        keys = sampling.sample_keys(seed, index)
-        own = None if labels is None else jnp.asarray(labels)
-        scale = None if guidance is None else guidance.scale
-        if parts.takes_guidance:
-            guidance = None  # it is an input of this network
-        cond = parts.cond(own, guidance=scale, interval=self._interval(table, len(index)))
-        x = sampling.initial_noise(keys, parts.image_shape) if x is None else x
-        *arrays, known = parallel.shard((x, keys, cond, known), self._mesh)
+        _, table, *arrays, guidance, known = arguments(
+            self.model, table, index, seed, labels, guidance, x, known
+        )
+        *arrays, known = parallel.shard((*arrays, known), self._mesh)
         return self._params, table, *arrays, guidance, known
-
-    def _interval(self, table, count):
-        if isinstance(table, Tolerance):
-            return None
-        return self.model.experiment.interval(table, count)
 
     def _program(self, *arguments):
         leaves, tree = jax.tree.flatten(arguments[1:])

@@ -19,10 +19,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ddim_jax import files, parallel
+from ddim_jax import files, generation, parallel
+from ddim_jax.guidance import Guidance
+from ddim_jax.models.pretrained import Pretrained
+from ddim_jax.probability_flow import Tolerance
+from ddim_jax.solvers import SolverTable
 
 Array = Any
 
@@ -287,6 +292,52 @@ def plan_training(config: Any, topology: str) -> Plan:
 
         batch = {"image": rows(np.uint8, *image_shape), "label": rows(np.int32)}
         return step.lower(state, batch | {"row": rows(np.int32)})
+
+    return compile_plan(lower, topology, mesh)
+
+
+def plan_sampling(
+    model: Pretrained,
+    table: SolverTable,
+    topology: str,
+    *,
+    batch_size: int,
+    guidance: Guidance | None = None,
+    clip: str = "static",
+) -> Plan:
+    """Compiles a sampler.
+
+    Args:
+        model: what draws.
+        table: the sampler.
+        topology: as of `mesh_of`.
+        batch_size: over all its devices.
+        guidance: with a scalar scale; None for none.
+        clip: "static", "dynamic" or "none".
+
+    Raises:
+        ValueError: a tolerance; a batch that the devices cannot share evenly; see `mesh_of`.
+    """
+    if isinstance(table, Tolerance):
+        raise ValueError("solver adaptive has no fixed number of evaluations to plan; name another")
+    mesh = mesh_of(topology)
+    parallel.check_batch(batch_size, mesh.size)
+    arguments = generation.arguments(model, table, np.arange(batch_size), guidance=guidance)
+
+    def lower(mesh: Mesh) -> Any:
+        rows = NamedSharding(mesh, PartitionSpec(parallel.AXIS))
+        whole = NamedSharding(mesh, PartitionSpec())
+        params, table, x, keys, cond, guidance, known = arguments
+
+        def on(tree, sharding):
+            shapes = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, tree))
+            return jax.tree.map(
+                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes
+            )
+
+        draw = model.experiment.sampler(clip=clip)
+        params, table, guidance = (on(tree, whole) for tree in (params, table, guidance))
+        return draw.lower(params, table, *(on(tree, rows) for tree in (x, keys, cond)), guidance)
 
     return compile_plan(lower, topology, mesh)
 

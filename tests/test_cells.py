@@ -79,7 +79,7 @@ def test_a_damaged_shard_is_put_aside_and_drawn_again(generator, small, tmp_path
 
 def test_samples_drawn_otherwise_are_not_mixed(generator, tmp_path):
     shards_of(generator, tmp_path).write(0, np.zeros((1, 28, 28, 1), np.uint8), seconds=1.0)
-    with pytest.raises(ValueError, match="drawn with another solver_options and table; name"):
+    with pytest.raises(ValueError, match="drawn with another solver_options and table; choose"):
         shards_of(generator, tmp_path, CELL._replace(solver_options=(("eta", 0.6),)))
     with pytest.raises(ValueError, match="drawn with another seed;"):
         shards_of(generator, tmp_path, CELL._replace(seed=1))

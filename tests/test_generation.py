@@ -169,6 +169,13 @@ def test_the_command_draws_to_a_tolerance(command, tmp_path, capsys):
         ({"guidance_interval": ["1"]}, "guidance_interval must be low,high"),
         ({"checkpoint": "nowhere"}, "no checkpoint 'nowhere'"),
         ({"out": "picture.bmp"}, "--out must end in .png or .npz, got picture.bmp"),
+        (
+            {"out": "folder", "overwrite": True},
+            "folder is a folder: it takes no --trajectory and no",
+        ),
+        ({"out": "folder", "solver": "adaptive"}, "adaptive does not draw into a folder; use"),
+        ({"plan": "v5e"}, "--plan must be like v5e:4x4"),
+        ({"plan": "v5e:4x4", "solver": "adaptive"}, "adaptive has no fixed number of evaluations"),
         ({"num_samples": 0}, "num_samples and batch_size must be at least 1"),
         ({"solver": "adaptive", "steps": 20}, "chooses its own steps and takes no --steps"),
         ({"solver": "adaptive", "stride": "uniform"}, "takes no --stride; .* --tolerance"),

@@ -28,15 +28,11 @@ def get_config():
 """
 
 
-def launch(folder, name, count=1, *flags, **options):
-    """Processes of one run of train.py, 4 devices in all."""
-    config = folder / "config.py"
-    config.write_text(CONFIG)
+def environments(count):
+    """Of processes that find each other, 4 devices in all."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    command = [sys.executable, "train.py", f"--config={config}", f"--workdir={folder / name}"]
-    processes = []
     for index in range(count):
         environment = os.environ | {
             "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("count=2", f"count={4 // count}"),
@@ -49,21 +45,26 @@ def launch(folder, name, count=1, *flags, **options):
                 "JAX_NUM_PROCESSES": str(count),
                 "JAX_PROCESS_ID": str(index),
             }
-        processes.append(
-            subprocess.Popen(
-                [*command, *flags],
-                cwd=ROOT,
-                env=environment,
-                text=True,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-            )  # fmt: skip
+        yield environment
+
+
+def launch(folder, name, count=1, *flags):
+    """Processes of one run of train.py."""
+    config = folder / "config.py"
+    config.write_text(CONFIG)
+    command = [sys.executable, "train.py", f"--config={config}", f"--workdir={folder / name}"]
+    return [
+        subprocess.Popen(
+            [*command, *flags], cwd=ROOT, env=environment, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )
-    return processes
+        for environment in environments(count)
+    ]  # fmt: skip
 
 
 def finish(processes):
     """What they wrote; all of them ended well."""
+    processes = list(processes)
     outputs = [process.communicate(timeout=300)[0] for process in processes]
     for process, output in zip(processes, outputs, strict=True):
         assert process.returncode == 0, output

@@ -291,7 +291,7 @@ def test_pairs_are_drawn_once_extended_and_never_mixed(drawn, monkeypatch, tmp_p
     before = file.stat().st_mtime_ns
     pairs.draw(model, folder, count=10, solver="ddim", steps=2, batch_size=4)
     assert file.stat().st_mtime_ns == before
-    with pytest.raises(ValueError, match="drawn with another steps and nfe; choose another folder"):
+    with pytest.raises(ValueError, match="drawn with another nfe and steps; choose another folder"):
         pairs.draw(model, folder, count=10, solver="ddim", steps=3)
     with pytest.raises(ValueError, match="pairs need a deterministic solver, ddpm draws noise"):
         pairs.draw(model, folder, count=10, solver="ddpm", steps=2)

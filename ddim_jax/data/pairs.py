@@ -81,7 +81,8 @@ def draw(
         "image_shape": list(model.experiment.image_shape),
         "num_classes": model.experiment.num_classes,
     }
-    _check_about(folder, about)
+    folder.mkdir(parents=True, exist_ok=True)
+    files.check_origin(folder / ABOUT, about, "pairs")
     missing = [
         first
         for first in range(0, count, SHARD)
@@ -105,18 +106,6 @@ def draw(
             _write(_path(folder, first), records)
     files.write_json(folder / ABOUT, about | {"count": count})
     return folder
-
-
-def _check_about(folder: Path, about: dict[str, Any]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / ABOUT
-    found = json.loads(path.read_text()) if path.exists() else about
-    different = [name for name in about if found.get(name) != about[name]]
-    if different:
-        raise ValueError(
-            f"{folder} holds pairs that were drawn with another {' and '.join(different)}; choose "
-            "another folder, or move that one away"
-        )
 
 
 def _path(folder: Path, first: int) -> Path:

@@ -13,7 +13,6 @@ all.
 """
 
 import ast
-import hashlib
 import json
 import sys
 import zipfile
@@ -21,14 +20,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from tqdm import tqdm
 
 from ddim_jax import data, experiment, files
 from ddim_jax.evaluation import features
 from ddim_jax.evaluation.features import FeatureNetwork, Features
-from ddim_jax.generation import Generator, make_labels
+from ddim_jax.generation import Generator, make_labels, origin
 from ddim_jax.guidance import Guidance
 from ddim_jax.models import pretrained
 from ddim_jax.schedules import Schedule
@@ -111,24 +109,9 @@ def _option(pair: str) -> tuple[str, Any]:
 
 def identity(cell: Cell, model: pretrained.Pretrained, table: SolverTable) -> dict[str, Any]:
     """What decides a cell's samples, to rounding; JSON."""
-    digest = hashlib.sha256()
-    for leaf in jax.tree.leaves(table):  # in float32: that is what the sampler sees
-        digest.update(np.asarray(leaf, np.float32).tobytes())
-    network = {name: model.config[name] for name in ("model", "schedule", "prediction")}
-    network = json.loads(json.dumps(network, default=lambda section: section.to_dict()))
     settings = cell._asdict() | {"stride": Path(cell.stride).name}
-    return json.loads(
-        json.dumps(
-            settings
-            | {
-                "table": digest.hexdigest(),
-                "weights": pretrained.fingerprint(model.params),
-                "network": network,
-                "image_shape": list(model.experiment.image_shape),
-                "labels": "all classes in rotation" if model.experiment.num_classes else None,
-            }
-        )
-    )
+    labels = "all classes in rotation" if model.experiment.num_classes else None
+    return json.loads(json.dumps(settings | origin(model, table) | {"labels": labels}))
 
 
 class Drawn(NamedTuple):
@@ -162,23 +145,7 @@ class Shards:
             ValueError: it holds samples that were drawn otherwise.
         """
         self.folder, self.identity = Path(folder), identity
-        about = self.folder / "cell.json"
-        if not about.exists():
-            return
-        try:
-            found = json.loads(about.read_text())
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{about} is damaged ({error}), so it cannot be said what the samples beside it "
-                "are; move the folder away to draw them again"
-            ) from None
-        keys = sorted(found.keys() | identity.keys())
-        different = [key for key in keys if found.get(key) != identity.get(key)]
-        if different:
-            raise ValueError(
-                f"{self.folder} holds samples that were drawn with another "
-                f"{' and '.join(different)}; name another --workdir, or move that folder away"
-            )
+        files.check_origin(self.folder / "cell.json", identity, "samples")
 
     def missing(self, num_samples: int) -> list[range]:
         """Places of the samples to draw for a set of num_samples, shard by shard.
