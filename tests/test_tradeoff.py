@@ -11,7 +11,7 @@ from PIL import Image
 
 from configs.digits import get_config
 from ddim_jax import data, experiment
-from ddim_jax.evaluation import features, metrics, plots, ruler, scores, tradeoff
+from ddim_jax.evaluation import features, metrics, plots, results, ruler, scores, tradeoff
 from ddim_jax.evaluation.cells import Cell
 from ddim_jax.models import pretrained
 from ddim_jax.models.pretrained import Pretrained
@@ -169,12 +169,39 @@ def test_the_layout_of_the_paper_s_table():
         {"solver": "ddim", "solver_options": {"eta": 0.5}, "steps": 10, "FDD": 2.0},
         {"solver": "ddpm_large", "solver_options": {}, "steps": 20, "FDD": 3.0},
     ]
-    assert tradeoff.paper_table(records, "FDD").splitlines() == [
+    assert results.paper_table(records, "FDD").splitlines() == [
         "| FDD | S = 10 | S = 20 |",
         "|---|---|---|",
         "| eta = 0.5 | 2.000 |  |",
         "| sigma-hat |  | 3.000 |",
     ]
+
+
+def test_results_of_another_sweep_join_the_plots(swept, monkeypatch):
+    """What was written comes back as it was, and is drawn beside the sweep's own cells."""
+    workdir, flags = swept
+    written = json.loads((workdir / "small.json").read_text())["records"]
+    found = results.read([workdir / "small.csv"], 140, "FDD")
+    assert found == written
+    drawn = []
+    monkeypatch.setattr(plots, "quality", lambda path, records, *rest: drawn.append(records))
+    also = f"--also={workdir / 'small.csv'}"
+    tradeoff.main([*flags[:-5], "--solver=ddim", "--steps=1", "--name=joined", also])
+    assert [record["cell"] for record in drawn[0]] == [
+        "ddim_uniform_1", *(r["cell"] for r in written if r["cell"] != "ddim_uniform_1")
+    ]  # fmt: skip
+    assert len(json.loads((workdir / "joined.json").read_text())["records"]) == 1
+
+
+def test_results_that_cannot_join(swept, tmp_path):
+    workdir, _ = swept
+    with pytest.raises(ValueError, match="cells of 140 samples, not 150; only equal numbers"):
+        results.read([workdir / "small.csv"], 150, "FDD")
+    with pytest.raises(ValueError, match="is no CSV file of a sweep with FID"):
+        results.read([workdir / "small.csv"], 140, "FID")
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match="other.csv is no CSV file of a sweep with FDD"):
+        results.read([tmp_path / "other.csv"], 140, "FDD")
 
 
 def test_the_pareto_front():

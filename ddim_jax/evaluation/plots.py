@@ -34,6 +34,7 @@ def all_plots(
     records: list[Record],
     quality_name: str,
     few: Sequence[np.ndarray],
+    others: Sequence[Record] = (),
 ) -> list[Path]:
     """Draws every plot that the records allow, at BASE_*.png; returns the paths.
 
@@ -43,14 +44,17 @@ def all_plots(
         records: one for each cell.
         quality_name: the metric to plot, lower is better.
         few: the first images [SHOWN, H, W, C] of every record, uint8.
+        others: records of other sweeps, for quality and Pareto front.
     """
     caption = (
         f"{quality_name} of {about['num_samples']} samples of {about['checkpoint']} "
         f"against {about['reference']}"
     )
+    known = {record["cell"] for record in records}
+    every = [*records, *(record for record in others if record["cell"] not in known)]
     drawn = {
-        "quality": lambda path: quality(path, records, quality_name, about["baseline"], caption),
-        "pareto": lambda path: pareto(path, records, quality_name, caption),
+        "quality": lambda path: quality(path, every, quality_name, about["baseline"], caption),
+        "pareto": lambda path: pareto(path, every, quality_name, caption),
         "cost": lambda path: cost(path, records),
         "sheet": lambda path: sheet(path, list(zip(records, few, strict=True))),
     }

@@ -16,14 +16,14 @@ where it was stopped, and writes to --workdir
 All cells of a sweep have the same number of samples and the same noise. Sweeps in one workdir share
 their samples. Distilled students join the checkpoint's samplers in one plot:
 
-    python -m ddim_jax.evaluation.tradeoff --steps=5,10,20 --students=digits_4step,digits_2step
+    python -m ddim_jax.evaluation.tradeoff --steps=5,10,20 --students=digits_4step,runs/ect:1:2
+
+as do the results of earlier sweeps, by --also=NAME.csv.
 """
 
 import argparse
-import csv
 import inspect
 import itertools
-import json
 import re
 import sys
 import time
@@ -35,8 +35,8 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from ddim_jax import commands, experiment, files, generation, parallel
-from ddim_jax.evaluation import cells, features, metrics, plots, scores
+from ddim_jax import commands, experiment, generation, parallel
+from ddim_jax.evaluation import cells, features, metrics, plots, results, scores
 from ddim_jax.evaluation.cells import Cell, Shards
 from ddim_jax.models import pretrained
 from ddim_jax.solvers import SOLVERS
@@ -224,55 +224,6 @@ def measure(item: Planned, ruler: scores.Ruler, num_samples: int) -> dict[str, A
     )
 
 
-def write(base: Path, about: dict[str, Any], records: list[dict[str, Any]]) -> None:
-    """Writes the records to NAME.json and NAME.csv."""
-    files.write_json(base.with_suffix(".json"), {"about": about, "records": records})
-    columns = list(dict.fromkeys(name for record in records for name in record))
-    with open(base.with_suffix(".csv"), "w", newline="") as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        for record in records:
-            options = ";".join(f"{k}={v}" for k, v in record["solver_options"].items())
-            writer.writerow(record | {"solver_options": options})
-
-
-def paper_table(records: list[dict[str, Any]], quality: str) -> str:
-    """DDIM's Table 1 in markdown: rows of eta and sigma-hat, columns of steps."""
-    steps = sorted({record["steps"] for record in records})
-    rows: dict[str, dict[int, float]] = {}
-    for record in records:
-        eta = record["solver_options"].get("eta", 0)
-        name = "sigma-hat" if record["solver"] == "ddpm_large" else f"eta = {eta:g}"
-        rows.setdefault(name, {})[record["steps"]] = record[quality]
-    lines = [f"| {quality} | " + " | ".join(f"S = {s}" for s in steps) + " |"]
-    lines.append("|---" * (len(steps) + 1) + "|")
-    for name, values in rows.items():
-        shown = [f"{values[s]:.3f}" if s in values else "" for s in steps]
-        lines.append(f"| {name} | " + " | ".join(shown) + " |")
-    return "\n".join(lines) + "\n"
-
-
-def _check_name(base: Path, planned: list[Planned], num_samples: int) -> None:
-    """Raises ValueError if results of another sweep have that name."""
-    if not (path := base.with_suffix(".json")).exists():
-        return
-    try:
-        about = json.loads(path.read_text())["about"]
-        known, count = set(about["cells"]), about["num_samples"]
-    except (json.JSONDecodeError, KeyError, TypeError):
-        raise ValueError(f"{path} is no result of a sweep; choose another --name") from None
-    if missing := known - {item.name for item in planned}:
-        raise ValueError(
-            f"{path} holds a sweep with other cells, such as {sorted(missing)[0]}, which this one "
-            "would lose; choose another --name"
-        )
-    if count != num_samples:
-        raise ValueError(
-            f"{path} holds a sweep of {count} samples a cell, not {num_samples}; choose another "
-            "--name (the samples are shared all the same)"
-        )
-
-
 def run(args: argparse.Namespace) -> None:
     """Plans, draws, measures, plots."""
     base = Path(args.workdir) / args.name
@@ -281,7 +232,9 @@ def run(args: argparse.Namespace) -> None:
     _check_counts(args.num_samples, network)
     found = scores.find_data(network, args.reference, args.real, model.experiment.image_shape)
     planned = plan(args, model)
-    _check_name(base, planned, args.num_samples)
+    names = [item.name for item in planned]
+    results.check_name(base, names, args.num_samples)
+    others = results.read(args.also, args.num_samples, network.names[0])
     generators = {(id(model), args.clip): generation.Generator(model, clip=args.clip)}
     total = announce(planned, generators[id(model), args.clip], args)
     if args.plan:
@@ -291,7 +244,7 @@ def run(args: argparse.Namespace) -> None:
         ruler = scores.make_ruler(network, *found, Path(args.workdir), bar.update)
     about = scores.provenance(model, ruler) | {
         "num_samples": args.num_samples,
-        "cells": [item.name for item in planned],
+        "cells": names,
         "baseline": _baseline(args).name if args.baseline else None,
     }
     records, start = [], time.perf_counter()
@@ -307,12 +260,12 @@ def run(args: argparse.Namespace) -> None:
             )  # fmt: skip
             bar.set_description(f"{item.name}: features")
             records.append(measure(item, ruler, args.num_samples))
-            write(base, about, records)
+            results.write(base, about, records)
             tqdm.write(_line(records[-1], item, network))
     few = [item.shards.read(min(plots.SHOWN, args.num_samples)).images for item in planned]
-    written = plots.all_plots(base, about, records, network.names[0], few)
+    written = plots.all_plots(base, about, records, network.names[0], few, others)
     if args.preset == "paper":
-        base.with_suffix(".md").write_text(paper_table(records, network.names[0]))
+        base.with_suffix(".md").write_text(results.paper_table(records, network.names[0]))
         written.append(base.with_suffix(".md"))
     print(f"{_duration(time.perf_counter() - start)}: {base}.json, .csv")
     print("\n".join(str(path) for path in written))
@@ -356,6 +309,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--guidance_scale", type=_list(float), default=[1.0])
     add("--preset", choices=["paper"], help="paper: rows and columns of DDIM's Table 1")
     add("--baseline", default="", help="solver:steps to compare with, like ddpm:1000")
+    add(
+        "--also", type=_list(str), default=[],
+        help="CSV files of other sweeps of this checkpoint, of as many samples, to join the plots",
+    )  # fmt: skip
     add("--num_samples", type=int, default=5000, help="of each cell")
     add("--batch_size", type=int, default=100)
     add("--seed", type=int, default=0)

@@ -1,0 +1,112 @@
+"""The results of a sweep as files: NAME.json, NAME.csv, and DDIM's Table 1."""
+
+import ast
+import csv
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ddim_jax import files
+
+Record = dict[str, Any]
+
+
+def write(base: Path, about: dict[str, Any], records: list[Record]) -> None:
+    """Writes the records to NAME.json and NAME.csv."""
+    files.write_json(base.with_suffix(".json"), {"about": about, "records": records})
+    columns = list(dict.fromkeys(name for record in records for name in record))
+    with open(base.with_suffix(".csv"), "w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        for record in records:
+            options = ";".join(f"{k}={v}" for k, v in record["solver_options"].items())
+            writer.writerow(record | {"solver_options": options})
+
+
+def read(paths: Iterable[str | Path], num_samples: int, quality: str) -> list[Record]:
+    """The records of CSV files that `write` has written.
+
+    Args:
+        paths: of the files.
+        num_samples: that each of their cells must have.
+        quality: a metric that they must have.
+
+    Raises:
+        FileNotFoundError: a file is not there.
+        ValueError: it holds something else.
+    """
+    found = []
+    for path in paths:
+        with open(path, newline="") as file:
+            rows = list(csv.DictReader(file))
+        for row in rows:
+            if None in row or not {"solver", "nfe", "num_samples", quality} <= set(row):
+                raise ValueError(f"{path} is no CSV file of a sweep with {quality}")
+            if int(row["num_samples"]) != num_samples:
+                raise ValueError(
+                    f"{path} holds cells of {row['num_samples']} samples, not {num_samples}; only "
+                    "equal numbers can be compared"
+                )
+            found.append(_record(row))
+    return found
+
+
+def _record(row: dict[str, str]) -> Record:
+    pairs = (pair.partition("=") for pair in row["solver_options"].split(";") if pair)
+    options = {name: _value(text) for name, _, text in pairs}
+    values = {name: _value(text) for name, text in row.items() if text}
+    return values | {"solver_options": options}
+
+
+def _value(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def check_name(base: Path, cells: list[str], num_samples: int) -> None:
+    """Makes sure that no results of another sweep have that name.
+
+    Args:
+        base: of the file names.
+        cells: names of those of the sweep.
+        num_samples: of each.
+
+    Raises:
+        ValueError: they would be lost.
+    """
+    if not (path := base.with_suffix(".json")).exists():
+        return
+    try:
+        about = json.loads(path.read_text())["about"]
+        known, count = set(about["cells"]), about["num_samples"]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        raise ValueError(f"{path} is no result of a sweep; choose another --name") from None
+    if missing := known - set(cells):
+        raise ValueError(
+            f"{path} holds a sweep with other cells, such as {sorted(missing)[0]}, which this one "
+            "would lose; choose another --name"
+        )
+    if count != num_samples:
+        raise ValueError(
+            f"{path} holds a sweep of {count} samples a cell, not {num_samples}; choose another "
+            "--name (the samples are shared all the same)"
+        )
+
+
+def paper_table(records: list[Record], quality: str) -> str:
+    """DDIM's Table 1 in markdown: rows of eta and sigma-hat, columns of steps."""
+    steps = sorted({record["steps"] for record in records})
+    rows: dict[str, dict[int, float]] = {}
+    for record in records:
+        eta = record["solver_options"].get("eta", 0)
+        name = "sigma-hat" if record["solver"] == "ddpm_large" else f"eta = {eta:g}"
+        rows.setdefault(name, {})[record["steps"]] = record[quality]
+    lines = [f"| {quality} | " + " | ".join(f"S = {s}" for s in steps) + " |"]
+    lines.append("|---" * (len(steps) + 1) + "|")
+    for name, values in rows.items():
+        shown = [f"{values[s]:.3f}" if s in values else "" for s in steps]
+        lines.append(f"| {name} | " + " | ".join(shown) + " |")
+    return "\n".join(lines) + "\n"
