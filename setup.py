@@ -34,6 +34,6 @@ setup(
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda13]"],
         "test": ["pytest", "pytest-xdist", "ruff"],
-        "parity": ["pytorch-fid", "torch", "torch-fidelity", "torchvision"],
+        "parity": ["diffusers", "pytorch-fid", "torch", "torch-fidelity", "torchvision"],
     },
 )

@@ -2,9 +2,11 @@
 
     python -m ddim_jax.models.pretrained runs/digits digits.safetensors [--dtype=float16]
 
-writes such a file from the moving average of a workdir; `sample.py --checkpoint` takes either. The
-tensors are the flax parameters, named by their paths joined with "/"; the metadata holds "config"
-(JSON), "step" and "format".
+    python -m ddim_jax.models.pretrained runs/cifar10 cifar10-diffusers
+
+writes such a file from the moving average of a workdir, or a folder that diffusers reads;
+`sample.py --checkpoint` takes any of them. The tensors of the file are the flax parameters, named
+by their paths joined with "/"; the metadata holds "config" (JSON), "step" and "format".
 """
 
 import argparse
@@ -24,6 +26,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ddim_jax import experiment
 from ddim_jax.experiment import Experiment
+from ddim_jax.models import diffusers
 
 FORMAT = "ddim_jax 1"
 DTYPES = ("float32", "float16")
@@ -61,13 +64,18 @@ def load(checkpoint: str | Path) -> Pretrained:
     """Loads a network.
 
     Args:
-        checkpoint: a training workdir, a `.safetensors` file of `save`, or a name in `bundled()`.
+        checkpoint: a training workdir, a `.safetensors` file of `save`, a folder of a diffusers
+            UNet2DModel, or a name in `bundled()`.
 
     Raises:
         FileNotFoundError: there is no such thing.
         ValueError: it is damaged, or its parameters are not those of its config.
     """
     path = Path(checkpoint).expanduser()
+    if path.is_dir() and diffusers.is_folder(path):
+        config, params = diffusers.read(path)
+        parts = experiment.build(config)
+        return Pretrained(path.resolve().name, parts, jax.tree.map(jnp.asarray, params), config, 0)
     if path.is_dir():
         return _load_workdir(path)
     if path.is_file():
@@ -164,14 +172,18 @@ def fingerprint(params: Any) -> str:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Exports a workdir's moving average to one file."""
+    """Exports a workdir's moving average to one file, or for diffusers."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("checkpoint", help="training workdir")
-    parser.add_argument("file", help="to write; ends in .safetensors")
+    parser.add_argument("file", help="to write, ending in .safetensors, or a folder for diffusers")
     parser.add_argument("--dtype", default="float32", choices=DTYPES)
     args = parser.parse_args(argv)
     try:
         model = load(args.checkpoint)
+        if not Path(args.file).suffix:
+            diffusers.write(Path(args.file), model.config, model.params)
+            print(f"{args.file}: step {model.step}, as diffusers reads it")
+            return
         save(args.file, model, args.dtype)
     except (ValueError, OSError) as error:
         parser.exit(1, f"{parser.prog}: {error}\n")

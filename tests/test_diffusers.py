@@ -1,0 +1,208 @@
+"""Networks of diffusers: read, written, refused; equal outputs where torch and diffusers are."""
+
+import importlib.util
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from configs import cifar10, digits
+from ddim_jax import experiment
+from ddim_jax.models import diffusers, pretrained
+from tests.tiny import tiny
+
+TORCH = all(importlib.util.find_spec(name) for name in ("torch", "diffusers"))
+
+
+def network(**changes):
+    """A tiny network that diffusers could hold, with random parameters."""
+    config = tiny(cifar10.get_config())
+    with config.unlocked():
+        config.model.update(channels=32, dropout=0.0, attention_resolutions=(4,), num_blocks=2)
+        config.model.group_channels = 1  # 32 groups everywhere
+        config.model.update(changes)
+    parts = experiment.build(config)
+    shapes = jax.eval_shape(parts.init, jax.random.key(0))
+    leaves, tree = jax.tree.flatten(shapes)
+    rng = np.random.default_rng(0)
+    values = [rng.normal(size=leaf.shape).astype(np.float32) * 0.1 for leaf in leaves]
+    return pretrained.Pretrained("tiny", parts, jax.tree.unflatten(tree, values), config, 3)
+
+
+VARIANTS = {
+    "ddpm": {},
+    "adm": dict(
+        scale_shift=True, time_embedding="adm", norm_eps=1e-5, head_channels=8,
+        down_padding="symmetric", num_classes=5, null_label=False,
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(params=VARIANTS)
+def folder(request, tmp_path):
+    model = network(**VARIANTS[request.param])
+    diffusers.write(tmp_path / "written", model.config, model.params)
+    return tmp_path / "written", model
+
+
+def test_what_is_written_is_read_again(folder):
+    path, model = folder
+    back = pretrained.load(path)
+    assert back.name == "written"
+    assert pretrained.fingerprint(back.params) == pretrained.fingerprint(model.params)
+    assert back.experiment.image_shape == model.experiment.image_shape
+    for name in ("channels", "num_blocks", "attention_resolutions", "scale_shift", "norm_eps"):
+        assert getattr(back.experiment.model, name) == getattr(model.experiment.model, name)
+    np.testing.assert_array_equal(
+        back.experiment.schedule.level(0.5).alpha, model.experiment.schedule.level(0.5).alpha
+    )
+    with pytest.raises(FileExistsError, match="choose another name"):
+        diffusers.write(path, model.config, model.params)
+
+
+def outputs(model):
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(3, *model.experiment.image_shape)).astype(np.float32)
+    t = np.array([0.0, 37.0, 999.0], np.float32)
+    labels = np.array([0, 2, 4], np.int32)
+    cond = {"label": jnp.asarray(labels)} if model.experiment.num_classes else None
+    y = jax.jit(model.experiment.apply)(model.params, x, t, cond)
+    return x, t, labels, np.asarray(y)
+
+
+@pytest.mark.parametrize(
+    "name, golden",
+    [
+        ("ddpm", [0.13820899, 0.04463043, 0.1157117]),
+        ("adm", [0.15960878, -0.05533264, 0.20622146]),
+    ],
+)
+def test_outputs_are_those_that_diffusers_gave(name, golden):
+    """One pixel of diffusers 0.42.1 with torch 2.13.0, for the same parameters."""
+    *_, y = outputs(network(**VARIANTS[name]))
+    np.testing.assert_allclose(y[1, 2, 3], golden, atol=2e-5)
+
+
+@pytest.mark.skipif(not TORCH, reason="needs torch and diffusers (the extra parity)")
+def test_outputs_are_those_of_diffusers(folder):
+    import torch
+    from diffusers import UNet2DModel
+
+    path, model = folder
+    theirs = UNet2DModel.from_pretrained(path / "unet").eval()
+    x, t, labels, ours = outputs(pretrained.load(path))
+    given = {"class_labels": torch.tensor(labels)} if model.experiment.num_classes else {}
+    with torch.no_grad():
+        y = theirs(torch.tensor(x).permute(0, 3, 1, 2), torch.tensor(t), **given).sample
+    y = y.permute(0, 2, 3, 1).numpy()
+    assert np.abs(y).mean() > 0.1
+    np.testing.assert_allclose(ours, y, atol=1e-4 * np.abs(y).max())
+
+
+@pytest.mark.skipif(not TORCH, reason="needs torch and diffusers (the extra parity)")
+def test_what_diffusers_saves_is_read(tmp_path):
+    """The layout of the DDPM checkpoints, as `save_pretrained` leaves it."""
+    import torch
+    from diffusers import DDPMPipeline, DDPMScheduler, UNet2DModel
+
+    torch.manual_seed(0)
+    net = UNet2DModel(
+        sample_size=8, block_out_channels=(32, 64), layers_per_block=1,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"), attention_head_dim=None,
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"), downsample_padding=0, freq_shift=1,
+        flip_sin_to_cos=False, norm_eps=1e-6,
+    )  # fmt: skip
+    scheduler = DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction")
+    DDPMPipeline(net, scheduler).save_pretrained(tmp_path / "saved")
+    model = pretrained.load(tmp_path / "saved")
+    assert model.experiment.schedule.name == "ddpm_cosine"
+    x, t, _, ours = outputs(model)
+    with torch.no_grad():
+        y = net.eval()(torch.tensor(x).permute(0, 3, 1, 2), torch.tensor(t)).sample
+    np.testing.assert_allclose(ours, y.permute(0, 2, 3, 1).numpy(), atol=1e-4)
+
+
+def spoil(path, **changes):
+    file = path / "unet" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"down_block_types": ["DownBlock2D", "SkipDownBlock2D"]}, "block SkipDownBlock2D is not"),
+        ({"time_embedding_type": "fourier"}, "time_embedding_type='fourier' is not supported"),
+        (
+            {"norm_num_groups": 5, "attn_norm_num_groups": 5},
+            "norm_num_groups=5 with block_out_channels",
+        ),
+        ({"sample_size": None}, "needs one whole number as its sample_size, got None"),
+        ({"freq_shift": 3}, "freq_shift and flip_sin_to_cos must be 1 and false"),
+        (
+            {"resnet_time_scale_shift": "scale_shift", "attn_norm_num_groups": None},
+            "attn_norm_num_groups=None with resnet_time_scale_shift='scale_shift' is not supported",
+        ),
+        ({"layers_per_block": 3}, "lacks down_blocks.0.resnets.2.norm1.weight"),
+        ({"layers_per_block": 1}, "holds .*, for which our network has no place"),
+    ],
+)
+def test_networks_that_we_do_not_have(tmp_path, changes, message):
+    model = network()
+    diffusers.write(tmp_path / "net", model.config, model.params)
+    spoil(tmp_path / "net", **changes)
+    with pytest.raises(ValueError, match=message):
+        pretrained.load(tmp_path / "net")
+
+
+def test_folders_without_weights_or_with_another_schedule(tmp_path):
+    model = network()
+    diffusers.write(tmp_path / "net", model.config, model.params)
+    scheduler = tmp_path / "net" / "scheduler" / "scheduler_config.json"
+    scheduler.write_text(json.dumps({"beta_schedule": "sigmoid"}))
+    with pytest.raises(ValueError, match="beta_schedule='sigmoid'.* is not supported, only linear"):
+        pretrained.load(tmp_path / "net")
+    (tmp_path / "net" / "unet" / diffusers.WEIGHTS).unlink()
+    with pytest.raises(FileNotFoundError, match="safe_serialization=True"):
+        pretrained.load(tmp_path / "net")
+
+
+def test_old_names_of_attention(tmp_path):
+    model = network()
+    diffusers.write(tmp_path / "net", model.config, model.params)
+    file = tmp_path / "net" / "unet" / diffusers.WEIGHTS
+    old = {new: name for name, new in diffusers.OLD_NAMES.items()}
+    tensors = {}
+    for name, value in safetensors.numpy.load_file(file).items():
+        for new in old if "attentions" in name else ():
+            name = name.replace(new, old[new])
+        tensors[name] = value
+    assert any("proj_attn" in name for name in tensors)
+    safetensors.numpy.save_file(tensors, file)
+    back = pretrained.load(tmp_path / "net")
+    assert pretrained.fingerprint(back.params) == pretrained.fingerprint(model.params)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"patch_size": 2, "attention_resolutions": ()}, "no network with patch_size=2"),
+        ({"resample_blocks": True}, "no network with resample_blocks=True"),
+        ({"num_classes": 3}, "no network with null_label=True"),
+        ({"group_channels": 4}, "one number of norm groups, this network 8 to 32"),
+    ],
+)
+def test_networks_that_diffusers_does_not_have(tmp_path, changes, message):
+    model = network(**changes)
+    with pytest.raises(ValueError, match=message):
+        diffusers.write(tmp_path / "net", model.config, model.params)
+    assert not (tmp_path / "net").exists()
+
+
+def test_schedules_that_diffusers_does_not_have(tmp_path):
+    model = network()
+    model.config.schedule = digits.get_config().schedule
+    with pytest.raises(ValueError, match="no schedule 'cosine' with prediction 'eps'"):
+        diffusers.write(tmp_path / "net", model.config, model.params)
