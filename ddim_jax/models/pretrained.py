@@ -1,7 +1,6 @@
 """Trained networks: from a training workdir, or one `.safetensors` file with its config inside.
 
     python -m ddim_jax.models.pretrained runs/digits digits.safetensors [--dtype=float16]
-
     python -m ddim_jax.models.pretrained runs/cifar10 cifar10-diffusers
 
 writes such a file from the moving average of a workdir, or a folder that diffusers reads;
