@@ -144,6 +144,7 @@ def mesh_of(topology: str) -> Mesh:
             f"{topology!r}"
         )
     from jax.experimental import topologies
+    from jax.experimental.compilation_cache import compilation_cache
 
     try:
         if CHIPS[name].platform == "cuda":
@@ -167,11 +168,16 @@ def mesh_of(topology: str) -> Mesh:
             f'pip install "ddim_jax[{extra}]" brings it, or the shape is not one of {name}'
         ) from error
     jax.config.update("jax_enable_compilation_cache", False)  # it holds programs that can run
+    compilation_cache.reset_cache()  # JAX asks the flag once
     return parallel.make_mesh(list(found.devices))
 
 
 def compile_plan(
-    lower: Callable[[Mesh], Any], topology: str, mesh: Mesh, folder: Path | None = None
+    lower: Callable[[Mesh], Any],
+    topology: str,
+    mesh: Mesh,
+    folder: Path | None = None,
+    repeats: int = 1,
 ) -> Plan:
     """Compiles, or reads what was found when the same program was compiled before.
 
@@ -180,15 +186,19 @@ def compile_plan(
         topology: as of `mesh_of`.
         mesh: from `mesh_of`.
         folder: where plans are kept; default beside the compilation cache.
+        repeats: how often the program's loop, which holds nearly all of its work, runs: compilers
+            count the body of a loop once.
     """
     folder = folder or Path(jax.config.jax_compilation_cache_dir or ".") / "plans"
     lowered = lower(mesh)
-    text = f"{topology} {jax.__version__} {lowered.as_text()}"
+    text = f"{topology} {jax.__version__} {repeats} {lowered.as_text()}"
     path = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
     if path.exists():
         return Plan(**json.loads(path.read_text()))
     start = time.perf_counter()
     program = lowered.compile()
+    if " while(" not in program.as_text():
+        repeats = 1
     memory, cost = program.memory_analysis(), program.cost_analysis()
     if cost is None:  # of GPUs: the operations of the same program for one device that is here
         alone = lower(parallel.make_mesh(jax.devices("cpu")[:1])).cost_analysis()
@@ -200,8 +210,8 @@ def compile_plan(
         devices=mesh.size,
         memory=int(total),
         arguments=int(memory.argument_size_in_bytes),
-        flops=float(cost.get("flops", 0.0)),
-        bytes_accessed=float(cost.get("bytes accessed", 0.0)),
+        flops=repeats * float(cost.get("flops", 0.0)),
+        bytes_accessed=repeats * float(cost.get("bytes accessed", 0.0)),
         collectives=collectives(program.as_text()),
         compile_seconds=time.perf_counter() - start,
     )
@@ -293,7 +303,7 @@ def plan_training(config: Any, topology: str) -> Plan:
         batch = {"image": rows(np.uint8, *image_shape), "label": rows(np.int32)}
         return step.lower(state, batch | {"row": rows(np.int32)})
 
-    return compile_plan(lower, topology, mesh)
+    return compile_plan(lower, topology, mesh, repeats=config.train.get("accumulate", 1))
 
 
 def plan_sampling(
@@ -339,7 +349,7 @@ def plan_sampling(
         params, table, guidance = (on(tree, whole) for tree in (params, table, guidance))
         return draw.lower(params, table, *(on(tree, rows) for tree in (x, keys, cond)), guidance)
 
-    return compile_plan(lower, topology, mesh)
+    return compile_plan(lower, topology, mesh, repeats=table.nfe)
 
 
 def advice(config: Any, plan: Plan) -> str:

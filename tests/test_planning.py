@@ -86,6 +86,17 @@ def test_a_program_is_compiled_once(tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
 
 
+@pytest.mark.parametrize("count", [1, 40])
+def test_the_work_of_a_loop_is_counted_as_often_as_it_is_done(tmp_path, count):
+    def lower(mesh):
+        x = jax.ShapeDtypeStruct((64, 64), jnp.float32)
+        step = lambda x, _: (jnp.tanh(x @ x), None)  # noqa: E731
+        return jax.jit(lambda x: jax.lax.scan(step, x, None, length=count)[0]).lower(x)
+
+    found = planning.compile_plan(lower, "v5e:1", parallel.make_mesh(), tmp_path, count)
+    assert 0.9 < found.flops / (count * 2 * 64**3) < 1.3
+
+
 @pytest.mark.parametrize("topology", ["v5e", "b200:8", "v5e:", "v5e:4x", "h100:2x4x"])
 def test_unknown_devices(topology):
     with pytest.raises(ValueError, match="--plan must be like v5e:4x4 or h100:8, with one of v4,"):
