@@ -50,7 +50,7 @@ _DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "one of several processes; found without it where the environment says so"
 )
 _PLAN = flags.DEFINE_string(
-    "plan", None, "draw nothing: compile for devices like v5e:4x4 or h100:8, say what they need"
+    "plan", None, "draw nothing; say what a batch over devices like v5e:4x4 or h100:8 needs"
 )
 _PROGRESS = flags.DEFINE_bool("progress", False, "a bar over network evaluations")
 

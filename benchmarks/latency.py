@@ -2,7 +2,7 @@
 
     python -m benchmarks.latency [--checkpoint=digits_4step] [--nfe=1,2,4,8] [--repeats=200]
 
-A request is one call of the sampler with a new seed and label, until its uint8 picture is in host
+A request is one call of the sampler for a new sample and label, until its uint8 picture is in host
 memory. The commands are whole processes of sample.py, with an empty compilation cache and a full
 one. Requests of different numbers of evaluations alternate.
 """

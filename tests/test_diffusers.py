@@ -190,6 +190,7 @@ def test_old_names_of_attention(tmp_path):
     [
         ({"patch_size": 2, "attention_resolutions": ()}, "no network with patch_size=2"),
         ({"resample_blocks": True}, "no network with resample_blocks=True"),
+        ({"num_heads": 2}, "no network with num_heads=2"),
         ({"num_classes": 3}, "no network with null_label=True"),
         ({"group_channels": 4}, "one number of norm groups, this network 8 to 32"),
     ],

@@ -140,14 +140,11 @@ class _EveryName:
 def _their_model(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """UNet2DModel's config.json."""
     net = UNet(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.model.items()})
-    for name, value in {
-        "patch_size": 1,
-        "vector_dim": 0,
-        "scalars": (),
-        "resample_blocks": False,
-        "null_label": not net.num_classes,
-    }.items():
-        if getattr(net, name) != value and (name != "null_label" or net.num_classes):
+    only = {"patch_size": 1, "vector_dim": 0, "scalars": (), "resample_blocks": False}
+    only |= {"null_label": False} if net.num_classes else {}
+    only |= {} if net.head_channels else {"num_heads": 1}  # there heads have a width, not a number
+    for name, value in only.items():
+        if getattr(net, name) != value:
             raise ValueError(f"diffusers has no network with {name}={getattr(net, name)!r}")
     widths = [int(net.channels * mult) for mult in net.channel_mults]
     sizes = set(widths) | {a + b for a in widths for b in widths}
@@ -160,7 +157,6 @@ def _their_model(config: ml_collections.ConfigDict) -> dict[str, Any]:
     if height != width:
         raise ValueError(f"diffusers needs square images, got {height} x {width}")
     attends = [height >> level in net.attention_resolutions for level in range(len(widths))]
-    heads = net.head_channels or (widths[-1] // net.num_heads if net.num_heads > 1 else None)
     return {
         "_class_name": "UNet2DModel",
         "sample_size": height,
@@ -170,7 +166,7 @@ def _their_model(config: ml_collections.ConfigDict) -> dict[str, Any]:
         "layers_per_block": net.num_blocks,
         "down_block_types": [(PLAIN, ATTENTION)[yes][0] for yes in attends],
         "up_block_types": [(PLAIN, ATTENTION)[yes][1] for yes in reversed(attends)],
-        "attention_head_dim": heads,
+        "attention_head_dim": net.head_channels,
         "dropout": net.dropout,
         "num_class_embeds": net.num_classes or None,
         "resnet_time_scale_shift": "scale_shift" if net.scale_shift else "default",
@@ -311,7 +307,7 @@ def _names(model: Any, tensors: Any) -> Iterator[tuple[str, list[str]]]:
 
     Args:
         model: the arguments of our UNet.
-        tensors: names of theirs, by which shortcuts, attention and labels are found.
+        tensors: names of theirs, by which shortcuts and attention are found.
     """
     levels = len(model["channel_mults"])
     yield from _layer("conv_in", "conv_in")
