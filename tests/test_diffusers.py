@@ -164,6 +164,11 @@ def test_folders_without_weights_or_with_another_schedule(tmp_path):
     scheduler.write_text(json.dumps({"beta_schedule": "sigmoid"}))
     with pytest.raises(ValueError, match="beta_schedule='sigmoid'.* is not supported, only linear"):
         pretrained.load(tmp_path / "net")
+    scheduler.write_text(json.dumps({"rescale_betas_zero_snr": True}))
+    with pytest.raises(ValueError, match="with rescale_betas_zero_snr is not supported"):
+        pretrained.load(tmp_path / "net")
+    scheduler.write_text(json.dumps({"clip_sample": False}))
+    assert pretrained.load(tmp_path / "net").config.sample.clip == "none"
     (tmp_path / "net" / "unet" / diffusers.WEIGHTS).unlink()
     with pytest.raises(FileNotFoundError, match="safe_serialization=True"):
         pretrained.load(tmp_path / "net")
@@ -204,6 +209,9 @@ def test_networks_that_diffusers_does_not_have(tmp_path, changes, message):
 
 def test_schedules_that_diffusers_does_not_have(tmp_path):
     model = network()
+    model.config.schedule = dict(name="ddpm_cosine", max_beta=0.5)
+    with pytest.raises(ValueError, match="no max_beta of schedule 'ddpm_cosine'"):
+        diffusers.write(tmp_path / "net", model.config, model.params)
     model.config.schedule = digits.get_config().schedule
     with pytest.raises(ValueError, match="no schedule 'cosine' with prediction 'eps'"):
         diffusers.write(tmp_path / "net", model.config, model.params)

@@ -6,15 +6,14 @@ Each process has two host devices; collectives go over gloo, as those of a pod g
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).parent.parent
+from tests.processes import ROOT, finish, start
+
 STEPS = 30
 CONFIG = f"""
 from configs import digits
@@ -28,47 +27,11 @@ def get_config():
 """
 
 
-def environments(count):
-    """Of processes that find each other, 4 devices in all."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    for index in range(count):
-        environment = os.environ | {
-            "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("count=2", f"count={4 // count}"),
-            "PYTHONPATH": str(ROOT),
-            "JAX_PLATFORMS": "cpu",
-        }
-        if count > 1:
-            environment |= {
-                "JAX_COORDINATOR_ADDRESS": address,
-                "JAX_NUM_PROCESSES": str(count),
-                "JAX_PROCESS_ID": str(index),
-            }
-        yield environment
-
-
 def launch(folder, name, count=1, *flags):
     """Processes of one run of train.py."""
     config = folder / "config.py"
     config.write_text(CONFIG)
-    command = [sys.executable, "train.py", f"--config={config}", f"--workdir={folder / name}"]
-    return [
-        subprocess.Popen(
-            [*command, *flags], cwd=ROOT, env=environment, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        )
-        for environment in environments(count)
-    ]  # fmt: skip
-
-
-def finish(processes):
-    """What they wrote; all of them ended well."""
-    processes = list(processes)
-    outputs = [process.communicate(timeout=300)[0] for process in processes]
-    for process, output in zip(processes, outputs, strict=True):
-        assert process.returncode == 0, output
-    return outputs
+    return start(count, "train.py", f"--config={config}", f"--workdir={folder / name}", *flags)
 
 
 def metrics(workdir):

@@ -1,8 +1,6 @@
 """Folders of samples: the same by any number of processes, continued, never mixed, readable."""
 
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -10,7 +8,7 @@ from PIL import Image
 
 from ddim_jax import data, experiment, generation, sets
 from ddim_jax.models import pretrained
-from tests.test_processes import ROOT, environments, finish
+from tests.processes import finish, start
 
 
 @pytest.fixture(scope="module")
@@ -87,14 +85,7 @@ def test_two_processes_share_a_set(tmp_path):
     flags = ["--num_samples=14", "--steps=2", "--batch_size=4"]
 
     def launch(name, count):
-        command = [sys.executable, "sample.py", *flags, f"--out={tmp_path / name}"]
-        return finish(
-            subprocess.Popen(
-                command, cwd=ROOT, env=env, text=True,
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            )
-            for env in environments(count)
-        )  # fmt: skip
+        return finish(start(count, "sample.py", *flags, f"--out={tmp_path / name}"))
 
     outputs = launch("two", 2)
     counts = [int(re.search(r"two: (\d+) samples", output)[1]) for output in outputs]

@@ -18,9 +18,9 @@ matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402
 from matplotlib.ticker import LogFormatter, ScalarFormatter  # noqa: E402
 
+from ddim_jax.evaluation.results import Record  # noqa: E402
 from ddim_jax.solvers import SOLVERS  # noqa: E402
 
-Record = dict[str, Any]
 MARKERS = "osD^vP*X<>hp"
 DPI = 110
 

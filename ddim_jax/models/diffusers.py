@@ -83,7 +83,6 @@ def read(path: Path) -> tuple[ml_collections.ConfigDict, dict[str, Any]]:
     config.update(_scheduler(json.loads(scheduler.read_text()) if scheduler.exists() else {}))
     config.loss = dict(name="diffusion")
     config.ema = dict(name="none")
-    config.sample = dict(solver="ddim", stride="uniform", steps=50, num_samples=16, clip="static")
     tensors = {
         _new_name(name): value for name, value in safetensors.numpy.load_file(weights).items()
     }
@@ -189,6 +188,8 @@ def _their_scheduler(config: ml_collections.ConfigDict) -> dict[str, Any]:
             f"diffusers has no schedule {schedule['name']!r} with prediction {prediction!r}; it "
             f"has {', '.join(kinds)} and {', '.join(predictions)}"
         )
+    if extra := sorted(set(schedule) - {"name", "num_steps", "beta_start", "beta_end"}):
+        raise ValueError(f"diffusers has no {extra[0]} of schedule {schedule['name']!r}")
     made = inspect.signature(schedules.SCHEDULES[schedule["name"]]).bind(
         **{name: value for name, value in schedule.items() if name != "name"}
     )
@@ -199,7 +200,7 @@ def _their_scheduler(config: ml_collections.ConfigDict) -> dict[str, Any]:
         "num_train_timesteps": made.arguments["num_steps"],
         "beta_schedule": kinds[schedule["name"]],
         "prediction_type": predictions[prediction],
-        "clip_sample": True,
+        "clip_sample": config.sample.clip == "static",
         **betas,
     }
 
@@ -275,10 +276,13 @@ def _group_channels(widths: list[int], groups: int, file: Path) -> int:
 
 
 def _scheduler(options: dict[str, Any]) -> dict[str, Any]:
-    """Our sections "schedule" and "prediction"."""
+    """Our sections "schedule", "prediction" and "sample"."""
     kind = options.get("beta_schedule", "linear")
     prediction = options.get("prediction_type", "epsilon")
-    if kind not in SCHEDULES or prediction not in PREDICTIONS or options.get("trained_betas"):
+    changed = [name for name in ("trained_betas", "rescale_betas_zero_snr") if options.get(name)]
+    if changed:
+        raise ValueError(f"scheduler with {changed[0]} is not supported")
+    if kind not in SCHEDULES or prediction not in PREDICTIONS:
         raise ValueError(
             f"scheduler with beta_schedule={kind!r}, prediction_type={prediction!r} is not "
             f"supported, only {', '.join(SCHEDULES)} and {', '.join(PREDICTIONS)}"
@@ -289,7 +293,10 @@ def _scheduler(options: dict[str, Any]) -> dict[str, Any]:
             "beta_start": options.get("beta_start", 1e-4),
             "beta_end": options.get("beta_end", 0.02),
         }
-    return {"schedule": schedule, "prediction": {"name": PREDICTIONS[prediction]}}
+    sample = dict(solver="ddim", stride="uniform", steps=50, num_samples=16)
+    sample["clip"] = "static" if options.get("clip_sample", True) else "none"
+    prediction = {"name": PREDICTIONS[prediction]}
+    return {"schedule": schedule, "prediction": prediction, "sample": sample}
 
 
 def _new_name(name: str) -> str:
