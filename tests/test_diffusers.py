@@ -54,13 +54,29 @@ def test_what_is_written_is_read_again(folder):
     assert back.name == "written"
     assert pretrained.fingerprint(back.params) == pretrained.fingerprint(model.params)
     assert back.experiment.image_shape == model.experiment.image_shape
-    for name in ("channels", "num_blocks", "attention_resolutions", "scale_shift", "norm_eps"):
+    names = "channels channel_mults num_blocks attention_resolutions scale_shift norm_eps"
+    for name in f"{names} head_channels down_padding time_embedding num_classes".split():
         assert getattr(back.experiment.model, name) == getattr(model.experiment.model, name)
     np.testing.assert_array_equal(
         back.experiment.schedule.level(0.5).alpha, model.experiment.schedule.level(0.5).alpha
     )
     with pytest.raises(FileExistsError, match="choose another name"):
         diffusers.write(path, model.config, model.params)
+
+
+def test_layouts_are_those_of_torch(folder):
+    """[O, I, 3, 3] and [O, I]; q, k, v are the thirds of ours."""
+    path, model = folder
+    theirs = safetensors.numpy.load_file(path / "unet" / diffusers.WEIGHTS)
+    qkv = np.split(model.params["mid_attention"]["qkv"]["kernel"], 3, axis=1)
+    for letter, kernel in zip("qkv", qkv, strict=True):
+        name = f"mid_block.attentions.0.to_{letter}.weight"
+        np.testing.assert_array_equal(theirs[name], kernel.T)
+    kernel = model.params["conv_in"]["kernel"]
+    np.testing.assert_array_equal(theirs["conv_in.weight"][5, 1, 2], kernel[2, :, 1, 5])
+    skip = model.params["up_0_0"]["skip"]["kernel"]
+    found = theirs["up_blocks.1.resnets.0.conv_shortcut.weight"]
+    np.testing.assert_array_equal(found[..., 0, 0], skip.T)
 
 
 def outputs(model):
