@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ddim_jax import files, generation, parallel
+from ddim_jax import files, generation, parallel, programs
 from ddim_jax.guidance import Guidance
 from ddim_jax.models.pretrained import Pretrained
 from ddim_jax.probability_flow import Tolerance
@@ -73,9 +73,6 @@ H100 = """gpu_device_info {
 WITHOUT_GPU = "--xla_gpu_autotune_level=0 --xla_gpu_enable_triton_gemm=false"
 """Nothing can be timed where there is no GPU."""
 
-COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "f64": 8}
-
 
 class Plan(NamedTuple):
     """What a program needs, for each device.
@@ -86,7 +83,8 @@ class Plan(NamedTuple):
         memory: bytes: arguments, results and temporaries, what is donated once.
         arguments: bytes, of the memory.
         flops: operations.
-        bytes_accessed: of the device's memory; 0 where the compiler does not say (GPUs).
+        bytes_accessed: of the device's memory, see `programs.traffic`; 0 of GPUs, whose programs
+            do not say what stays in a cache.
         collectives: name -> (how many, bytes).
         compile_seconds: on the machine that compiled it.
     """
@@ -190,15 +188,16 @@ def compile_plan(
             count the body of a loop once.
     """
     folder = folder or Path(jax.config.jax_compilation_cache_dir or ".") / "plans"
+    chip = CHIPS[topology.partition(":")[0]]
     lowered = lower(mesh)
-    text = f"{topology} {jax.__version__} {repeats} {lowered.as_text()}"
-    path = folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.json"
+    asked = f"{topology} {jax.__version__} {repeats} traffic {lowered.as_text()}"
+    path = folder / f"{hashlib.sha256(asked.encode()).hexdigest()[:32]}.json"
     if path.exists():
         return Plan(**json.loads(path.read_text()))
     start = time.perf_counter()
     program = lowered.compile()
-    if " while(" not in program.as_text():
-        repeats = 1
+    text = program.as_text()
+    repeats = repeats if " while(" in text else 1
     memory, cost = program.memory_analysis(), program.cost_analysis()
     if cost is None:  # of GPUs: the operations of the same program for one device that is here
         alone = lower(parallel.make_mesh(jax.devices("cpu")[:1])).cost_analysis()
@@ -211,36 +210,13 @@ def compile_plan(
         memory=int(total),
         arguments=int(memory.argument_size_in_bytes),
         flops=repeats * float(cost.get("flops", 0.0)),
-        bytes_accessed=repeats * float(cost.get("bytes accessed", 0.0)),
-        collectives=collectives(program.as_text()),
+        bytes_accessed=float(repeats * programs.traffic(text) if chip.platform == "tpu" else 0),
+        collectives=programs.collectives(text),
         compile_seconds=time.perf_counter() - start,
     )
     folder.mkdir(parents=True, exist_ok=True)
     files.write_json(path, plan._asdict())
     return plan
-
-
-def collectives(text: str) -> dict[str, tuple[int, int]]:
-    """name -> (how many, bytes of their results) of the collectives in a compiled program's text.
-
-    Of a pair of -start and -done the second is counted.
-    """
-    found = {name: [0, 0] for name in COLLECTIVES}
-    pattern = re.compile(rf"= (.*?) ({'|'.join(COLLECTIVES)})(-start|-done)?\(")
-    for line in text.splitlines():
-        match = pattern.search(line)
-        if match and match[3] != "-start":
-            found[match[2]][0] += 1
-            found[match[2]][1] += _size(match[1])
-    return {name: tuple(value) for name, value in found.items() if value[0]}
-
-
-def _size(shapes: str) -> int:
-    """Bytes of f32[3,4]{1,0}, or of a tuple of such."""
-    return sum(
-        BYTES.get(kind, 4) * int(np.prod([int(n) for n in dims.split(",") if n]))
-        for kind, dims in re.findall(r"(\w+)\[([\d,]*)\]", shapes)
-    )
 
 
 def report(plan: Plan, what: str) -> str:
@@ -265,7 +241,7 @@ def report(plan: Plan, what: str) -> str:
             f"  arithmetic   {plan.flops / 1e9:,.0f} GFLOP, {bounds['arithmetic'] * 1e3:,.2f} ms",
             f"  traffic      {plan.bytes_accessed / 1e9:,.2f} GB, {bounds['memory'] * 1e3:,.2f} ms"
             if plan.bytes_accessed
-            else "  traffic      unknown: the compiler for GPUs does not say",
+            else "  traffic      unknown: programs for GPUs do not say what stays in a cache",
             f"  links        {sent or 'nothing sent'}, {bounds['links'] * 1e3:,.2f} ms",
             f"  at best      {bounds[most] * 1e3:,.2f} ms, by {most}; "
             f"{plan.utilisation:.0%} of its arithmetic"

@@ -12,14 +12,6 @@ from configs import digits
 from ddim_jax import parallel, planning
 from tests.tiny import tiny
 
-HLO = """
-  %a = f32[3,4]{1,0} all-reduce(%x), replica_groups={}
-  %b = (f32[10]{0}, bf16[2,5]{1,0}) all-reduce(%x, %y), to_apply=%add
-  %c = (f32[8]{0}, f32[32]{0}) all-gather-start(%x), dimensions={0}
-  %d = f32[32]{0} all-gather-done(%c)
-  %e = f32[] add(%x, %y), metadata={op_name="all-reduce(not one)"}
-"""
-
 
 def plan(**changes):
     given = dict(
@@ -33,10 +25,6 @@ def plan(**changes):
         compile_seconds=3.0,
     )
     return planning.Plan(**given | changes)
-
-
-def test_collectives_are_counted_with_the_bytes_of_their_results():
-    assert planning.collectives(HLO) == {"all-reduce": (2, 48 + 40 + 20), "all-gather": (1, 128)}
 
 
 def test_bounds_are_sizes_over_the_chips_rates():

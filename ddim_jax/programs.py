@@ -1,0 +1,81 @@
+"""What the text of a compiled program (optimised HLO) says: collectives, traffic of memory."""
+
+import math
+import re
+from collections.abc import Iterator
+
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "f64": 8}
+"""Of the types of arrays; others count 4."""
+
+ARRAY = re.compile(r"(\w+)\[([\d,]*)\](\{[^}]*\})?")
+INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?(\S+) = (\(.*?\)|\S+) ([\w-]+)\((.*?)\)(?:,|$)")
+COMPUTATION = re.compile(r"(ENTRY )?%?([\w.-]+) \(.*\{$")
+INNER = re.compile(r"(?:calls|to_apply)=%?([\w.-]+)")
+
+FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"} | {
+    "while",
+    "conditional",
+    "call",
+}
+"""Instructions that move nothing; what the last three run is counted by itself."""
+
+
+def collectives(text: str) -> dict[str, tuple[int, int]]:
+    """name -> (how many, bytes of their results) of the collectives in a compiled program's text.
+
+    Of a pair of -start and -done the second is counted.
+    """
+    found = {name: [0, 0] for name in COLLECTIVES}
+    pattern = re.compile(rf"= (.*?) ({'|'.join(COLLECTIVES)})(-start|-done)?\(")
+    for line in text.splitlines():
+        match = pattern.search(line)
+        if match and match[3] != "-start":
+            found[match[2]][0] += 1
+            found[match[2]][1] += sum(size for size, _ in _arrays(match[1]))
+    return {name: tuple(value) for name, value in found.items() if value[0]}
+
+
+def traffic(text: str) -> int:
+    """Bytes that a compiled program of a TPU reads from and writes to the memory of its device.
+
+    Operands and results of every instruction that is run, but for arrays that the compiler keeps on
+    the chip (layouts with S(1): VMEM); a copy between the two counts once. The "bytes accessed" of
+    XLA's own cost analysis have those arrays as well, and copies three times. The body of a loop
+    counts once.
+
+    Args:
+        text: `compiled.as_text()`.
+    """
+    fused = {name for line in text.splitlines() for name in INNER.findall(line)}
+    total, shapes, skipped = 0, {}, False
+    for line in text.splitlines():
+        head = COMPUTATION.match(line)
+        if head:
+            shapes, skipped = {}, head[2] in fused and not head[1]
+        match = INSTRUCTION.match(line)
+        if not match:
+            continue
+        name, shape, kind, operands = match.groups()
+        shapes[name] = shape
+        if skipped or kind in FREE or kind.endswith("-done"):
+            continue
+        if kind in ("copy-start", "slice-start"):  # (from, to, ...) in either order
+            ends = list(_arrays(shape))[:2]
+            total += min(size for size, _ in ends) * sum(far for _, far in ends)
+            continue
+        for part in [shape] + [shapes.get(_last(word), "") for word in operands.split(",")]:
+            total += sum(size for size, far in _arrays(part) if far)
+    return total
+
+
+def _last(operand: str) -> str:
+    """The name in `bf16[2,3]{1,0} %name`, or in `%name`."""
+    return operand.split()[-1].lstrip("%") if operand.strip() else ""
+
+
+def _arrays(shape: str) -> Iterator[tuple[int, bool]]:
+    """(bytes, whether in the memory of the device) of f32[3,4]{1,0}, or of a tuple of such."""
+    for kind, dims, layout in ARRAY.findall(shape):
+        size = BYTES.get(kind, 4) * math.prod(int(n) for n in dims.split(",") if n)
+        yield size, "S(" not in layout

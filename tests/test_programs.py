@@ -1,0 +1,54 @@
+"""What is read from the text of compiled programs."""
+
+import jax
+import jax.numpy as jnp
+
+from ddim_jax import programs
+
+COLLECTIVES = """
+  %a = f32[3,4]{1,0} all-reduce(%x), replica_groups={}
+  %b = (f32[10]{0}, bf16[2,5]{1,0}) all-reduce(%x, %y), to_apply=%add
+  %c = (f32[8]{0}, f32[32]{0}) all-gather-start(%x), dimensions={0}
+  %d = f32[32]{0} all-gather-done(%c)
+  %e = f32[] add(%x, %y), metadata={op_name="all-reduce(not one)"}
+"""
+
+TPU = """HloModule jit_f, entry_computation_layout={(f32[8]{0})->f32[8]{0}}
+
+%fused (p: f32[8]) -> f32[8] {
+  %p = f32[8]{0:T(128)} parameter(0)
+  ROOT %inside = f32[8]{0:T(128)} negate(%p)
+}
+
+ENTRY %main (x: f32[8], y: bf16[4]) -> f32[8] {
+  %x = f32[8]{0:T(128)} parameter(0)
+  %y = bf16[4]{0:T(256)(128)(2,1)} parameter(1)
+  %start = (f32[8]{0:T(128)S(1)}, f32[8]{0:T(128)}, u32[]{:S(2)}) copy-start(%x)
+  %near = f32[8]{0:T(128)S(1)} copy-done(%start)
+  %slice = ((f32[8]{0:T(128)}), f32[2]{0:T(128)S(1)}, u32[]{:S(2)}) slice-start(%x), slice={[0:2]}
+  %part = f32[2]{0:T(128)S(1)} slice-done(%slice)
+  %one = f32[8]{0:T(128)S(1)} fusion(%near, f32[8]{0:T(128)} %x), kind=kLoop, calls=%fused
+  %two = (f32[8]{0:T(128)}, bf16[4]{0}) fusion(%one, %y), kind=kLoop, calls=%fused
+  ROOT %out = f32[8]{0:T(128)} get-tuple-element(%two), index=0
+}
+"""
+
+
+def test_collectives_are_counted_with_the_bytes_of_their_results():
+    found = programs.collectives(COLLECTIVES)
+    assert found == {"all-reduce": (2, 48 + 40 + 20), "all-gather": (1, 128)}
+
+
+def test_traffic_is_of_the_devices_memory_only():
+    copied, sliced = 32, 8
+    assert programs.traffic(TPU) == copied + sliced + 32 + (32 + 8 + 8)
+
+
+def test_traffic_of_a_compiled_program_is_what_it_must_read_and_write():
+    x = jnp.zeros((64, 128))
+    text = jax.jit(lambda x: jnp.tanh(x) + 1).lower(x).compile().as_text()
+    assert programs.traffic(text) == 2 * 4 * 64 * 128
+    step = lambda x, _: (jnp.tanh(x) + 1, None)  # noqa: E731
+    loop = jax.jit(lambda x: jax.lax.scan(step, x, None, length=50)[0])
+    once = programs.traffic(loop.lower(x).compile().as_text())
+    assert 2 * 4 * 64 * 128 <= once < 5 * 2 * 4 * 64 * 128
