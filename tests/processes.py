@@ -9,14 +9,14 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 
 
-def _environments(count):
-    """Of processes that find each other, 4 devices in all."""
+def _environments(count, devices):
+    """Of processes that find each other."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     for index in range(count):
         environment = os.environ | {
-            "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("count=2", f"count={4 // count}"),
+            "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("count=2", f"count={devices // count}"),
             "PYTHONPATH": str(ROOT),
             "JAX_PLATFORMS": "cpu",
         }
@@ -29,14 +29,14 @@ def _environments(count):
         yield environment
 
 
-def start(count, *command):
-    """So many processes of a command like "train.py", "--workdir=...", 4 devices in all."""
+def start(count, *command, devices=4):
+    """So many processes of a command like "train.py", "--workdir=...", that share the devices."""
     return [
         subprocess.Popen(
             [sys.executable, *command], cwd=ROOT, env=environment, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )
-        for environment in _environments(count)
+        for environment in _environments(count, devices)
     ]  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import sys
 import time
 
 import numpy as np
+from PIL import Image
 
 from tests.processes import ROOT, finish, start
 
@@ -27,11 +28,12 @@ def get_config():
 """
 
 
-def launch(folder, name, count=1, *flags):
+def launch(folder, name, count=1, *flags, devices=4):
     """Processes of one run of train.py."""
     config = folder / "config.py"
     config.write_text(CONFIG)
-    return start(count, "train.py", f"--config={config}", f"--workdir={folder / name}", *flags)
+    command = ("train.py", f"--config={config}", f"--workdir={folder / name}", *flags)
+    return start(count, *command, devices=devices)
 
 
 def metrics(workdir):
@@ -63,6 +65,25 @@ def test_processes_train_like_one_stop_together_and_go_on_in_any_number(tmp_path
     found, expected = (metrics(tmp_path / name) for name in ("run", "single"))
     assert list(found) == list(expected) == list(range(1, STEPS + 1))
     np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-5)
+
+
+def test_eight_devices_train_and_draw_like_one(tmp_path):
+    """Under jit, with parameters split, and under pmap."""
+    flags = ("--config.train.steps=4", "--config.train.sample_every=4")
+    finish(launch(tmp_path, "single", 1, *flags, devices=1))
+    eight = {mode: (*flags, f"--config.parallel={mode}") for mode in ("jit", "fsdp", "pmap")}
+    for mode in eight:
+        finish(launch(tmp_path, mode, 1, *eight[mode], devices=8))
+    runs = {name: tmp_path / name for name in ("single", *eight)}
+    losses = {name: list(metrics(workdir).values()) for name, workdir in runs.items()}
+    pictures = {
+        name: np.asarray(Image.open(workdir / "samples" / "step_0000004.png"), np.int32)
+        for name, workdir in runs.items()
+    }
+    for mode in eight:
+        assert len(losses[mode]) == 4
+        np.testing.assert_allclose(losses[mode], losses["single"], rtol=1e-5)
+        assert np.abs(pictures[mode] - pictures["single"]).max() <= 1
 
 
 def test_a_process_that_is_alone_says_what_it_lacks(tmp_path):
