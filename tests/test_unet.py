@@ -318,6 +318,22 @@ def test_attention_equals_plain_softmax():
     np.testing.assert_allclose(jit(layers.attention)(q, k, v), expected, atol=1e-4, rtol=1e-4)
 
 
+def test_attention_of_many_positions_takes_little_memory():
+    """Queries in blocks: the same values and gradients, and memory that does not grow with N^2."""
+    q, k, v = jax.random.normal(jax.random.key(0), (3, 2, 48, 2, 4))
+
+    def grads(most):
+        loss = lambda q, k, v: jnp.sin(layers.attention(q, k, v, most)).sum()  # noqa: E731
+        return jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(q, k, v)
+
+    for found, expected in zip(*map(jax.tree.leaves, (grads(6 * 48), grads(48**2))), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+    x = jax.ShapeDtypeStruct((1, 4096, 1, 8), jnp.float32)
+    loss = jax.grad(lambda x: layers.attention(x, x, x).sum())
+    memory = jit(loss).lower(x).compile().memory_analysis().temp_size_in_bytes
+    assert memory < 4 * 4096**2  # of one array of logits; without blocks it is three of them
+
+
 def test_heads_split_the_channels():
     # All attention of this network is 16 wide.
     assert traced(num_heads=4) == traced(head_channels=4) != traced()

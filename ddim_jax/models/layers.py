@@ -99,19 +99,37 @@ class GroupNorm(nn.Module):
         return (centred * gain[:, None, None, :] + bias[:, None, None, :]).astype(self.dtype)
 
 
-def attention(q, k, v):
+def attention(q, k, v, most: int = 2**21):
     """Softmax attention, the softmax in float32.
 
-    The division by the softmax sum comes after the product with v: it then touches d numbers a
-    query instead of N, and the products are otherwise the same.
+    Of more than `most` pairs of a query and a key, queries are taken in blocks, one after another,
+    and computed again backwards: memory grows with N + M, not N * M (as in Rabe & Staats 2021,
+    arXiv:2112.05682), and the numbers are the same.
 
     Args:
         q: [B, N, heads, d] queries.
         k: [B, M, heads, d] keys.
         v: [B, M, heads, d] values.
+        most: pairs, of one sample and head, whose logits are in memory at a time.
 
     Returns:
         [B, N, heads, d], in the dtype of v.
+    """
+    size = q.shape[1]
+    while size * k.shape[1] > most and size % 2 == 0:
+        size //= 2
+    if size == q.shape[1]:
+        return _attend(q, k, v)
+    blocks = q.reshape(q.shape[0], -1, size, *q.shape[2:]).swapaxes(0, 1)
+    blocks = jax.lax.map(jax.checkpoint(lambda block: _attend(block, k, v)), blocks)
+    return blocks.swapaxes(0, 1).reshape(q.shape)
+
+
+def _attend(q, k, v):
+    """Attention of all queries at once.
+
+    The division by the softmax sum comes after the product with v: it then touches d numbers a
+    query instead of N, and the products are otherwise the same.
     """
     f32 = jnp.float32
     logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=f32)
