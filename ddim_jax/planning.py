@@ -331,8 +331,11 @@ def plan_sampling(
 def advice(config: Any, plan: Plan) -> str:
     """What to change where a train step does not fit."""
     found = []
-    if config.model.get("remat", "none") == "none":
-        found.append("--config.model.remat=blocks computes activations again backwards")
+    remat = config.model.get("remat", "none")
+    if remat == "none":
+        found.append("--config.model.remat=convolutions computes norms and activations again")
+    if remat == "convolutions":
+        found.append("--config.model.remat=blocks computes convolutions again as well")
     if config.model.get("dtype", "float32") == "float32":
         found.append("--config.model.dtype=bfloat16 halves them")
     if config.parallel == "jit" and plan.arguments > 0.2 * plan.chip.memory:

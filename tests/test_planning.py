@@ -45,8 +45,10 @@ def test_advice_names_what_is_not_yet_done():
     much = plan(memory=int(17e9), arguments=int(5e9))
     assert not much.fits and "does not fit" in planning.report(much, "A step")
     text = planning.advice(config, much)
-    for part in ("model.remat=blocks", "model.dtype=bfloat16", "parallel=fsdp", "accumulate=2"):
+    for part in ("remat=convolutions", "dtype=bfloat16", "parallel=fsdp", "accumulate=2"):
         assert part in text
+    config.model.remat = "convolutions"
+    assert "model.remat=blocks" in planning.advice(config, much)
     config.model.remat, config.model.dtype, config.parallel = "blocks", "bfloat16", "fsdp"
     config.train.batch_size = 4
     assert planning.advice(config, much).startswith("it does not fit: or take more devices")

@@ -204,7 +204,8 @@ def test_resample_blocks_have_parameters_of_residual_blocks():
         assert set(blocks[name]) == {"norm_0", "conv_0", "emb", "norm_1", "conv_1"}
 
 
-def test_remat_changes_neither_output_nor_gradients():
+@pytest.mark.parametrize("remat", ["convolutions", "blocks"])
+def test_remat_changes_neither_output_nor_gradients(remat):
     x, t, _ = inputs(UNet(), size=4)
     rng = np.random.default_rng(0)
     keys = {"dropout": jax.random.key(3, impl="rbg")}
@@ -215,9 +216,12 @@ def test_remat_changes_neither_output_nor_gradients():
         net = UNet(**SMALLEST, dropout=0.2, remat=remat)
         return jnp.square(net.apply({"params": p}, x, t, train=True, rngs=keys)).mean()
 
-    plain, saved = (functools.partial(loss, remat=remat) for remat in ("none", "blocks"))
+    plain, saved = (functools.partial(loss, remat=remat) for remat in ("none", remat))
     blocks = 4  # three in the middle, one up
     assert str(jax.make_jaxpr(saved)(params)).count("prevent_cse") == blocks
+    texts = [str(jax.make_jaxpr(jax.grad(f))(params)) for f in (plain, saved)]
+    again = texts[1].count("conv_general_dilated[") - texts[0].count("conv_general_dilated[")
+    assert again == (0 if remat == "convolutions" else 3)  # the first of each residual block
     jax.tree.map(
         functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5),
         *(jit(jax.value_and_grad(f))(params) for f in (plain, saved)),

@@ -19,6 +19,7 @@ normalisation statistics, the embedding of t and the output are float32 whatever
 import functools
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from ddim_jax.models.layers import (
@@ -37,7 +38,12 @@ from ddim_jax.models.layers import (
     zeros,
 )
 
-REMAT = ("none", "blocks")
+REMAT = {
+    "none": None,
+    "convolutions": lambda primitive, *_, **__: primitive.name == "conv_general_dilated",
+    "blocks": jax.checkpoint_policies.nothing_saveable,
+}
+"""What of a block is kept for the way back; None: everything."""
 DTYPES = ("float32", "bfloat16")
 SCALAR_UNITS = 1000.0
 """Of embedded scalars: 1 is as far from 0 as the ends of a schedule over [0, 1]."""
@@ -132,7 +138,7 @@ def check_inputs(net, x, t, cond):
 
 def check_options(net):
     """Raises ValueError where an attribute of the UNet net has no meaning."""
-    known = {"dtype": DTYPES, "remat": REMAT, "time_embedding": TIME_EMBEDDINGS}
+    known = {"dtype": DTYPES, "remat": tuple(REMAT), "time_embedding": TIME_EMBEDDINGS}
     for name, values in (known | {"down_padding": tuple(PADDINGS)}).items():
         if getattr(net, name) not in values:
             raise ValueError(f"{name} must be one of {values}, got {getattr(net, name)!r}")
@@ -169,7 +175,9 @@ class UNet(nn.Module):
         group_channels: least channels of a norm group; of at most 32 groups (see `GroupNorm`).
         patch_size: the network works on patch_size x patch_size pixels as channels.
         dtype: compute dtype, "float32" or "bfloat16"; the last norm and convolution are float32.
-        remat: "blocks" recomputes residual and attention blocks backwards to save memory.
+        remat: what is computed again backwards to save memory: "none"; "convolutions" keeps only
+            their outputs, and norms, activations and attention are computed again, which costs next
+            to nothing; "blocks" computes whole residual and attention blocks again.
 
     Source: Ho et al. 2020, arXiv:2006.11239; Dhariwal & Nichol 2021, arXiv:2105.05233.
     """
@@ -255,14 +263,18 @@ class UNet(nn.Module):
         padding = self.down_padding if stride == 2 else "same"
         return Conv3x3(features, stride=stride, padding=padding, dtype=self.dtype, name=name)
 
+    def _kept(self, module):
+        """The module, with as much of it kept for the way back as `remat` says."""
+        policy = REMAT[self.remat]
+        return nn.remat(module, policy=policy) if policy else module
+
     def _res(self, name, level, train, resample="none"):
-        module = nn.remat(ResBlock) if self.remat == "blocks" else ResBlock
         norm = (self.norm_eps, self.group_channels)
         options = (self.dropout, self.scale_shift, resample, *norm, self.dtype, train)
-        return module(self._width(level), *options, name=name)
+        return self._kept(ResBlock)(self._width(level), *options, name=name)
 
     def _attention(self, name, h):
-        module = nn.remat(AttentionBlock) if self.remat == "blocks" else AttentionBlock
+        module = self._kept(AttentionBlock)
         channels = h.shape[-1]
         if channels % (self.head_channels or self.num_heads):
             raise ValueError(
