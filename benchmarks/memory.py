@@ -12,7 +12,7 @@ from itertools import pairwise
 import jax
 import jax.numpy as jnp
 
-from benchmarks.sampling import load
+from benchmarks.common import load
 from ddim_jax import experiment
 from ddim_jax.evaluation.cells import program_bytes
 

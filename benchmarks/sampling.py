@@ -1,92 +1,118 @@
-"""What the sampling loop costs beside the network: time, compile time, memory.
+"""Sampling on this machine: our copy of a diffusers network against diffusers on torch.
 
-    python -m benchmarks.sampling [--config=configs/cifar10.py] [--batch=4] [--steps=10]
+    pip install -e ".[parity]"
+    python -m benchmarks.sampling [--networks=digits,cifar10] [--batch=1,4,16,64] [--steps=10]
 
-Prints the time of an N-step scan over N times that of one jitted forward pass (alternating runs in
-one process; minima and medians), the same with the table padded to four times its rows, and the
-compile seconds, instructions and temporary memory of the sampler for N and 1000 steps and for one
-and two evaluations a step. Parameters are random: only the shapes matter.
+A `UNet2DModel` with random weights is saved by diffusers and read by `pretrained.load`; the outputs
+of both are compared first. Then DDIM, by turns: ours as sample.py draws, theirs as `DDIMPipeline`
+does, in the three ways torch runs it: as it is, with channels last, compiled with channels last.
+The ratio is of the minima (of the medians) to the best of theirs; below 1, ours is faster.
 """
 
 import argparse
-import importlib.util
-import time
+import copy
+import functools
+import tempfile
 from pathlib import Path
 
-import jax
+import diffusers
 import jax.numpy as jnp
 import numpy as np
+import torch
 
-from ddim_jax import experiment, sampling
+from benchmarks.common import alternate, ratio
+from ddim_jax import experiment, generation, parallel
+from ddim_jax.models import pretrained
+
+COMMON = dict(
+    layers_per_block=2, downsample_padding=0, flip_sin_to_cos=False, freq_shift=1,
+    norm_eps=1e-6, attention_head_dim=None,
+)  # fmt: skip
+NETWORKS = {
+    "digits": dict(
+        sample_size=28, in_channels=1, out_channels=1, block_out_channels=(32, 64),
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+    ),
+    "cifar10": dict(
+        sample_size=32, block_out_channels=(128, 256, 256, 256),
+        down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+    ),
+}  # fmt: skip
 
 
-def load(config_file: str) -> experiment.Experiment:
-    """The experiment of a config file."""
-    spec = importlib.util.spec_from_file_location("config", Path(config_file))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return experiment.build(module.get_config())
+def copies(name: str) -> tuple[diffusers.UNet2DModel, pretrained.Pretrained]:
+    """A network of diffusers and ours with its weights.
+
+    Raises:
+        AssertionError: their outputs differ by more than 1e-4 of the largest.
+    """
+    torch.manual_seed(0)
+    net = diffusers.UNet2DModel(**COMMON, **NETWORKS[name]).eval()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "saved"
+        diffusers.DDIMPipeline(net, diffusers.DDIMScheduler()).save_pretrained(path)
+        model = pretrained.load(path)
+    x = np.random.default_rng(0).normal(size=(2, *model.experiment.image_shape)).astype(np.float32)
+    t = np.array([3.0, 700.0], np.float32)
+    ours = np.asarray(model.experiment.apply(model.params, jnp.asarray(x), jnp.asarray(t), None))
+    with torch.inference_mode():
+        theirs = net(torch.from_numpy(x).permute(0, 3, 1, 2), torch.from_numpy(t)).sample
+    theirs = theirs.permute(0, 2, 3, 1).numpy()
+    difference = np.abs(ours - theirs).max() / np.abs(theirs).max()
+    assert difference < 1e-4, difference
+    count = sum(p.numel() for p in net.parameters()) / 1e6
+    print(f"{name}: {count:.1f}M parameters, outputs differ by {difference:.0e} of the largest")
+    return net, model
 
 
-def seconds(call, *args) -> float:
-    """Wall-clock seconds of one call, its result waited for."""
-    start = time.perf_counter()
-    jax.block_until_ready(call(*args))
-    return time.perf_counter() - start
+def torch_loop(net, image_shape: tuple[int, ...], steps: int, layout: torch.memory_format):
+    """DDIM with a network on torch."""
+    scheduler = diffusers.DDIMScheduler()
+    scheduler.set_timesteps(steps)
+    height, width, channels = image_shape
+
+    @torch.inference_mode()
+    def draw(batch):
+        x = torch.randn(batch, channels, height, width).to(memory_format=layout)
+        for t in scheduler.timesteps:
+            x = scheduler.step(net(x, t).sample, t, x, eta=0.0).prev_sample
+        return x
+
+    return draw
 
 
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config", default="configs/cifar10.py")
-    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--networks", default="digits,cifar10")
+    parser.add_argument("--batch", default="1,4,16,64")
     parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
-    parts = load(args.config)
-    params = jax.jit(parts.init)(jax.random.key(0))
-    keys = sampling.sample_keys(0, np.arange(args.batch))
-    x = sampling.initial_noise(keys, parts.image_shape)
-    cond = parts.cond(jnp.zeros(args.batch, jnp.int32))
-    draw = parts.sampler()
-
-    def table(solver, nfe, history):
-        steps = (nfe + 1) // 2 if solver.startswith("heun") else nfe
-        made = experiment.build_table(parts.schedule, solver, "log_snr", steps)
-        return made.pad(nfe, history)
-
-    print(f"{'program':26}{'compile s':>10}{'instructions':>14}{'temporaries MB':>16}")
-    for solver, nfe in (("ddim", args.steps), ("heun", args.steps), ("ddim", 1000)):
-        start = time.perf_counter()
-        compiled = draw.lower(params, table(solver, nfe, 2), x, keys, cond).compile()
-        took = time.perf_counter() - start
-        count = sum(" = " in line for line in compiled.as_text().splitlines())
-        memory = compiled.memory_analysis().temp_size_in_bytes / 1e6
-        print(f"{solver + f', {nfe} evaluations':26}{took:10.1f}{count:14}{memory:16.1f}")
-
-    forward = jax.jit(parts.apply)
-    times = jnp.full(args.batch, 500.0)
-    short = table("ddim", args.steps, 1)
-    padded = short.pad(4 * args.steps, 6)
-    calls = {
-        "forward": lambda: forward(params, x, times, cond),
-        "sampler": lambda: draw(params, short, x, keys, cond).x,
-        "padded": lambda: draw(params, padded, x, keys, cond).x,
-    }
-    for call in calls.values():
-        seconds(call)
-    taken = {name: [] for name in calls}
-    for _ in range(args.repeats):
-        taken["forward"].append(np.mean([seconds(calls["forward"]) for _ in range(args.steps)]))
-        for kind in ("sampler", "padded"):
-            taken[kind].append(seconds(calls[kind]) / args.steps)
-    for name, statistic in (("minimum", np.min), ("median", np.median)):
-        one, many, more = (1e3 * statistic(taken[kind]) for kind in calls)
-        print(f"{name}: {many:.1f} ms a step, {one:.1f} ms a forward pass: ratio {many / one:.3f}")
-        print(
-            f"{name}: padded {args.steps} -> {4 * args.steps} rows, 1 -> 6 slots: {more / many:.3f}"
-        )
+    print(f"{'network':9}{'batch':>6}{'ours':>9}{'as it is':>10}{'last':>9}{'compiled':>10}  ratio")
+    for name in args.networks.split(","):
+        net, model = copies(name)
+        swapped = copy.deepcopy(net).to(memory_format=torch.channels_last)
+        generator, image_shape = generation.Generator(model), model.experiment.image_shape
+        table = experiment.build_table(model.experiment.schedule, "ddim", "uniform", args.steps)
+        loops = {
+            "ours": lambda batch, gen=generator, table=table: gen.draw(table, np.arange(batch)).x,
+            "plain": torch_loop(net, image_shape, args.steps, torch.contiguous_format),
+            "last": torch_loop(swapped, image_shape, args.steps, torch.channels_last),
+            "compiled": torch_loop(
+                torch.compile(swapped, dynamic=False), image_shape, args.steps, torch.channels_last
+            ),
+        }
+        for batch in map(int, args.batch.split(",")):
+            calls = {kind: functools.partial(call, batch) for kind, call in loops.items()}
+            taken = alternate(calls, args.repeats)
+            best = min(("plain", "last", "compiled"), key=lambda kind: taken[kind].min())
+            columns = "".join(f"{1e3 * taken[kind].min():9.0f} " for kind in taken)
+            print(f"{name:9}{batch:6}{columns} {ratio(taken['ours'], taken[best])}", flush=True)
 
 
 if __name__ == "__main__":
+    parallel.use_cpu_cores()
     main()
