@@ -13,12 +13,9 @@ INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?(\S+) = (\(.*?\)|\S+) ([\w-]+)\((.*?)\
 COMPUTATION = re.compile(r"(ENTRY )?%?([\w.-]+) \(.*\{$")
 INNER = re.compile(r"(?:calls|to_apply)=%?([\w.-]+)")
 
-FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"} | {
-    "while",
-    "conditional",
-    "call",
-}
-"""Instructions that move nothing; what the last three run is counted by itself."""
+RUN = {"while", "conditional", "call"}
+FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"} | RUN
+"""Instructions that move nothing; what those of RUN run is counted by itself."""
 
 
 def collectives(text: str) -> dict[str, tuple[int, int]]:
