@@ -36,6 +36,7 @@ def test_the_paper_s_table():
     assert {cell.steps for cell in found} == {10, 20, 50, 100, 1000}
     assert sum(cell.solver == "ddpm_large" for cell in found) == 5
     assert len(grid("--preset=paper", "--steps=10", "--eta=0,1")) == 3
+    assert len(grid("--preset=paper", "--baseline=ddpm:1000", "--stride=uniform")) == 5 * 5
 
 
 def test_evaluations_are_a_budget(capsys):
@@ -67,7 +68,8 @@ def test_strides_by_name_of_solver_and_steps():
         (["--guidance_scale=2", "--checkpoint=nobody"], "no checkpoint 'nobody'"),
         (["--features=incepton"], "unknown features 'incepton'; they are digits, "),
         (["--features=inception:none.pth"], "none.pth"),
-        (["--reference=none.npz"], "none.npz"),
+        (["--reference=none.npz"], "no statistics at none.npz; give an npz with mu and sigma"),
+        (["--also=none.csv"], "no results of an earlier sweep at none.csv"),
         (["--real=npz:none.npz"], "none.npz"),
     ],
 )

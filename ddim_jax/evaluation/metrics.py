@@ -292,6 +292,11 @@ def load_reference(path: str | Path) -> Reference:
     bundled = str(path) in BUNDLED
     folder = importlib.resources.files("ddim_jax.assets")
     path = folder / f"{path}_statistics.npz" if bundled else Path(path)
+    if not bundled and not path.exists():
+        raise FileNotFoundError(
+            f"no statistics at {path}; give an npz with mu and sigma, or one of "
+            f"{', '.join(BUNDLED)}, or leave --reference out and name the data by --real"
+        )
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files if key != "arr_0"}  # ADM's pictures

@@ -38,6 +38,8 @@ def read(paths: Iterable[str | Path], num_samples: int, quality: str) -> list[Re
     """
     found = []
     for path in paths:
+        if not Path(path).exists():
+            raise FileNotFoundError(f"no results of an earlier sweep at {path}; give its NAME.csv")
         with open(path, newline="") as file:
             rows = list(csv.DictReader(file))
         for row in rows:
@@ -101,8 +103,8 @@ def paper_table(records: list[Record], quality: str) -> str:
     steps = sorted({record["steps"] for record in records})
     rows: dict[str, dict[int, float]] = {}
     for record in records:
-        eta = record["solver_options"].get("eta", 0)
-        name = "sigma-hat" if record["solver"] == "ddpm_large" else f"eta = {eta:g}"
+        eta = f"eta = {record['solver_options'].get('eta', 0):g}"
+        name = {"ddpm": "eta = 1", "ddpm_large": "sigma-hat"}.get(record["solver"], eta)
         rows.setdefault(name, {})[record["steps"]] = record[quality]
     lines = [f"| {quality} | " + " | ".join(f"S = {s}" for s in steps) + " |"]
     lines.append("|---" * (len(steps) + 1) + "|")

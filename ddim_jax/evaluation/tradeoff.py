@@ -93,8 +93,9 @@ def grid(args: argparse.Namespace) -> list[Cell]:
             for steps in _steps(args, solver):
                 name = stride or SOLVERS[solver].stride
                 name = name.replace("{solver}", solver).replace("{steps}", str(steps))
-                options = (("eta", eta),) if eta else ()
-                found.append(Cell(solver, name, steps, options, scale, args.clip, args.seed))
+                same = "ddpm" if solver == "ddim" and eta == 1 else solver  # so drawn once
+                options = (("eta", eta),) if eta and same == solver else ()
+                found.append(Cell(same, name, steps, options, scale, args.clip, args.seed))
     if args.baseline:
         found.append(_baseline(args))
     return list(dict.fromkeys(found))
