@@ -22,6 +22,9 @@ _DISTRIBUTED = flags.DEFINE_bool(
 _PLAN = flags.DEFINE_string(
     "plan", None, "train nothing: compile for devices like v5e:16x16 or h100:8, say what they need"
 )
+_QUICK = flags.DEFINE_bool(
+    "quick", False, "with --plan: a tenth of the time, and bounds from above of memory and traffic"
+)
 _WORKDIR = flags.DEFINE_string("workdir", None, "where to; default runs/<name of the config>")
 
 
@@ -70,9 +73,10 @@ def _plan(config, topology):
 
         (folder, config), *later = stages.split(config, Path())
         print(f"stage {folder.name}; {len(later)} later ones start from what it learns")
-    print(f"compiling for {topology}, which may take minutes or, for large networks, hours ...")
+    time = "minutes" if _QUICK.value else "minutes or, for large networks, hours (--quick: a tenth)"
+    print(f"compiling for {topology}, which may take {time} ...", flush=True)
     try:
-        plan = planning.plan_training(config, topology)
+        plan = planning.plan_training(config, topology, _QUICK.value)
     except (ValueError, OSError) as error:
         sys.exit(f"train.py: {error}")
     print(planning.report(plan, f"A train step of {config.train.batch_size} images"))

@@ -1,8 +1,16 @@
-"""What the text of a compiled program (optimised HLO) says: collectives, traffic of memory."""
+"""What programs say of themselves: the products they ask for, collectives, traffic of memory.
+
+Products are counted before compilation, from the jaxpr; the rest is read from the text of the
+compiled program (optimised HLO).
+"""
 
 import math
 import re
 from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from jax.extend import core
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "f64": 8}
@@ -16,6 +24,48 @@ INNER = re.compile(r"(?:calls|to_apply)=%?([\w.-]+)")
 RUN = {"while", "conditional", "call"}
 FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"} | RUN
 """Instructions that move nothing; what those of RUN run is counted by itself."""
+
+
+def product_flops(jaxpr: Any) -> int:
+    """Operations of all matrix products and convolutions in a jaxpr: what the mathematics needs.
+
+    A multiplication and an addition are two; products with the padding of a convolution are none.
+    The body of a loop counts as often as it runs, the dearest branch of a condition once.
+
+    Args:
+        jaxpr: of `jax.make_jaxpr(f)(...)`, or one inside it.
+    """
+    total = 0
+    for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+        if equation.primitive.name == "dot_general":
+            total += _dot_flops(equation)
+        elif equation.primitive.name == "conv_general_dilated":
+            total += _convolution_flops(equation)
+        inner = [product_flops(part) for part in core.jaxprs_in_params(equation.params)]
+        times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
+        total += times * (max(inner) if equation.primitive.name == "cond" else sum(inner))
+    return total
+
+
+def _dot_flops(equation: Any) -> int:
+    (contracted, _), _ = equation.params["dimension_numbers"]
+    left = equation.invars[0].aval.shape
+    return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[i] for i in contracted)
+
+
+def _convolution_flops(equation: Any) -> int:
+    numbers, params = equation.params["dimension_numbers"], equation.params
+    image, kernel = (equation.invars[i].aval.shape for i in range(2))
+    out = equation.outvars[0].aval.shape
+    inputs = kernel[numbers.rhs_spec[1]]
+    total = 2 * out[numbers.out_spec[0]] * out[numbers.out_spec[1]] * inputs
+    for i, (low, _) in enumerate(params["padding"]):
+        size, taps = image[numbers.lhs_spec[2 + i]], kernel[numbers.rhs_spec[2 + i]]
+        starts = np.arange(out[numbers.out_spec[2 + i]]) * params["window_strides"][i] - low
+        at = starts[:, None] + params["rhs_dilation"][i] * np.arange(taps)
+        spread = params["lhs_dilation"][i]
+        total *= int(np.sum((at >= 0) & (at <= spread * (size - 1)) & (at % spread == 0)))
+    return total
 
 
 def collectives(text: str) -> dict[str, tuple[int, int]]:

@@ -74,6 +74,10 @@ def test_a_program_is_compiled_once(tmp_path):
     assert planning.compile_plan(lower, "v5e:2", mesh, tmp_path).devices == 3
     planning.compile_plan(lower, "v5e:4", mesh, tmp_path)
     assert len(list(tmp_path.iterdir())) == 2
+    quick = planning.compile_plan(lower, "v5e:2", mesh, tmp_path, quick=True)
+    assert quick.quick and quick.devices == 2 and quick.flops == first.flops
+    assert "bounds from above" in planning.report(quick, "A step")
+    assert jax.config.jax_optimization_level != "O0"
 
 
 @pytest.mark.parametrize("count", [1, 40])

@@ -3,7 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-from ddim_jax import programs
+from configs import digits
+from ddim_jax import experiment, programs
+from ddim_jax.models import layers
 
 COLLECTIVES = """
   %a = f32[3,4]{1,0} all-reduce(%x), replica_groups={}
@@ -52,3 +54,34 @@ def test_traffic_of_a_compiled_program_is_what_it_must_read_and_write():
     loop = jax.jit(lambda x: jax.lax.scan(step, x, None, length=50)[0])
     once = programs.traffic(loop.lower(x).compile().as_text())
     assert 2 * 4 * 64 * 128 <= once < 5 * 2 * 4 * 64 * 128
+
+
+def test_products_are_counted_as_the_mathematics_needs_them():
+    def count(f, *shapes):
+        return programs.product_flops(jax.make_jaxpr(f)(*(jnp.zeros(s) for s in shapes)))
+
+    def convolve(x, k, stride=1):
+        return layers.conv3x3(x, k, stride)
+
+    assert count(jnp.matmul, (5, 8, 3), (3, 4)) == 2 * 5 * 8 * 3 * 4
+    assert count(jax.jit(lambda a, b: jax.nn.relu(a @ b) @ b), (2, 4), (4, 4)) == 2 * 2 * 2 * 4 * 4
+    looped = lambda x: jax.lax.scan(lambda c, _: (c @ c, None), x, None, length=7)[0]  # noqa: E731
+    assert count(looped, (3, 3)) == 7 * 2 * 27
+    # along each side of 4 pixels the taps in the image are 2, 3, 3, 2; at stride 2 they are 3, 2
+    assert count(convolve, (5, 4, 4, 2), (3, 3, 2, 7)) == 2 * 5 * 2 * 7 * 10**2
+    strided = lambda x, k: convolve(x, k, 2)  # noqa: E731
+    assert count(strided, (5, 4, 4, 2), (3, 3, 2, 7)) == 2 * 5 * 2 * 7 * 5**2
+    # both gradients of a convolution need what it needs itself
+    for f, taps in ((convolve, 10), (strided, 5)):
+        both = jax.grad(lambda x, k, f=f: jnp.sum(f(x, k) ** 2), argnums=(0, 1))
+        assert count(both, (5, 4, 4, 2), (3, 3, 2, 7)) == 3 * 2 * 5 * 2 * 7 * taps**2
+
+
+def test_products_are_most_of_what_xla_counts():
+    config = digits.get_config()
+    parts = experiment.build(config)
+    params = jax.eval_shape(parts.init, jax.random.key(0))
+    x, t = jnp.zeros((4, *parts.image_shape)), jnp.zeros(4)
+    given = (params, x, t, parts.cond(jnp.zeros(4, jnp.int32)))
+    flops = jax.jit(parts.apply).lower(*given).cost_analysis()["flops"]
+    assert 0.9 < programs.product_flops(jax.make_jaxpr(parts.apply)(*given)) / flops < 1
