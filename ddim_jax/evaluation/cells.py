@@ -221,12 +221,12 @@ class Shards:
             with np.load(path) as shard:
                 _ = [shard[name] for name in NUMBERS]
                 return len(shard["images"])
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             aside = path.with_suffix(".damaged")
             path.replace(aside)
             tqdm.write(
-                f"{path} is damaged ({error}); it was put aside as {aside.name}, and its samples "
-                "will be drawn again",
+                f"{path} is damaged; it was put aside as {aside.name}, and its samples will be "
+                "drawn again",
                 file=sys.stderr,
             )
             return 0
