@@ -1,8 +1,9 @@
 """Files that appear whole or not at all, so that a run may be stopped at any moment."""
 
+import contextlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,12 +17,27 @@ def replace(path: Path, write: Callable[[BinaryIO], Any], durable: bool = True) 
         durable: wait until it is on the disk, so that it outlives a crash of the machine.
     """
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    with open(part, "wb") as file:
-        write(file)
-        file.flush()
-        if durable:
-            os.fsync(file.fileno())
+    try:
+        with naming(path), open(part, "wb") as file:
+            write(file)
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
     part.replace(path)
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Adds the path to an OSError that does not name any, as that of a full disk does not."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno and not error.filename:
+            error.filename = str(path)
+        raise
 
 
 def check_origin(path: Path, origin: dict[str, Any], what: str) -> None:

@@ -1,7 +1,9 @@
 """Whole training runs of a tiny network: resume, damage, signals, divergence, other experiments."""
 
+import contextlib
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -14,6 +16,7 @@ import numpy as np
 import pytest
 
 from configs import digits
+from ddim_jax import data, files
 from ddim_jax.models import pretrained
 from ddim_jax.training import checkpoints, loop
 from tests.tiny import tiny
@@ -95,10 +98,75 @@ def test_a_damaged_newest_checkpoint_is_skipped_and_said(finished, tmp_path, cap
     state = loop.train(config(6), workdir)
     for ours, theirs in zip(leaves(state), leaves(finished[1]), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+    assert pretrained.load(workdir).step == 6  # the damaged one was replaced
     damage(workdir / "checkpoints" / "4")
     damage(workdir / "checkpoints" / "6")
     with pytest.raises(ValueError, match="no checkpoint in .* can be read: step 6 .*; remove the"):
         pretrained.load(workdir)
+
+
+@contextlib.contextmanager
+def largest_file(size):
+    """Writing beyond so many bytes of a file fails, as it does on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("steps", [4, 6])  # the failure shows at the end, at a later step
+def test_a_save_that_fails_says_so_and_leaves_the_one_before(finished, tmp_path, steps):
+    loop.train(config(2), tmp_path)
+    message = "not be written to .*: File too large; that of step 2 is intact. .* goes on"
+    with largest_file(4096), pytest.raises(checkpoints.SaveError, match=message):
+        loop.train(config(steps), tmp_path)
+    assert pretrained.load(tmp_path).step == 2
+    state = loop.train(config(6), tmp_path)
+    for ours, theirs in zip(leaves(state), leaves(finished[1]), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert curve(tmp_path) == curve(finished[0])
+
+
+def test_a_file_that_cannot_be_written_is_named_and_nothing_waits_for_it(tmp_path):
+    writer = loop.MetricsWriter(tmp_path, 0)
+    with largest_file(500), pytest.raises(OSError, match="File too large: .*metrics.jsonl"):
+        for step in range(1, 100):
+            writer.add({"loss": 1.0, "grad_norm": 1.0})
+            writer.write(step, 4)
+    file = tmp_path / "file.json"
+    files.write_json(file, 1)
+    with largest_file(500), pytest.raises(OSError, match="File too large: .*file.json"):
+        files.write_json(file, "long" * 500)
+    assert file.read_text() == "1\n" and not list(tmp_path.glob("file.json.*"))
+
+
+def test_a_run_whose_data_changed_is_refused(tmp_path):
+    file, workdir = tmp_path / "images.npz", tmp_path / "run"
+
+    def on(first, last, steps):
+        source = data.load("digits")
+        images, labels = zip(*(source[i].values() for i in range(first, last)), strict=True)
+        np.savez(file, images=images, labels=labels)
+        changed = config(steps)
+        changed.data.name = f"npz:{file}"
+        return loop.train(changed, workdir)
+
+    on(0, 40, 2)
+    message = (
+        "data of the run in .* have changed: npz:.* was 40 images of 8 x 8 x 1 .*, it is {} im"
+    )
+    for first, last in ((40, 80), (0, 39)):
+        with pytest.raises(ValueError, match=message.format(last - first) + ".*another --workdir"):
+            on(first, last, 4)
+    assert sorted(curve(workdir)) == [1, 2] and int(on(0, 40, 3).step) == 3
+    about = workdir / checkpoints.CONFIG_FILE
+    old = json.loads(about.read_text())
+    assert "40 images" in old.pop("data_fingerprint")
+    about.write_text(json.dumps(old))  # as earlier versions wrote it, or to insist
+    assert int(on(40, 80, 4).step) == 4
+    assert "40 images" in json.loads(about.read_text())["data_fingerprint"]
 
 
 def test_a_checkpoint_of_another_architecture_names_the_parameter(finished, tmp_path):
@@ -123,9 +191,10 @@ def test_a_workdir_of_another_experiment_is_refused(finished):
 def test_a_loss_that_is_not_finite_saves_the_last_good_state_and_stops(tmp_path):
     bad = config(9)
     bad.optimizer.update(learning_rate=1e30, warmup_steps=0, clip_norm=0.0)
-    with pytest.raises(loop.NotFiniteError, match="not finite after step .*learning_rate"):
+    with pytest.raises(loop.NotFiniteError, match="not finite .*learning_rate") as error:
         loop.train(bad, tmp_path)
     (saved,) = [int(d.name) for d in (tmp_path / "checkpoints").iterdir() if d.name.isdigit()]
+    assert f"is saved in {tmp_path / 'checkpoints' / str(saved)}." in str(error.value)
     assert 0 < saved < 9
     ema = pretrained.load(tmp_path).params
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(ema))

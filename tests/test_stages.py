@@ -18,7 +18,7 @@ from ddim_jax import data, experiment, generation, sampling
 from ddim_jax.data import pairs
 from ddim_jax.guidance import Guidance
 from ddim_jax.models import pretrained
-from ddim_jax.training import loop, stages
+from ddim_jax.training import loop, stages, starting
 from tests.tiny import tiny
 
 ROOT = Path(__file__).parent.parent
@@ -296,6 +296,7 @@ def test_pairs_are_drawn_once_extended_and_never_mixed(drawn, monkeypatch, tmp_p
     with pytest.raises(ValueError, match="pairs need a deterministic solver, ddpm draws noise"):
         pairs.draw(model, folder, count=10, solver="ddpm", steps=2)
     folder = shutil.copytree(folder, tmp_path / "copy")
+    fingerprint = starting.fingerprint(data.load(f"pairs:{folder}"))
     before = data.load(f"pairs:{folder}")[7]
     monkeypatch.setattr(pairs, "SHARD", 8)  # as 10 are of 1,000, so that the first has to go
     pairs.draw(model, folder, count=12, solver="ddim", steps=2, batch_size=4)
@@ -305,6 +306,9 @@ def test_pairs_are_drawn_once_extended_and_never_mixed(drawn, monkeypatch, tmp_p
     np.testing.assert_array_equal(longer[7]["noise_key"], before["noise_key"])
     pairs.draw(model, folder, count=16, solver="ddim", steps=2, batch_size=4)
     assert len(data.load(f"pairs:{folder}")) == 16  # the short last shard was filled
+    assert starting.fingerprint(data.load(f"pairs:{folder}")) == fingerprint  # a run may go on
+    pairs.draw(model, tmp_path / "other", count=2, solver="ddim", steps=3, batch_size=2)
+    assert starting.fingerprint(data.load(f"pairs:{tmp_path / 'other'}")) != fingerprint
 
 
 def test_pairs_that_are_missing_or_damaged(drawn, tmp_path):

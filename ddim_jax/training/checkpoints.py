@@ -1,11 +1,16 @@
 """Checkpoints: the whole `TrainState` in one orbax step, the moving average as an item of its own.
 
 A workdir holds `config.json` and `checkpoints/<step>/{state,ema}`. The state restores onto any
-number of devices; a damaged newest step is skipped, and said so. `ema` alone is what sampling
-reads.
+number of devices; a damaged newest step is skipped, and said so, and replaced when training comes
+to it again. A save that fails leaves the older steps as they are. `ema` is all that sampling reads.
 """
 
+import contextlib
+import functools
 import json
+import logging as standard_logging
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +27,15 @@ SAME_ON_RESUME = (
     *("data", "model", "schedule", "prediction", "loss", "optimizer", "ema", "seed"),
     "start_weights",
 )
+DATA = "data_fingerprint"
+"""Compared on a resume too; workdirs of earlier versions lack it."""
 
 
 def save_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
     """Writes the workdir's config; on a resume checks that it is the same experiment.
 
     Raises:
-        ValueError: the workdir holds a run of another experiment.
+        ValueError: the workdir holds a run of another experiment, or of other data.
     """
     file = workdir / CONFIG_FILE
     if file.exists():
@@ -40,6 +47,12 @@ def save_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
                     f"{workdir} holds a run whose config.{section} is {old.get(section)}, not "
                     f"{new.get(section)}; choose another --workdir, or remove that one"
                 )
+        if DATA in old and DATA in new and old[DATA] != new[DATA]:
+            raise ValueError(
+                f"the data of the run in {workdir} have changed: {new['data']['name']} was "
+                f"{old[DATA]}, it is {new[DATA]}; restore the data, or choose another --workdir "
+                f"(to go on with these all the same, remove {DATA} from {file})"
+            )
     if jax.process_index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
         files.write_json(file, json.loads(config.to_json()))
@@ -74,24 +87,54 @@ class Checkpointer:
 
     def __init__(self, workdir: Path, keep: int = 2, create: bool = True):
         """Opens the directory."""
+        _quieten()
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=create)
-        directory = Path(workdir).absolute() / "checkpoints"
-        if not create and not directory.is_dir():
+        self._damaged = set()
+        self.directory = Path(workdir).absolute() / "checkpoints"
+        if not create and not self.directory.is_dir():
             raise FileNotFoundError(f"{workdir} has no checkpoints yet; train it first")
         handlers = {name: ocp.StandardCheckpointHandler() for name in ("state", "ema")}
-        self._manager = ocp.CheckpointManager(directory, item_handlers=handlers, options=options)
+        self._manager = ocp.CheckpointManager(
+            self.directory, item_handlers=handlers, options=options
+        )
 
     def save(self, state: TrainState, *, wait: bool = False) -> None:
-        """Saves a state under its step, in the background unless `wait`."""
+        """Saves a state under its step, in the background unless `wait`.
+
+        Raises:
+            SaveError: this save failed, or the one before it.
+        """
         step = int(state.step)
-        if step not in self._manager.all_steps():
-            items = ocp.args.Composite(
-                state=ocp.args.StandardSave(state.replace(ema=None)),
-                ema=ocp.args.StandardSave(state.ema),
-            )
-            self._manager.save(step, args=items, force=True)
-        if wait:
-            self._manager.wait_until_finished()
+        with self._explained():
+            if step in self._damaged:
+                self._damaged.remove(step)
+                self._manager.delete(step)
+            if step not in self._manager.all_steps():
+                items = ocp.args.Composite(
+                    state=ocp.args.StandardSave(state.replace(ema=None)),
+                    ema=ocp.args.StandardSave(state.ema),
+                )
+                self._manager.save(step, args=items, force=True)
+            if wait:
+                self._manager.wait_until_finished()
+
+    def check(self) -> None:
+        """Raises SaveError if a save in the background has failed; waits for none."""
+        with self._explained():
+            if not self._manager.is_saving_in_progress():
+                self._manager.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # orbax and tensorstore raise many kinds for a full disk
+            whole = [int(path.name) for path in self.directory.glob("*") if path.name.isdigit()]
+            kept = f"that of step {max(whole)} is intact" if whole else "there is no older one"
+            raise SaveError(
+                f"a checkpoint could not be written to {self.directory}: {_reason(error)}; {kept}. "
+                "Put that right (make room, say); the same command then goes on"
+            ) from error
 
     def restore(self, like: TrainState) -> TrainState | None:
         """The newest state that can be read, or None if there is none.
@@ -144,6 +187,7 @@ class Checkpointer:
             except Mismatch:
                 raise
             except Exception as error:  # orbax and tensorstore raise many kinds for damaged files
+                self._damaged.add(step)
                 failures.append(f"step {step} ({str(error).strip().splitlines()[0][:200]})")
                 logging.warning("Checkpoint of step %d cannot be read, trying older ones", step)
                 continue
@@ -173,13 +217,44 @@ class Checkpointer:
                 )
 
     def close(self) -> None:
-        """Waits for saves under way."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Waits for saves under way.
+
+        Raises:
+            SaveError: one failed.
+        """
+        with self._explained():
+            self._manager.close()
 
 
 class Mismatch(ValueError):
     """A checkpoint whose parameters are not those of the config."""
+
+
+class SaveError(OSError):
+    """A checkpoint could not be written; older ones are as they were."""
+
+
+@functools.cache
+def _quieten() -> None:
+    """Drops the pages of traces that libraries print of a failed save: it is raised as well."""
+    show = sys.unraisablehook
+
+    def hook(unraisable):  # writes under way when the first of them failed
+        if str(unraisable.exc_value) != "Event loop is closed":
+            show(unraisable)
+
+    def wanted(record):
+        return not record.exc_info or not {"orbax", "asyncio"} & set(Path(record.pathname).parts)
+
+    sys.unraisablehook = hook
+    logging.get_absl_logger().addFilter(wanted)
+    standard_logging.getLogger("asyncio").addFilter(wanted)
+
+
+def _reason(error: Exception) -> str:
+    """The end of a message of tensorstore, whose beginning is a chain of long paths."""
+    text = getattr(error, "strerror", None) or str(error).strip().splitlines()[0]
+    return text.rpartition(": ")[2].partition(" [")[0]
 
 
 def _abstract(tree: Any) -> Any:

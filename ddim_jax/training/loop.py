@@ -3,6 +3,7 @@
 A workdir holds config.json, checkpoints/, samples/*.png, metrics.jsonl and TensorBoard files. The
 same command continues an interrupted run, bit for bit on the same number of devices. SIGTERM and
 Ctrl-C save and leave; a loss or gradient that is not finite saves the last good state and stops.
+See docs/reliability.md.
 """
 
 import json
@@ -16,13 +17,15 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-import tensorboardX
 from absl import logging
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
 from tqdm import tqdm
 
-from ddim_jax import data, experiment, parallel, sampling
+from ddim_jax import data, experiment, files, parallel, sampling
 from ddim_jax.experiment import Experiment
 from ddim_jax.guidance import Guidance
 from ddim_jax.losses import Loss
@@ -50,6 +53,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> TrainState:
     Raises:
         ValueError: a config, data set or workdir that does not fit, before any long work.
         NotFiniteError: the loss is not finite; the last good state has been saved.
+        OSError: a file could not be written, as on a full disk; older checkpoints are intact.
     """
     workdir = Path(workdir)
     start = starting.load(config)
@@ -59,7 +63,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> TrainState:
         starting.check(config, start.config, loss.needs_teacher)
     source = _load_data(config, parts)
     state = init_state(config, parts, optimizer, loss, start, mesh)
-    save_config(workdir, starting.record(config, start))
+    save_config(workdir, starting.record(config, start, source))
     checkpointer = Checkpointer(workdir, config.train.keep)
     state = checkpointer.restore(state) or state
     first = int(state.step)
@@ -91,6 +95,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> TrainState:
                 bar.set_postfix(loss=f"{values['loss_mean']:.4f}", images_s=values["images_s"])
                 if int(state.step) != step:
                     _stop_not_finite(state, checkpointer)
+                checkpointer.check()
             if step % config.train.checkpoint_every == 0 or last:
                 checkpointer.save(state, wait=last)
             if config.train.sample_every and (step % config.train.sample_every == 0 or last):
@@ -248,10 +253,11 @@ def _progress(config, first: int) -> tqdm:
 
 def _stop_not_finite(state: TrainState, checkpointer: Checkpointer) -> None:
     checkpointer.save(state, wait=True)
+    saved = checkpointer.directory / str(int(state.step))
     raise NotFiniteError(
         f"the loss or its gradient is not finite after step {int(state.step)}; the last good state "
-        "is saved. Lower config.optimizer.learning_rate, or check the data; the same command then "
-        "continues from there"
+        f"is saved in {saved}. Lower config.optimizer.learning_rate in another --workdir; "
+        f"config.start_from={saved.parent.parent} starts there from what was learned"
     )
 
 
@@ -299,12 +305,17 @@ class MetricsWriter:
         if jax.process_index() != 0:
             self._file = self._board = None
             return
-        path = workdir / "metrics.jsonl"
+        self._path = path = workdir / "metrics.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
         kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= first]
-        path.write_text("".join(line + "\n" for line in kept))
+        files.replace(path, lambda file: file.writelines(f"{line}\n".encode() for line in kept))
         self._file = path.open("a", buffering=1)
-        self._board = tensorboardX.SummaryWriter(str(workdir / "tensorboard"), purge_step=first + 1)
+        folder = workdir / "tensorboard"
+        folder.mkdir(exist_ok=True)
+        # not SummaryWriter: its thread dies on a full disk, and then the run waits for it forever
+        self._board = EventsWriter(str(folder / "events"))
+        start = SessionLog(status=SessionLog.START)  # hides what is there of later steps
+        self._board.write_event(Event(wall_time=time.time(), step=first + 1, session_log=start))
 
     def add(self, metrics: dict) -> None:
         """Takes the metrics of one step; they stay on the device until `write`."""
@@ -319,9 +330,12 @@ class MetricsWriter:
         values["images_s"] = round(batch_size * len(rows) / seconds, 1)
         self._pending, self._since = [], time.perf_counter()
         if self._file:
-            self._file.write(json.dumps({"step": step, **values}) + "\n")
-            for name, value in values.items():
-                self._board.add_scalar(name, value, step)
+            scalars = [Summary.Value(tag=name, simple_value=x) for name, x in values.items()]
+            event = Event(wall_time=time.time(), step=step, summary=Summary(value=scalars))
+            with files.naming(self._path):
+                self._file.write(json.dumps({"step": step, **values}) + "\n")
+                self._board.write_event(event)
+                self._board.flush()
         return values
 
     def close(self) -> None:
@@ -388,5 +402,6 @@ class SampleGrid:
         self._folder.mkdir(parents=True, exist_ok=True)
         columns = 10 if len(images) % 10 == 0 else int(np.ceil(np.sqrt(len(images))))
         sheet = data.grid(images, columns, scale=max(1, 64 // images.shape[1]))
-        data.save_png(path, sheet, overwrite=True)
+        with files.naming(path):
+            data.save_png(path, sheet, overwrite=True)
         return path

@@ -1,17 +1,22 @@
-"""Where training starts from: nothing, or a trained network, which is then the teacher too.
+"""What training starts from: data, and perhaps a trained network, which is then the teacher too.
 
-`config.start_from` names it: a training workdir, a `.safetensors` file or a bundled network. It
-must be of the same images and classes, a teacher of the same schedule too, and its parameters must
-fit; inputs that only the new network has (`scalars`) start at zero effect. What it predicts may
-differ.
+`config.start_from` names the network: a training workdir, a `.safetensors` file or a bundled one.
+It must be of the same images and classes, a teacher of the same schedule too, and its parameters
+must fit; inputs that only the new network has (`scalars`) start at zero effect. What it predicts
+may differ. The workdir keeps fingerprints of data and network, so that a resume can compare.
 """
 
+import hashlib
+import json
+from pathlib import Path
 from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from ddim_jax.data import pairs
 from ddim_jax.experiment import Experiment
 from ddim_jax.models import pretrained
 from ddim_jax.models.pretrained import Pretrained
@@ -86,11 +91,33 @@ def merge(params: Any, taken: dict | None) -> Any:
     return unflatten_dict(flatten_dict(params, sep="/") | taken, sep="/")
 
 
-def record(config: ml_collections.ConfigDict, start: Pretrained | None) -> Any:
-    """The config with the fingerprint of what it starts from, so that a resume can compare."""
-    if start is None:
-        return config
+def record(config: ml_collections.ConfigDict, start: Pretrained | None, source: Any) -> Any:
+    """The config with the fingerprints of what it starts from, so that a resume can compare."""
     config = config.copy_and_resolve_references()
     with config.unlocked():
-        config.start_weights = pretrained.fingerprint(start.params)
+        config.data_fingerprint = fingerprint(source)
+        if start is not None:
+            config.start_weights = pretrained.fingerprint(start.params)
     return config
+
+
+def fingerprint(source: Any, records: int = 16) -> str:
+    """What a source holds, in words, and a hash of some of its records, evenly spaced.
+
+    Pairs may be extended, so theirs is of what drew them.
+    """
+    shape = " x ".join(map(str, source.image_shape))
+    digest = hashlib.sha256()
+    if isinstance(source, pairs.PairSource):
+        about = json.loads((Path(source.name.partition(":")[2]) / pairs.ABOUT).read_text())
+        about.pop("count")
+        digest.update(json.dumps(about, sort_keys=True).encode())
+        return f"pairs of {shape}, drawn as {digest.hexdigest()[:16]}"
+    for index in np.linspace(0, len(source) - 1, min(records, len(source))).astype(int):
+        example = source[index]
+        digest.update(np.ascontiguousarray(example["image"]).tobytes())
+        digest.update(np.int64(example["label"]).tobytes())
+    return (
+        f"{len(source):,} images of {shape} in {source.num_classes} classes, "
+        f"some of which hash to {digest.hexdigest()[:16]}"
+    )
