@@ -93,7 +93,10 @@ def _parse(argv):
         assert _CONFIG.value is not None
         return rest
     except (AttributeError, OSError) as error:
-        sys.exit(f"train.py: {' '.join(str(error).split())}")
+        message = " ".join(str(error).split()).strip("\"'")
+        if message.isidentifier():  # of an override, which says no more than its name
+            message = f"the config has no field {message!r} there; its file lists those it has"
+        sys.exit(f"train.py: {message}")
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@
 Nothing is run, and no device is needed. For each topology, with `--each` images a device: memory
 and traffic of a device, operations over those that the network's products need (forward once and
 backward twice), the bound on utilisation by arithmetic, traffic and links, all-reduces and their
-bytes over the bytes of the gradients. At a fixed number of images a device, all of these should
-stay where they are from 16 to 1,024 devices.
+bytes over the bytes of the gradients. With `--quick`, memory and traffic are bounds from above, and
+the bound on utilisation leaves traffic out. At a fixed number of images a device, all of these
+should stay where they are from 16 to 1,024 devices.
 """
 
 import argparse

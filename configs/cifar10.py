@@ -27,6 +27,8 @@ def get_config() -> ml_collections.ConfigDict:
         num_blocks=2,
         attention_resolutions=(16,),
         dropout=0.1,
+        dtype="float32",
+        remat="none",
     )
     config.schedule = dict(name="ddpm_linear")
     config.prediction = dict(name="eps")
@@ -36,6 +38,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.train = dict(
         steps=800_000,
         batch_size=128,
+        accumulate=1,
         log_every=100,
         checkpoint_every=5000,
         keep=2,

@@ -23,6 +23,8 @@ def get_config() -> ml_collections.ConfigDict:
         attention_resolutions=(),
         patch_size=2,
         num_classes=10,
+        dtype="float32",
+        remat="none",
     )
     config.schedule = dict(name="cosine")
     config.prediction = dict(name="v")
@@ -37,7 +39,13 @@ def get_config() -> ml_collections.ConfigDict:
     )
     config.ema = dict(name="power", relative_std=0.1)
     config.train = dict(
-        steps=600, batch_size=64, log_every=20, checkpoint_every=100, keep=2, sample_every=100
+        steps=600,
+        batch_size=64,
+        accumulate=1,
+        log_every=20,
+        checkpoint_every=100,
+        keep=2,
+        sample_every=100,
     )
     config.sample = dict(solver="ddim", stride="uniform", steps=50, num_samples=40, clip="static")
     return config

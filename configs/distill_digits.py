@@ -1,10 +1,10 @@
-"""Progressive distillation of the bundled digits network to 8, 4, 2 and 1 steps, guided.
+"""Progressive distillation of the bundled digits network to 16, 8, 4, 2 and 1 steps, guided.
 
     python train.py --config=configs/distill_digits.py
     python sample.py --checkpoint=runs/distill_digits/4_step --guidance_scale=2
 
-The first stage learns the guided prediction of the bundled network, for every scale from 1 to 3, in
-one evaluation instead of two; the scale stays an input of the students, which halve the steps, and
+The first stage learns the guided prediction of the bundled network, for every scale from 1 to 2, in
+one evaluation instead of two; the scale stays an input of the students, which halve 32 steps, and
 draw at 1.15 if not told otherwise. The stages are runs of their own in runs/distill_digits, and
 stop and resume like any run.
 """
@@ -15,12 +15,12 @@ from configs.digits import get_config as digits
 def get_config():
     """Salimans & Ho 2022, algorithm 2, with the two stages of Meng et al. 2023 (arXiv:2210.03142).
 
-    Linear decay in every stage, the last two twice as long.
+    Linear decay in every stage; the fewer steps are left, the longer it is.
     """
     config = digits()
     config.start_from = "digits"
     config.model.scalars = ("guidance",)
-    guidance = (1.0, 3.0)
+    guidance = (1.0, 2.0)
     config.loss = dict(name="guided", guidance=guidance)
     config.optimizer = dict(
         name="adam", learning_rate=3e-4, decay="linear", decay_steps=0, clip_norm=1.0, b2=0.99
@@ -28,15 +28,15 @@ def get_config():
     config.ema = dict(name="constant", decay=0.99)
     config.train.update(batch_size=64, log_every=50, checkpoint_every=200, sample_every=500)
     config.stages = [
-        stage("guided", 16, 1000, dict(name="guided", guidance=guidance)),
+        stage("guided", 32, 1000, dict(name="guided", guidance=guidance)),
         *(
             stage(
                 f"{steps}_step",
                 steps,
-                1000 if steps > 2 else 2000,
+                length,
                 dict(name="progressive", steps=steps, guidance=guidance),
             )
-            for steps in (8, 4, 2, 1)
+            for steps, length in {16: 1000, 8: 1000, 4: 1500, 2: 2500, 1: 3000}.items()
         ),
     ]
     return config

@@ -15,9 +15,7 @@ def get_config():
     """Ho et al. 2020, appendix B."""
     config = cifar10()
     config.data.update(name="lsun/bedroom", image_shape=(256, 256, 3), resize=256, flip=False)
-    config.model.update(
-        channel_mults=(1, 1, 2, 2, 4, 4), attention_resolutions=(16,), dropout=0.0, remat="none"
-    )
+    config.model.update(channel_mults=(1, 1, 2, 2, 4, 4), attention_resolutions=(16,), dropout=0.0)
     config.optimizer.learning_rate = 2e-5
     config.train.update(steps=2_400_000, batch_size=64)
     config.sample.update(stride="uniform", num_samples=8)

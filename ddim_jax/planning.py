@@ -116,12 +116,12 @@ class Plan(NamedTuple):
 
     @property
     def seconds(self) -> dict[str, float]:
-        """Lower bounds of the time: arithmetic, memory, links."""
+        """Lower bounds of the time: arithmetic, memory (0 if not known), links."""
         sent = sum(size for _, size in self.collectives.values())
         chip = self.chip
         return {
             "arithmetic": self.flops / chip.flops,
-            "memory": self.bytes_accessed / chip.bandwidth,
+            "memory": 0.0 if self.quick else self.bytes_accessed / chip.bandwidth,
             "links": sent / chip.links,
         }
 
@@ -252,22 +252,25 @@ def report(plan: Plan, what: str) -> str:
         f"{count} {name} of {size / 1e6:,.1f} MB"
         for name, (count, size) in plan.collectives.items()
     )
+    up_to, fits = ("up to ", "may not fit") if plan.quick else ("", "does not fit")
+    traffic = f"{up_to}{plan.bytes_accessed / 1e9:,.2f} GB"
+    if not plan.bytes_accessed:
+        traffic = "unknown: programs for GPUs do not say what stays in a cache"
+    elif not plan.quick:
+        traffic += f", {bounds['memory'] * 1e3:,.2f} ms"
     return "\n".join(
         [
             f"{what} on {plan.devices} x {plan.topology.partition(':')[0]}, for each device:",
-            f"  memory       {plan.memory / 1e9:,.2f} GB of {chip.memory / 1e9:,.0f} "
+            f"  memory       {up_to}{plan.memory / 1e9:,.2f} GB of {chip.memory / 1e9:,.0f} "
             f"({plan.arguments / 1e9:,.2f} GB of it before the step): "
-            + ("fits" if plan.fits else "does not fit"),
+            + ("fits" if plan.fits else fits),
             f"  arithmetic   {plan.flops / 1e9:,.0f} GFLOP, {bounds['arithmetic'] * 1e3:,.2f} ms",
-            f"  traffic      {plan.bytes_accessed / 1e9:,.2f} GB, {bounds['memory'] * 1e3:,.2f} ms"
-            if plan.bytes_accessed
-            else "  traffic      unknown: programs for GPUs do not say what stays in a cache",
+            f"  traffic      {traffic}",
             f"  links        {sent or 'nothing sent'}, {bounds['links'] * 1e3:,.2f} ms",
             f"  at best      {bounds[most] * 1e3:,.2f} ms, by {most}; "
             f"{plan.utilisation:.0%} of its arithmetic"
-            + ("" if plan.bytes_accessed else ", traffic apart"),
-            f"  compiled in  {plan.compile_seconds:,.0f} s"
-            + (", quickly: memory and traffic are bounds from above" if plan.quick else ""),
+            + ("" if bounds["memory"] else ", traffic apart"),
+            f"  compiled in  {plan.compile_seconds:,.0f} s" + (", quickly" if plan.quick else ""),
         ]
     )
 
@@ -370,4 +373,5 @@ def advice(config: Any, plan: Plan) -> str:
     if each // config.train.get("accumulate", 1) > 1:
         found.append(f"--config.train.accumulate=2 takes the {each} images of a device in parts")
     found.append("or take more devices, or a smaller --config.train.batch_size")
-    return "it does not fit: " + "; ".join(found)
+    start = "it may not fit (ask without --quick): " if plan.quick else "it does not fit: "
+    return start + "; ".join(found)

@@ -39,6 +39,16 @@ def test_bounds_are_sizes_over_the_chips_rates():
     assert "unknown" in planning.report(plan(bytes_accessed=0.0, topology="h100:8"), "A step")
 
 
+def test_bounds_from_above_are_no_bounds_of_the_time():
+    quick = plan(quick=True)
+    text = planning.report(quick, "A step")
+    assert "up to 2.00 GB of 16" in text and "up to 3.28 GB\n" in text
+    assert "1.00 ms, by arithmetic; 100% of its arithmetic, traffic apart" in text
+    much = plan(quick=True, memory=int(17e9))
+    assert "may not fit" in planning.report(much, "A step")
+    assert "ask without --quick" in planning.advice(tiny(digits.get_config()), much)
+
+
 def test_advice_names_what_is_not_yet_done():
     config = tiny(digits.get_config())
     config.train.batch_size = 64
@@ -76,7 +86,7 @@ def test_a_program_is_compiled_once(tmp_path):
     assert len(list(tmp_path.iterdir())) == 2
     quick = planning.compile_plan(lower, "v5e:2", mesh, tmp_path, quick=True)
     assert quick.quick and quick.devices == 2 and quick.flops == first.flops
-    assert "bounds from above" in planning.report(quick, "A step")
+    assert "compiled in" in (text := planning.report(quick, "A step")) and ", quickly" in text
     assert jax.config.jax_optimization_level != "O0"
 
 
