@@ -5,7 +5,7 @@
 
 The first stage learns the guided prediction of the bundled network, for every scale from 1 to 2, in
 one evaluation instead of two; the scale stays an input of the students, which halve 32 steps, and
-draw at 1.15 if not told otherwise. The stages are runs of their own in runs/distill_digits, and
+draw at 1.2 if not told otherwise. The stages are runs of their own in runs/distill_digits, and
 stop and resume like any run.
 """
 
@@ -49,5 +49,5 @@ def stage(name: str, steps: int, length: int, loss: dict) -> dict:
         loss=loss,
         optimizer=dict(decay_steps=length),
         train=dict(steps=length),
-        sample=dict(steps=steps, guidance_scale=1.15),
+        sample=dict(steps=steps, guidance_scale=1.2),
     )
