@@ -188,6 +188,19 @@ def test_a_workdir_of_another_experiment_is_refused(finished):
         loop.train(other, finished[0])
 
 
+def test_a_config_that_names_a_default_is_of_the_same_experiment(finished, tmp_path):
+    workdir = shutil.copytree(finished[0], tmp_path / "run")
+    file = workdir / checkpoints.CONFIG_FILE
+    old = json.loads(file.read_text())
+    assert old["model"].pop("dtype") == "float32"
+    file.write_text(json.dumps(old))
+    checkpoints.save_config(workdir, config(6))
+    other = config(6)
+    other.model.dtype = "bfloat16"
+    with pytest.raises(ValueError, match="holds a run whose config.model is"):
+        checkpoints.save_config(workdir, other)
+
+
 def test_a_loss_that_is_not_finite_saves_the_last_good_state_and_stops(tmp_path):
     bad = config(9)
     bad.optimizer.update(learning_rate=1e30, warmup_steps=0, clip_norm=0.0)

@@ -6,6 +6,7 @@ to it again. A save that fails leaves the older steps as they are. `ema` is all 
 """
 
 import contextlib
+import dataclasses
 import functools
 import json
 import logging as standard_logging
@@ -20,6 +21,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from ddim_jax import files
+from ddim_jax.models.unet import UNet
 from ddim_jax.training.state import TrainState
 
 CONFIG_FILE = "config.json"
@@ -42,7 +44,7 @@ def save_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
         old = json.loads(file.read_text())
         new = json.loads(config.to_json())
         for section in SAME_ON_RESUME:
-            if old.get(section) != new.get(section):
+            if _with_defaults(section, old) != _with_defaults(section, new):
                 raise ValueError(
                     f"{workdir} holds a run whose config.{section} is {old.get(section)}, not "
                     f"{new.get(section)}; choose another --workdir, or remove that one"
@@ -56,6 +58,14 @@ def save_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
     if jax.process_index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
         files.write_json(file, json.loads(config.to_json()))
+
+
+def _with_defaults(section: str, config: dict[str, Any]) -> Any:
+    """A section; of the network also what it does not name, as configs come to name more."""
+    if section != "model":
+        return config.get(section)
+    defaults = {field.name: field.default for field in dataclasses.fields(UNet)}
+    return json.loads(json.dumps(defaults, default=str)) | config[section]
 
 
 def load_config(workdir: Path) -> ml_collections.ConfigDict:
@@ -129,7 +139,8 @@ class Checkpointer:
         try:
             yield
         except Exception as error:  # orbax and tensorstore raise many kinds for a full disk
-            whole = [int(path.name) for path in self.directory.glob("*") if path.name.isdigit()]
+            names = [path.name for path in self.directory.glob("*") if path.name.isdigit()]
+            whole = set(map(int, names)) - self._damaged
             kept = f"that of step {max(whole)} is intact" if whole else "there is no older one"
             raise SaveError(
                 f"a checkpoint could not be written to {self.directory}: {_reason(error)}; {kept}. "
