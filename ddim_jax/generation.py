@@ -145,8 +145,8 @@ def arguments(
 class Generator:
     """Draws batches from one network, spread over all devices of this process.
 
-    Batches are filled up to a multiple of the devices. Compiled programs are kept: a table of the
-    same (nfe, slots) costs no second compilation.
+    Batches are filled up to a multiple of the devices; fewer samples than devices take one each.
+    Compiled programs are kept: a table of the same (nfe, slots) costs no second compilation.
 
     Attributes:
         model: the network.
@@ -164,7 +164,7 @@ class Generator:
         progress: Callable[[int], None] | None = None,
         task: sampling.Task | None = None,
     ):
-        """Puts the parameters on the devices.
+        """Prepares the sampler.
 
         Args:
             model: the network.
@@ -179,8 +179,7 @@ class Generator:
         """
         self.model = model
         self._sample = _sampler(model.experiment, adaptive, clip, collect, progress, task)
-        self._mesh = parallel.make_mesh(jax.local_devices())
-        self._params = parallel.replicate(model.params, self._mesh)
+        self._on = {}  # number of devices -> their mesh, with the parameters on each
         self._programs = {}
         self.compile_seconds = self.seconds = 0.0
 
@@ -231,15 +230,20 @@ class Generator:
         return sampling.RunResult(x, state, collected)
 
     def _filled(self, count: int) -> int:
-        """A batch size that the devices share evenly."""
-        return -(-count // self._mesh.size) * self._mesh.size
+        """A batch size that the devices it is drawn on share evenly."""
+        return count + -count % min(count, jax.local_device_count())
 
     def _arguments(self, table, index, seed, labels, guidance, x=None, known=None):
+        devices = jax.local_devices()[: len(index)]
+        if len(devices) not in self._on:
+            mesh = parallel.make_mesh(devices)
+            self._on[len(devices)] = mesh, parallel.replicate(self.model.params, mesh)
+        mesh, params = self._on[len(devices)]
         _, table, *arrays, guidance, known = arguments(
             self.model, table, index, seed, labels, guidance, x, known
         )
-        *arrays, known = parallel.shard((*arrays, known), self._mesh)
-        return self._params, table, *arrays, guidance, known
+        *arrays, known = parallel.shard((*arrays, known), mesh)
+        return params, table, *arrays, guidance, known
 
     def _program(self, *arguments):
         leaves, tree = jax.tree.flatten(arguments[1:])

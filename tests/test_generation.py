@@ -41,6 +41,17 @@ def test_the_set_does_not_depend_on_the_batch_size(model, table):
     assert np.abs(whole.images.astype(int) - other.images).max() > 100
 
 
+def test_fewer_samples_than_devices_take_one_device_each(model, table):
+    generator = generation.Generator(model)
+    alone = generator.draw(table, np.arange(1, 2), seed=3).x
+    three = generator.draw(table, np.arange(3), seed=3).x
+    assert (len(alone), len(three)) == (1, 3)
+    np.testing.assert_allclose(alone[0], three[1], atol=1e-3)
+    for count, used in ((1, 1), (3, jax.local_device_count())):
+        shardings = jax.tree.leaves(generator.program(table, count).input_shardings)
+        assert max(len(sharding.device_set) for sharding in shardings) == used
+
+
 def test_the_trajectory_ends_in_the_image(model, table):
     result = draw(model, table, num_samples=2, trajectory=True)
     assert result.trajectory.shape == (3, 2, 28, 28, 1)
