@@ -11,13 +11,14 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
 from ddim_jax import losses, probability_flow, sampling, solvers, strides
 from ddim_jax.losses import TIMES, WEIGHTINGS
-from ddim_jax.models import UNet, lpips
+from ddim_jax.models import UNet, lpips, winograd
 from ddim_jax.predictions import PREDICTIONS, Parameterization
 from ddim_jax.schedules import SCHEDULES, Schedule
 from ddim_jax.training.state import EMAS, Ema
@@ -104,10 +105,32 @@ class Experiment(NamedTuple):
         return cond | {"label": jnp.full_like(cond["label"], self.num_classes)}
 
     def apply(self, params, x, model_time, cond, dropout_key: Array | None = None) -> Array:
-        """The network as a function; with a dropout key it is in training mode."""
+        """The network as a function; with a dropout key it is in training mode.
+
+        Args:
+            params: its parameters, or what `prepared` made of them.
+            x: [B, H, W, C].
+            model_time: [B].
+            cond: of `cond`.
+            dropout_key: None for none.
+        """
         train = dropout_key is not None and self.model.dropout > 0
         rngs = {"dropout": dropout_key} if train else None
-        return self.model.apply({"params": params}, x, model_time, cond, train=train, rngs=rngs)
+        variables = params if winograd.COLLECTION in params else {"params": params}
+        return self.model.apply(variables, x, model_time, cond, train=train, rngs=rngs)
+
+    def prepared(self, params: Any) -> Any:
+        """Parameters for many evaluations on a CPU, for `apply`: see `models/winograd.py`."""
+        if not winograd.any_suits(params):
+            return params
+
+        def transformed(params):  # the network is traced for its shapes; its output is not computed
+            x, one = jnp.zeros((1, *self.image_shape)), jnp.ones(1)
+            cond = self.cond(jnp.zeros(1, jnp.int32), guidance=one, interval=one)
+            mutable = [winograd.COLLECTION]
+            return self.model.apply({"params": params}, x, one, cond, mutable=mutable)[1]
+
+        return {"params": params, winograd.COLLECTION: {}} | jax.jit(transformed)(params)
 
     def sampler(self, **options) -> Callable[..., sampling.RunResult]:
         """`sampling.make_sampler` for this network; options as there."""

@@ -236,8 +236,10 @@ class Generator:
     def _arguments(self, table, index, seed, labels, guidance, x=None, known=None):
         devices = jax.local_devices()[: len(index)]
         if len(devices) not in self._on:
-            mesh = parallel.make_mesh(devices)
-            self._on[len(devices)] = mesh, parallel.replicate(self.model.params, mesh)
+            mesh, params = parallel.make_mesh(devices), self.model.params
+            if devices[0].platform == "cpu":
+                params = self.model.experiment.prepared(params)
+            self._on[len(devices)] = mesh, parallel.replicate(params, mesh)
         mesh, params = self._on[len(devices)]
         _, table, *arrays, guidance, known = arguments(
             self.model, table, index, seed, labels, guidance, x, known

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddim_jax.models import UNet, layers
+from ddim_jax import experiment, predictions, schedules
+from ddim_jax.models import UNet, layers, winograd
 from ddim_jax.models.unet import AttentionBlock
 
 ADM_IMAGENET_64 = dict(
@@ -376,6 +377,36 @@ def test_strided_convolution_padding(padding, before):
     conv = layers.Conv3x3(5, stride=2, padding=padding)
     params = {"params": {"kernel": kernel, "bias": jnp.arange(5.0)}}
     np.testing.assert_allclose(conv.apply(params, x), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(2, 8, 6, 5, 7), (1, 2, 2, 3, 4)])
+def test_winograd_equals_the_plain_convolution(shape):
+    *image, features = shape
+    keys = jax.random.split(jax.random.key(0))
+    x = jax.random.normal(keys[0], image)
+    kernel = jax.random.normal(keys[1], (3, 3, image[-1], features))
+    plain = layers.conv3x3(x, kernel)
+    ours = winograd.convolve(x, winograd.transform(kernel))
+    np.testing.assert_allclose(ours, plain, atol=2e-6 * float(jnp.abs(plain).max()))
+
+
+def test_a_wide_network_is_prepared_once_and_says_the_same():
+    wide = dict(channels=128, channel_mults=(1, 1), num_blocks=1, num_classes=2)
+    net, params = perturbed(**wide)
+    parts = experiment.Experiment(schedules.ddpm_linear(), predictions.eps, net, (6, 6, 3), 2)
+    prepared = parts.prepared(params)
+    kernels = prepared[winograd.COLLECTION]
+    assert {leaf.shape for leaf in jax.tree.leaves(kernels)} == {(16, 128, 128), (16, 256, 128)}
+    assert not {"mid_0", "down_1_resample", "conv_out"} & set(kernels)  # 3 x 3; stride 2; narrow
+    args = inputs(net, size=6)
+    plain, ours = (jit(parts.apply)(tree, *args) for tree in (params, prepared))
+    assert 0 < np.abs(plain - ours).max() < 1e-5 * np.abs(plain).max()
+
+
+def test_a_narrow_network_is_left_as_it_is():
+    params = {"narrow": np.zeros((3, 3, 64, 128)), "square": np.zeros((3, 3))}
+    assert not winograd.any_suits(params)
+    assert winograd.any_suits(params | {"wide": np.zeros((3, 3, 256, 128))})
 
 
 def test_time_embeddings_follow_the_published_layouts():

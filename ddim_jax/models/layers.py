@@ -12,6 +12,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ddim_jax.models import winograd
+
 fan_avg = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
 # q, k and v share one kernel [C, 3C]: the scale undoes the larger fan-out, so that each third
 # starts as a [C, C] kernel of its own would.
@@ -47,9 +49,20 @@ class Conv3x3(nn.Module):
         """Maps x [B, H, W, C] to [B, H / stride, W / stride, features] in `dtype`."""
         kernel = self.param("kernel", self.kernel_init, (3, 3, x.shape[-1], self.features))
         bias = self.param("bias", zeros, (self.features,))
-        padding = PADDINGS[self.padding]
-        y = conv3x3(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, padding)
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        if self._by_winograd(x):
+            kernel = self.variable(winograd.COLLECTION, "kernel", winograd.transform, kernel).value
+            y = winograd.convolve(x, kernel)
+        else:
+            y = conv3x3(x, kernel, self.stride, PADDINGS[self.padding])
         return y + bias.astype(self.dtype).reshape(1, 1, 1, -1)
+
+    def _by_winograd(self, x) -> bool:
+        """Whether there is a transformed kernel, or a collection to put one in."""
+        if self.is_initializing() or not winograd.suits(x, self.features, self.stride):
+            return False
+        given = self.has_variable(winograd.COLLECTION, "kernel")
+        return given or self.is_mutable_collection(winograd.COLLECTION)
 
 
 def group_count(channels: int, least: int = 4) -> int:
