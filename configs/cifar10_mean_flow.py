@@ -13,7 +13,7 @@ from configs.cifar10 import get_config as cifar10
 def get_config():
     """Geng et al. 2025, appendix A: logit-normal (-2, 2), p = 0.75, r = t for a quarter."""
     config = cifar10()
-    config.model.update(dropout=0.2, scalars=("interval",))
+    config.model.update(dropout=0.2, scalars=("interval",), time_scale=0.001)
     config.schedule = dict(name="rectified_flow")
     config.prediction = dict(name="flow")
     config.loss = dict(name="mean_flow", mean=-2.0, std=2.0, same=0.25, power=0.75)

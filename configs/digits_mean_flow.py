@@ -13,7 +13,7 @@ def get_config():
     config.start_from = "digits"
     config.schedule = dict(name="rectified_flow")
     config.prediction = dict(name="flow")
-    config.model.scalars = ("interval",)
+    config.model.update(scalars=("interval",), time_scale=0.02)
     config.loss = dict(name="mean_flow", same=0.5)
     config.optimizer = dict(
         name="adam",

@@ -31,7 +31,7 @@ def get_config():
             2500,
             4,
             loss=dict(name="diffusion", times=dict(name="u_shaped"), label_dropout=0.0),
-            pairs=dict(count=20_000, solver="heun_flow", steps=10),
+            pairs=dict(count=20_000, solver="heun_flow", steps=10, guidance_scale=1.25),
         ),
         stage("one_step", 2500, 1, loss=one, data=dict(name="pairs")),
     ]

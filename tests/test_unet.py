@@ -52,6 +52,7 @@ def inputs(net, size=SIZE, batch=B, seed=0):
         cond["label"] = rng.integers(net.num_classes, size=batch, dtype=np.int32)
     if net.vector_dim:
         cond["vector"] = rng.normal(size=(batch, net.vector_dim)).astype(np.float32)
+    cond |= {name: rng.uniform(size=batch).astype(np.float32) for name in net.scalars}
     return x, t, cond or None
 
 
@@ -407,6 +408,15 @@ def test_a_narrow_network_is_left_as_it_is():
     params = {"narrow": np.zeros((3, 3, 64, 128)), "square": np.zeros((3, 3))}
     assert not winograd.any_suits(params)
     assert winograd.any_suits(params | {"wide": np.zeros((3, 3, 256, 128))})
+
+
+def test_time_scale_is_of_times_and_scalars():
+    slow, params = perturbed(time_scale=0.25, scalars=("interval",))
+    x, t, cond = inputs(slow)
+    quarter = {"interval": cond["interval"] / 4}
+    fast = run(dict(scalars=("interval",)), x, t / 4, quarter)
+    np.testing.assert_allclose(jit(slow.apply)({"params": params}, x, t, cond), fast, atol=1e-5)
+    assert np.abs(run(dict(scalars=("interval",)), x, t, cond) - fast).max() > 1e-2
 
 
 def test_time_embeddings_follow_the_published_layouts():

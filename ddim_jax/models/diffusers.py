@@ -140,6 +140,7 @@ def _their_model(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """UNet2DModel's config.json."""
     net = UNet(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.model.items()})
     only = {"patch_size": 1, "vector_dim": 0, "scalars": (), "resample_blocks": False}
+    only |= {"time_scale": 1.0}
     only |= {"null_label": False} if net.num_classes else {}
     only |= {} if net.head_channels else {"num_heads": 1}  # there heads have a width, not a number
     for name, value in only.items():
