@@ -1,6 +1,6 @@
 """The input pipeline on this machine: images a second, and whether a train step waits for it.
 
-    python -m benchmarks.pipeline [--networks=digits:64,cifar10:8,celeba64:4] [--steps=5]
+    python -m benchmarks.pipeline [--networks=digits:64,cifar10:8,celeba64:2] [--steps=3]
 
 NAME:BATCH is a file in configs/ and a batch size. Random images of the network's size are kept in
 the three ways that data can be: in memory (`npz:`), as PNG files (`folder:`), and as a TFDS dataset
@@ -132,8 +132,8 @@ def measure(name: str, batch: int, steps: int, repeats: int) -> None:
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--networks", default="digits:64,cifar10:8,celeba64:4")
-    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--networks", default="digits:64,cifar10:8,celeba64:2")
+    parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args()
     print(
