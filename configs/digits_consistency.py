@@ -16,7 +16,7 @@ def get_config():
     config.start_from = "digits"
     config.loss = dict(
         name="consistency",
-        pairs=dict(name="shrinking", every=500, mean=-0.5, std=2.0, sigma_max=20.0),
+        pairs=dict(name="shrinking", every=1000, mean=-0.5, std=2.0, sigma_max=20.0),
         distance="huber",
         weight="gap",
     )
