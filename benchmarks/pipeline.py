@@ -4,8 +4,8 @@
 
 NAME:BATCH is a file in configs/ and a batch size. Random images of the network's size are kept in
 the three ways that data can be: in memory (`npz:`), as PNG files (`folder:`), and as a TFDS dataset
-of PNGs in array_record. Prints, by turns, images a second of the pipeline alone and of the train
-step alone, the ratio of the first to the second, and the time of training with the pipeline over
+of PNGs in array_record. Prints images a second of the pipeline alone and of the train step alone,
+the ratio of the first to the second, and, by turns, the time of training with the pipeline over
 that with one batch in memory: 1 where the device never waits. Noise is the worst case of PNG.
 """
 
