@@ -8,13 +8,16 @@ from configs.digits import get_config as digits
 
 
 def get_config():
-    """Geng et al. 2025 (arXiv:2505.13447), section 4; half of a batch has r = t."""
+    """Geng et al. 2025 (arXiv:2505.13447), section 4; half of a batch has r = t.
+
+    The scale of guidance that is trained in is omega / (1 - kappa) = 1.2.
+    """
     config = digits()
     config.start_from = "digits"
     config.schedule = dict(name="rectified_flow")
     config.prediction = dict(name="flow")
     config.model.update(scalars=("interval",), time_scale=0.02)
-    config.loss = dict(name="mean_flow", same=0.5)
+    config.loss = dict(name="mean_flow", same=0.5, omega=0.6, kappa=0.5, label_dropout=0.1)
     config.optimizer = dict(
         name="adam",
         learning_rate=6e-4,

@@ -14,7 +14,14 @@ def get_config():
     config.schedule = dict(name="rectified_flow")
     config.prediction = dict(name="flow")
     config.model.scalars = ("interval",)
-    config.loss = dict(name="shortcut", finest=32, every=4, target_decay=0.99, label_dropout=0.1)
+    config.loss = dict(
+        name="shortcut",
+        finest=32,
+        every=4,
+        target_decay=0.99,
+        guidance_scale=1.2,
+        label_dropout=0.1,
+    )
     config.optimizer = dict(
         name="adam",
         learning_rate=1e-3,

@@ -75,6 +75,31 @@ def test_the_exact_map_has_less_loss_the_finer_the_teachers_steps():
     assert values[-1] < 2e-7 and slopes[0] > 5, (values, slopes)
 
 
+def test_every_network_of_a_guided_distillation_is_told_one_scale():
+    seen = {}
+
+    def apply(p, x, model_time, cond, key=None):
+        seen.setdefault(p, []).append(np.asarray(cond["guidance"]))
+        return 0 * x
+
+    loss = consistency(
+        apply,
+        schedules.cosine(),
+        predictions.v,
+        pairs=pairs.grid(pairs.constant(8), sigma_min=0.0, sigma_max=20.0),
+        distil=True,
+        num_classes=3,
+        guidance=(1.0, 2.0),
+    )
+    batch = {"image": IMAGES, "label": jnp.zeros(COUNT, jnp.int32)}
+    loss("student", {"teacher": "teacher"}, batch, KEYS, 0)
+    told = seen["teacher"] + seen["student"]
+    assert len(seen["teacher"]) == len(seen["student"]) == 2
+    for scale in told:
+        np.testing.assert_array_equal(scale, told[0])
+    assert told[0].min() < 1.01 and told[0].max() > 1.99
+
+
 def test_from_data_the_exact_map_is_a_minimum_only_in_the_limit():
     """CT's two points differ by the noise's share that is not along the flow: first order."""
     values = [
@@ -233,6 +258,10 @@ def test_a_heun_step_is_third_order_on_a_gaussian():
         (
             lambda: consistency(None, EDM, PREDICTION, distance="l3"),
             "distance must be one of l2, hub",
+        ),
+        (
+            lambda: consistency(None, EDM, PREDICTION, num_classes=3, guidance=(1.0, 2.0)),
+            "is what a teacher was told: set loss.distil=True",
         ),
         (lambda: consistency(None, EDM, PREDICTION, huber=-1), "huber must be at least 0, got -1"),
         (

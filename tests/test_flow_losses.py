@@ -148,6 +148,25 @@ def test_labels_stay_in_the_rows_of_self_consistency():
     assert (np.delete(all_rows, np.arange(0, 256, 8)) == 3).all()
 
 
+def test_guidance_is_trained_into_the_first_doubling_of_a_shortcut():
+    """A field that is the label: guided where two of the shortest steps are one, else as it is."""
+
+    def apply(p, x, model_time, cond, key=None):
+        return expand(cond["label"].astype(x.dtype), x) + 0 * x
+
+    def evaluate(finest, label):
+        batch = {"image": IMAGES, "label": jnp.full(256, label, jnp.int32)}
+        options = dict(finest=finest, every=1, limit=1e9, num_classes=3, label_dropout=0.5)
+        loss = shortcut(apply, FLOW, predictions.flow, guidance_scale=1.5, **options)
+        return float(loss(None, {"target": None}, batch, KEYS, 0)[0])
+
+    # of finest 2 every row is the first doubling: null 3, label 1 -> 3 + 1.5 (1 - 3) = 0
+    np.testing.assert_allclose(evaluate(2, 1), 1.0, rtol=1e-6)
+    level_keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(KEYS)
+    first = np.asarray(jax.vmap(lambda key: jax.random.randint(key, (), 0, 3))(level_keys)) == 2
+    np.testing.assert_allclose(evaluate(8, 1), first.mean(), rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     "make, message",
     [
@@ -161,6 +180,10 @@ def test_labels_stay_in_the_rows_of_self_consistency():
         ),
         (lambda: shortcut(None, FLOW, predictions.v), "prediction 'flow'"),
         (lambda: shortcut(None, FLOW, predictions.flow, finest=100), "a power of two.*got 100"),
+        (
+            lambda: shortcut(None, FLOW, predictions.flow, guidance_scale=1.5, num_classes=3),
+            "guidance_scale=1.5 needs num_classes and label_dropout > 0",
+        ),
         (
             lambda: mean_flow(None, FLOW, predictions.flow, same=2),
             r"same must be in \[0, 1\], got 2",

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from configs import digits_consistency
+from configs import digits_ect
 from ddim_jax import experiment, generation, schedules
 from ddim_jax.evaluation import features, metrics, scores, times
 from ddim_jax.models import pretrained
@@ -53,7 +53,7 @@ def test_bad_searches(low, high, trials):
 def checkpoint(tmp_path_factory):
     """A consistency model of 28 x 28 digits that has hardly been trained."""
     workdir = tmp_path_factory.mktemp("runs") / "little"
-    config = tiny(digits_consistency.get_config(), levels=1)
+    config = tiny(digits_ect.get_config(), levels=1)
     config.start_from, config.data.resize = "", 0
     config.data.image_shape, config.model.patch_size = (28, 28, 1), 4
     loop.train(config, workdir)

@@ -1,7 +1,7 @@
 """Searches the times of a few-step sampler by the quality of what it draws, and writes a stride.
 
-    python -m ddim_jax.evaluation.times --checkpoint=runs/digits_consistency --steps=2,4
-    python sample.py --checkpoint=runs/digits_consistency --stride=strides/FILE.json
+    python -m ddim_jax.evaluation.times --checkpoint=runs/digits_ect --steps=2,4
+    python sample.py --checkpoint=runs/digits_ect --stride=strides/FILE.json
 
 For samplers that add noise, such as those of consistency models, there is no end point of a teacher
 to match (`strides.fit` does that for deterministic ones), so the samples are judged as a set: by

@@ -7,7 +7,8 @@ Two neighbouring noise ratios s = sigma / alpha, high and low, of one trajectory
 f is the network's x0, which must be the identity at the clean end, `x0 = x`: so it is with
 prediction "consistency" at `s = sigma_min`, and with v, flow and edm at s = 0. Training from data
 (CT, iCT, ECT) takes x_low from the same image and noise; distillation (CD) takes it from one Heun
-step of a teacher over s. Both passes share a dropout key.
+step of a teacher over s; a guided teacher that takes its scale as an input passes that on to the
+student. Both passes share a dropout key.
 
     method  pairs                           target              distance
     CD      grid, constant                  target_decay 0..    l2, lpips; needs a teacher
@@ -26,15 +27,8 @@ import jax
 import jax.numpy as jnp
 
 from ddim_jax.denoisers import Apply
-from ddim_jax.losses.loss import (
-    Loss,
-    Net,
-    add_noise,
-    check_dropout,
-    labels,
-    normal_like,
-    split,
-)
+from ddim_jax.losses.guided import check_guidance, conditions
+from ddim_jax.losses.loss import Loss, Net, add_noise, check_dropout, normal_like, split
 from ddim_jax.losses.pairs import Pairs, grid
 from ddim_jax.predictions import Parameterization, expand, predict
 from ddim_jax.schedules import NoiseLevel, Schedule
@@ -61,6 +55,7 @@ def consistency(
     target_decay: float | Callable[[Array], Array] | None = None,
     num_classes: int = 0,
     label_dropout: float = 0.0,
+    guidance: tuple[float, float] | None = None,
     teacher: Net | None = None,
 ) -> Loss:
     """The consistency loss, distilled or trained.
@@ -78,14 +73,19 @@ def consistency(
         target_decay: of a moving target, mu or step -> mu; None: the network itself.
         num_classes: of a class-conditional network, whose null label is num_classes; 0 if without.
         label_dropout: probability with which all networks see the null label.
+        guidance: range of the scale that all networks take as an input (see `guided`), for
+            distillation; None for none.
         teacher: if another network than the student's, or one that predicts something else.
 
     Raises:
-        ValueError: an unknown distance or weight, c or a probability out of range, or a
-            parameterization that is not the identity at the lowest ratio.
+        ValueError: an unknown distance or weight, c or a probability out of range, guidance without
+            a teacher or classes, a parameterization that is not the identity at the lowest ratio.
     """
     check_dropout(label_dropout)
+    check_guidance(guidance, num_classes)
     _check(distance, huber, weight)
+    if guidance is not None and not distil:
+        raise ValueError("loss.guidance is what a teacher was told: set loss.distil=True")
     pairs = pairs or grid()
     check_boundary(schedule, parameterization, pairs.lowest)
     student = Net(apply, parameterization)
@@ -93,9 +93,9 @@ def consistency(
 
     def compute(params, frozen, batch, keys, step):
         x0 = batch["image"]
-        pair_key, eps_key, label_key, dropout_key = split(keys, 4)
+        pair_key, eps_key, cond_key, dropout_key = split(keys, 4)
         eps = normal_like(eps_key, x0)
-        cond = labels(batch, label_key, num_classes, label_dropout)
+        cond = conditions(batch, cond_key, num_classes, label_dropout, guidance)
         ratios = pairs.sample(pair_key, step)
         high, low = (_level(schedule, ratio) for ratio in ratios)
         x_high, x_low = add_noise(x0, eps, high), add_noise(x0, eps, low)

@@ -1,7 +1,7 @@
 """A consistency model of digits, tuned from the bundled network: one step, or more for quality.
 
-python train.py --config=configs/digits_consistency.py
-python sample.py --checkpoint=runs/digits_consistency --steps=2
+python train.py --config=configs/digits_ect.py
+python sample.py --checkpoint=runs/digits_ect --steps=2
 """
 
 from configs.digits import get_config as digits

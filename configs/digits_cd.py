@@ -1,0 +1,62 @@
+"""Consistency distillation of the bundled digits network, guided: one step, or more for quality.
+
+    python train.py --config=configs/digits_cd.py
+    python sample.py --checkpoint=runs/digits_cd/consistency --steps=2
+
+Two runs in runs/digits_cd: a network that answers the guided prediction in one evaluation, for
+every scale from 1 to 1.5, and the consistency model, whose teacher that is.
+"""
+
+from configs.digits import get_config as digits
+
+
+def get_config():
+    """Song et al. 2023 (arXiv:2303.01469), CD, with the guided teacher of Meng et al. 2023.
+
+    On this v-prediction network, x0 is the identity at the clean end, as it has to be.
+    """
+    config = digits()
+    config.start_from = "digits"
+    config.model.scalars = ("guidance",)
+    guidance = (1.0, 1.5)
+    config.loss = dict(name="guided", guidance=guidance)
+    config.optimizer = dict(
+        name="radam", learning_rate=5e-4, decay="linear", decay_steps=0, clip_norm=1.0, b2=0.99
+    )
+    config.ema = dict(name="constant", decay=0.995)
+    config.train.update(batch_size=64, log_every=50, checkpoint_every=200, sample_every=500)
+    config.sample.guidance_scale = 1.2
+    config.stages = [
+        dict(
+            name="guided",
+            optimizer=dict(decay_steps=1000),
+            train=dict(steps=1000),
+            sample=dict(steps=20),
+        ),
+        dict(
+            name="consistency",
+            loss=dict(
+                name="consistency",
+                distil=True,
+                guidance=guidance,
+                pairs=dict(
+                    name="grid",
+                    points=dict(name="constant", points=24),
+                    sigma_min=0.0,
+                    sigma_max=20.0,
+                    rho=4.0,
+                ),
+                weight="uniform",
+            ),
+            optimizer=dict(decay_steps=4000),
+            train=dict(steps=4000),
+            sample=dict(
+                solver="consistency",
+                solver_options=dict(sigma_min=0.0),
+                stride="karras",
+                stride_options=dict(lam_min=-3.0),
+                steps=1,
+            ),
+        ),
+    ]
+    return config
