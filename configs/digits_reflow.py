@@ -4,7 +4,10 @@
     python sample.py --checkpoint=runs/digits_reflow/one_step
 
 Three runs in runs/digits_reflow: a flow tuned from the bundled network, a second flow on pairs of
-noise and image that the first one drew, and its distillation to one step on the same pairs.
+noise and image that the first one drew with guidance, and its distillation to one step on the
+same pairs. With `--config.data.name=npz:mnist.npz` on 2 CPU cores: 45 minutes, beside other work,
+pauses included; FDD of 10,000 samples (docs/quality.md) 3.08 by `one_step`, and 6.01, 3.37 and 2.67
+by `reflow` in 1, 2 and 4 steps.
 """
 
 from configs.digits import get_config as digits

@@ -6,7 +6,9 @@
 The first stage learns the guided prediction of the bundled network, for every scale from 1 to 2, in
 one evaluation instead of two; the scale stays an input of the students, which halve 32 steps, and
 draw at 1.2 if not told otherwise. The stages are runs of their own in runs/distill_digits, and
-stop and resume like any run.
+stop and resume like any run. With `--config.data.name=npz:mnist.npz` on 2 CPU cores: 67 minutes,
+some of them beside other work; FDD of 10,000 samples (docs/quality.md) 2.50, 2.69, 3.19 and 3.81 in
+8, 4, 2 and 1 steps.
 """
 
 from configs.digits import get_config as digits
