@@ -1,10 +1,19 @@
 """Consistency distillation of the bundled digits network, guided: one step, or more for quality.
 
     python train.py --config=configs/digits_cd.py
-    python sample.py --checkpoint=runs/digits_cd/consistency --steps=2
+    python sample.py --checkpoint=runs/digits_cd/consistency
 
 Two runs in runs/digits_cd: a network that answers the guided prediction in one evaluation, for
-every scale from 1 to 1.5, and the consistency model, whose teacher that is.
+every scale from 1 to 1.5, and the consistency model, whose teacher that is. Two steps or more want
+their times searched, and a lower scale:
+
+    python -m ddim_jax.evaluation.times --checkpoint=runs/digits_cd/consistency --steps=2,4 \\
+        --guidance_scale=1.2
+    python sample.py --checkpoint=runs/digits_cd/consistency --guidance_scale=1.2 \\
+        --stride=strides/consistency-consistency-4.json
+
+With `--config.data.name=npz:mnist.npz` on 2 CPU cores: 26 minutes; FDD of 10,000 samples
+(docs/quality.md) 4.44, 2.99 and 2.67 in 1, 2 and 4 steps.
 """
 
 from configs.digits import get_config as digits
@@ -25,13 +34,12 @@ def get_config():
     )
     config.ema = dict(name="constant", decay=0.995)
     config.train.update(batch_size=64, log_every=50, checkpoint_every=200, sample_every=500)
-    config.sample.guidance_scale = 1.2
     config.stages = [
         dict(
             name="guided",
             optimizer=dict(decay_steps=1000),
             train=dict(steps=1000),
-            sample=dict(steps=20),
+            sample=dict(steps=20, guidance_scale=1.2),
         ),
         dict(
             name="consistency",
@@ -56,6 +64,7 @@ def get_config():
                 stride="karras",
                 stride_options=dict(lam_min=-3.0),
                 steps=1,
+                guidance_scale=1.5,
             ),
         ),
     ]
