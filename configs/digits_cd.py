@@ -9,11 +9,11 @@ their times searched, and a lower scale:
 
     python -m ddim_jax.evaluation.times --checkpoint=runs/digits_cd/consistency --steps=2,4 \\
         --guidance_scale=1.2
-    python sample.py --checkpoint=runs/digits_cd/consistency --guidance_scale=1.2 \\
+    python sample.py --checkpoint=runs/digits_cd/consistency --guidance_scale=1.35 \\
         --stride=strides/consistency-consistency-4.json
 
 With `--config.data.name=npz:mnist.npz` on 2 CPU cores: 26 minutes; FDD of 10,000 samples
-(docs/quality.md) 4.44, 2.99 and 2.67 in 1, 2 and 4 steps.
+(docs/quality.md) 4.44, 2.99 and 2.53 in 1, 2 and 4 steps.
 """
 
 from configs.digits import get_config as digits

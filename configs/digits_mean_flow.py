@@ -1,7 +1,10 @@
 """MeanFlow of digits, tuned from the bundled network: one step, by the mean velocity of the flow.
 
 python train.py --config=configs/digits_mean_flow.py
-python sample.py --checkpoint=runs/digits_mean_flow --steps=1
+python sample.py --checkpoint=runs/digits_mean_flow --steps=4
+
+With `--config.data.name=npz:mnist.npz` on 2 CPU cores: 33 minutes, half of them beside other work;
+FDD of 10,000 samples (docs/quality.md) 6.36, 3.55 and 1.74 in 1, 2 and 4 steps.
 """
 
 from configs.digits import get_config as digits

@@ -1,14 +1,18 @@
 """A shortcut model of digits, tuned from the bundled network: any number of steps, by one network.
 
 python train.py --config=configs/digits_shortcut.py
-python sample.py --checkpoint=runs/digits_shortcut --steps=1
+python sample.py --checkpoint=runs/digits_shortcut --steps=8
+
+With `--config.data.name=npz:mnist.npz` on 2 CPU cores: 7 minutes; FDD of 10,000 samples
+(docs/quality.md) 15.1, 8.8, 5.6 and 4.5 in 1, 2, 4 and 8 steps.
 """
 
 from configs.digits import get_config as digits
 
 
 def get_config():
-    """Frans et al. 2024 (arXiv:2410.12557), table 3, at this size; the shortest step is 1/32."""
+    """Frans et al. 2024 (arXiv:2410.12557), table 3, at this size; the shortest step is 1/16, and
+    half of a batch is for longer ones."""
     config = digits()
     config.start_from = "digits"
     config.schedule = dict(name="rectified_flow")
@@ -16,8 +20,8 @@ def get_config():
     config.model.scalars = ("interval",)
     config.loss = dict(
         name="shortcut",
-        finest=32,
-        every=4,
+        finest=16,
+        every=2,
         target_decay=0.99,
         guidance_scale=1.2,
         label_dropout=0.1,
@@ -27,10 +31,10 @@ def get_config():
         learning_rate=1e-3,
         warmup_steps=50,
         decay="linear",
-        decay_steps=4000,
+        decay_steps=1200,
         clip_norm=1.0,
         b2=0.99,
     )
-    config.train.update(steps=4000, log_every=50, checkpoint_every=200, sample_every=500)
+    config.train.update(steps=1200, log_every=50, checkpoint_every=200, sample_every=500)
     config.sample.update(steps=4)
     return config
