@@ -11,8 +11,10 @@ from configs.digits import get_config as digits
 
 
 def get_config():
-    """Frans et al. 2024 (arXiv:2410.12557), table 3, at this size; the shortest step is 1/16, and
-    half of a batch is for longer ones."""
+    """Frans et al. 2024 (arXiv:2410.12557), table 3, at this size.
+
+    The shortest step is 1/16, and half of a batch is for longer ones.
+    """
     config = digits()
     config.start_from = "digits"
     config.schedule = dict(name="rectified_flow")
