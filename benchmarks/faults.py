@@ -31,7 +31,7 @@ import numpy as np
 from benchmarks.common import load_config
 from ddim_jax import data, parallel
 from ddim_jax.training import loop
-from ddim_jax.training.checkpoints import Checkpointer
+from ddim_jax.checkpoints.workdir import Checkpointer
 
 ROOT = Path(__file__).parent.parent
 SHORT, LONG = 60, 400

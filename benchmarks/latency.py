@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from ddim_jax import data, experiment, generation, parallel
-from ddim_jax.models import pretrained
+from ddim_jax import checkpoints
 
 ROOT = Path(__file__).parent.parent
 
@@ -47,7 +47,7 @@ def main() -> None:
             print(f"sample.py, one picture, {cache} compilation cache: {taken:.1f} s")
 
     start = time.perf_counter()
-    model = pretrained.load(args.checkpoint)
+    model = checkpoints.load(args.checkpoint)
     generator = generation.Generator(model)
     print(f"loading: {time.perf_counter() - start:.2f} s")
     counts = [int(part) for part in args.nfe.split(",")]

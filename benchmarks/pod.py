@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks.common import load_config
-from ddim_jax import experiment, parallel, planning, programs
+from ddim_jax import experiment, parallel, planning, program_cost
 
 HEADS = (
     f"{'devices':>7} {'chip':5}{'memory GB':>10}{'traffic GB':>11}{'GFLOP':>8}{'over model':>11}"
@@ -31,7 +31,7 @@ def model_flops(parts: experiment.Experiment, images: int) -> int:
     params = jax.eval_shape(parts.init, jax.random.key(0))
     x, t = jnp.zeros((1, *parts.image_shape)), jnp.zeros(1)
     cond = parts.cond(jnp.zeros(1, jnp.int32))
-    return 3 * images * programs.product_flops(jax.make_jaxpr(parts.apply)(params, x, t, cond))
+    return 3 * images * program_cost.product_flops(jax.make_jaxpr(parts.apply)(params, x, t, cond))
 
 
 def gradient_bytes(parts: experiment.Experiment) -> int:

@@ -3,7 +3,7 @@
     pip install -e ".[parity]"
     python -m benchmarks.sampling [--networks=digits,cifar10] [--batch=1,4,16,64] [--steps=10]
 
-A `UNet2DModel` with random weights is saved by diffusers and read by `pretrained.load`; the outputs
+A `UNet2DModel` with random weights is saved by diffusers and read by `checkpoints.load`; the outputs
 of both are compared first. Then DDIM, by turns: ours as sample.py draws, theirs as `DDIMPipeline`
 does, in the three ways torch runs it: as it is, with channels last, compiled with channels last.
 The ratio is of the minima (of the medians) to the best of theirs; below 1, ours is faster.
@@ -22,7 +22,7 @@ import torch
 
 from benchmarks.common import alternate, ratio
 from ddim_jax import experiment, generation, parallel
-from ddim_jax.models import pretrained
+from ddim_jax import checkpoints
 
 COMMON = dict(
     layers_per_block=2, downsample_padding=0, flip_sin_to_cos=False, freq_shift=1,
@@ -42,7 +42,7 @@ NETWORKS = {
 }  # fmt: skip
 
 
-def copies(name: str) -> tuple[diffusers.UNet2DModel, pretrained.Pretrained]:
+def copies(name: str) -> tuple[diffusers.UNet2DModel, checkpoints.Pretrained]:
     """A network of diffusers and ours with its weights.
 
     Raises:
@@ -53,7 +53,7 @@ def copies(name: str) -> tuple[diffusers.UNet2DModel, pretrained.Pretrained]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "saved"
         diffusers.DDIMPipeline(net, diffusers.DDIMScheduler()).save_pretrained(path)
-        model = pretrained.load(path)
+        model = checkpoints.load(path)
     x = np.random.default_rng(0).normal(size=(2, *model.experiment.image_shape)).astype(np.float32)
     t = np.array([3.0, 700.0], np.float32)
     ours = np.asarray(model.experiment.apply(model.params, jnp.asarray(x), jnp.asarray(t), None))

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from ddim_jax import data, experiment, generation, parallel, sampling
-from ddim_jax.models import pretrained
+from ddim_jax import checkpoints
 from ddim_jax.solvers import SOLVERS
 
 
@@ -44,7 +44,7 @@ def main() -> None:
     parallel.use_cpu_cores()
     parallel.use_compilation_cache()
     parallel.check_batch(args.num_samples, jax.device_count())
-    model = pretrained.load(args.checkpoint)
+    model = checkpoints.load(args.checkpoint)
     parts = model.experiment
     keys = sampling.sample_keys(args.seed, np.arange(args.num_samples))
     noise = sampling.initial_noise(keys, parts.image_shape)

@@ -21,7 +21,7 @@ import torch
 
 from benchmarks.common import alternate, load_config, ratio
 from ddim_jax import parallel
-from ddim_jax.models.layers import group_count
+from ddim_jax.networks.layers import group_count
 from ddim_jax.training import loop
 
 

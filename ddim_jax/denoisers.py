@@ -18,10 +18,11 @@ from ddim_jax.predictions import Parameterization, Prediction, expand, predict
 from ddim_jax.schedules import NoiseLevel
 
 Array = Any
-Apply = Callable[[Any, Array, Array, Any], Array]
-"""`(params, x [B, ...], model_time [B], cond) -> F`, the flax network."""
+Apply = Callable[..., Array]
+"""`(params, x [B, ...], model_time [B], inputs[, dropout_keys [B]]) -> F`: the network as a function;
+with dropout keys, one a row, it is in training mode."""
 Network = Callable[[Array, NoiseLevel, Any], Array]
-"""`(x, level, cond) -> F`; guidance wraps here."""
+"""`(x, level, inputs) -> F`; guidance wraps here."""
 Denoiser = Callable[[Array, NoiseLevel], Prediction]
 """`(x, level) -> Prediction`; clipping and thresholds wrap here."""
 
@@ -29,25 +30,25 @@ Denoiser = Callable[[Array, NoiseLevel], Prediction]
 def network(apply: Apply, params: Any) -> Network:
     """Binds parameters, and spreads the level's model time over the batch."""
 
-    def call(x: Array, level: NoiseLevel, cond: Any) -> Array:
+    def call(x: Array, level: NoiseLevel, inputs: Any) -> Array:
         ones = jnp.ones_like(x.reshape(x.shape[0], -1)[:, 0])
-        return apply(params, x, level.model_time * ones, cond)
+        return apply(params, x, level.model_time * ones, inputs)
 
     return call
 
 
-def denoiser(net: Network, parameterization: Parameterization, cond: Any = None) -> Denoiser:
+def denoiser(net: Network, parameterization: Parameterization, inputs: Any = None) -> Denoiser:
     """A denoiser from a network and what it predicts.
 
     Args:
         net: the network.
         parameterization: see `predictions`; its input scale is applied here.
-        cond: pytree of [B, ...] conditions, or None.
+        inputs: what the network is told, a pytree of [B, ...] arrays, or None.
     """
 
     def denoise(x: Array, level: NoiseLevel) -> Prediction:
         scale = expand(parameterization(level).input_scale, x)
-        output = net(scale * x, level, cond).astype(x.dtype)
+        output = net(scale * x, level, inputs).astype(x.dtype)
         return predict(parameterization, x, level, output)
 
     return denoise

@@ -1,6 +1,7 @@
-"""Files that appear whole or not at all, so that a run may be stopped at any moment."""
+"""Files that appear whole or not at all, and checks of the paths that people give."""
 
 import contextlib
+import difflib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -9,12 +10,15 @@ from typing import Any, BinaryIO
 
 
 def replace(path: Path, write: Callable[[BinaryIO], Any], durable: bool = True) -> None:
-    """Writes a file under another name first, and puts it in its place when it is complete.
+    """Writes a file under another name first, and renames it when it is complete.
 
     Args:
-        path: the file.
-        write: what is to be in it.
+        path: of the file; one that exists is replaced. Its folder must exist.
+        write: `write(file)` writes the content.
         durable: wait until it is on the disk, so that it outlives a crash of the machine.
+
+    Raises:
+        OSError: it cannot be written; the message names the path.
     """
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
@@ -23,7 +27,7 @@ def replace(path: Path, write: Callable[[BinaryIO], Any], durable: bool = True) 
             file.flush()
             if durable:
                 os.fsync(file.fileno())
-    except OSError:
+    except BaseException:
         part.unlink(missing_ok=True)
         raise
     part.replace(path)
@@ -31,7 +35,7 @@ def replace(path: Path, write: Callable[[BinaryIO], Any], durable: bool = True) 
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Adds the path to an OSError that does not name any, as that of a full disk does not."""
+    """Adds the path to an OSError raised inside that names no file, as that of a full disk."""
     try:
         yield
     except OSError as error:
@@ -41,27 +45,28 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def check_origin(path: Path, origin: dict[str, Any], what: str) -> None:
-    """Makes sure that what lies beside a JSON file was made as it would be now.
+    """Checks that the results in a folder were made with the same settings as those to come.
 
     Args:
-        path: the file, which need not be there yet.
-        origin: what would be written to it; other entries of the file do not matter.
-        what: lies there, for the message.
+        path: of the JSON file in that folder that holds the settings; nothing to check if it does
+            not exist.
+        origin: the settings now; entries that only the file has do not matter.
+        what: what the results are, such as "samples", for the message.
 
     Raises:
-        ValueError: something else was written to it, or it is damaged.
+        ValueError: the settings differ, or the file is damaged.
     """
     if not path.exists():
         return
     try:
-        found = json.loads(path.read_text())
+        stored = json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise ValueError(
-            f"{path} is damaged ({error}), so it cannot be said what the {what} beside it are; "
+            f"{path} is damaged ({error}), so nothing tells how the {what} beside it were drawn; "
             "move the folder away to draw them again"
         ) from None
     origin = json.loads(json.dumps(origin))
-    different = [key for key in sorted(origin) if found.get(key) != origin[key]]
+    different = [key for key in sorted(origin) if stored.get(key) != origin[key]]
     if different:
         raise ValueError(
             f"{path.parent} holds {what} that were drawn with another {' and '.join(different)}; "
@@ -69,26 +74,62 @@ def check_origin(path: Path, origin: dict[str, Any], what: str) -> None:
         )
 
 
-def check_new(path: str | Path, suffixes: tuple[str, ...], flag: str, overwrite: bool) -> Path:
-    """The path, if a result may be written there.
+def check_new(
+    path: str | os.PathLike,
+    *,
+    what: str = "",
+    suffixes: tuple[str, ...] = (),
+    overwrite: bool | None = False,
+) -> Path:
+    """Checks that a result may be written to a path, best before the work is done.
+
+    Args:
+        path: of the file to write.
+        what: what the path was given as, such as "--out", for messages. Where it is a flag, the
+            way out is `--overwrite`, else `overwrite=True`.
+        suffixes: the endings it may have, such as (".png", ".npz"); none for any.
+        overwrite: whether an existing file is replaced; None where that cannot be asked for.
+
+    Returns:
+        The path.
 
     Raises:
-        ValueError: another suffix, or a file that exists, unless `overwrite`.
+        FileExistsError: the file exists, and is not to be overwritten.
+        ValueError: another ending.
     """
     path = Path(path)
-    if path.suffix not in suffixes:
-        raise ValueError(f"{flag} must end in {' or '.join(suffixes)}, got {path}")
-    if path.exists() and not overwrite:
-        raise ValueError(f"{flag} {path} exists; choose another name, or pass --overwrite")
+    if suffixes and path.suffix not in suffixes:
+        raise ValueError(f"{what or 'the file'} must end in {' or '.join(suffixes)}, got {path}")
+    if not overwrite and path.exists():
+        pass_it = "pass --overwrite" if "--" in what else "pass overwrite=True"
+        way_out = "remove it" if overwrite is None else pass_it
+        raise FileExistsError(f"{what} {path} exists; choose another name, or {way_out}".lstrip())
     return path
 
 
 def next_free(folder: Path, name: str, suffix: str = ".png") -> Path:
-    """`folder/name-0001.png`, or the first number that is not taken."""
+    """Returns `folder/name-0001.png`, or the first number that is not taken."""
     number = 1
     while (path := folder / f"{name}-{number:04d}{suffix}").exists():
         number += 1
     return path
+
+
+def missing_part(path: Path) -> str:
+    """Says in brackets where a path that was not found stops existing, to help with a typing error.
+
+    Returns:
+        " (FOLDER has no 'NAME', close matches: ...)", or " (it is a folder)"; "" if nothing helps.
+    """
+    if path.exists():
+        return f" (it is a {'folder' if path.is_dir() else 'file'})"
+    parent = next((p for p in path.parents if p.exists()), None)
+    if parent is None or not parent.is_dir():
+        return ""
+    missing = path.relative_to(parent).parts[0]
+    close = difflib.get_close_matches(missing, [p.name for p in parent.iterdir()], n=3)
+    hint = f", close matches: {', '.join(close)}" if close else ""
+    return f" ({parent.resolve()} has no {missing!r}{hint})"
 
 
 def write_json(path: Path, content: Any) -> None:

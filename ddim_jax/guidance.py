@@ -36,17 +36,17 @@ class Guidance(NamedTuple):
     rescale: Array = 0.0
 
 
-def classifier_free(net: Network, null_cond: Any, guidance: Guidance) -> Network:
+def classifier_free(net: Network, null_inputs: Any, guidance: Guidance) -> Network:
     """Guides a network away from its null condition, in one batch of twice the size.
 
     Args:
         net: a network trained with conditions dropped.
-        null_cond: what it saw where they were dropped; shaped like cond.
+        null_inputs: what it was told where they were dropped; shaped like inputs.
         guidance: strength.
     """
 
-    def guided(x: Array, level: NoiseLevel, cond: Any) -> Array:
-        both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), null_cond, cond)
+    def guided(x: Array, level: NoiseLevel, inputs: Any) -> Array:
+        both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), null_inputs, inputs)
         double = NoiseLevel(*(jnp.tile(f, 2) if jnp.ndim(f) else f for f in level))
         null, conditional = jnp.split(net(jnp.concatenate([x, x]), double, both), 2)
         low, high = guidance.interval

@@ -17,6 +17,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ddim_jax import sampling
+
+Array = Any
 AXIS = "data"
 MODES = ("jit", "fsdp", "pmap")
 SPLIT_FROM = 2**12
@@ -172,7 +175,7 @@ def parallelise_step(make: Callable[..., Callable], mode: str, mesh: Mesh) -> Ca
     _check_mode(mode)
     if mode == "pmap":
         mapped = jax.pmap(make(AXIS), axis_name=AXIS, in_axes=(None, 0), out_axes=(None, None))
-        return lambda state, batch: mapped(state, _split(batch))
+        return lambda state, batch: mapped(state, _split(batch, jax.local_device_count()))
     if mode == "jit":
         return jax.jit(make(None), donate_argnums=0)
     plain = make(None, lambda tree: whole(tree, mesh))
@@ -184,26 +187,39 @@ def parallelise_step(make: Callable[..., Callable], mode: str, mesh: Mesh) -> Ca
     return jax.jit(step, donate_argnums=0)
 
 
-def pmap_sampler(sample: Callable) -> Callable:
-    """A sampler `f(params, table, x, keys, cond=None, guidance=None)` under `jax.pmap`.
+def pmap_program(sampler: Callable, devices: list, arguments: tuple) -> Callable:
+    """A sampler compiled under `jax.pmap`, called like the sampler.
 
-    x, keys and cond are split over the devices, everything else is given whole to each; results
-    come back as one batch. A guidance scale of shape [B] must be a scalar here.
+    Args:
+        sampler: `(params, table, x, keys, inputs, guidance, known) -> result`; x, keys, inputs and
+            known are split over the devices, the rest is given whole to each.
+        devices: of this process.
+        arguments: of the sampler, as they will be, but for their values. A guidance scale must be
+            a scalar.
     """
-    mapped = jax.pmap(sample, in_axes=(None, None, 0, 0, 0, None))
+    mapped = jax.pmap(sampler, in_axes=(None, None, 0, 0, 0, None, 0), devices=devices)
 
-    def call(params, table, x, keys, cond=None, guidance=None):
-        result = mapped(params, table, *_split((x, keys, cond)), guidance)
-        join = lambda a: a.reshape((-1,) + a.shape[2:])  # noqa: E731
-        collected = {
-            name: np.moveaxis(np.asarray(a), 0, 1).reshape((a.shape[1], -1) + a.shape[3:])
-            for name, a in result.collected.items()
-        }
-        return result._replace(
-            x=join(result.x), state=jax.tree.map(join, result.state), collected=collected
-        )
+    def spread(params, table, x, keys, inputs, guidance, known):
+        x, keys, inputs, known = _split((x, keys, inputs, known), len(devices))
+        return params, table, x, keys, inputs, guidance, known
+
+    program = mapped.lower(*spread(*arguments)).compile()
+
+    def call(*arguments):
+        result = program(*spread(*arguments))
+        if not isinstance(result, sampling.RunResult):
+            return jax.tree.map(_join, result)
+        rows_first = {k: np.moveaxis(np.asarray(a), 1, 2) for k, a in result.collected.items()}
+        collected = {k: np.moveaxis(_join(a), 1, 0) for k, a in rows_first.items()}
+        x, state = jax.tree.map(_join, (result.x, result.state))
+        return sampling.RunResult(x, state, collected)
 
     return call
+
+
+def _join(leaf: Array) -> Array:
+    """[devices, B, ...] -> [devices * B, ...]."""
+    return leaf.reshape((-1,) + leaf.shape[2:])
 
 
 def _check_mode(mode: str) -> None:
@@ -213,8 +229,7 @@ def _check_mode(mode: str) -> None:
         raise ValueError("parallel='pmap' runs in one process; use 'jit' across processes")
 
 
-def _split(tree: Any) -> Any:
-    count = jax.local_device_count()
+def _split(tree: Any, count: int) -> Any:
     for leaf in jax.tree.leaves(tree):
         check_batch(leaf.shape[0], count)
     return jax.tree.map(lambda x: x.reshape((count, -1) + x.shape[1:]), tree)

@@ -245,41 +245,44 @@ def make_adaptive_sampler(
     parameterization: Parameterization,
     schedule: Schedule,
     *,
-    null_cond: Callable[[Any], Any] | None = None,
+    null_inputs: Callable[[Any], Any] | None = None,
     clip: str = "static",
     clip_options: dict | None = None,
     **options,
 ) -> Callable[..., AdaptiveResult]:
-    """A jitted sampler `f(params, tolerance, x, cond=None, guidance=None) -> AdaptiveResult`.
+    """A jitted `f(params, tolerance, x, keys, inputs=None, guidance=None, known=None)`.
 
+    It is called like a sampler of `sampling.make_sampler`, with a tolerance for the table, and
+    answers with an `AdaptiveResult`; keys and known are not used, since it draws no noise.
     Each sample has step sizes of its own: it is the same picture (to rounding), for the same NFE,
     whatever its batch mates. They run in lockstep, so a batch takes as long as its slowest sample.
 
     Args:
-        apply: the network, `(params, x, model_time, cond) -> F`.
+        apply: the network, `(params, x, model_time, inputs) -> F`.
         parameterization: what it predicts.
         schedule: the forward process; unlike in a table, the levels are not known beforehand.
-        null_cond: see `sampling.make_sampler`.
+        null_inputs: see `sampling.make_sampler`.
         clip: see `sampling.make_sampler`.
         clip_options: see `sampling.make_sampler`.
         **options: `lam_min`, `method` and `max_steps` of `integrate`.
 
     Raises:
-        ValueError: unknown clip or method; guidance given without `null_cond`.
+        ValueError: unknown clip or method; guidance given without `null_inputs`.
     """
-    denoiser = sampling.make_denoiser(apply, parameterization, null_cond, clip, clip_options)
+    denoiser = sampling.make_denoiser(apply, parameterization, null_inputs, clip, clip_options)
 
-    def sample(params, tolerance, x, cond=None, guidance: Guidance | None = None):
+    def sample(params, tolerance, x, keys=None, inputs=None, guidance=None, known=None):
         axes = None
         if guidance is not None:
             scale = jnp.broadcast_to(jnp.asarray(guidance.scale, x.dtype), x.shape[:1])
             guidance, axes = guidance._replace(scale=scale), Guidance(0, None, None)
 
-        def one(x, cond, guidance) -> AdaptiveResult:
-            x, cond = jax.tree.map(lambda leaf: leaf[None], (x, cond))
-            result = integrate(denoiser(params, cond, guidance), schedule, tolerance, x, **options)
+        def one(x, inputs, guidance) -> AdaptiveResult:
+            x, inputs = jax.tree.map(lambda leaf: leaf[None], (x, inputs))
+            denoise = denoiser(params, inputs, guidance)
+            result = integrate(denoise, schedule, tolerance, x, **options)
             return result._replace(x=result.x[0])
 
-        return jax.vmap(one, in_axes=(0, 0, axes))(x, cond, guidance)
+        return jax.vmap(one, in_axes=(0, 0, axes))(x, inputs, guidance)
 
     return jax.jit(sample)

@@ -35,7 +35,6 @@ class Purpose(enum.IntEnum):
     INITIAL_NOISE = 0
     SOLVER_NOISE = 1
     CONSTRAINT = 2
-    LABEL = 3
 
 
 class Task(NamedTuple):
@@ -200,22 +199,22 @@ def make_sampler(
     apply: Apply,
     parameterization: Parameterization,
     *,
-    null_cond: Callable[[Any], Any] | None = None,
+    null_inputs: Callable[[Any], Any] | None = None,
     clip: str = "static",
     clip_options: dict | None = None,
     task: Task | None = None,
     collect: Sequence[str] = (),
     progress: Callable[[int], None] | None = None,
 ) -> Callable[..., RunResult]:
-    """A jitted `f(params, table, x, keys, cond=None, guidance=None, known=None) -> RunResult`.
+    """A jitted `f(params, table, x, keys, inputs=None, guidance=None, known=None) -> RunResult`.
 
     Everything that changes between calls is an argument; what is fixed here decides the program.
 
     Args:
-        apply: the network, `(params, x, model_time, cond) -> F`.
+        apply: the network, `(params, x, model_time, inputs) -> F`.
         parameterization: what it predicts.
-        null_cond: cond -> the condition it was trained with where conditions were dropped; needed
-            for guidance.
+        null_inputs: inputs -> what the network was told where inputs were dropped; needed for
+            guidance.
         clip: "static" (to [-1, 1]), "dynamic" or "none", see `denoisers.CLIPS`.
         clip_options: of the clip, e.g. `{"rederive_eps": False}`.
         task: hooks that use `known`, a pytree of [B, ...] arrays.
@@ -223,15 +222,15 @@ def make_sampler(
         progress: see `run`.
 
     Raises:
-        ValueError: unknown clip; guidance given without `null_cond`.
+        ValueError: unknown clip; guidance given without `null_inputs`.
     """
     wrap, constrain = task or Task()
-    denoiser = make_denoiser(apply, parameterization, null_cond, clip, clip_options, wrap)
+    denoiser = make_denoiser(apply, parameterization, null_inputs, clip, clip_options, wrap)
 
     def sample(
-        params, table, x, keys, cond=None, guidance: Guidance | None = None, known: Any = None
+        params, table, x, keys, inputs=None, guidance: Guidance | None = None, known: Any = None
     ) -> RunResult:
-        denoise = denoiser(params, cond, guidance, known)
+        denoise = denoiser(params, inputs, guidance, known)
         hook = constrain and (lambda x, level, keys: constrain(x, level, keys, known))
         return run(denoise, table, x, keys, constrain=hook, collect=collect, progress=progress)
 
@@ -241,25 +240,29 @@ def make_sampler(
 def make_denoiser(
     apply: Apply,
     parameterization: Parameterization,
-    null_cond: Callable[[Any], Any] | None,
+    null_inputs: Callable[[Any], Any] | None,
     clip: str,
     clip_options: dict | None,
     wrap: Callable[[Denoiser, Any], Denoiser] | None = None,
 ) -> Callable[..., Denoiser]:
-    """`(params, cond, guidance, known=None) -> Denoiser`: guided, wrapped, then clipped.
+    """`(params, inputs, guidance, known=None) -> Denoiser`: guided, wrapped, then clipped.
 
     Arguments and errors as of `make_sampler`.
     """
     if clip not in denoisers.CLIPS:
         raise ValueError(f"unknown clip {clip!r}; it is one of {', '.join(denoisers.CLIPS)}")
 
-    def denoiser(params: Any, cond: Any, guidance: Guidance | None, known: Any = None) -> Denoiser:
+    def denoiser(
+        params: Any, inputs: Any, guidance: Guidance | None = None, known: Any = None
+    ) -> Denoiser:
         net = denoisers.network(apply, params)
         if guidance is not None:
-            if null_cond is None:
-                raise ValueError("guidance needs null_cond: what the network saw without condition")
-            net = classifier_free(net, null_cond(cond), guidance)
-        denoise = denoisers.denoiser(net, parameterization, cond)
+            if null_inputs is None:
+                raise ValueError(
+                    "guidance needs null_inputs: what the network is told where inputs are dropped"
+                )
+            net = classifier_free(net, null_inputs(inputs), guidance)
+        denoise = denoisers.denoiser(net, parameterization, inputs)
         denoise = denoise if wrap is None else wrap(denoise, known)
         return denoisers.CLIPS[clip](denoise, **(clip_options or {}))
 

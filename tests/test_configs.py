@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from ddim_jax import experiment
-from ddim_jax.training import checkpoints, loop, stages
+from ddim_jax.checkpoints import workdir as checkpoints
+from ddim_jax.training import loop, stages
 from tests.tiny import tiny, without_lpips
 
 ROOT = Path(__file__).parent.parent

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ddim_jax import predictions, schedules
-from ddim_jax.losses import Net, pairs
+from ddim_jax.losses import Net, level_pairs
 from ddim_jax.losses.consistency import consistency, heun
 from ddim_jax.losses.continuous_consistency import continuous_consistency, tangent_of
 from ddim_jax.predictions import expand
@@ -47,7 +47,7 @@ def network(parameterization):
         scale = jnp.where(abs(row.output_scale) < 1e-6, 1.0, row.output_scale)
         return (row.eps_weight / det * y - clean) * det / (s * scale)
 
-    def apply(p, x, model_time, cond, key=None):
+    def apply(p, x, model_time, inputs, keys=None):
         return jax.vmap(lambda x, t: one(p, x, t))(x, model_time)
 
     return apply
@@ -61,14 +61,12 @@ def test_the_exact_map_has_less_loss_the_finer_the_teachers_steps():
     values = []
     for count in (20, 40, 80):
         loss = consistency(
-            network(PREDICTION),
-            EDM,
-            PREDICTION,
-            pairs=pairs.grid(pairs.constant(count)),
+            Net(network(PREDICTION), EDM, PREDICTION),
+            pairs=level_pairs.grid(level_pairs.constant(count)),
             distance="l2",
             weight="uniform",
             distil=True,
-            teacher=Net(network(predictions.edm(0.5)), predictions.edm(0.5)),
+            teacher=Net(network(predictions.edm(0.5)), EDM, predictions.edm(0.5)),
         )
         values.append(float(loss("student", {"teacher": "teacher"}, {"image": IMAGES}, KEYS, 0)[0]))
     slopes = np.log2(np.array(values[:-1]) / values[1:])
@@ -78,17 +76,14 @@ def test_the_exact_map_has_less_loss_the_finer_the_teachers_steps():
 def test_every_network_of_a_guided_distillation_is_told_one_scale():
     seen = {}
 
-    def apply(p, x, model_time, cond, key=None):
-        seen.setdefault(p, []).append(np.asarray(cond["guidance"]))
+    def apply(p, x, model_time, inputs, keys=None):
+        seen.setdefault(p, []).append(np.asarray(inputs["guidance"]))
         return 0 * x
 
     loss = consistency(
-        apply,
-        schedules.cosine(),
-        predictions.v,
-        pairs=pairs.grid(pairs.constant(8), sigma_min=0.0, sigma_max=20.0),
+        Net(apply, schedules.cosine(), predictions.v, {"label": 3}),
+        pairs=level_pairs.grid(level_pairs.constant(8), sigma_min=0.0, sigma_max=20.0),
         distil=True,
-        num_classes=3,
         guidance=(1.0, 2.0),
     )
     batch = {"image": IMAGES, "label": jnp.zeros(COUNT, jnp.int32)}
@@ -105,10 +100,8 @@ def test_from_data_the_exact_map_is_a_minimum_only_in_the_limit():
     values = [
         float(
             consistency(
-                network(PREDICTION),
-                EDM,
-                PREDICTION,
-                pairs=pairs.grid(pairs.constant(count)),
+                Net(network(PREDICTION), EDM, PREDICTION),
+                pairs=level_pairs.grid(level_pairs.constant(count)),
                 distance="l2",
                 weight="uniform",
             )("student", None, {"image": IMAGES}, KEYS, 0)[0]
@@ -120,9 +113,11 @@ def test_from_data_the_exact_map_is_a_minimum_only_in_the_limit():
 
 def test_at_the_lowest_ratio_the_target_is_the_data_itself():
     """Two points: f(x_high) against x at the least noise, whatever the network says there."""
-    apply = lambda p, x, t, cond, key=None: 7.0 + 0 * x  # noqa: E731
-    only = pairs.Pairs(lambda keys, step: (jnp.full(COUNT, 2.0), jnp.full(COUNT, LEAST)), LEAST)
-    loss = consistency(apply, EDM, PREDICTION, pairs=only, distance="l2", weight="uniform")
+    apply = lambda p, x, t, inputs, keys=None: 7.0 + 0 * x  # noqa: E731
+    only = level_pairs.LevelPairs(
+        lambda keys, step: (jnp.full(COUNT, 2.0), jnp.full(COUNT, LEAST)), LEAST
+    )
+    loss = consistency(Net(apply, EDM, PREDICTION), pairs=only, distance="l2", weight="uniform")
     value = loss(None, None, {"image": IMAGES}, KEYS, 0)[0]
     eps_keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(KEYS)
     eps = np.asarray(jax.vmap(lambda key: jax.random.normal(key, (2,)))(eps_keys))
@@ -134,21 +129,25 @@ def test_at_the_lowest_ratio_the_target_is_the_data_itself():
 
 
 def test_where_the_low_ratio_is_zero_it_is_denoising():
-    apply = lambda p, x, t, cond, key=None: p * x  # noqa: E731
-    only = pairs.Pairs(lambda keys, step: (jnp.full(COUNT, 0.5), jnp.zeros(COUNT)), 0.0)
+    apply = lambda p, x, t, inputs, keys=None: p * x  # noqa: E731
+    only = level_pairs.LevelPairs(lambda keys, step: (jnp.full(COUNT, 0.5), jnp.zeros(COUNT)), 0.0)
     for prediction in (predictions.v, predictions.flow, predictions.edm(0.5)):
         schedule = EDM if prediction not in (predictions.v,) else schedules.cosine()
-        loss = consistency(apply, schedule, prediction, pairs=only, distance="l2", weight="uniform")
+        loss = consistency(
+            Net(apply, schedule, prediction), pairs=only, distance="l2", weight="uniform"
+        )
         value, metrics = loss(jnp.float32(0.3), None, {"image": IMAGES}, KEYS, 0)
         np.testing.assert_allclose(value, metrics["mse_x0"], rtol=1e-5)
 
 
 def test_distances_and_weights():
-    apply = lambda p, x, t, cond, key=None: p * x  # noqa: E731
-    only = pairs.Pairs(lambda keys, step: (jnp.full(COUNT, 1.0), jnp.full(COUNT, 0.6)), 0.0)
+    apply = lambda p, x, t, inputs, keys=None: p * x  # noqa: E731
+    only = level_pairs.LevelPairs(
+        lambda keys, step: (jnp.full(COUNT, 1.0), jnp.full(COUNT, 0.6)), 0.0
+    )
 
     def evaluate(**options):
-        loss = consistency(apply, EDM, predictions.edm(0.5), pairs=only, **options)
+        loss = consistency(Net(apply, EDM, predictions.edm(0.5)), pairs=only, **options)
         return np.float64(loss(jnp.float32(0.3), None, {"image": IMAGES}, KEYS, 0)[0])
 
     plain = evaluate(distance="l2", weight="uniform")
@@ -163,17 +162,21 @@ def test_distances_and_weights():
 
 
 def test_the_gradient_of_a_plain_norm_is_finite_where_nothing_is_apart():
-    apply = lambda p, x, t, cond, key=None: p * x  # noqa: E731
-    same = pairs.Pairs(lambda keys, step: (jnp.full(COUNT, 1.0),) * 2, 0.0)
-    loss = consistency(apply, EDM, predictions.edm(0.5), pairs=same, huber=0.0, weight="uniform")
+    apply = lambda p, x, t, inputs, keys=None: p * x  # noqa: E731
+    same = level_pairs.LevelPairs(lambda keys, step: (jnp.full(COUNT, 1.0),) * 2, 0.0)
+    loss = consistency(
+        Net(apply, EDM, predictions.edm(0.5)), pairs=same, huber=0.0, weight="uniform"
+    )
     value = lambda p: loss(p, None, {"image": IMAGES}, KEYS, 0)[0]  # noqa: E731
     assert np.isfinite(jax.grad(value)(jnp.float32(0.3)))
 
 
 def test_a_moving_target_is_what_is_compared_with():
-    apply = lambda p, x, t, cond, key=None: p * x  # noqa: E731
-    only = pairs.Pairs(lambda keys, step: (jnp.full(COUNT, 1.0), jnp.full(COUNT, 0.9)), 0.0)
-    loss = consistency(apply, EDM, predictions.edm(0.5), pairs=only, target_decay=0.9)
+    apply = lambda p, x, t, inputs, keys=None: p * x  # noqa: E731
+    only = level_pairs.LevelPairs(
+        lambda keys, step: (jnp.full(COUNT, 1.0), jnp.full(COUNT, 0.9)), 0.0
+    )
+    loss = consistency(Net(apply, EDM, predictions.edm(0.5)), pairs=only, target_decay=0.9)
     frozen = loss.freeze(jnp.float32(1.0))
     assert frozen == {"target": 1.0}
     values = [
@@ -188,7 +191,10 @@ def test_a_moving_target_is_what_is_compared_with():
 
 
 def test_the_grid_is_edms_from_end_to_end():
-    high, low = (np.asarray(s, np.float64) for s in pairs.grid(pairs.constant(18)).sample(KEYS, 0))
+    high, low = (
+        np.asarray(s, np.float64)
+        for s in level_pairs.grid(level_pairs.constant(18)).sample(KEYS, 0)
+    )
     n = np.arange(18) / 17
     expected = (0.002 ** (1 / 7) + n * (80 ** (1 / 7) - 0.002 ** (1 / 7))) ** 7
     np.testing.assert_allclose(np.unique(low.round(7)), expected[:-1], rtol=2e-4)
@@ -203,16 +209,16 @@ def test_the_grid_is_edms_from_end_to_end():
     [(0, 2, 0.81), (100_000, 54, 0.99603), (400_000, 107, 0.99801), (800_000, 151, 0.99860)],
 )
 def test_cts_schedules(step, count, mu):
-    points = pairs.growing(800_000)
+    points = level_pairs.growing(800_000)
     assert points(step) == count
-    np.testing.assert_allclose(pairs.adaptive_decay(points)(step), mu, atol=1e-5)
+    np.testing.assert_allclose(level_pairs.adaptive_decay(points)(step), mu, atol=1e-5)
 
 
 def test_icts_schedules():
-    points = pairs.doubling(400_000)
+    points = level_pairs.doubling(400_000)
     found = [float(points(k)) for k in range(0, 400_001, 50_000)]
     assert found == [11, 21, 41, 81, 161, 321, 641, 1281, 1281]
-    sample = pairs.grid(lambda step: jnp.float32(11), log_normal=(-1.1, 2.0)).sample
+    sample = level_pairs.grid(lambda step: jnp.float32(11), log_normal=(-1.1, 2.0)).sample
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(0), i))(jnp.arange(200_000))
     _, low = sample(keys, 0)
     _, counts = np.unique(np.asarray(low).round(6), return_counts=True)
@@ -221,7 +227,7 @@ def test_icts_schedules():
 
 
 def test_ects_gap_shrinks_by_stages_and_starts_as_denoising():
-    sample = pairs.shrinking(every=100).sample
+    sample = level_pairs.shrinking(every=100).sample
     high, low = (np.asarray(s, np.float64) for s in sample(KEYS, 0))
     share = 0.5 * (1 + 8 / (1 + np.exp(high)))
     np.testing.assert_allclose(low, np.maximum(high * (1 - share), 0), rtol=1e-5, atol=1e-6)
@@ -248,30 +254,36 @@ def test_a_heun_step_is_third_order_on_a_gaussian():
     "make, message",
     [
         (
-            lambda: consistency(None, EDM, predictions.x0),
+            lambda: consistency(Net(None, EDM, predictions.x0)),
             "not the identity at sigma / alpha = 0.002",
         ),
         (
-            lambda: consistency(None, EDM, PREDICTION, pairs=pairs.shrinking(every=9)),
+            lambda: consistency(Net(None, EDM, PREDICTION), pairs=level_pairs.shrinking(every=9)),
             "not the identity at sigma / alpha = 0.0, .*'consistency' with that sigma_min",
         ),
         (
-            lambda: consistency(None, EDM, PREDICTION, distance="l3"),
-            "distance must be one of l2, hub",
+            lambda: consistency(Net(None, EDM, PREDICTION), distance="l3"),
+            "config.loss.distance must be one of l2, hub",
         ),
         (
-            lambda: consistency(None, EDM, PREDICTION, num_classes=3, guidance=(1.0, 2.0)),
-            "is what a teacher was told: set loss.distil=True",
+            lambda: consistency(Net(None, EDM, PREDICTION, {"label": 3}), guidance=(1.0, 2.0)),
+            "is what a teacher was told: set config.loss.distil=True",
         ),
-        (lambda: consistency(None, EDM, PREDICTION, huber=-1), "huber must be at least 0, got -1"),
         (
-            lambda: consistency(None, EDM, PREDICTION, weight="snr"),
-            "weight must be one of uniform, g",
+            lambda: consistency(Net(None, EDM, PREDICTION), huber=-1),
+            "config.loss.huber must be at least 0, got -1",
         ),
-        (lambda: pairs.grid(sigma_min=-1), "need 0 <= sigma_min < sigma_max, got -1 and 80"),
-        (lambda: pairs.constant(1), "points must be at least 2, got 1"),
-        (lambda: pairs.growing(0), "need total_steps >= 1 and 0 < start <= end, got 0, 2 and 150"),
-        (lambda: pairs.shrinking(every=0), "need every >= 1 and base > 1, got 0 and 2.0"),
+        (
+            lambda: consistency(Net(None, EDM, PREDICTION), weight="snr"),
+            "config.loss.weight must be one of uniform, g",
+        ),
+        (lambda: level_pairs.grid(sigma_min=-1), "need 0 <= sigma_min < sigma_max, got -1 and 80"),
+        (lambda: level_pairs.constant(1), "points must be at least 2, got 1"),
+        (
+            lambda: level_pairs.growing(0),
+            "need total_steps >= 1 and 0 < start <= end, got 0, 2 and 150",
+        ),
+        (lambda: level_pairs.shrinking(every=0), "need every >= 1 and base > 1, got 0 and 2.0"),
     ],
 )
 def test_bad_options(make, message):
@@ -293,7 +305,7 @@ def trig(t):
 def test_the_exact_consistency_function_of_a_gaussian_has_no_tangent():
     """x0 ~ N(0, sigma_data^2): the flow stands still, f = x, F = -tan(a / 2) x."""
 
-    def apply(p, x, model_time, cond, key=None):
+    def apply(p, x, model_time, inputs, keys=None):
         # p is 0 for the teacher, whose dx/da is 0: x0 = cos(a) x, eps = sin(a) x
         slope = lambda angle, x: -p * jnp.tan(angle / 2) * x  # noqa: E731
         angle, level = (jax.tree.map(lambda f: expand(f, x), f) for f in trig(model_time / 1000))
@@ -304,13 +316,13 @@ def test_the_exact_consistency_function_of_a_gaussian_has_no_tangent():
         return level.alpha * eps - level.sigma * x0
 
     loss = continuous_consistency(
-        apply, schedules.cosine(), predictions.v, sigma_data=0.5, distil=True, warmup_steps=1
+        Net(apply, schedules.cosine(), predictions.v), sigma_data=0.5, distil=True, warmup_steps=1
     )
     value, metrics = loss(1.0, {"teacher": 0.0}, {"image": HALF}, KEYS, 1)
     assert metrics["tangent"] < 2e-2 and value < 1e-3
     # half of the way through the warm-up the parts do not cancel
     loss = continuous_consistency(
-        apply, schedules.cosine(), predictions.v, sigma_data=0.5, distil=True, warmup_steps=2
+        Net(apply, schedules.cosine(), predictions.v), sigma_data=0.5, distil=True, warmup_steps=2
     )
     assert loss(1.0, {"teacher": 0.0}, {"image": HALF}, KEYS, 1)[1]["tangent"] > 0.05
 
@@ -337,8 +349,10 @@ def test_the_loss_goes_along_the_trajectory_of_the_data():
     """The tangent inside the loss against finite differences, for some network and its draws."""
     schedule = schedules.cosine()
     bend = lambda x, t: jnp.tanh(1.5 * x) + jnp.sin(2 * t)  # noqa: E731
-    apply = lambda p, x, t, cond, key=None: bend(x, expand(t / 1000, x))  # noqa: E731
-    loss = continuous_consistency(apply, schedule, predictions.v, sigma_data=0.5, warmup_steps=1)
+    apply = lambda p, x, t, inputs, keys=None: bend(x, expand(t / 1000, x))  # noqa: E731
+    loss = continuous_consistency(
+        Net(apply, schedule, predictions.v), sigma_data=0.5, warmup_steps=1
+    )
     found = loss(None, None, {"image": HALF}, KEYS, 1)[1]["tangent"]
     time_key, eps_key = (
         jax.vmap(lambda key, p=p: jax.random.fold_in(key, p))(KEYS) for p in range(2)

@@ -11,7 +11,8 @@ import safetensors.numpy
 
 from configs import cifar10, digits
 from ddim_jax import experiment
-from ddim_jax.models import diffusers, pretrained
+from ddim_jax import checkpoints
+from ddim_jax.checkpoints import diffusers
 from tests.tiny import tiny
 
 TORCH = all(importlib.util.find_spec(name) for name in ("torch", "diffusers"))
@@ -29,7 +30,7 @@ def network(**changes):
     leaves, tree = jax.tree.flatten(shapes)
     rng = np.random.default_rng(0)
     values = [rng.normal(size=leaf.shape).astype(np.float32) * 0.1 for leaf in leaves]
-    return pretrained.Pretrained("tiny", parts, jax.tree.unflatten(tree, values), config, 3)
+    return checkpoints.Pretrained("tiny", parts, jax.tree.unflatten(tree, values), config, 3)
 
 
 VARIANTS = {
@@ -50,9 +51,9 @@ def folder(request, tmp_path):
 
 def test_what_is_written_is_read_again(folder):
     path, model = folder
-    back = pretrained.load(path)
+    back = checkpoints.load(path)
     assert back.name == "written"
-    assert pretrained.fingerprint(back.params) == pretrained.fingerprint(model.params)
+    assert checkpoints.fingerprint(back.params) == checkpoints.fingerprint(model.params)
     assert back.experiment.image_shape == model.experiment.image_shape
     names = "channels channel_mults num_blocks attention_resolutions scale_shift norm_eps"
     for name in f"{names} head_channels down_padding time_embedding num_classes".split():
@@ -109,7 +110,7 @@ def test_outputs_are_those_of_diffusers(folder):
 
     path, model = folder
     theirs = UNet2DModel.from_pretrained(path / "unet").eval()
-    x, t, labels, ours = outputs(pretrained.load(path))
+    x, t, labels, ours = outputs(checkpoints.load(path))
     given = {"class_labels": torch.tensor(labels)} if model.experiment.num_classes else {}
     with torch.no_grad():
         y = theirs(torch.tensor(x).permute(0, 3, 1, 2), torch.tensor(t), **given).sample
@@ -133,7 +134,7 @@ def test_what_diffusers_saves_is_read(tmp_path):
     )  # fmt: skip
     scheduler = DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction")
     DDPMPipeline(net, scheduler).save_pretrained(tmp_path / "saved")
-    model = pretrained.load(tmp_path / "saved")
+    model = checkpoints.load(tmp_path / "saved")
     assert model.experiment.schedule.name == "ddpm_cosine"
     x, t, _, ours = outputs(model)
     with torch.no_grad():
@@ -170,7 +171,7 @@ def test_networks_that_we_do_not_have(tmp_path, changes, message):
     diffusers.write(tmp_path / "net", model.config, model.params)
     spoil(tmp_path / "net", **changes)
     with pytest.raises(ValueError, match=message):
-        pretrained.load(tmp_path / "net")
+        checkpoints.load(tmp_path / "net")
 
 
 def test_folders_without_weights_or_with_another_schedule(tmp_path):
@@ -179,15 +180,15 @@ def test_folders_without_weights_or_with_another_schedule(tmp_path):
     scheduler = tmp_path / "net" / "scheduler" / "scheduler_config.json"
     scheduler.write_text(json.dumps({"beta_schedule": "sigmoid"}))
     with pytest.raises(ValueError, match="beta_schedule='sigmoid'.* is not supported, only linear"):
-        pretrained.load(tmp_path / "net")
+        checkpoints.load(tmp_path / "net")
     scheduler.write_text(json.dumps({"rescale_betas_zero_snr": True}))
     with pytest.raises(ValueError, match="with rescale_betas_zero_snr is not supported"):
-        pretrained.load(tmp_path / "net")
+        checkpoints.load(tmp_path / "net")
     scheduler.write_text(json.dumps({"clip_sample": False}))
-    assert pretrained.load(tmp_path / "net").config.sample.clip == "none"
+    assert checkpoints.load(tmp_path / "net").config.sample.clip == "none"
     (tmp_path / "net" / "unet" / diffusers.WEIGHTS).unlink()
     with pytest.raises(FileNotFoundError, match="safe_serialization=True"):
-        pretrained.load(tmp_path / "net")
+        checkpoints.load(tmp_path / "net")
 
 
 def test_old_names_of_attention(tmp_path):
@@ -202,8 +203,8 @@ def test_old_names_of_attention(tmp_path):
         tensors[name] = value
     assert any("proj_attn" in name for name in tensors)
     safetensors.numpy.save_file(tensors, file)
-    back = pretrained.load(tmp_path / "net")
-    assert pretrained.fingerprint(back.params) == pretrained.fingerprint(model.params)
+    back = checkpoints.load(tmp_path / "net")
+    assert checkpoints.fingerprint(back.params) == checkpoints.fingerprint(model.params)
 
 
 @pytest.mark.parametrize(

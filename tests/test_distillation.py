@@ -16,6 +16,7 @@ KEYS = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(3), i))(jnp.arange(6
 IMAGES = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (64, 3)), jnp.float32)
 BATCH = {"image": IMAGES, "label": jnp.arange(64, dtype=jnp.int32) % 3}
 COSINE = schedules.cosine()
+NULL = {"label": 3}
 
 
 def teacher_v(x, t):
@@ -48,7 +49,7 @@ def published_target(x, t, steps, schedule=COSINE, last=None):
 
 @pytest.mark.parametrize("steps", [1, 2, 8])
 def test_a_student_that_answers_with_the_papers_target_has_no_loss(steps):
-    def apply(params, x, model_time, cond, dropout_key=None):
+    def apply(params, x, model_time, inputs, dropout_keys=None):
         t = model_time / 1000
         if params == "teacher":
             return teacher_v(x, expand(t, x))
@@ -57,11 +58,11 @@ def test_a_student_that_answers_with_the_papers_target_has_no_loss(steps):
         eps = (x - expand(level.alpha, x) * clean) / expand(level.sigma, x)
         return expand(level.alpha, x) * eps - expand(level.sigma, x) * clean
 
-    loss = progressive(apply, COSINE, predictions.v, steps=steps)
+    loss = progressive(Net(apply, COSINE, predictions.v), steps=steps)
     value = loss("student", {"teacher": "teacher"}, BATCH, KEYS, 0)[0]
     assert value < 1e-8
     wrong = lambda p, *rest: apply(p, *rest) + 1e-2 * (p == "student")  # noqa: E731
-    off = progressive(wrong, COSINE, predictions.v, steps=steps, weighting=None)
+    off = progressive(Net(wrong, COSINE, predictions.v), steps=steps, weighting=None)
     np.testing.assert_allclose(
         off("student", {"teacher": "teacher"}, BATCH, KEYS, 0)[0], 1e-4, rtol=2e-2
     )
@@ -92,10 +93,10 @@ def nested(schedule, steps):
 
 
 def test_the_weight_is_the_larger_of_the_errors_in_x0_and_eps():
-    apply = lambda p, x, t, cond, key=None: p * jnp.ones_like(x)  # noqa: E731
+    apply = lambda p, x, t, inputs, keys=None: p * jnp.ones_like(x)  # noqa: E731
 
     def evaluate(**options):
-        loss = progressive(apply, COSINE, predictions.x0, steps=4, **options)
+        loss = progressive(Net(apply, COSINE, predictions.x0), steps=4, **options)
         return loss(jnp.float32(0.5), {"teacher": jnp.float32(0.2)}, BATCH, KEYS, 0)[0]
 
     np.testing.assert_allclose(evaluate(weighting=None), 0.3**2, rtol=1e-6)
@@ -109,24 +110,24 @@ def test_the_weight_is_the_larger_of_the_errors_in_x0_and_eps():
 
 
 def test_a_teacher_of_another_prediction_gives_the_same_targets():
-    apply = lambda p, x, t, cond, key=None: p * x  # noqa: E731
+    apply = lambda p, x, t, inputs, keys=None: p * x  # noqa: E731
 
-    def as_flow(p, x, t, cond, key=None):
+    def as_flow(p, x, t, inputs, keys=None):
         level = COSINE.level(t / 1000)
         clean, eps = predictions.predict(predictions.v, x, level, p * x)
         return eps - clean
 
     def evaluate(**options):
-        loss = progressive(apply, COSINE, predictions.v, steps=4, **options)
+        loss = progressive(Net(apply, COSINE, predictions.v), steps=4, **options)
         return loss(jnp.float32(0.5), {"teacher": jnp.float32(0.2)}, BATCH, KEYS, 0)[0]
 
-    other = evaluate(teacher=Net(as_flow, predictions.flow))
+    other = evaluate(teacher=Net(as_flow, COSINE, predictions.flow))
     np.testing.assert_allclose(other, evaluate(), rtol=1e-4)
 
 
 def test_no_gradient_reaches_the_teacher():
-    apply = lambda p, x, t, cond, key=None: p * x  # noqa: E731
-    loss = progressive(apply, COSINE, predictions.v, steps=4)
+    apply = lambda p, x, t, inputs, keys=None: p * x  # noqa: E731
+    loss = progressive(Net(apply, COSINE, predictions.v), steps=4)
     value = lambda frozen: loss(jnp.float32(0.5), frozen, BATCH, KEYS, 0)[0]  # noqa: E731
     assert jax.grad(value)({"teacher": jnp.float32(0.2)})["teacher"] == 0
 
@@ -134,24 +135,27 @@ def test_no_gradient_reaches_the_teacher():
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: progressive(None, COSINE, predictions.v, steps=0), "steps must be at least 1"),
+        (
+            lambda: progressive(Net(None, COSINE, predictions.v), steps=0),
+            "config.loss.steps must be at least 1, got 0",
+        ),
         (
             lambda: progressive(
-                None, schedules.edm(), predictions.v, steps=16, stride=strides.karras
+                Net(None, schedules.edm(), predictions.v), steps=16, stride=strides.karras
             ),
             "16 steps of this stride are not every other one of 32 on the edm .*use the uniform",
         ),
         (
-            lambda: progressive(None, COSINE, predictions.eps, steps=1),
-            "next to nothing about x0 in its first step.*Use prediction 'v'.*loss 'guided'",
+            lambda: progressive(Net(None, COSINE, predictions.eps), steps=1),
+            "next to nothing about x0 in its first step.*Use prediction 'v'.*name='guided'",
         ),
         (
-            lambda: guided(None, COSINE, predictions.v, guidance=(1, 4)),
-            "loss.guidance needs a class-conditional network",
+            lambda: guided(Net(None, COSINE, predictions.v), guidance=(1, 4)),
+            r"config.loss.guidance=\(1, 4\) needs a class-conditional network",
         ),
         (
-            lambda: guided(None, COSINE, predictions.v, guidance=(4, 1), num_classes=3),
-            r"loss.guidance must be \(low, high\), got \(4, 1\)",
+            lambda: guided(Net(None, COSINE, predictions.v, NULL), guidance=(4, 1)),
+            r"config.loss.guidance must be \(low, high\), got \(4, 1\)",
         ),
         (lambda: Loss(None, needs_teacher=True).freeze({}), "needs a teacher: set config.start_"),
     ],
@@ -161,20 +165,20 @@ def test_bad_options(make, message):
         make()
 
 
-def conditional(p, x, t, cond, key=None):
+def conditional(p, x, t, inputs, keys=None):
     """A teacher whose v is known for every label; 3 is the null label."""
-    return p * x + expand(cond["label"].astype(x.dtype), x)
+    return p * x + expand(inputs["label"].astype(x.dtype), x)
 
 
 def test_a_guided_student_learns_the_guided_prediction():
-    def student(p, x, t, cond, key=None):
-        label = cond["label"].astype(x.dtype)
-        g = cond["guidance"] + p
+    def student(p, x, t, inputs, keys=None):
+        label = inputs["label"].astype(x.dtype)
+        g = inputs["guidance"] + p
         return 0.3 * x + expand(3 + g * (label - 3), x)
 
     apply = lambda p, *rest: (student if "own" in p else teacher)(p.get("own"), *rest)  # noqa: E731
     teacher = lambda _, *rest: conditional(0.3, *rest)  # noqa: E731
-    loss = guided(apply, COSINE, predictions.v, guidance=(1, 5), num_classes=3, weighting=None)
+    loss = guided(Net(apply, COSINE, predictions.v, NULL), guidance=(1, 5), weighting=None)
     value = lambda p: loss({"own": p}, {"teacher": {}}, BATCH, KEYS, 0)[0]  # noqa: E731
     assert value(0.0) < 1e-10
     label = np.arange(64) % 3
@@ -184,12 +188,12 @@ def test_a_guided_student_learns_the_guided_prediction():
 def test_guidance_scales_fill_their_range():
     seen = []
 
-    def apply(p, x, t, cond, key=None):
-        if "guidance" in cond:
-            seen.append(np.asarray(cond["guidance"]))
+    def apply(p, x, t, inputs, keys=None):
+        if "guidance" in inputs:
+            seen.append(np.asarray(inputs["guidance"]))
         return p * x
 
-    loss = guided(apply, COSINE, predictions.v, guidance=(2, 6), num_classes=3)
+    loss = guided(Net(apply, COSINE, predictions.v, NULL), guidance=(2, 6))
     loss(jnp.float32(0), {"teacher": jnp.float32(0)}, BATCH, KEYS, 0)
     assert 2 <= seen[0].min() < 2.5 and 5.5 < seen[0].max() <= 6 and len(seen) == 1
 
@@ -197,7 +201,7 @@ def test_guidance_scales_fill_their_range():
 def test_without_a_range_a_student_learns_the_plain_prediction_in_its_own_terms():
     """An eps teacher becomes a v student."""
 
-    def apply(p, x, t, cond, key=None):
+    def apply(p, x, t, inputs, keys=None):
         level = COSINE.level(t / 1000)
         eps = jnp.tanh(x)
         if p == "teacher":
@@ -207,5 +211,7 @@ def test_without_a_range_a_student_learns_the_plain_prediction_in_its_own_terms(
 
     times = lambda keys: jnp.linspace(0.1, 0.9, 64)  # noqa: E731
     options = dict(times=times, weighting=truncated_snr())
-    loss = guided(apply, COSINE, predictions.v, **options, teacher=Net(apply, predictions.eps))
+    loss = guided(
+        Net(apply, COSINE, predictions.v), **options, teacher=Net(apply, COSINE, predictions.eps)
+    )
     assert loss("student", {"teacher": "teacher"}, BATCH, KEYS, 0)[0] < 1e-8

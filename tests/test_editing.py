@@ -1,5 +1,6 @@
 """The editor on the bundled network, and the command on a tiny one: pictures, numbers, errors."""
 
+import dataclasses
 import json
 
 import jax
@@ -8,18 +9,21 @@ import pytest
 from PIL import Image
 
 from configs import digits
-from ddim_jax import data, edit
-from ddim_jax.editing import actions, restoration
-from ddim_jax.editing.editor import Editor, error, partial, round_trip
-from ddim_jax.guidance import Guidance
-from ddim_jax.models import pretrained
+from ddim_jax import checkpoints, data, edit, schedules, strides
+from ddim_jax.editing import inpainting, restoration
+from ddim_jax.editing.editor import Editor, squared_error
+from ddim_jax.editing.inversion import round_trip
+from ddim_jax.editing.sdedit import sdedit_table
+from ddim_jax.recipe import Recipe
 from ddim_jax.training import loop
 from tests.tiny import tiny
+
+NAMES = tuple("zero one two three four five six seven eight nine".split())
 
 
 @pytest.fixture(scope="module")
 def bundled():
-    return pretrained.load("digits")
+    return checkpoints.load("digits")
 
 
 @pytest.fixture(scope="module")
@@ -40,24 +44,24 @@ def checkpoint(tmp_path_factory):
     return workdir
 
 
-def edits(model, **options):
-    return Editor(model, batch_size=4, show_progress=False, **options)
+def make_editor(model, **options):
+    return Editor(model, **{"batch_size": 4, "show_progress": False} | options)
 
 
 def test_real_digits_come_back(bundled, images):
     """Few steps here; docs/gallery.md has 256 digits at 50."""
     x, labels = images
     errors = {}
-    editor = edits(bundled)
+    editor = make_editor(bundled)
     for method in ("ddim", "fixed_point", "bdia"):
-        trip = round_trip(bundled, method, steps=12)
-        code = editor.invert(trip, x, labels)
-        errors[method] = error(x, editor.draw(trip.down, code.state, labels)).max()
-        assert code.state.evaluate.shape == x.shape
-        assert (code.residual is not None) == (method == "fixed_point")
+        trip = round_trip(bundled.schedule, method, steps=12)
+        latents = editor.invert(trip, x, labels)
+        errors[method] = squared_error(x, editor.draw(trip.down, latents.state, labels)).max()
+        assert latents.state.evaluate.shape == x.shape
+        assert (latents.residual is not None) == (method == "fixed_point")
     assert errors["fixed_point"] < errors["ddim"] / 20
     assert errors["bdia"] < 1e-9
-    assert 0 < code.state.evaluate.std() < 1.5
+    assert 0 < latents.state.evaluate.std() < 1.5
 
 
 def test_new_images_masks_and_strengths_compile_nothing(bundled, images):
@@ -70,24 +74,26 @@ def test_new_images_masks_and_strengths_compile_nothing(bundled, images):
         return plain.constrain(*args)
 
     task = plain._replace(constrain=counted)
-    editor, trip = edits(bundled), round_trip(bundled, steps=2, refinements=2)
+    editor, trip = make_editor(bundled), round_trip(bundled.schedule, steps=2, refinements=2)
     rng = np.random.default_rng(0)
     for strength, shift in ((1.0, 0.0), (0.5, 0.1)):
         editor.draw(trip.down, editor.invert(trip, x + shift, labels).state, labels[::-1])
-        editor.draw(partial(bundled, "ddim", strength, round(2 / strength)), x + shift, labels)
+        recipe = Recipe("ddim", "uniform", steps=round(2 / strength))
+        table = sdedit_table(bundled.schedule, recipe, strength)
+        editor.draw(table, x + shift, labels)
         mask = rng.integers(0, 2, (4, 28, 28, 1)).astype(np.float32)
         known = restoration.Known(mask * x, mask)
-        found = editor.draw(trip.down, None, labels, task=task, known=known)
-        np.testing.assert_array_equal(mask * found, mask * x)
+        restored = editor.draw(trip.down, None, labels, task=task, known=known)
+        np.testing.assert_array_equal(mask * restored, mask * x)
         programs = [len(g._programs) for g in editor._generators.values()]
         assert (programs, len(traced)) == (before := before or (programs, len(traced)))
 
 
 def test_guidance_and_batches_of_any_size(bundled, images):
     x, labels = images
-    trip = round_trip(bundled, "bdia", steps=2)
-    whole = edits(bundled, guidance=Guidance(2.0))
-    parts = Editor(bundled, guidance=Guidance(2.0), batch_size=3, show_progress=False)
+    trip = round_trip(bundled.schedule, "bdia", steps=2)
+    whole = make_editor(bundled, guidance_scale=2.0)
+    parts = make_editor(bundled, guidance_scale=2.0, batch_size=3)
     ours, theirs = whole.invert(trip, x, labels).state, parts.invert(trip, x, labels).state
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), ours, theirs)
     np.testing.assert_allclose(parts.draw(trip.down, theirs, labels), x, atol=1e-3)
@@ -108,15 +114,75 @@ def test_guidance_and_batches_of_any_size(bundled, images):
 )
 def test_bad_round_trips(bundled, options, message):
     with pytest.raises(ValueError, match=message):
-        round_trip(bundled, **options)
+        round_trip(bundled.schedule, **options)
 
 
 def test_bad_images(bundled):
-    editor, trip = edits(bundled), round_trip(bundled, steps=2)
+    editor, trip = make_editor(bundled), round_trip(bundled.schedule, steps=2)
     with pytest.raises(ValueError, match=r"takes images \[N, 28, 28, 1\], got \[2, 8, 8, 1\]"):
         editor.invert(trip, np.zeros((2, 8, 8, 1)))
-    with pytest.raises(ValueError, match="strength must be in .*got 0.001"):
-        partial(bundled, "ddim", 0.001, 50)
+    with pytest.raises(ValueError, match="draw needs x, .* or known"):
+        editor.draw(trip.down)
+
+
+def test_bad_editors(bundled):
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        make_editor(bundled, batch_size=0)
+    with pytest.raises(
+        ValueError, match="no option 'gidance_scale' .did you mean 'guidance_scale'"
+    ):
+        make_editor(bundled, gidance_scale=2.0)
+
+
+def test_labels_are_null_unless_given_and_may_be_names(bundled, images):
+    named = bundled.replace(inputs=dataclasses.replace(bundled.inputs, class_names=NAMES))
+    editor, trip = make_editor(named), round_trip(bundled.schedule, "bdia", steps=2)
+    state = editor.invert(trip, images[0]).state
+    three = editor.draw(trip.down, state, "three")
+    np.testing.assert_array_equal(three, editor.draw(trip.down, state, 3))
+    np.testing.assert_array_equal(three, editor.draw(trip.down, state, np.full(4, 3)))
+    np.testing.assert_allclose(editor.draw(trip.down, state), images[0], atol=1e-4)
+    assert np.abs(three - images[0]).max() > 0.1
+    with pytest.raises(ValueError, match="labels must be 0..9 or a class name, got thre"):
+        editor.invert(trip, images[0], "thre")
+
+
+# --- SDEdit ---------------------------------------------------------------------------------------
+
+
+def test_sdedit_noises_to_the_level_of_its_first_step():
+    schedule = schedules.cosine()
+    table = sdedit_table(schedule, Recipe("ddim", "uniform", steps=10), 0.3)
+    times = strides.uniform(schedule, 10)[-4:]
+    level = schedule.level(times[0])
+    np.testing.assert_allclose(table.start, [level.alpha, level.sigma])
+    np.testing.assert_allclose(table.level.t, times[:-1])
+
+
+@pytest.mark.parametrize(
+    ("strength", "steps"), [(0.5, 48), (0.97, 93), (0.98, 94), (0.99, 95), (1.0, 96)]
+)
+def test_sdedit_counts_the_steps_that_the_stride_holds(strength, steps):
+    """The quadratic stride of a 1000-step schedule holds 96 steps where 100 are asked for."""
+    schedule = schedules.ddpm_linear()
+    recipe = Recipe("ddim", "quadratic", steps=100)
+    times = recipe.times(schedule)
+    assert len(times) == 97
+    table = sdedit_table(schedule, recipe, strength)
+    np.testing.assert_allclose(table.level.t, times[96 - steps : -1])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "strength", "message"),
+    [
+        (Recipe(steps=50), 0.001, r"strength must be in \(0, 1\] and make .* 50 steps, got 0.001"),
+        (Recipe(steps=50), 1.01, r"strength must be in \(0, 1\].* got 1.01"),
+        (Recipe(solver_options={"analytical_first_step": 0.5}), 0.5, "from pure noise, and SDEdit"),
+    ],
+)
+def test_bad_strengths(recipe, strength, message):
+    with pytest.raises(ValueError, match=message):
+        sdedit_table(schedules.cosine(), recipe, strength)
 
 
 # --- the command ----------------------------------------------------------------------------------
@@ -178,7 +244,7 @@ def test_directions_from_sets_and_from_labels(command, tmp_path):
     assert by_ink["direction"] == "random"
 
 
-@pytest.mark.parametrize("method", actions.RESTORATIONS)
+@pytest.mark.parametrize("method", inpainting.RESTORATIONS)
 def test_inpainting_keeps_what_is_known(command, method, tmp_path):
     mask = np.zeros((8, 8), np.uint8)
     mask[:3] = 255
@@ -228,7 +294,12 @@ def test_translation_and_sdedit(command, checkpoint):
         (("translate", "--toward=12"), "labels must be 0..9"),
         (("sdedit", "--strength=2"), r"strength must be in \(0, 1\]"),
         (("attribute", "--by=colour"), "--by must be ink, or two classes .* got colour"),
-        (("attribute", "--by=7:12"), "--by=7:12 finds no images on one side"),
+        (("attribute", "--by=7:12"), "labels must be 0..9, got 12"),
+        (("attribute", "--by=7:1", "--learn_from=2"), "--by=7:1 finds no images on one side"),
+        (("invert", "--label=thre"), "labels must be 0..9, got thre"),
+        (("invert", "--num=0"), "--num must be at least 1, got 0"),
+        (("inpaint", "--mask=random:half"), "--mask=random:SHARE needs a number like 0.5"),
+        (("inpaint", "--operator=blur:x", "--method=dps"), "--operator=blur: needs a number like"),
         (("interpolate", "--seeds=1,2", "--grid=4"), "a grid needs 4 corners"),
         (("arithmetic", "--toward=empty", "--away=digits"), "empty"),
     ],

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ddim_jax import predictions, schedules
+from ddim_jax.losses.loss import Net
 from ddim_jax.losses.mean_flow import mean_flow
 from ddim_jax.losses.shortcut import shortcut
 from ddim_jax.predictions import expand
@@ -13,6 +14,8 @@ from ddim_jax.predictions import expand
 FLOW = schedules.rectified_flow()
 KEYS = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(3), i))(jnp.arange(256))
 IMAGES = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (256, 3)), jnp.float32)
+NULL = {"label": 3}
+PLAIN = Net(None, FLOW, predictions.flow)
 BATCH = {"image": IMAGES, "label": jnp.arange(256, dtype=jnp.int32) % 3}
 
 
@@ -21,17 +24,17 @@ def growth(t):
     return 0.8 * t + 0.3 * jnp.sin(3 * t)
 
 
-def jump(p, x, model_time, cond, key=None):
+def jump(p, x, model_time, inputs, keys=None):
     """The exact jump from t to t - interval of that field; p scales it."""
     t = model_time / 1000
-    d = jnp.maximum(cond["interval"], 1e-3)
+    d = jnp.maximum(inputs["interval"], 1e-3)
     factor = jnp.expm1(growth(t - d) - growth(t)) / -d
     return p * expand(factor, x) * x
 
 
-def smooth(p, x, model_time, cond, key=None):
+def smooth(p, x, model_time, inputs, keys=None):
     """The same, with its limit at interval 0, differentiable there."""
-    t, d = model_time / 1000, cond["interval"]
+    t, d = model_time / 1000, inputs["interval"]
     nodes, weights = np.polynomial.legendre.leggauss(8)
     slope = lambda s: 0.8 + 0.9 * jnp.cos(3 * s)  # noqa: E731
     mean = sum(
@@ -44,30 +47,27 @@ def smooth(p, x, model_time, cond, key=None):
 def test_the_exact_mean_velocity_has_no_loss():
     """omega 0 and kappa 1 put the network's own velocity in place of the data's."""
     loss = mean_flow(
-        smooth,
-        FLOW,
-        predictions.flow,
+        Net(smooth, FLOW, predictions.flow, NULL),
         omega=0.0,
         kappa=1.0,
-        num_classes=3,
         label_dropout=1e-9,
         same=0.0,
     )
     value = lambda p: loss(jnp.float32(p), None, BATCH, KEYS, 0)[1]["mse_flow"]  # noqa: E731
     assert value(1.0) < 1e-8
 
-    def wrong(p, x, model_time, cond, key=None):
-        return smooth(p, x, model_time, {"interval": 0.8 * cond["interval"]})
+    def wrong(p, x, model_time, inputs, keys=None):
+        return smooth(p, x, model_time, {"interval": 0.8 * inputs["interval"]})
 
     off = mean_flow(
-        wrong, FLOW, predictions.flow, omega=0.0, kappa=1.0, num_classes=3, label_dropout=1e-9
+        Net(wrong, FLOW, predictions.flow, NULL), omega=0.0, kappa=1.0, label_dropout=1e-9
     )
     assert off(jnp.float32(1.0), None, BATCH, KEYS, 0)[1]["mse_flow"] > 1e-5
 
 
 def test_without_an_interval_mean_flow_is_flow_matching():
-    apply = lambda p, x, t, cond, key=None: p * x + expand(cond["interval"], x)  # noqa: E731
-    loss = mean_flow(apply, FLOW, predictions.flow, same=1.0, power=0.0)
+    apply = lambda p, x, t, inputs, keys=None: p * x + expand(inputs["interval"], x)  # noqa: E731
+    loss = mean_flow(Net(apply, FLOW, predictions.flow), same=1.0, power=0.0)
     value, metrics = loss(jnp.float32(0.3), None, BATCH, KEYS, 0)
     purposes = [jax.vmap(lambda key, p=p: jax.random.fold_in(key, p))(KEYS) for p in (0, 2)]
     normals = jax.vmap(lambda key: jax.random.normal(key, (2,)))(purposes[0])
@@ -80,19 +80,16 @@ def test_without_an_interval_mean_flow_is_flow_matching():
 
 
 def test_guidance_is_trained_into_the_mean_flow_of_labelled_samples_only():
-    def apply(p, x, t, cond, key=None):
-        return p * jnp.ones_like(x) + expand(cond["label"].astype(x.dtype), x)
+    def apply(p, x, t, inputs, keys=None):
+        return p * jnp.ones_like(x) + expand(inputs["label"].astype(x.dtype), x)
 
     def evaluate(p, dropout):
         loss = mean_flow(
-            apply,
-            FLOW,
-            predictions.flow,
+            Net(apply, FLOW, predictions.flow, NULL),
             same=1.0,
             power=0.0,
             omega=0.5,
             kappa=0.25,
-            num_classes=3,
             label_dropout=dropout,
         )
         return loss(jnp.float32(p), None, BATCH, KEYS, 0)[1]["mse_flow"]
@@ -106,7 +103,7 @@ def test_guidance_is_trained_into_the_mean_flow_of_labelled_samples_only():
 
 
 def test_the_exact_jump_is_consistent_at_every_length():
-    loss = shortcut(jump, FLOW, predictions.flow, limit=1e9)
+    loss = shortcut(Net(jump, FLOW, predictions.flow), limit=1e9)
     params = jnp.float32(1.0)
     _, metrics = loss(params, {"target": params}, BATCH, KEYS, 0)
     assert metrics["loss_shortcut"] < 1e-8
@@ -117,12 +114,12 @@ def test_the_exact_jump_is_consistent_at_every_length():
 def test_most_of_a_shortcut_batch_is_flow_matching_at_the_shortest_step():
     seen = {}
 
-    def apply(p, x, model_time, cond, key=None):
+    def apply(p, x, model_time, inputs, keys=None):
         if len(x) == 256:
-            seen.update(t=np.asarray(model_time) / 1000, d=np.asarray(cond["interval"]), x=x)
+            seen.update(t=np.asarray(model_time) / 1000, d=np.asarray(inputs["interval"]), x=x)
         return 0 * x
 
-    loss = shortcut(apply, FLOW, predictions.flow, finest=16)
+    loss = shortcut(Net(apply, FLOW, predictions.flow), finest=16)
     value, metrics = loss(None, {"target": None}, BATCH, KEYS, 0)
     rows, rest = np.arange(256) % 8 == 0, np.arange(256) % 8 != 0
     assert (seen["d"][rest] == 1 / 16).all()
@@ -136,11 +133,11 @@ def test_most_of_a_shortcut_batch_is_flow_matching_at_the_shortest_step():
 def test_labels_stay_in_the_rows_of_self_consistency():
     seen = []
 
-    def apply(p, x, model_time, cond, key=None):
-        seen.append(np.asarray(cond["label"]))
+    def apply(p, x, model_time, inputs, keys=None):
+        seen.append(np.asarray(inputs["label"]))
         return 0 * x
 
-    loss = shortcut(apply, FLOW, predictions.flow, num_classes=3, label_dropout=1.0)
+    loss = shortcut(Net(apply, FLOW, predictions.flow, NULL), label_dropout=1.0)
     loss(None, {"target": None}, BATCH, KEYS, 0)
     first, second, all_rows = seen
     np.testing.assert_array_equal(first, np.arange(0, 256, 8) % 3)
@@ -151,13 +148,13 @@ def test_labels_stay_in_the_rows_of_self_consistency():
 def test_guidance_is_trained_into_the_first_doubling_of_a_shortcut():
     """A field that is the label: guided where two of the shortest steps are one, else as it is."""
 
-    def apply(p, x, model_time, cond, key=None):
-        return expand(cond["label"].astype(x.dtype), x) + 0 * x
+    def apply(p, x, model_time, inputs, keys=None):
+        return expand(inputs["label"].astype(x.dtype), x) + 0 * x
 
     def evaluate(finest, label):
         batch = {"image": IMAGES, "label": jnp.full(256, label, jnp.int32)}
-        options = dict(finest=finest, every=1, limit=1e9, num_classes=3, label_dropout=0.5)
-        loss = shortcut(apply, FLOW, predictions.flow, guidance_scale=1.5, **options)
+        options = dict(finest=finest, every=1, limit=1e9, label_dropout=0.5)
+        loss = shortcut(Net(apply, FLOW, predictions.flow, NULL), guidance_scale=1.5, **options)
         return float(loss(None, {"target": None}, batch, KEYS, 0)[0])
 
     # of finest 2 every row is the first doubling: null 3, label 1 -> 3 + 1.5 (1 - 3) = 0
@@ -171,26 +168,23 @@ def test_guidance_is_trained_into_the_first_doubling_of_a_shortcut():
     "make, message",
     [
         (
-            lambda: mean_flow(None, schedules.cosine(), predictions.v),
-            "loss 'mean_flow' needs schedule 'rectified_flow' with shift 1 .*got schedule 'cosine'",
+            lambda: mean_flow(Net(None, schedules.cosine(), predictions.v)),
+            "'mean_flow' needs schedule 'rectified_flow' with shift 1 .*got schedule 'cosine'",
         ),
         (
-            lambda: shortcut(None, schedules.rectified_flow(3.0), predictions.flow),
-            "loss 'shortcut' needs schedule 'rectified_flow' with shift 1",
+            lambda: shortcut(Net(None, schedules.rectified_flow(3.0), predictions.flow)),
+            "config.loss.name='shortcut' needs schedule 'rectified_flow' with shift 1",
         ),
-        (lambda: shortcut(None, FLOW, predictions.v), "prediction 'flow'"),
-        (lambda: shortcut(None, FLOW, predictions.flow, finest=100), "a power of two.*got 100"),
+        (lambda: shortcut(Net(None, FLOW, predictions.v)), "prediction 'flow'"),
+        (lambda: shortcut(PLAIN, finest=100), "config.loss.finest must be a power of two.*got 100"),
         (
-            lambda: shortcut(None, FLOW, predictions.flow, guidance_scale=1.5, num_classes=3),
-            "guidance_scale=1.5 needs num_classes and label_dropout > 0",
+            lambda: shortcut(Net(None, FLOW, predictions.flow, NULL), guidance_scale=1.5),
+            "guidance_scale=1.5 needs a class-conditional .* and config.loss.label_dropout > 0",
         ),
+        (lambda: mean_flow(PLAIN, same=2), r"config.loss.same must be in \[0, 1\], got 2"),
         (
-            lambda: mean_flow(None, FLOW, predictions.flow, same=2),
-            r"same must be in \[0, 1\], got 2",
-        ),
-        (
-            lambda: mean_flow(None, FLOW, predictions.flow, omega=2.0),
-            "need num_classes and label_d",
+            lambda: mean_flow(PLAIN, omega=2.0, label_dropout=0.1),
+            "config.loss.omega=2.0 and config.loss.kappa=0.0 need a class-conditional network",
         ),
     ],
 )

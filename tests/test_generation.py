@@ -12,13 +12,13 @@ from PIL import Image
 import sample
 from ddim_jax import experiment, generation, parallel, sampling
 from ddim_jax.guidance import Guidance
-from ddim_jax.models import pretrained
+from ddim_jax import checkpoints
 from ddim_jax.probability_flow import Tolerance
 
 
 @pytest.fixture(scope="module")
 def model():
-    return pretrained.load("digits")
+    return checkpoints.load("digits")
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +136,7 @@ def test_the_checkpoints_own_guidance_scale_is_the_default(command, tmp_path, mo
     own = model._replace(config=model.config.copy_and_resolve_references())
     with own.config.unlocked():
         own.config.sample.guidance_scale = 3.0
-    pretrained.save(tmp_path / "own.safetensors", own)
+    checkpoints.save(tmp_path / "own.safetensors", own)
     sets = {}
     for name, flags in {
         "own": {},

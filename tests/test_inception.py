@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from ddim_jax.evaluation import features, inception
+from ddim_jax.evaluation import feature_networks, inception, inception_network
+from ddim_jax.evaluation.features import Features
 
 SHA256 = "5eed" * 16
 KEPT = {"pool": np.s_[:, ::128], "logits": np.s_[:, ::84], "spatial": np.s_[:, ::127]}
@@ -99,7 +100,7 @@ def pictures(height, width, count=1) -> np.ndarray:
 
 @functools.cache
 def network():
-    return jax.jit(lambda params, x: inception.Inception().apply({"params": params}, x))
+    return jax.jit(lambda params, x: inception_network.Inception().apply({"params": params}, x))
 
 
 def numbers(text):
@@ -127,9 +128,9 @@ def test_features_are_those_of_the_published_network(tmp_path):
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("convention", inception.RESIZES)
+@pytest.mark.parametrize("convention", inception_network.RESIZES)
 def test_images_are_resized_as_published(convention, size):
-    x = inception.preprocess(pictures(*SIZES[size]), convention)
+    x = inception_network.preprocess(pictures(*SIZES[size]), convention)
     assert x.shape == (1, 299, 299, 3) and x.dtype == np.float32
     wanted = numbers(RESIZED_TO[convention, size])
     np.testing.assert_allclose(np.ravel(x[RESIZED]), wanted, atol=2e-5)
@@ -141,14 +142,16 @@ def test_images_of_299_are_scaled_only():
         "pytorch_fid": images / 255 * 2 - 1,
         "tensorflow": (images - 128.0) / 128,
     }.items():
-        np.testing.assert_allclose(inception.preprocess(images, convention), wanted, atol=1e-6)
+        np.testing.assert_allclose(
+            inception_network.preprocess(images, convention), wanted, atol=1e-6
+        )
 
 
-@pytest.mark.parametrize("convention", inception.RESIZES)
+@pytest.mark.parametrize("convention", inception_network.RESIZES)
 def test_one_channel_is_repeated(convention):
     grey = pictures(9, 12)[..., :1]
-    found = jax.jit(inception.preprocess, static_argnums=1)(grey, convention)
-    wanted = inception.preprocess(grey.repeat(3, -1), convention)
+    found = jax.jit(inception_network.preprocess, static_argnums=1)(grey, convention)
+    wanted = inception_network.preprocess(grey.repeat(3, -1), convention)
     np.testing.assert_allclose(found, wanted, atol=1e-6)
 
 
@@ -163,7 +166,7 @@ def test_one_channel_is_repeated(convention):
 )
 def test_preprocess_refuses(images, convention, message):
     with pytest.raises(ValueError, match=message):
-        inception.preprocess(images, convention)
+        inception_network.preprocess(images, convention)
 
 
 def test_missing_weights_are_explained(tmp_path):
@@ -211,13 +214,13 @@ def test_it_serves_as_a_feature_network(tmp_path):
     path = tmp_path / "w.safetensors"
     known = {"source_sha256": inception.SHA256_PREFIX + SHA256[8:]}
     path.write_bytes(safetensors.numpy.save(weights(), known))
-    used = features.load(f"inception_tensorflow:{path}")
+    used = feature_networks.load(f"inception_tensorflow:{path}")
     assert used.names == ("FID", "KID", "IS") and used.resize == "tensorflow"
     assert used.sha256 == known["source_sha256"] and not used.num_classes
     images = pictures(20, 24, count=1)
     found = used.extract(images)  # two devices: the batch is filled up
     params, _ = inception.load(path)
-    wanted = network()(params, inception.preprocess(np.repeat(images, 2, 0), "tensorflow"))
+    wanted = network()(params, inception_network.preprocess(np.repeat(images, 2, 0), "tensorflow"))
     assert found.pool.shape == (1, used.dimensions)
     for ours, theirs in zip(found, wanted, strict=True):
         assert_close(ours, np.asarray(theirs)[:1])
@@ -304,7 +307,7 @@ def published_features(net, x):
         hook.remove()
     pool, spatial = kept["pool"], kept["spatial"][:, :7].permute(0, 2, 3, 1).flatten(1)
     logits = pool @ net.fc.weight.detach().double().T
-    return features.Features(pool.numpy(), logits.numpy(), spatial.numpy())
+    return Features(pool.numpy(), logits.numpy(), spatial.numpy())
 
 
 def test_parity_of_features(published, tmp_path):
@@ -337,7 +340,7 @@ def test_parity_of_resizes(size):
         x = x.numpy().transpose(0, 2, 3, 1)
         stored = numbers(RESIZED_TO[convention, size])
         np.testing.assert_allclose(stored, np.ravel(x[RESIZED]), atol=1e-6)
-        np.testing.assert_allclose(inception.preprocess(images, convention), x, atol=2e-5)
+        np.testing.assert_allclose(inception_network.preprocess(images, convention), x, atol=2e-5)
 
 
 def test_parity_from_images_to_features(published):
@@ -351,8 +354,8 @@ def test_parity_from_images_to_features(published):
     with torch.no_grad():
         pool = module.InceptionV3().eval()(to_torch(images / np.float32(255)))[0][..., 0, 0].numpy()
         fidelity_pool, logits = (feature.numpy() for feature in extract(to_torch(images)))
-    features = network()(params, inception.preprocess(images, "pytorch_fid"))
+    features = network()(params, inception_network.preprocess(images, "pytorch_fid"))
     assert_close(features.pool, pool)
-    features = network()(params, inception.preprocess(images, "tensorflow"))
+    features = network()(params, inception_network.preprocess(images, "tensorflow"))
     assert_close(features.pool, fidelity_pool)
     assert_close(features.logits, logits)

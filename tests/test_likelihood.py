@@ -1,7 +1,6 @@
 """Likelihoods against closed forms: Gaussians, mixtures; the estimator; the bound term by term."""
 
 import dataclasses
-import functools
 import json
 
 import jax
@@ -11,9 +10,17 @@ import pytest
 from scipy.special import logsumexp
 from scipy.stats import norm
 
-from ddim_jax import data, experiment, predictions, probability_flow, sampling, schedules, strides
+from ddim_jax import (
+    checkpoints,
+    data,
+    predictions,
+    probability_flow,
+    sampling,
+    schedules,
+    strides,
+)
 from ddim_jax.evaluation import bound, density, likelihood
-from ddim_jax.models import pretrained
+from ddim_jax.model import Model
 from ddim_jax.predictions import Prediction, expand
 from ddim_jax.probability_flow import Tolerance, noisy_end
 from tests.oracles import GaussianData, Mixture
@@ -181,12 +188,12 @@ def test_dequantisation_stays_in_the_bin():
 
 
 def gaussian_network(schedule):
-    """N(cond, params^2) as a network for x0, whose clock is t or EDM's."""
+    """N(mean, params^2) as a network for x0, whose clock is t or EDM's; mean is an input or 0."""
 
-    def apply(params, x, model_time, cond):
+    def apply(params, x, model_time, inputs):
         level = schedule.level(jnp.exp(4 * model_time) if schedule.name == "edm" else model_time)
         alpha, sigma = (expand(field, x) for field in (level.alpha, level.sigma))
-        mean = 0.0 if cond is None else expand(cond, x)
+        mean = expand(inputs["mean"], x) if inputs else 0.0
         gain = alpha * params**2 / ((alpha * params) ** 2 + sigma**2)
         return mean + gain * (x - alpha * mean)
 
@@ -208,8 +215,10 @@ def test_a_network_has_the_bits_of_its_data():
     call = density.make_flow_bits(gaussian_network(FLOW), predictions.x0, FLOW)
 
     def bits(rows, mean=0.2):
-        tolerance, cond = Tolerance(1e-4, 1e-4), np.full(len(rows), mean, np.float32)
-        return jax.device_get(call(np.float32(0.25), tolerance, images[rows], KEYS[rows], cond))
+        tolerance = Tolerance(1e-4, 1e-4)
+        inputs = {"mean": np.full(len(rows), mean, np.float32)}
+        result = call(np.float32(0.25), tolerance, images[rows], KEYS[rows], inputs)
+        return jax.device_get((result["bits"], result["integration"]))
 
     values, result = bits(np.arange(4))
     np.testing.assert_allclose(values, exact, atol=0.02)
@@ -228,19 +237,25 @@ def divergence(mean, variance, other_mean, other_variance):
     return 0.5 * np.sum(terms + np.log(other_variance / variance), axis=(1, 2, 3))
 
 
-def known_errors(x0_at):
+def known_errors(levels, images, keys, index):
     """As `make_errors` of a denoiser whose estimate depends on the level's number alone."""
-
-    def errors(images, keys, index, levels):
-        x0, index = images / 127.5 - 1, np.asarray(index)
-        mse = [[np.sum((x - x0_at(i)) ** 2) for x, i in zip(x0, row, strict=True)] for row in index]
-        return np.array(mse), np.full_like(x0, x0_at(int(index[-1, 0])))
-
-    return errors
+    x0 = images / 127.5 - 1
+    errors = [
+        [np.sum((x - estimate(i)) ** 2) for i in row] for x, row in zip(x0, index, strict=True)
+    ]
+    return {"errors": np.array(errors), "x0": np.full_like(x0, estimate(index[0, -1]))}
 
 
 def estimate(index):
     return 0.1 + 0.05 * int(index)
+
+
+def variational_bound(errors, schedule, times, images, keys, **options):
+    """The bound of images by `errors(levels, images, keys, index)`."""
+    chain = bound.Chain(schedule, times, **options)
+    index = chain.choose(keys)
+    result = jax.device_get(errors(chain.levels, images, keys, index))
+    return chain.bound(images, index, result["errors"], result["x0"])
 
 
 @pytest.mark.parametrize("variance", ["small", "large"])
@@ -250,9 +265,7 @@ def test_every_term_is_the_divergence_of_two_normals(schedule, variance):
     times = strides.log_snr(schedule, 6, lam_min=-5.0)
     images, _ = gaussian_images(4)
     x0 = images / 127.5 - 1
-    terms = bound.variational_bound(
-        known_errors(estimate), schedule, times, images, KEYS, variance=variance
-    )
+    terms = variational_bound(known_errors, schedule, times, images, KEYS, variance=variance)
     level, nats = schedule.level(times), x0[0].size * np.log(2)
     for i in range(5):
         shrink = level.alpha[i] / level.alpha[i + 1]
@@ -280,9 +293,7 @@ def test_a_random_choice_of_steps_stands_for_all():
     times = strides.log_snr(FLOW, 12, lam_min=-5.0)
 
     def call(terms):
-        return bound.variational_bound(
-            known_errors(estimate), FLOW, times, images, keys, terms=terms
-        )
+        return variational_bound(known_errors, FLOW, times, images, keys, terms=terms)
 
     whole, shuffled, some = call(None), call(11), call(3)
     np.testing.assert_allclose(shuffled.total, whole.total, rtol=1e-9)
@@ -301,11 +312,11 @@ def test_the_bound_of_gaussian_data_falls_to_their_bits(schedule):
     schedule = dataclasses.replace(schedule, t_min=float(schedule.time_of(5.0)))
     images, exact = gaussian_images(16)
     call = bound.make_errors(gaussian_network(schedule), predictions.x0, clip="none")
-    errors = functools.partial(call, np.float32(0.25))
+    errors = lambda *at: call(np.float32(0.25), *at[:3], {}, None, at[3])  # noqa: E731
     keys, totals = sampling.sample_keys(0, np.arange(16)), []
     for steps in (8, 600):
         times = strides.log_snr(schedule, steps, lam_min=-5.1)
-        terms = bound.variational_bound(errors, schedule, times, images, keys)
+        terms = variational_bound(errors, schedule, times, images, keys)
         totals.append(terms.total.mean())
         s2 = np.exp(-2 * schedule.half_log_snr(times[:-1]))
         mse = 0.25**2 * s2 / (0.25**2 + s2)  # of x0 given x, expected
@@ -313,9 +324,9 @@ def test_the_bound_of_gaussian_data_falls_to_their_bits(schedule):
         np.testing.assert_allclose(terms.steps.mean(0), expected, rtol=0.15)
         assert terms.steps.mean(0).sum() == pytest.approx(expected.sum(), rel=0.02)
         if steps == 8 and schedule.name == "edm":
-            back = bound.variational_bound(errors, schedule, times, images[::-1], keys[::-1])
+            back = variational_bound(errors, schedule, times, images[::-1], keys[::-1])
             np.testing.assert_allclose(back.total[::-1], terms.total, rtol=1e-5)
-            some = bound.variational_bound(errors, schedule, times, images, keys, terms=3)
+            some = variational_bound(errors, schedule, times, images, keys, terms=3)
             same = np.take_along_axis(terms.steps, some.index, 1)
             np.testing.assert_allclose(some.steps, same, rtol=1e-4)
     assert totals[0] > totals[1] + 1
@@ -343,10 +354,10 @@ def test_the_decoder_is_a_distribution_over_256_values(std):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda t: bound.check_bound(FLOW, t[:-1], None, "small"), "ends at the clean image"),
-        (lambda t: bound.check_bound(FLOW, t, 5, "small"), "terms must be 1..4.* got 5"),
-        (lambda t: bound.check_bound(FLOW, t, 0, "small"), "terms must be 1..4.* got 0"),
-        (lambda t: bound.check_bound(FLOW, t, None, "learned"), "'small'.*or 'large'.*'learned'"),
+        (lambda t: bound.Chain(FLOW, t[:-1]), "ends at the clean image"),
+        (lambda t: bound.Chain(FLOW, t, 5), "terms must be 1..4.* got 5"),
+        (lambda t: bound.Chain(FLOW, t, 0), "terms must be 1..4.* got 0"),
+        (lambda t: bound.Chain(FLOW, t, None, "learned"), "'small'.*or 'large'.*'learned'"),
         (lambda t: log_densities(DATA, FLOW, X, X[:1], method="euler"), "unknown method"),
         (lambda t: log_densities(DATA, FLOW, X, X[:1], lam_min=7.0), "lam_min must be"),
     ],
@@ -368,10 +379,10 @@ def run(out, *options):
 def stand_in(monkeypatch):
     """A network that is quickly compiled; it answers by label."""
 
-    def apply(self, params, x, model_time, cond):
-        return x * expand(0.1 * jnp.asarray(cond["label"], x.dtype), x)
+    def apply(self, params, x, model_time, inputs):
+        return x * expand(0.1 * jnp.asarray(inputs["label"], x.dtype), x)
 
-    monkeypatch.setattr(experiment.Experiment, "apply", apply)
+    monkeypatch.setattr(Model, "apply", apply)
 
 
 @pytest.mark.usefixtures("stand_in")
@@ -387,8 +398,8 @@ def test_the_command_writes_what_it_measured(options, tmp_path, capsys):
     mean, error = report["bits_per_dim"].values()
     assert mean == pytest.approx(bits.mean()) and f"{mean:.4f} +- {error:.4f} bits" in said
     assert error == pytest.approx(bits.std(ddof=1) / 6**0.5)
-    model = pretrained.load("digits")
-    assert report["weights"] == pretrained.fingerprint(model.params)
+    model = checkpoints.load("digits")
+    assert report["weights"] == model.fingerprint
     assert report["training_images"] and report["step"] == model.step
     assert report["settings"]["seed"] == 0 and "jax" in report["versions"]
     if "--method=vlb" not in options:
@@ -399,14 +410,10 @@ def test_the_command_writes_what_it_measured(options, tmp_path, capsys):
     assert sum(terms["steps"]) + terms["prior"] + terms["decoder"] == pytest.approx(mean)
     assert report["nfe"]["mean"] == 8 and "6 images x 8 network evaluations, no jvp" in said
     images, labels = read_digits(index)
-    errors = functools.partial(
-        bound.make_errors(model.experiment.apply, model.experiment.parameterization),
-        model.params,
-        cond=model.experiment.cond(labels),
-    )
-    times = strides.log_snr(model.experiment.schedule, 8)
-    keys = sampling.sample_keys(0, index)
-    again = bound.variational_bound(errors, model.experiment.schedule, times, images, keys)
+    call, inputs = bound.make_errors(model.apply, model.parameterization), {"label": labels}
+    errors = lambda *at: call(model.params, *at[:3], inputs, None, at[3])  # noqa: E731
+    times, keys = strides.log_snr(model.schedule, 8), sampling.sample_keys(0, index)
+    again = variational_bound(errors, model.schedule, times, images, keys)
     np.testing.assert_allclose(again.total, bits, rtol=1e-5)  # each with its own label and key
     few = run(tmp_path / "b.json", *options, "--num_images=4", "--terms=2")
     assert few["nfe"]["mean"] == 3 and None in few["terms"]["steps"]
@@ -452,10 +459,10 @@ def test_the_command_checks_before_any_work(arguments, message, tmp_path):
 
 
 def test_the_command_stops_at_an_image_without_a_number(tmp_path, monkeypatch):
-    def apply(self, params, x, model_time, cond):
-        return x * expand(jnp.where(cond["label"] == 0, jnp.nan, 1.0), x)
+    def apply(self, params, x, model_time, inputs):
+        return x * expand(jnp.where(inputs["label"] == 0, jnp.nan, 1.0), x)
 
-    monkeypatch.setattr(experiment.Experiment, "apply", apply)
+    monkeypatch.setattr(Model, "apply", apply)
     options = ["--method=vlb", "--steps=2", "--num_images=40", f"--out={tmp_path / 'a.json'}"]
     with pytest.raises(SystemExit, match="image [0-9]*0 has no finite value"):
         likelihood.main(options)  # digits are in the order of their labels
@@ -469,7 +476,7 @@ def test_the_command_keeps_what_is_there_and_knows_its_data(tmp_path):
     images = np.zeros((3, 28, 28), np.uint8)
     for arrays, message in (
         ({"x": images[:, :8]}, "takes images of shape .28, 28, 1., .* has .8, 28, 1."),
-        ({"x": images}, "at each image's label, one of 10, .* has 0 classes"),
+        ({"x": images}, "told each image's label, one of 10, .* has 0 classes"),
         ({"x": images, "y": np.array([0, 1, 10])}, "one of 10, .* has 11 classes"),
     ):
         np.savez(tmp_path / "data.npz", **arrays)

@@ -7,8 +7,8 @@ import pytest
 
 from ddim_jax import sampling, schedules
 from ddim_jax.losses.diffusion import diffusion
-from ddim_jax.losses.loss import labels
-from ddim_jax.losses.times import log_normal, logit_normal, nodes, u_shaped, uniform
+from ddim_jax.losses.loss import Net, conditions, conditions_with_scale
+from ddim_jax.losses.time_samplers import log_normal, logit_normal, nodes, u_shaped, uniform
 from ddim_jax.losses.weightings import WEIGHTINGS
 from ddim_jax.predictions import PREDICTIONS
 
@@ -19,7 +19,7 @@ IMAGES = jnp.asarray(np.random.default_rng(0).uniform(-1, 1, (6, 4, 4, 1)), jnp.
 T = np.array([0.05, 0.2, 0.4, 0.6, 0.8, 0.95])
 
 
-def apply(params, x, model_time, cond, dropout_key):
+def apply(params, x, model_time, inputs, dropout_keys):
     return params * x + 0.1
 
 
@@ -30,9 +30,7 @@ def fixed_times(keys):
 def evaluate(prediction, schedule, weighting=None, distance=None):
     """The loss, and (x0_hat, x0, eps_hat, eps, alpha, sigma) worked out by hand in float64."""
     loss = diffusion(
-        apply,
-        schedule,
-        PREDICTIONS[prediction](),
+        Net(apply, schedule, PREDICTIONS[prediction]()),
         times=fixed_times,
         weighting=weighting,
         distance=distance,
@@ -101,7 +99,7 @@ def test_a_perfect_network_has_no_loss(prediction):
     """Point-mass data: the best prediction is known, so every target must be met."""
     schedule = VP
 
-    def perfect(params, x, model_time, cond, dropout_key):
+    def perfect(params, x, model_time, inputs, dropout_keys):
         level = schedule.level(fixed_times(None))
         a, s = (f.reshape(-1, 1, 1, 1) for f in (level.alpha, level.sigma))
         n = jnp.sqrt(s**2 + a**2 / 4)
@@ -115,13 +113,13 @@ def test_a_perfect_network_has_no_loss(prediction):
             "edm": (0.5 - 0.25 * a / n**2 * x) * n / (0.5 * s),
         }[prediction]
 
-    loss = diffusion(perfect, schedule, PREDICTIONS[prediction](), times=fixed_times)
+    loss = diffusion(Net(perfect, schedule, PREDICTIONS[prediction]()), times=fixed_times)
     batch = {"image": jnp.full((6, 4, 4, 1), 0.5)}
     assert loss(None, None, batch, KEYS, 0)[0] < 1e-8
 
 
 def test_each_sample_has_its_own_randomness_whatever_its_place():
-    loss = diffusion(apply, VP, PREDICTIONS["v"]())
+    loss = diffusion(Net(apply, VP, PREDICTIONS["v"]()))
     one = lambda rows: loss(jnp.float32(0.3), None, {"image": IMAGES[rows]}, KEYS[rows], 0)[0]  # noqa: E731
     rows = jnp.array([4, 0, 5, 2, 1, 3])
     np.testing.assert_allclose(one(rows), one(jnp.arange(6)), rtol=1e-6)
@@ -191,17 +189,46 @@ def test_coupled_pairs_are_noised_with_the_noise_they_were_drawn_from():
     """A network that knows the noise of every pair, and finds the straight line through it."""
     keys = sampling.sample_keys(11, np.arange(6))
     noise = sampling.initial_noise(keys, (4, 4, 1))
-    knows = lambda params, x, t, cond, key: noise - IMAGES  # noqa: E731
-    loss = diffusion(knows, schedules.rectified_flow(), PREDICTIONS["flow"]())
+    knows = lambda params, x, t, inputs, keys: noise - IMAGES  # noqa: E731
+    loss = diffusion(Net(knows, schedules.rectified_flow(), PREDICTIONS["flow"]()))
     batch = {"image": IMAGES, "noise_key": jax.random.key_data(keys)}
     assert loss(None, None, batch, KEYS, 0)[0] < 1e-12
     assert loss(None, None, {"image": IMAGES}, KEYS, 0)[0] > 0.5
 
 
-def test_labels_are_dropped_to_the_null_label_at_the_given_rate():
-    batch = {"label": jnp.arange(len(MANY), dtype=jnp.int32) % 10}
-    label = np.asarray(labels(batch, MANY, 10, 0.1)["label"])
+def test_conditions_are_the_inputs_of_the_batch_dropped_at_the_given_rate():
+    batch = {"image": None, "label": np.arange(len(MANY), dtype=np.int32) % 10}
+    label = np.asarray(conditions(batch, MANY, {"label": 10}, 0.1)["label"])
     dropped = label == 10
     assert abs(dropped.mean() - 0.1) < 5 * np.sqrt(0.09 / len(MANY))
-    np.testing.assert_array_equal(label[~dropped], np.asarray(batch["label"])[~dropped])
-    assert labels(batch, MANY, 0, 0.1) is None
+    np.testing.assert_array_equal(label[~dropped], batch["label"][~dropped])
+    assert conditions(batch, MANY, {}, 0.1) == {}
+    with pytest.raises(ValueError, match=r"takes 'tokens', and batches hold \['image', 'label'\]"):
+        conditions(batch, MANY, {"tokens": 0}, 0.1)
+
+
+def test_guidance_scales_are_uniform_and_independent_of_what_is_dropped():
+    batch = {"label": jnp.zeros(len(MANY), jnp.int32)}
+    inputs = conditions_with_scale(batch, MANY, {"label": 10}, 0.5, (2.0, 6.0))
+    scale, dropped = np.asarray(inputs["guidance"]), np.asarray(inputs["label"]) == 10
+    assert scale.min() >= 2 and scale.max() <= 6
+    for part in (scale[dropped], scale[~dropped]):
+        assert abs(part.mean() - 4) < 5 * 4 / np.sqrt(12 * len(part))
+    assert "guidance" not in conditions_with_scale(batch, MANY, {"label": 10}, 0.5, None)
+
+
+def test_every_row_has_a_dropout_key_of_its_own():
+    seen = []
+
+    def apply(params, x, model_time, inputs, dropout_keys):
+        seen.append(jax.random.key_data(dropout_keys))
+        return params * x
+
+    diffusion(Net(apply, VP, PREDICTIONS["v"]()))(0.3, None, {"image": IMAGES}, KEYS, 0)
+    assert len(np.unique(np.asarray(seen[0]), axis=0)) == len(IMAGES)
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.5])
+def test_label_dropout_is_a_probability(rate):
+    with pytest.raises(ValueError, match=rf"config.loss.label_dropout must be in .* got {rate}"):
+        diffusion(Net(apply, VP, PREDICTIONS["v"]()), label_dropout=rate)

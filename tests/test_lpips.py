@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from ddim_jax.models import lpips
+from ddim_jax.losses import lpips
 
 GOLDEN = (0.10912267118692398, 0.10311201214790344)
 

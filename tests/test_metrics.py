@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import linalg
 
-from ddim_jax.evaluation import metrics
+from ddim_jax.evaluation import metrics, references
 from ddim_jax.evaluation.metrics import Moments
 
 
@@ -187,13 +187,13 @@ class Network:
 def test_references_keep_their_numbers_and_their_origin(tmp_path):
     x = gaussian(np.random.default_rng(9), 50, 6)
     path = tmp_path / "statistics.npz"
-    metrics.save_reference(path, metrics.moments(x), Network, "fifty", metrics.moments(x[:, :3]))
-    found = metrics.load_reference(path)
+    references.save(path, metrics.moments(x), Network, "fifty", metrics.moments(x[:, :3]))
+    found = references.load(path)
     assert (found.name, found.network_sha256, found.resize) == ("fifty", "abc", "none")
     assert found.pool.count == 50 and len(found.spatial.mean) == 3
     np.testing.assert_array_equal(found.pool.covariance, metrics.moments(x).covariance)
     with pytest.raises(FileExistsError):
-        metrics.save_reference(path, metrics.moments(x), Network, "again")
+        references.save(path, metrics.moments(x), Network, "again")
     with np.load(path) as file:
         assert json.loads(str(file["about"]))["count"] == 50
 
@@ -201,27 +201,27 @@ def test_references_keep_their_numbers_and_their_origin(tmp_path):
 def test_references_of_other_programs(tmp_path):
     mu, sigma = np.arange(4.0), np.eye(4, dtype=np.float32)
     np.savez(tmp_path / "fid.npz", mu=mu, sigma=sigma)
-    found = metrics.load_reference(tmp_path / "fid.npz")
+    found = references.load(tmp_path / "fid.npz")
     assert found.name == "fid.npz" and found.pool.count is None and found.spatial is None
     assert found.pool.covariance.dtype == np.float64
     adm = {"mu_s": mu[:2], "sigma_s": sigma[:2, :2], "arr_0": np.zeros((2, 8, 8, 3), np.uint8)}
     np.savez(tmp_path / "adm.npz", mu=mu, sigma=sigma, **adm)
-    assert len(metrics.load_reference(tmp_path / "adm.npz").spatial.mean) == 2
+    assert len(references.load(tmp_path / "adm.npz").spatial.mean) == 2
 
 
 def test_damaged_references(tmp_path):
     path = tmp_path / "a.npz"
     np.savez(path, mean=np.zeros(3))
     with pytest.raises(ValueError, match=r"must hold mu .* and sigma .*it has mean"):
-        metrics.load_reference(path)
+        references.load(path)
     np.savez(path, mu=np.zeros(3), sigma=np.eye(4))
     with pytest.raises(ValueError, match=r"shapes \(4, 4\) and \(3,\)"):
-        metrics.load_reference(path)
+        references.load(path)
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(ValueError, match="not a readable npz file"):
-        metrics.load_reference(path)
+        references.load(path)
     with pytest.raises(FileNotFoundError):
-        metrics.load_reference(tmp_path / "none.npz")
+        references.load(tmp_path / "none.npz")
 
 
 def test_the_numbers_are_those_of_pytorch_fid_and_torch_fidelity():

@@ -17,11 +17,11 @@ README = (ROOT / "README.md").read_text()
 def solver_table() -> str:
     rows = []
     for name, info in SOLVERS.items():
-        nfe = "S" if info.evaluations == 1 else f"{info.evaluations}S - {info.evaluations - 1}"
+        nfe = "S" if info.stages == 1 else f"{info.stages}S - {info.stages - 1}"
         nfe += f" + {sum(info.warm_up)}" * bool(info.warm_up)
         rows.append(
             f"| `{name}` | {info.order or '-'} | {nfe} | {'yes' if info.stochastic else 'no'} | "
-            f"{'any' if info.lam_min is None else info.lam_min} | {info.stride} | {info.paper} |"
+            f"{'any' if info.lam_min is None else info.lam_min} | {info.stride} | {info.source} |"
         )
     return "\n".join(rows)
 

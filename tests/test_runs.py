@@ -17,8 +17,9 @@ import pytest
 
 from configs import digits
 from ddim_jax import data, files
-from ddim_jax.models import pretrained
-from ddim_jax.training import checkpoints, loop
+from ddim_jax import checkpoints
+from ddim_jax.checkpoints import workdir as checkpoints
+from ddim_jax.training import loop
 from tests.tiny import tiny
 
 ROOT = Path(__file__).parent.parent
@@ -92,17 +93,17 @@ def test_a_damaged_newest_checkpoint_is_skipped_and_said(finished, tmp_path, cap
     shutil.copytree(finished[0], workdir)
     damage(workdir / "checkpoints" / "6")
     with caplog.at_level("WARNING"):
-        model = pretrained.load(workdir)
+        model = checkpoints.load(workdir)
     assert model.step == 4
     assert "Skipped the damaged checkpoint of step 6" in caplog.text
     state = loop.train(config(6), workdir)
     for ours, theirs in zip(leaves(state), leaves(finished[1]), strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    assert pretrained.load(workdir).step == 6  # the damaged one was replaced
+    assert checkpoints.load(workdir).step == 6  # the damaged one was replaced
     damage(workdir / "checkpoints" / "4")
     damage(workdir / "checkpoints" / "6")
     with pytest.raises(ValueError, match="no checkpoint in .* can be read: step 6 .*; remove the"):
-        pretrained.load(workdir)
+        checkpoints.load(workdir)
 
 
 @contextlib.contextmanager
@@ -122,7 +123,7 @@ def test_a_save_that_fails_says_so_and_leaves_the_one_before(finished, tmp_path,
     message = "not be written to .*: File too large; that of step 2 is intact. .* goes on"
     with largest_file(4096), pytest.raises(checkpoints.SaveError, match=message):
         loop.train(config(steps), tmp_path)
-    assert pretrained.load(tmp_path).step == 2
+    assert checkpoints.load(tmp_path).step == 2
     state = loop.train(config(6), tmp_path)
     for ours, theirs in zip(leaves(state), leaves(finished[1]), strict=True):
         np.testing.assert_array_equal(ours, theirs)
@@ -176,7 +177,7 @@ def test_a_checkpoint_of_another_architecture_names_the_parameter(finished, tmp_
     text["model"]["channels"] *= 2
     (workdir / checkpoints.CONFIG_FILE).write_text(json.dumps(text))
     with pytest.raises(ValueError, match="checkpoint 6 is of another architecture: parameter conv"):
-        pretrained.load(workdir)
+        checkpoints.load(workdir)
 
 
 def test_a_workdir_of_another_experiment_is_refused(finished):
@@ -209,31 +210,31 @@ def test_a_loss_that_is_not_finite_saves_the_last_good_state_and_stops(tmp_path)
     (saved,) = [int(d.name) for d in (tmp_path / "checkpoints").iterdir() if d.name.isdigit()]
     assert f"is saved in {tmp_path / 'checkpoints' / str(saved)}." in str(error.value)
     assert 0 < saved < 9
-    ema = pretrained.load(tmp_path).params
+    ema = checkpoints.load(tmp_path).params
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(ema))
 
 
 def test_loading_what_is_not_there(tmp_path):
     with pytest.raises(FileNotFoundError, match="no checkpoint 'nowhere'.*: digits"):
-        pretrained.load("nowhere")
+        checkpoints.load("nowhere")
     with pytest.raises(FileNotFoundError, match="not a training workdir .no config.json"):
-        pretrained.load(tmp_path)
+        checkpoints.load(tmp_path)
     checkpoints.save_config(tmp_path, config(1))
     with pytest.raises(FileNotFoundError, match="has no checkpoints yet"):
-        pretrained.load(tmp_path)
+        checkpoints.load(tmp_path)
 
 
 @pytest.mark.parametrize("dtype, tolerance", [("float32", 0), ("float16", 1e-3)])
 def test_an_exported_file_holds_the_network_and_its_config(finished, tmp_path, dtype, tolerance):
-    model = pretrained.load(finished[0])
+    model = checkpoints.load(finished[0])
     file = tmp_path / "model.safetensors"
-    pretrained.main([str(finished[0]), str(file), f"--dtype={dtype}"])
-    back = pretrained.load(file)
+    checkpoints.main([str(finished[0]), str(file), f"--dtype={dtype}"])
+    back = checkpoints.load(file)
     assert back.step == 6 and back.config.to_json() == model.config.to_json()
     model.config.data.name = "npz:/home/me/mine.npz"
     model.config.start_from = "/home/me/runs/8_step"
-    pretrained.save(tmp_path / "mine.safetensors", model)
-    mine = pretrained.load(tmp_path / "mine.safetensors").config
+    checkpoints.save(tmp_path / "mine.safetensors", model)
+    mine = checkpoints.load(tmp_path / "mine.safetensors").config
     assert (mine.data.name, mine.start_from) == ("npz:mine.npz", "8_step")
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance),
@@ -241,14 +242,14 @@ def test_an_exported_file_holds_the_network_and_its_config(finished, tmp_path, d
         model.params,
     )
     with pytest.raises(FileExistsError, match="exists; choose another name"):
-        pretrained.save(file, model)
+        checkpoints.save(file, model)
     with pytest.raises(ValueError, match="must end in .safetensors, got"):
-        pretrained.save(tmp_path / "model.bin", model)
+        checkpoints.save(tmp_path / "model.bin", model)
     with pytest.raises(ValueError, match="dtype must be one of float32, float16, got 'int8'"):
-        pretrained.save(tmp_path / "new.safetensors", model, "int8")
+        checkpoints.save(tmp_path / "new.safetensors", model, "int8")
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(ValueError, match="not a readable safetensors file"):
-        pretrained.load(file)
+        checkpoints.load(file)
 
 
 def command(workdir, steps):

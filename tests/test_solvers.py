@@ -16,16 +16,12 @@ from tests.oracles import GaussianData, Mixture, level_of, reference_flow
 
 VP = schedules.vp_linear()
 X = np.linspace(-2, 2, 9)
-DETERMINISTIC = [name for name, info in SOLVERS.items() if not info.stochastic]
-STOCHASTIC = [name for name, info in SOLVERS.items() if info.stochastic]
+DETERMINISTIC = [name for name, solver in SOLVERS.items() if not solver.stochastic]
+STOCHASTIC = [name for name, solver in SOLVERS.items() if solver.stochastic]
 PROCESSES = {name: make() for name, make in schedules.SCHEDULES.items()} | {
     "zero SNR": schedules.zero_terminal_snr(schedules.ddpm_linear()),
     "cosine to alpha = 0": schedules.cosine(-np.inf, np.inf),
 }
-
-
-def make(name, **options):
-    return SOLVERS[name].make(**options)
 
 
 def times_for(name, schedule, steps, **options):
@@ -80,24 +76,24 @@ def run_with_exact_history(table, data, rows):
 @pytest.mark.parametrize("name", DETERMINISTIC)
 @pytest.mark.parametrize("process", SPANS)
 def test_order_of_convergence(name, process, flow_end):
-    info, schedule = SOLVERS[name], PROCESSES[process]
-    all_orders_to_the_end = "lower_order_final" in inspect.signature(info.make).parameters
-    options = {"lower_order_final": False} if all_orders_to_the_end else {}
+    solver, schedule = SOLVERS[name], PROCESSES[process]
+    if "lower_order_final" in inspect.signature(solver.make).parameters:
+        solver = solver.make(lower_order_final=False)
     lam = schedule.half_log_snr(np.array(SPANS[process]))
-    error, pair = [], (322, 640) if info.order == 4 else (160, 322)
+    error, pair = [], (322, 640) if solver.order == 4 else (160, 322)
     if name.endswith("fast"):  # 1 modulo 3, so that one step of the lowest order ends both; it
         pair = (640, 1279)  # shows once the third-order blocks have become exact beside it
     for steps in pair:
         times = schedule.time_of(np.linspace(*lam, steps + 1))
         times[[0, -1]] = SPANS[process]
-        table = make(name, **options)(schedule, times)
-        if info.order > 2 and info.evaluations == 1:
-            end = run_with_exact_history(table, Mixture(), info.order - 1)
+        table = solver(schedule, times)
+        if solver.order > 2 and solver.stages == 1:
+            end = run_with_exact_history(table, Mixture(), solver.order - 1)
         else:
             end = table.run_numpy(Mixture(), X)
         error.append(np.abs(end - flow_end[process]).max())
     slope = np.log(error[0] / error[1]) / np.log(pair[1] / pair[0])
-    assert slope == pytest.approx(info.order, abs=0.2 if info.order == 4 else 0.15), error
+    assert slope == pytest.approx(solver.order, abs=0.2 if solver.order == 4 else 0.15), error
 
 
 # --- ends, counts, statistics ---------------------------------------------------------------------
@@ -107,7 +103,7 @@ def test_order_of_convergence(name, process, flow_end):
 @pytest.mark.parametrize("terminal", ["zero", "min"])
 @pytest.mark.parametrize("steps", [1, 2, 9])
 def test_rows_are_evaluations(name, terminal, steps):
-    table = make(name)(VP, strides.uniform(VP, steps, terminal=terminal))
+    table = SOLVERS[name](VP, strides.uniform(VP, steps, terminal=terminal))
     assert len(table.slot) == table.nfe == SOLVERS[name].nfe(steps, terminal)
 
 
@@ -116,7 +112,7 @@ def test_rows_are_evaluations(name, terminal, steps):
 def test_finite_from_end_to_end(name, process):
     schedule = PROCESSES[process]
     for steps in (1, 2, 10):
-        table = make(name)(schedule, times_for(name, schedule, steps)).validate()
+        table = SOLVERS[name](schedule, times_for(name, schedule, steps))
         assert table.end.alpha == 1 and table.end.sigma == 0
         if name == "pndm" and steps == 2:
             continue  # a Runge-Kutta step over half the schedule explodes, in the paper's too
@@ -128,7 +124,7 @@ def test_finite_from_end_to_end(name, process):
 @pytest.mark.parametrize("process", PROCESSES)
 def test_one_step_to_the_clean_end_is_x0(name, process):
     schedule = PROCESSES[process]
-    table = make(name)(schedule, times_for(name, schedule, 1))
+    table = SOLVERS[name](schedule, times_for(name, schedule, 1))
     x0, _ = Mixture()(table.start[0] * X, level_of(table.level.alpha[0], table.level.sigma[0]))
     np.testing.assert_allclose(table.run_numpy(Mixture(), X, normals(table, X.shape)), x0, 1e-10)
     assert table.end.sigma == 0
@@ -138,7 +134,7 @@ def test_one_step_to_the_clean_end_is_x0(name, process):
 @pytest.mark.parametrize("process", PROCESSES)
 def test_a_point_mass_is_met_exactly(name, process):
     schedule = PROCESSES[process]
-    table = make(name)(schedule, times_for(name, schedule, 4))
+    table = SOLVERS[name](schedule, times_for(name, schedule, 4))
     end = table.run_numpy(GaussianData(0.37, 0.0), X, normals(table, X.shape))
     np.testing.assert_allclose(end, 0.37, atol=1e-10)
 
@@ -148,7 +144,7 @@ def test_a_point_mass_is_met_exactly(name, process):
 def test_gaussian_data_meets_its_closed_form(name, process):
     schedule, data = PROCESSES[process], GaussianData(0.3, 0.5)
     times = strides.karras(schedule, 200, lam_min=-4.0, terminal="min")
-    table = make(name)(schedule, times)
+    table = SOLVERS[name](schedule, times)
     start, end = schedule.level(times[0]), table.end
     exact = data.flow(table.start[0] * X, start, end)
     tolerance = {1: 0.03, 2: 1e-3, 3: 3e-4, 4: 3e-4}[SOLVERS[name].order]
@@ -182,11 +178,9 @@ def test_stochastic_marginals(name):
 
     def sample(steps):
         options = {"s_noise": 1.0} if name == "heun_churn" else {}
-        times = strides.log_snr(VP, steps, lam_min=SOLVERS[name].lam_min)
-        draws = Draws(count)
-        return make(name, **options)(VP, times).run_numpy(
-            denoise, draws[0], draws, start_noise=draws[0]
-        )
+        solver, draws = SOLVERS[name].make(**options), Draws(count)
+        table = solver(VP, strides.log_snr(VP, steps, lam_min=solver.lam_min))
+        return table.run_numpy(denoise, draws[0], draws, start_noise=draws[0])
 
     exact_at_any = name in ("consistency", "lcm")
     x = sample(5 if exact_at_any else 300)
@@ -198,7 +192,7 @@ def test_stochastic_marginals(name):
 
 @pytest.mark.parametrize("name", SOLVERS)
 def test_a_batch_is_its_samples(name):
-    table = make(name)(VP, strides.uniform(VP, 8))
+    table = SOLVERS[name](VP, strides.uniform(VP, 8))
     noise = normals(table, X.shape)
     together = table.run_numpy(Mixture(), X, noise)
     order = np.random.default_rng(1).permutation(len(X))
@@ -208,6 +202,6 @@ def test_a_batch_is_its_samples(name):
 
 @pytest.mark.parametrize("name", SOLVERS)
 def test_noise_is_drawn_by_stochastic_solvers_only(name):
-    table = make(name)(VP, strides.uniform(VP, 8))
+    table = SOLVERS[name](VP, strides.uniform(VP, 8))
     assert table.deterministic != SOLVERS[name].stochastic
     assert np.all(table.noise[-1] == 0)  # none in the step to the clean end

@@ -15,10 +15,10 @@ import pytest
 
 from configs import digits
 from ddim_jax import data, experiment, generation, sampling
-from ddim_jax.data import pairs
+from ddim_jax.data import noise_pairs
 from ddim_jax.guidance import Guidance
-from ddim_jax.models import pretrained
-from ddim_jax.training import loop, stages, starting
+from ddim_jax import checkpoints
+from ddim_jax.training import loop, stages, teacher
 from tests.tiny import tiny
 
 ROOT = Path(__file__).parent.parent
@@ -68,9 +68,9 @@ def test_every_stage_starts_from_the_one_before_and_keeps_its_checkpoint(teacher
     )
     assert first["start_from"] == str(teacher)
     assert second["start_from"] == str(workdir / "2_step")
-    models = [pretrained.load(workdir / f"{n}_step") for n in (2, 1)]
-    assert second["start_weights"] == pretrained.fingerprint(models[0].params)
-    frozen = pretrained.fingerprint(jax.device_get(state.frozen["teacher"]))
+    models = [checkpoints.load(workdir / f"{n}_step") for n in (2, 1)]
+    assert second["start_weights"] == checkpoints.fingerprint(models[0].params)
+    frozen = checkpoints.fingerprint(jax.device_get(state.frozen["teacher"]))
     assert frozen == second["start_weights"] and [m.step for m in models] == [2, 2]
     assert (workdir / "1_step" / "samples" / "step_0000002.png").exists()
 
@@ -144,10 +144,10 @@ def test_kill_9_inside_the_second_stage(teacher, tmp_path):
     subprocess.run(child(broken), cwd=ROOT, check=True)
     assert (broken / "2_step/metrics.jsonl").read_text() == first
     fingerprints = [
-        pretrained.fingerprint(pretrained.load(workdir / "1_step").params)
+        checkpoints.fingerprint(checkpoints.load(workdir / "1_step").params)
         for workdir in (whole, broken)
     ]
-    assert fingerprints[0] == fingerprints[1] and pretrained.load(broken / "1_step").step == 80
+    assert fingerprints[0] == fingerprints[1] and checkpoints.load(broken / "1_step").step == 80
 
 
 def test_another_teacher_is_another_run(teacher, chain, tmp_path):
@@ -208,7 +208,7 @@ def test_a_guided_student_takes_the_scale_as_an_input(teacher, tmp_path):
     parts.model.scalars = ("guidance",)
     state = stages.train(parts, tmp_path)
     assert int(state.step) == 2
-    before, after = pretrained.load(teacher), pretrained.load(tmp_path / "guided")
+    before, after = checkpoints.load(teacher), checkpoints.load(tmp_path / "guided")
     assert set(after.params) - set(before.params) == {"guidance_0", "guidance_1"}
     with pytest.raises(ValueError, match="was distilled for guidance scales 1.0 to 4.0, got 6"):
         generation.check(after, 2, 2, Guidance(6))
@@ -226,7 +226,7 @@ def test_scalars_of_a_network_change_what_it_says(teacher, tmp_path):
         lambda leaf: 0.3 * jax.random.normal(next(keys), leaf.shape),
         jax.eval_shape(parts.init, jax.random.key(0)),
     )
-    model = pretrained.Pretrained("student", parts, params, changed, 1)
+    model = checkpoints.Pretrained("student", parts, params, changed, 1)
     generator = generation.Generator(model)
     table = experiment.build_table(parts.schedule, "ddim", "uniform", 1)
     index, labels = np.arange(2), np.array([1, 2], np.int32)
@@ -259,14 +259,14 @@ def test_reflow_trains_on_what_the_stage_before_drew(teacher, tmp_path):
     assert saved["loss"]["name"] == "diffusion"
     about = json.loads((tmp_path / "reflow" / "pairs" / pairs.ABOUT).read_text())
     assert about["nfe"] == 2 and about["count"] == 8
-    assert about["weights"] == pretrained.fingerprint(pretrained.load(teacher).params)
+    assert about["weights"] == checkpoints.fingerprint(checkpoints.load(teacher).params)
 
 
 @pytest.fixture(scope="module")
 def drawn(teacher, tmp_path_factory):
     """Ten pairs of the tiny teacher."""
     folder = tmp_path_factory.mktemp("pairs")
-    model = pretrained.load(teacher)
+    model = checkpoints.load(teacher)
     return model, pairs.draw(model, folder, count=10, solver="ddim", steps=2, batch_size=4)
 
 
@@ -296,7 +296,7 @@ def test_pairs_are_drawn_once_extended_and_never_mixed(drawn, monkeypatch, tmp_p
     with pytest.raises(ValueError, match="pairs need a deterministic solver, ddpm draws noise"):
         pairs.draw(model, folder, count=10, solver="ddpm", steps=2)
     folder = shutil.copytree(folder, tmp_path / "copy")
-    fingerprint = starting.fingerprint(data.load(f"pairs:{folder}"))
+    fingerprint = teacher.fingerprint(data.load(f"pairs:{folder}"))
     before = data.load(f"pairs:{folder}")[7]
     monkeypatch.setattr(pairs, "SHARD", 8)  # as 10 are of 1,000, so that the first has to go
     pairs.draw(model, folder, count=12, solver="ddim", steps=2, batch_size=4)
@@ -306,9 +306,9 @@ def test_pairs_are_drawn_once_extended_and_never_mixed(drawn, monkeypatch, tmp_p
     np.testing.assert_array_equal(longer[7]["noise_key"], before["noise_key"])
     pairs.draw(model, folder, count=16, solver="ddim", steps=2, batch_size=4)
     assert len(data.load(f"pairs:{folder}")) == 16  # the short last shard was filled
-    assert starting.fingerprint(data.load(f"pairs:{folder}")) == fingerprint  # a run may go on
+    assert teacher.fingerprint(data.load(f"pairs:{folder}")) == fingerprint  # a run may go on
     pairs.draw(model, tmp_path / "other", count=2, solver="ddim", steps=3, batch_size=2)
-    assert starting.fingerprint(data.load(f"pairs:{tmp_path / 'other'}")) != fingerprint
+    assert teacher.fingerprint(data.load(f"pairs:{tmp_path / 'other'}")) != fingerprint
 
 
 def test_pairs_that_are_missing_or_damaged(drawn, tmp_path):

@@ -13,8 +13,8 @@ from absl.testing import flagsaver
 import sample as sample_script
 from ddim_jax import sampling, schedules, solvers, strides
 from ddim_jax.solvers import SOLVERS
-from ddim_jax.strides import adaptive, files, fit, search
-from ddim_jax.strides.candidates import FIXED, Candidate, Evidence, families, propose
+from ddim_jax.strides import adaptive, learned, fit, search
+from ddim_jax.strides.search_space import FIXED, Candidate, Evidence, families, propose
 from tests.oracles import Mixture, level_of
 
 VP = schedules.vp_linear()

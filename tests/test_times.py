@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from configs import digits_ect
-from ddim_jax import experiment, generation, schedules
-from ddim_jax.evaluation import features, metrics, scores, times
-from ddim_jax.models import pretrained
+from ddim_jax import checkpoints, schedules
+from ddim_jax.evaluation import feature_networks, metrics, scores, times
+from ddim_jax.recipe import Recipe
 from ddim_jax.solvers import consistency
-from ddim_jax.strides import files
+from ddim_jax.strides import learned
 from ddim_jax.training import loop
 from tests.tiny import tiny
 
@@ -67,36 +67,45 @@ def test_the_command(checkpoint, tmp_path, monkeypatch, capsys):
     path = tmp_path / "strides" / "little-consistency-3.json"
     out = capsys.readouterr().out
     assert "best of 6" in out and "distance" in out
-    model, stride = pretrained.load(checkpoint), files.load(path)
+    model, stride = checkpoints.load(checkpoint), learned.load(path)
     assert json.loads(path.read_text())["solver"] == "consistency"
     assert stride.steps == 3 and list(stride.scores.values()) == sorted(stride.scores.values())
-    schedule = model.experiment.schedule
+    schedule = model.schedule
     np.testing.assert_allclose(schedule.half_log_snr(stride.times[0]), -3.0, atol=1e-6)
     found = out[out.index("alpha ") + 6 : out.index(": distance")]
     assert found in stride.scores
     np.testing.assert_allclose(np.exp(-stride.lam[1:]), np.fromstring(found, sep=","), rtol=1e-3)
-    table = experiment.build_table(schedule, "consistency", str(path), 3)
+    table = Recipe("consistency", str(path)).table(schedule)
     np.testing.assert_allclose(table.level.t, stride.times[:-1])
     with pytest.raises(SystemExit, match="exists; choose another --out"):
         times.main(flags)
 
 
 def test_a_distance_is_that_of_the_samples(checkpoint):
-    """Drawn at once here, and in parts there."""
+    """Drawn in other batches here."""
     args = times.parse([f"--checkpoint={checkpoint}", "--num_samples=150", "--batch_size=64"])
-    model = pretrained.load(checkpoint)
-    judge, lam = times.Judge(model, args), [-3.0, 0.0]
-    schedule = model.experiment.schedule
+    model = checkpoints.load(checkpoint)
+    objective, lam = times.FrechetObjective(model, args), [-3.0, 0.0]
+    schedule, count = model.schedule, 150
     table = consistency(0.0)(schedule, [schedule.time_of(-3.0), schedule.time_of(0.0), 0.0])
-    labels = generation.make_labels(model, None, 150)
-    drawn = generation.generate(
-        model, table, labels=labels, num_samples=150, seed=1, clip=model.config.sample.clip
+    conditions = model.conditions(count, model.recipe, model.inputs.labels(None, count), table)
+    batches = model.generator().batches(
+        table, np.arange(count), seed=1, batch_size=count, **conditions
     )
-    network = features.load("digits")
+    ((_, result),) = batches
+    network = feature_networks.load("digits")
     real, _ = scores.find_data(network, "digits_train", None, (28, 28, 1))
-    found = metrics.moments(network.extract(drawn.images).pool)
-    expected = metrics.frechet_distance(found, real.pool)
-    np.testing.assert_allclose(judge(lam), expected, rtol=1e-4)
+    moments = metrics.moments(network.extract(model.pictures(result.x)).pool)
+    expected = metrics.frechet_distance(moments, real.pool)
+    np.testing.assert_allclose(objective(lam), expected, rtol=1e-4)
+
+
+def test_another_solver_starts_where_the_model_s_own_does(checkpoint):
+    model = checkpoints.load(checkpoint)
+    args = times.parse([f"--checkpoint={checkpoint}", "--solver=ddim", "--num_samples=150"])
+    objective = times.FrechetObjective(model, args)
+    assert objective.recipe.solver == "ddim" and objective.recipe.clip == model.recipe.clip
+    assert model.schedule.half_log_snr(objective.start) == pytest.approx(-3.0)
 
 
 @pytest.mark.parametrize(

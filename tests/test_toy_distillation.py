@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ddim_jax import losses, predictions, sampling, schedules, solvers, strides
-from ddim_jax.losses import pairs
+from ddim_jax.losses import Net, level_pairs
 from ddim_jax.predictions import expand
 from ddim_jax.training import state as states
 from ddim_jax.training.state import TrainState
@@ -39,7 +39,7 @@ def init(key):
     ]
 
 
-def apply(params, x, model_time, cond=None, dropout_key=None):
+def apply(params, x, model_time, inputs=None, dropout_keys=None):
     angle = expand(model_time / 1000, x) * (np.pi * 2.0 ** jnp.arange(-2, 6)).reshape(1, -1)
     h = jnp.concatenate([x, jnp.sin(angle), jnp.cos(angle), 0 * x[:, :1] + 1], axis=-1)
     for k, layer in enumerate(params):
@@ -97,7 +97,7 @@ def distance(x):
 
 @pytest.fixture(scope="module")
 def teacher():
-    loss = losses.diffusion(apply, COSINE, predictions.v)
+    loss = losses.diffusion(Net(apply, COSINE, predictions.v))
     return train(loss, init(jax.random.key(0)), None, 4000)
 
 
@@ -112,21 +112,21 @@ def reference(teacher):
 def test_progressive_distillation_from_64_steps_to_1(teacher, reference):
     student = teacher
     for steps in (32, 16, 8, 4, 2, 1):
-        loss = losses.progressive(apply, COSINE, predictions.v, steps=steps)
+        loss = losses.progressive(Net(apply, COSINE, predictions.v), steps=steps)
         student = train(loss, student, student, 400 if steps > 2 else 800, 1e-3)
     assert distance(draw(student, 1)) < 2 * reference, reference
 
 
 def test_consistency_distillation_to_1_step(teacher, reference):
-    grid = pairs.grid(pairs.constant(40), sigma_min=0.0, sigma_max=200.0)
-    loss = losses.consistency(apply, COSINE, predictions.v, pairs=grid, distil=True)
+    grid = level_pairs.grid(level_pairs.constant(40), sigma_min=0.0, sigma_max=200.0)
+    loss = losses.consistency(Net(apply, COSINE, predictions.v), pairs=grid, distil=True)
     student = train(loss, teacher, teacher, 4000, 1e-3)
     assert distance(draw(student, 1)) < 2 * reference, reference
 
 
 def test_reflow_and_distillation_to_1_step():
     options = dict(schedule=FLOW, parameterization=predictions.flow)
-    loss = losses.diffusion(apply, FLOW, predictions.flow)
+    loss = losses.diffusion(Net(apply, FLOW, predictions.flow))
     first = train(loss, init(jax.random.key(0)), None, 4000)
     keys = sampling.sample_keys(10**6, np.arange(8000))
     noise = sampling.initial_noise(keys, (2,))
@@ -134,7 +134,7 @@ def test_reflow_and_distillation_to_1_step():
     coupled = {"image": images, "noise_key": jax.random.key_data(keys)}
     second = train(loss, first, None, 2000, 1e-3, coupled)
     times = losses.TIMES["nodes"](FLOW, 1)
-    loss = losses.diffusion(apply, FLOW, predictions.flow, times=times)
+    loss = losses.diffusion(Net(apply, FLOW, predictions.flow), times=times)
     one = train(loss, second, None, 2000, 1e-3, coupled)
     reference = distance(draw(first, 64, **options))
     bent = distance(draw(first, 1, **options))

@@ -3,6 +3,8 @@
 import csv
 import json
 import shutil
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -10,23 +12,33 @@ import pytest
 from PIL import Image
 
 from configs.digits import get_config
-from ddim_jax import data, experiment
-from ddim_jax.evaluation import features, metrics, plots, results, ruler, scores, tradeoff
-from ddim_jax.evaluation.cells import Cell
-from ddim_jax.models import pretrained
-from ddim_jax.models.pretrained import Pretrained
+from ddim_jax import checkpoints, data, experiment
+from ddim_jax.evaluation import (
+    feature_networks,
+    features,
+    metrics,
+    plots,
+    references,
+    results,
+    sanity_check,
+    scores,
+    shards,
+    sweep,
+    tradeoff,
+)
+from ddim_jax.recipe import Recipe
 from ddim_jax.solvers import SOLVERS
 
 
 def grid(*flags):
-    return tradeoff.grid(tradeoff.parse(list(flags)))
+    return sweep.grid(tradeoff.parse(["--clip=static", *flags]))
 
 
 def test_the_grid_is_the_product_and_eta_is_for_those_who_take_it():
     found = grid("--solver=ddim,unipc_2", "--steps=5,10", "--eta=0,0.5", "--guidance_scale=1,2")
     assert len(found) == 2 * 2 * 2 + 2 * 2
-    assert Cell("ddim", "uniform", 5, (("eta", 0.5),), 2.0) in found
-    assert Cell("ddim", "uniform", 5) in found  # eta 0 is ddim
+    half = Recipe("ddim", steps=5, solver_options={"eta": 0.5}, guidance_scale=2.0)
+    assert half in found and Recipe("ddim", steps=5) in found  # eta 0 is ddim
     assert all(not cell.solver_options for cell in found if cell.solver == "unipc_2")
 
 
@@ -51,7 +63,15 @@ def test_evaluations_are_a_budget(capsys):
 def test_strides_by_name_of_solver_and_steps():
     found = grid("--solver=ddim", "--steps=5,8", "--stride=uniform,s/{solver}-{steps}.json")
     assert [c.stride for c in found] == ["uniform", "uniform", "s/ddim-5.json", "s/ddim-8.json"]
-    assert grid("--solver=heun", "--steps=3")[0].stride == "karras"
+    (heun,) = grid("--solver=heun", "--steps=3")
+    assert shards.settings(heun)["stride"] == "karras"
+
+
+def test_a_cell_is_drawn_once_by_whatever_name():
+    assert len(grid("--solver=ddim", "--steps=5,5", "--baseline=ddim:5")) == 1
+    (named, baseline) = grid("--stride=quadratic", "--steps=5", "--baseline=ddim:5")
+    assert (named.stride, baseline.stride) == ("quadratic", None)
+    assert len(grid("--stride=uniform", "--steps=5", "--baseline=ddim:5")) == 1
 
 
 @pytest.mark.parametrize(
@@ -86,9 +106,9 @@ def swept(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("quality")
     config = get_config()
     config.model.update(channels=8, channel_mults=(1,), num_blocks=1)
-    parts = experiment.build(config)
-    params = parts.init(jax.random.key(0))
-    pretrained.save(workdir / "tiny.safetensors", Pretrained("tiny", parts, params, config, 0))
+    model = experiment.build(config)
+    model = model.replace(params=model.init(jax.random.key(0)), name="tiny")
+    checkpoints.save(workdir / "tiny.safetensors", model)
     images = np.stack([data.load("digits")[i]["image"][..., 0] for i in range(300)])
     np.savez(workdir / "few.npz", train_x=images)
     flags = [f"--workdir={workdir}", f"--checkpoint={workdir / 'tiny.safetensors'}"]
@@ -115,7 +135,7 @@ def test_every_number_has_its_origin(swept, network):
         assert {"KDD", "DS", "recall", "density", "coverage", "accuracy"} <= set(record)
     with np.load(workdir / "cells" / "ddim_uniform_2" / "00000.npz") as shard:
         found = metrics.moments(network.extract(shard["images"]).pool)
-    wanted = metrics.frechet_distance(found, metrics.load_reference("digits_train").pool)
+    wanted = metrics.frechet_distance(found, references.load("digits_train").pool)
     assert records[1]["FDD"] == pytest.approx(wanted, rel=1e-4)
     with open(workdir / "small.csv") as file:
         rows = list(csv.DictReader(file))
@@ -199,10 +219,10 @@ def test_results_that_cannot_join(swept, tmp_path):
     workdir, _ = swept
     with pytest.raises(ValueError, match="cells of 140 samples, not 150; only equal numbers"):
         results.read([workdir / "small.csv"], 150, "FDD")
-    with pytest.raises(ValueError, match="is no CSV file of a sweep with FID"):
+    with pytest.raises(ValueError, match="is not a CSV file of a sweep with FID"):
         results.read([workdir / "small.csv"], 140, "FID")
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(ValueError, match="other.csv is no CSV file of a sweep with FDD"):
+    with pytest.raises(ValueError, match="other.csv is not a CSV file of a sweep with FDD"):
         results.read([tmp_path / "other.csv"], 140, "FDD")
 
 
@@ -213,7 +233,7 @@ def test_the_pareto_front():
 
 @pytest.fixture(scope="module")
 def network():
-    return features.load("digits")
+    return feature_networks.load("digits")
 
 
 def test_features_do_not_depend_on_the_batch(network):
@@ -223,7 +243,7 @@ def test_features_do_not_depend_on_the_batch(network):
     np.testing.assert_allclose(whole.pool, parts.pool, atol=1e-4)
     with pytest.raises(ValueError, match="must be uint8"):
         network.extract(images.astype(np.float32))
-    with pytest.raises(ValueError, match=r"of images of shape \(28, 28, 1\), got \(32, 32, 3\)"):
+    with pytest.raises(ValueError, match=r"take images of shape \(28, 28, 1\), got \(32, 32, 3\)"):
         network.extract(np.zeros((2, 32, 32, 3), np.uint8))
 
 
@@ -235,20 +255,20 @@ def test_statistics_of_another_network_are_refused(network, tmp_path):
         scores.find_data(network, str(path), None, shape)
     found = metrics.moments(np.random.default_rng(0).normal(size=(200, 128)))
     other = tmp_path / "o.npz"
-    metrics.save_reference(other, found, network._replace(sha256="abc"), "other")
+    references.save(other, found, network._replace(sha256="abc"), "other")
     with pytest.raises(ValueError, match="made with another network_sha256, abc, than that of"):
         scores.find_data(network, str(other), None, shape)
 
 
-def test_the_ruler_is_sane(network):
+def test_the_distance_ranks_altered_pictures(network):
     """Real digits are near, and farther with every blur and noise; half of the classes is far."""
-    judge = scores.make_ruler(network, metrics.load_reference("digits_train"), None)
+    evaluator = scores.make_evaluator(network, references.load("digits_train"), None)
     images, labels = features.read_images(data.load("digits"))
-    sets = ruler.spoilt(images[:1000], labels[:1000])
-    found = {n: scores.score(network.extract(i), judge, y) for n, i, y in sets}
+    sets = sanity_check.altered(images[:1000], labels[:1000])
+    found = {n: scores.score(network.extract(i), evaluator, y) for n, i, y in sets}
     distance = {name: record["FDD"] for name, record in found.items()}
-    blurs = [distance["real"]] + [distance[f"blurred by {b} pixels"] for b in ruler.BLURS]
-    noises = [distance["real"]] + [distance[f"noise of {s}/255"] for s in ruler.NOISES]
+    blurs = [distance["real"]] + [distance[f"blurred by {b} pixels"] for b in sanity_check.BLURS]
+    noises = [distance["real"]] + [distance[f"noise of {s}/255"] for s in sanity_check.NOISES]
     assert all(np.diff(blurs) > 0) and all(np.diff(noises) > 0)
     assert distance["half of the classes alone"] > 10 * distance["real"]
     assert found["real"]["accuracy"] > 0.99 and found["labels shuffled"]["accuracy"] < 0.2
@@ -257,11 +277,11 @@ def test_the_ruler_is_sane(network):
 
 def test_students_draw_as_their_own_config_says(swept):
     workdir, flags = swept
-    model = pretrained.load(workdir / "tiny.safetensors")
+    model = checkpoints.load(workdir / "tiny.safetensors")
     model.config.sample.update(steps=2, clip="none", stride_options={"lam_min": -4.0})
     model.config.sample.guidance_scale = 1.5
     for name in ("fast_2step", "fast_1step"):
-        pretrained.save(workdir / f"{name}.safetensors", model)
+        checkpoints.save(workdir / f"{name}.safetensors", model)
     places = f"{workdir / 'fast_2step.safetensors'},{workdir / 'fast_1step.safetensors'}:1:3"
     tradeoff.main([*flags[:-5], "--steps=1", f"--students={places}", "--name=students"])
     records = json.loads((workdir / "students.json").read_text())["records"]
@@ -269,10 +289,61 @@ def test_students_draw_as_their_own_config_says(swept):
     assert [(r["nfe"], r["clip"]) for r in records[1:]] == [(2, "none"), (1, "none"), (3, "none")]
     assert [r["guidance_scale"] for r in records] == [1.0, 1.5, 1.5, 1.5]
     assert {plots.curve_name(r) for r in records} == {"ddim", "fast, diffusion"}
-    table = Cell("ddim", "uniform:lam_min=-4.0", 2).table(model.experiment.schedule)
-    np.testing.assert_allclose(model.experiment.schedule.half_log_snr(table.level.t[0]), -4.0)
+    assert {r["stride"] for r in records[1:]} == {"uniform:lam_min=-4.0"}
+    names = [r["cell"] for r in records[1:]]
+    assert names[0] == "fast_2step_ddim_uniform,lam_min=-4.0_2_guidance=1.5_clip=none"
+    about = json.loads((workdir / "cells" / names[0] / "cell.json").read_text())
+    table = Recipe(stride_options={"lam_min": -4.0}, steps=2).table(model.schedule)
+    assert about["table"] == model.origin(table)["table"]
+    np.testing.assert_allclose(model.schedule.half_log_snr(table.level.t[0]), -4.0)
+
+
+def test_the_checkpoint_s_clip_is_the_default(swept):
+    workdir, flags = swept
+    model = checkpoints.load(workdir / "tiny.safetensors")
+    model.config.sample.clip = "none"
+    checkpoints.save(workdir / "unclipped.safetensors", model)
+    flags = [*flags[:1], f"--checkpoint={workdir / 'unclipped.safetensors'}", *flags[2:5]]
+    tradeoff.main([*flags, "--steps=1", "--name=unclipped", "--baseline=ddim:1"])
+    content = json.loads((workdir / "unclipped.json").read_text())
+    assert content["about"]["baseline"] == "ddim_uniform_1_clip=none"
+    assert [(r["cell"], r["clip"]) for r in content["records"]] == [
+        ("ddim_uniform_1_clip=none", "none")
+    ]
+    tradeoff.main([*flags, "--steps=1", "--name=clipped", "--clip=static"])
+    records = json.loads((workdir / "clipped.json").read_text())["records"]
+    assert [r["cell"] for r in records] == ["ddim_uniform_1"]
 
 
 def test_steps_of_a_student_are_numbers():
     with pytest.raises(SystemExit, match="must be like PATH or PATH:1:2, got 'digits:one'"):
         tradeoff.main(["--students=digits:one"])
+
+
+def test_a_student_under_a_tolerance_is_no_cell(swept, tmp_path):
+    workdir, flags = swept
+    model = checkpoints.load(workdir / "tiny.safetensors")
+    model.config.sample = dict(solver="adaptive")
+    checkpoints.save(tmp_path / "adaptive.safetensors", model)
+    with pytest.raises(SystemExit, match="adaptive is drawn to a tolerance, and a sweep counts"):
+        tradeoff.main([*flags, f"--students={tmp_path / 'adaptive.safetensors'}"])
+
+
+def test_plots_leave_matplotlib_as_it_is(swept, tmp_path):
+    """No backend is chosen, and no figure stays open, so that notebooks go on as before."""
+    workdir, _ = swept
+    run = subprocess.run(
+        [sys.executable, "-c", PLOT, str(workdir / "small.json"), str(tmp_path / "q.png")],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert run.stdout.split() == ["False"] and (tmp_path / "q.png").exists()
+
+
+PLOT = """
+import json, sys
+from pathlib import Path
+from ddim_jax.evaluation import plots, tradeoff
+records = json.loads(Path(sys.argv[1]).read_text())["records"]
+plots.quality(Path(sys.argv[2]), records, "FDD", "ddpm_uniform_2")
+print("matplotlib.pyplot" in sys.modules)
+"""

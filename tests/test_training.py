@@ -75,13 +75,13 @@ def test_the_optimizer_warms_up_decays_and_clips():
     np.testing.assert_allclose(clipped["w"], [0.6, 0.8], rtol=1e-5)
 
 
-def apply(params, x, model_time, cond, dropout_key):
+def apply(params, x, model_time, inputs, dropout_keys):
     hidden = jnp.tanh(x.reshape(len(x), -1) @ params["a"] + model_time[:, None] / 1000)
     return (hidden @ params["b"]).reshape(x.shape)
 
 
 def make(axis=None, gather=None, accumulate=1):
-    loss = losses.diffusion(apply, schedules.cosine(), predictions.v)
+    loss = losses.diffusion(losses.Net(apply, schedules.cosine(), predictions.v))
     optimizer, ema = make_optimizer(learning_rate=1e-2), states.constant_ema(0.9)
     return make_step(loss, optimizer, ema, axis, gather, accumulate)
 

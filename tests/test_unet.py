@@ -8,9 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddim_jax import experiment, predictions, schedules
-from ddim_jax.models import UNet, layers, winograd
-from ddim_jax.models.unet import AttentionBlock
+from ddim_jax import codecs, predictions, schedules
+from ddim_jax.inputs import Input, Inputs
+from ddim_jax.model import Model
+from ddim_jax.networks import NETWORKS, UNet, layers, winograd
+from ddim_jax.networks.blocks import AttentionBlock
+from ddim_jax.recipe import Recipe
 
 ADM_IMAGENET_64 = dict(
     channels=192,
@@ -42,41 +45,43 @@ jit = functools.partial(
 )
 
 
-def inputs(net, size=SIZE, batch=B, seed=0):
-    """Returns (x, t, cond) for net; cond carries exactly what it asks for."""
+def arguments(net, size=SIZE, batch=B, seed=0):
+    """Returns (x, t, inputs) for net; inputs are exactly those that it declares."""
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(batch, size, size, 3)).astype(np.float32)
     t = rng.uniform(0, 999, size=batch).astype(np.float32)
-    cond = {}
+    inputs = {}
     if net.num_classes:
-        cond["label"] = rng.integers(net.num_classes, size=batch, dtype=np.int32)
-    if net.vector_dim:
-        cond["vector"] = rng.normal(size=(batch, net.vector_dim)).astype(np.float32)
-    cond |= {name: rng.uniform(size=batch).astype(np.float32) for name in net.scalars}
-    return x, t, cond or None
+        inputs["label"] = rng.integers(net.num_classes, size=batch, dtype=np.int32)
+    inputs |= {name: rng.uniform(size=batch).astype(np.float32) for name in net.scalars}
+    return x, t, inputs
+
+
+def row_keys(seed, batch=B):
+    return jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(jnp.arange(batch))
 
 
 def traced(**options):
     """Returns the program of the network of these options, as text."""
     net = UNet(**(TINY | options))
-    x, t, cond = inputs(net)
-    return str(jax.make_jaxpr(net.apply)({"params": shapes(net, x, t, cond)}, x, t, cond))
+    args = arguments(net)
+    return str(jax.make_jaxpr(net.apply)({"params": shapes(net, *args)}, *args))
 
 
-def shapes(net, x, t, cond=None):
-    return jax.eval_shape(lambda: net.init(jax.random.key(0), x, t, cond))["params"]
+def shapes(net, *args):
+    return jax.eval_shape(lambda: net.init(jax.random.key(0), *args))["params"]
 
 
 def count(net, size, channels=3):
-    x, t, cond = inputs(net, size, 1)
-    return sum(p.size for p in jax.tree.leaves(shapes(net, x[..., :channels], t, cond)))
+    x, *rest = arguments(net, size, 1)
+    return sum(p.size for p in jax.tree.leaves(shapes(net, x[..., :channels], *rest)))
 
 
 @functools.cache
 def perturbed(**options):
     """Returns (net, params) with every parameter moved, so that nothing is zero by design."""
     net = UNet(**(TINY | options))
-    tree = shapes(net, *inputs(net))
+    tree = shapes(net, *arguments(net))
     rng = np.random.default_rng(0)
 
     def draw(path, leaf):
@@ -89,7 +94,7 @@ def perturbed(**options):
 
 @functools.cache
 def forward(**options):
-    """Returns a jitted f(params, x, t, cond) for the perturbed network of these options."""
+    """Returns a jitted f(params, x, t, inputs) for the perturbed network of these options."""
     net, _ = perturbed(**options)
     return jit(lambda params, *args: net.apply({"params": params}, *args))
 
@@ -129,7 +134,7 @@ def test_digits_network_has_attention_at_7_only():
 
 def test_zero_at_init_and_ddpm_scale_of_other_weights():
     net = UNet(**SMALLEST)
-    x, t, _ = inputs(net, size=4)
+    x, t, _ = arguments(net, size=4)
     params = jit(net.init)(jax.random.key(0, impl="rbg"), x, t)["params"]
     np.testing.assert_array_equal(jit(net.apply)({"params": params}, x, t), 0.0)
     for block, last in (("mid_0", "conv_1"), ("mid_attention", "out")):
@@ -144,37 +149,43 @@ def test_zero_at_init_and_ddpm_scale_of_other_weights():
         assert 0.97 * limit < np.abs(kernel).max() <= limit
 
 
-def test_time_label_and_vector_reach_the_output():
-    options = dict(num_classes=4, vector_dim=5)
-    x, t, cond = inputs(perturbed(**options)[0])
-    base = run(options, x, t, cond)
+def test_time_and_label_reach_the_output():
+    options = dict(num_classes=4)
+    x, t, told = arguments(perturbed(**options)[0])
+    base = run(options, x, t, told)
     changes = {
-        "time": (x, t + np.float32(100), cond),
-        "null label": (x, t, cond | {"label": np.full(B, 4, np.int32)}),
-        "vector": (x, t, cond | {"vector": cond["vector"] + np.float32(1)}),
+        "time": (x, t + np.float32(100), told),
+        "null label": (x, t, told | {"label": np.full(B, 4, np.int32)}),
     }
     for name, args in changes.items():
         moved = np.abs(run(options, *args) - base).max(axis=(1, 2, 3))
         assert (moved > 1e-3).all(), name
 
 
+def test_the_network_declares_its_inputs():
+    assert UNet().inputs == {}
+    net = UNet(num_classes=4, scalars=("guidance",))
+    assert net.inputs == {"label": Input((), "int32", 4), "guidance": Input()}
+    assert NETWORKS == {"unet": UNet}
+
+
 def test_label_indexes_the_embedding_with_the_null_label_last():
-    options = dict(num_classes=4, vector_dim=5)
+    options = dict(num_classes=4)
     net, params = perturbed(**options)
     assert params["label"]["embedding"].shape == (5, 4 * TINY["channels"])
-    x, t, cond = inputs(net)
-    null = cond | {"label": np.full(B, 4, np.int32)}
+    x, t, told = arguments(net)
+    null = told | {"label": np.full(B, 4, np.int32)}
     rows = params["label"]["embedding"].copy()
     rows[4] = 0.0
     zeroed = params | {"label": {"embedding": rows}}
     f = forward(**options)
     assert np.abs(f(zeroed, x, t, null) - f(params, x, t, null)).max() > 1e-3
-    np.testing.assert_array_equal(f(zeroed, x, t, cond), f(params, x, t, cond))
+    np.testing.assert_array_equal(f(zeroed, x, t, told), f(params, x, t, told))
 
 
 @pytest.mark.parametrize("options", [{}, {"scale_shift": True, "resample_blocks": True}])
 def test_samples_do_not_see_each_other(options):
-    x, t, _ = inputs(perturbed(**options)[0])
+    x, t, _ = arguments(perturbed(**options)[0])
     base = run(options, x, t)
     x[1:], t[1:] = -3 * x[1:], t[1:] + 50
     other = run(options, x, t)
@@ -193,7 +204,7 @@ def test_scale_shift_of_zero_is_the_plain_normalised_block():
     plain = jax.tree_util.tree_map_with_path(
         lambda p, leaf: leaf[..., : leaf.shape[-1] // 2] if "'emb'" in str(p) else leaf, silent
     )
-    x, t, _ = inputs(net)
+    x, t, _ = arguments(net)
     expected = forward()(plain, x, t)
     np.testing.assert_allclose(forward(scale_shift=True)(silent, x, t), expected, atol=1e-5)
 
@@ -208,15 +219,14 @@ def test_resample_blocks_have_parameters_of_residual_blocks():
 
 @pytest.mark.parametrize("remat", ["convolutions", "blocks"])
 def test_remat_changes_neither_output_nor_gradients(remat):
-    x, t, _ = inputs(UNet(), size=4)
+    x, t, _ = arguments(UNet(), size=4)
     rng = np.random.default_rng(0)
-    keys = {"dropout": jax.random.key(3, impl="rbg")}
     tree = shapes(UNet(**SMALLEST), x, t)
     params = jax.tree.map(lambda p: np.float32(rng.normal(size=p.shape) * 0.2), tree)
 
     def loss(p, remat):
         net = UNet(**SMALLEST, dropout=0.2, remat=remat)
-        return jnp.square(net.apply({"params": p}, x, t, train=True, rngs=keys)).mean()
+        return jnp.square(net.apply({"params": p}, x, t, {}, row_keys(3))).mean()
 
     plain, saved = (functools.partial(loss, remat=remat) for remat in ("none", remat))
     blocks = 4  # three in the middle, one up
@@ -232,7 +242,7 @@ def test_remat_changes_neither_output_nor_gradients(remat):
 
 def test_bfloat16_stays_close_and_keeps_float32_outside():
     net, _ = perturbed(dtype="bfloat16")
-    x, t, _ = inputs(net)
+    x, t, _ = arguments(net)
     tree = shapes(net, x, t)
     assert {leaf.dtype for leaf in jax.tree.leaves(tree)} == {jnp.dtype("float32")}
     low, full = run({"dtype": "bfloat16"}, x, t), run({}, x, t)
@@ -243,24 +253,56 @@ def test_bfloat16_stays_close_and_keeps_float32_outside():
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_traces_under_strict_promotion(dtype):
-    net = UNet(**TINY, dtype=dtype, num_classes=4, vector_dim=5, scale_shift=True)
-    args = inputs(net)
+    net = UNet(**TINY, dtype=dtype, num_classes=4, dropout=0.1, scale_shift=True)
+    args = *arguments(net), row_keys(0)
     with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
         shapes(net, *args)
 
 
-def test_dropout_needs_train_and_a_key():
+def test_dropout_needs_keys():
     net = UNet(**SMALLEST, dropout=0.5)
     _, params = perturbed(**SMALLEST)
-    x, t, _ = inputs(net)
-    f = jit(
-        lambda seed: net.apply(
-            {"params": params}, x, t, train=True, rngs={"dropout": jax.random.key(seed, impl="rbg")}
-        )
-    )
-    np.testing.assert_array_equal(f(0), f(0))
-    assert np.abs(f(0) - f(1)).max() > 1e-2
+    x, t, _ = arguments(net)
+    f = jit(lambda keys: net.apply({"params": params}, x, t, {}, keys))
+    np.testing.assert_array_equal(f(row_keys(0)), f(row_keys(0)))
+    assert np.abs(f(row_keys(0)) - f(row_keys(1))).max() > 1e-2
     assert traced(dropout=0.5) == traced()
+    x, t, _ = arguments(UNet())
+    args = {"params": perturbed()[1]}, x, t, {}, row_keys(0)
+    program = str(jax.make_jaxpr(UNet(**TINY).apply)(*args))
+    assert "random" not in program  # without a rate nothing is drawn
+
+
+def test_dropout_of_a_row_depends_on_its_key_alone():
+    net = UNet(**SMALLEST, dropout=0.5)
+    _, params = perturbed(**SMALLEST)
+    x, t, _ = arguments(net)
+    x, t = np.repeat(x[:1], B, 0), np.repeat(t[:1], B, 0)
+    f = jit(lambda x, t, keys: net.apply({"params": params}, x, t, {}, keys))
+    together = f(x, t, row_keys(0))
+    for i in range(B):
+        alone = f(x[i : i + 1], t[i : i + 1], row_keys(0)[i : i + 1])
+        np.testing.assert_allclose(alone[0], together[i], atol=1e-5)
+        assert i == 0 or np.abs(together[i] - together[0]).max() > 1e-2
+
+
+def test_every_dropout_layer_has_masks_of_its_own():
+    class Two(nn.Module):
+        def setup(self):
+            self.first, self.second = layers.Dropout(0.25), layers.Dropout(0.25)
+
+        def __call__(self, x, keys):
+            return self.first(x, keys), self.second(x, keys)
+
+    masks = Two().apply({}, jnp.ones((B, 500)), row_keys(0))
+    for mask in masks:
+        np.testing.assert_allclose(np.unique(mask), [0, 4 / 3], rtol=1e-6)
+        assert abs((mask == 0).mean() - 0.25) < 5 * np.sqrt(0.25 * 0.75 / mask.size)
+    both = (np.asarray(masks) == 0).all(0).mean()
+    assert abs(both - 1 / 16) < 5 * np.sqrt(1 / 16 / masks[0].size)  # independent
+    # crc32 of "first", so that masks are the same in every session
+    key = jax.random.fold_in(row_keys(0)[0], np.uint32(0x9271EE57))
+    np.testing.assert_array_equal(masks[0][0] > 0, jax.random.bernoulli(key, 0.75, (500,)))
 
 
 def test_patches_round_trip_and_order():
@@ -394,13 +436,22 @@ def test_winograd_equals_the_plain_convolution(shape):
 def test_a_wide_network_is_prepared_once_and_says_the_same():
     wide = dict(channels=128, channel_mults=(1, 1), num_blocks=1, num_classes=2)
     net, params = perturbed(**wide)
-    parts = experiment.Experiment(schedules.ddpm_linear(), predictions.eps, net, (6, 6, 3), 2)
-    prepared = parts.prepared(params)
+    model = Model(
+        network=net,
+        params=params,
+        schedule=schedules.ddpm_linear(),
+        parameterization=predictions.eps,
+        inputs=Inputs(net.inputs),
+        codec=codecs.pixels((6, 6, 3)),
+        recipe=Recipe(),
+        config=None,
+    )
+    prepared = model.prepared(params)
     kernels = prepared[winograd.COLLECTION]
     assert {leaf.shape for leaf in jax.tree.leaves(kernels)} == {(16, 128, 128), (16, 256, 128)}
     assert not {"mid_0", "down_1_resample", "conv_out"} & set(kernels)  # 3 x 3; stride 2; narrow
-    args = inputs(net, size=6)
-    plain, ours = (jit(parts.apply)(tree, *args) for tree in (params, prepared))
+    args = arguments(net, size=6)
+    plain, ours = (jit(model.apply)(tree, *args) for tree in (params, prepared))
     assert 0 < np.abs(plain - ours).max() < 1e-5 * np.abs(plain).max()
 
 
@@ -412,11 +463,11 @@ def test_a_narrow_network_is_left_as_it_is():
 
 def test_time_scale_is_of_times_and_scalars():
     slow, params = perturbed(time_scale=0.25, scalars=("interval",))
-    x, t, cond = inputs(slow)
-    quarter = {"interval": cond["interval"] / 4}
+    x, t, told = arguments(slow)
+    quarter = {"interval": told["interval"] / 4}
     fast = run(dict(scalars=("interval",)), x, t / 4, quarter)
-    np.testing.assert_allclose(jit(slow.apply)({"params": params}, x, t, cond), fast, atol=1e-5)
-    assert np.abs(run(dict(scalars=("interval",)), x, t, cond) - fast).max() > 1e-2
+    np.testing.assert_allclose(jit(slow.apply)({"params": params}, x, t, told), fast, atol=1e-5)
+    assert np.abs(run(dict(scalars=("interval",)), x, t, told) - fast).max() > 1e-2
 
 
 def test_time_embeddings_follow_the_published_layouts():
@@ -441,15 +492,21 @@ GOOD_LABEL = {"label": jnp.zeros(B, jnp.int32)}
         ({"patch_size": 2}, {"x": jnp.zeros((B, 8, 6, 3))}, r"divisible by 4 = patch_size 2"),
         ({}, {"x": jnp.zeros((8, 8, 3))}, r"x must be \[B, H, W, C\]"),
         ({}, {"t": jnp.zeros(())}, r"t must have shape \(3,\), one model time per sample"),
-        ({}, {"cond": GOOD_LABEL}, r"keys \[\] \(num_classes=0, .*got \['label'\]"),
-        (LABELLED, {"cond": None}, r"keys \['label'\] \(num_classes=4, .*got \[\]"),
+        ({}, {"inputs": GOOD_LABEL}, r"keys \[\] \(num_classes=0, .*got \['label'\]"),
+        (LABELLED, {"inputs": {}}, r"keys \['label'\] \(num_classes=4, .*got \[\]"),
         (
             LABELLED,
-            {"cond": {"label": jnp.zeros((B, 1), int)}},
+            {"inputs": {"label": jnp.zeros((B, 1), int)}},
             r"'label'\] must have shape \(3,\)",
         ),
-        (LABELLED, {"cond": {"label": jnp.zeros(B)}}, r"must be integers, got float32"),
-        ({"vector_dim": 5}, {"cond": {"vector": jnp.zeros((B, 4))}}, r"shape \(3, 5\).*\(3, 4\)"),
+        (LABELLED, {"inputs": {"label": jnp.zeros(B)}}, r"must be integers, got float32"),
+        (
+            {"scalars": ("interval",)},
+            {"inputs": {"interval": jnp.zeros((B, 4))}},
+            r"'interval'\] must have shape \(3,\).*\(3, 4\)",
+        ),
+        ({}, {"dropout_keys": row_keys(0, 2)}, r"dropout_keys must be \[3\], one key per sample"),
+        ({"dropout": 1.0}, {}, r"dropout must be in \[0, 1\), got 1.0"),
         ({"num_heads": 3}, {}, r"attention at width 16 needs .*num_heads=3"),
         ({"dtype": "float17"}, {}, r"dtype must be one of .*bfloat16.*'float17'"),
         ({"remat": "all"}, {}, r"remat must be one of"),
@@ -460,7 +517,7 @@ GOOD_LABEL = {"label": jnp.zeros(B, jnp.int32)}
 )
 def test_errors_name_the_rule(options, change, message):
     net = UNet(**(TINY | options))
-    args = {"x": jnp.zeros((B, SIZE, SIZE, 3)), "t": jnp.zeros(B), "cond": None} | change
+    args = {"x": jnp.zeros((B, SIZE, SIZE, 3)), "t": jnp.zeros(B), "inputs": {}} | change
     with pytest.raises(ValueError, match=message):
         jax.eval_shape(lambda: net.init(jax.random.key(0), **args))
 

@@ -1,13 +1,17 @@
-"""From pictures on disk to batches: `load` a source, draw `batches` from it, look at `grid`.
+"""From pictures on disk to batches: `load` a source, draw `batches` from it, look at a `grid`.
 
-    source = data.load("digits")
-    for batch in data.batches(source, 128, seed=0):
-        x0 = data.to_unit_range(batch["image"])
+source = data.load("digits")
+for batch in data.batches(source, 128, seed=0):
+    x0 = data.to_unit_range(batch["image"])
 
-`sources.py` reads, `pipeline.py` shuffles and batches, `images.py` converts and shows.
+sources       `load` and `Source`; what it reads: digits, npz, folders, tfds, noise_pairs
+pipeline      shuffles and batches
+images        resizes, arranges on sheets, writes PNG and GIF
+noise_pairs   the files of noise-image pairs for reflow
 """
 
-from ddim_jax.data.images import grid, save_gif, save_png, to_uint8, to_unit_range
+from ddim_jax.codecs import to_uint8, to_unit_range
+from ddim_jax.data.images import grid, save_gif, save_grid, save_png
 from ddim_jax.data.pipeline import batches
 from ddim_jax.data.sources import Source, load
 
@@ -17,6 +21,7 @@ __all__ = [
     "grid",
     "load",
     "save_gif",
+    "save_grid",
     "save_png",
     "to_uint8",
     "to_unit_range",

@@ -1,113 +1,106 @@
-"""uint8 pictures to and from the network's [-1, 1], contact sheets, PNG and GIF files.
+"""Pictures as uint8 arrays: resize them, arrange them on a sheet, write PNG and GIF files.
 
-`to_unit_range` and `to_uint8` take numpy or JAX arrays and give back the same kind, so they run on
-the host or inside jit: 0 <-> -1 and 255 <-> 1, and `to_uint8(to_unit_range(u)) == u` exactly.
+save_grid("digits.png", pictures)       a contact sheet of uint8 [N, H, W, C]
 """
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from ddim_jax import files
+
 PathLike = str | os.PathLike
-
-
-def to_unit_range(image: Any) -> Any:
-    """Returns a uint8 array of any shape as float32 in [-1, 1].
-
-    Args:
-        image: numpy or JAX array, uint8.
-
-    Raises:
-        ValueError: if `image` is not uint8 (it may have been converted already).
-    """
-    if image.dtype != np.uint8:
-        raise ValueError(
-            f"to_unit_range takes uint8 images, got {image.dtype}; "
-            "images in [-1, 1] need no conversion, others convert with .astype('uint8') first"
-        )
-    return image.astype(np.float32) / 127.5 - 1
-
-
-def to_uint8(x: Any) -> Any:
-    """Returns a float array of any shape, nominally in [-1, 1], as uint8: rounded and clipped.
-
-    Args:
-        x: numpy or JAX array, floating point; values outside [-1, 1] are clipped.
-
-    Raises:
-        ValueError: if `x` is not floating point (it may have been converted already).
-    """
-    # bfloat16 has kind "V" in numpy, so the integer kinds are the ones to name.
-    if x.dtype.kind in "biu":
-        raise ValueError(
-            f"to_uint8 takes floating point images in [-1, 1], got {x.dtype}; "
-            "integer images in 0..255 need no conversion"
-        )
-    xp = x.__array_namespace__()
-    return xp.clip(xp.round((x.astype(np.float32) + 1) * 127.5), 0, 255).astype(np.uint8)
 
 
 def grid(
     images: Any,
-    columns: int,
     labels: Sequence[Any] | None = None,
     *,
-    scale: int = 1,
+    columns: int | None = None,
+    scale: int | None = None,
     padding: int = 2,
 ) -> Image.Image:
-    """Returns a contact sheet on white, filled row by row.
+    """Returns a contact sheet: images on white, row by row.
 
     Args:
         images: [N, H, W, C] uint8 with C = 1 or 3, numpy or JAX.
-        columns: tiles in a row.
-        labels: N labels, one above each tile, or `columns` labels, one above each column. A
-            column widens where its label is wider than the tile.
+        labels: N labels, one above each image, or `columns` labels, one above each column. A
+            column widens where its label is wider than the image.
+        columns: images in a row; default 10 if that leaves no row unfilled, else as many as make
+            the sheet about square.
         scale: whole number of screen pixels per image pixel; nearest neighbour, so small images
-            stay sharp.
-        padding: pixels between tiles and around the sheet.
+            stay sharp. Default: images become about 64 pixels high, or keep their size if higher.
+        padding: pixels between images and around the sheet.
 
     Raises:
-        ValueError: if the shapes, the dtype, the number of labels or a count do not fit.
+        ValueError: shapes, dtype, number of labels or a count that do not fit.
     """
     images = np.asarray(images)
-    _check_grid(images, columns, labels, scale, padding)
+    _check_images(images)
+    if columns is None:
+        columns = 10 if len(images) % 10 == 0 else math.isqrt(len(images) - 1) + 1
+    if scale is None:
+        scale = max(1, 64 // images.shape[1])
+    _check_layout(len(images), columns, labels, scale, padding)
     height, width = scale * images.shape[1], scale * images.shape[2]
     texts = [] if labels is None else [str(label) for label in labels]
     font = ImageFont.load_default()
     sizes = [_text_size(font, text) for text in texts]
     column = padding + max([width, *(w for w, _ in sizes)])
     heading = max([0, *(padding + h for _, h in sizes)])
-    per_tile = len(texts) == len(images)
-    first, row = (0, heading) if per_tile else (heading, 0)
+    # labels above each image make every row higher, labels above each column only the first
+    first, row = (0, heading) if len(texts) == len(images) else (heading, 0)
     row += height + padding
-    rows = -(-len(images) // columns)
-    sheet = Image.new(
-        "L" if images.shape[3] == 1 else "RGB",
-        (padding + columns * column, padding + first + rows * row),
-        "white",
-    )
+    size = padding + columns * column, padding + first + -(-len(images) // columns) * row
+    sheet = Image.new("L" if images.shape[3] == 1 else "RGB", size, "white")
     draw = ImageDraw.Draw(sheet)
     for i, text in enumerate(texts):
         at = padding + i % columns * column, padding + i // columns * row
         draw.text(at, text, fill="black", font=font)
     for i, image in enumerate(images):
         tile = to_pil(image).resize((width, height), Image.Resampling.NEAREST)
-        at = padding + i % columns * column, heading + padding + i // columns * row
-        sheet.paste(tile, at)
+        sheet.paste(tile, (padding + i % columns * column, heading + padding + i // columns * row))
     return sheet
+
+
+def save_grid(
+    path: PathLike,
+    pictures: Any,
+    labels: Sequence[Any] | None = None,
+    *,
+    columns: int | None = None,
+    scale: int | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Writes pictures as a contact sheet to a PNG file, making its folder where needed.
+
+    Args:
+        path: of the file.
+        pictures: [N, H, W, C] uint8 with C = 1 or 3.
+        labels: N labels, one above each picture, or `columns` labels, one above each column.
+        columns: pictures in a row; default see `grid`.
+        scale: whole number of screen pixels per image pixel; default see `grid`.
+        overwrite: replace an existing file.
+
+    Raises:
+        FileExistsError: the file exists and `overwrite` is not set.
+        ValueError: another ending than .png; shapes, dtype or counts that do not fit.
+    """
+    path = files.check_new(path, suffixes=(".png",), overwrite=overwrite)
+    save_png(path, grid(pictures, labels, columns=columns, scale=scale), overwrite=overwrite)
 
 
 def to_pil(image: Any) -> Image.Image:
     """Returns a uint8 array [H, W], [H, W, 1] or [H, W, 3] as a Pillow image.
 
     Raises:
-        ValueError: if the shape or the dtype is another one.
+        ValueError: another shape or dtype.
     """
     image = np.asarray(image)
     grey = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 1)
@@ -120,7 +113,7 @@ def to_pil(image: Any) -> Image.Image:
 
 
 def fit(image: np.ndarray, size: int | None = None, channels: int | None = None) -> np.ndarray:
-    """Returns an image with another size or number of channels, itself where they fit already.
+    """Returns an image of another size or number of channels, or the image itself if it fits.
 
     Args:
         image: uint8 [H, W, C], C = 1 to 4; with C = 2 or 4 the last is opacity.
@@ -139,7 +132,7 @@ def fit(image: np.ndarray, size: int | None = None, channels: int | None = None)
 
 
 def fit_pil(image: Image.Image, size: int | None, channels: int | None) -> np.ndarray:
-    """Returns what `fit` does for a Pillow image; transparent parts turn white."""
+    """Does what `fit` does to a Pillow image; transparent parts turn white."""
     if channels is not None and image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -158,16 +151,15 @@ def save_png(path: PathLike, image: Any, *, overwrite: bool = False) -> None:
     """Writes a PNG file, making its folder where needed.
 
     Args:
-        path: the file.
+        path: of the file.
         image: a Pillow image, or a uint8 array [H, W], [H, W, 1] or [H, W, 3].
         overwrite: replace an existing file.
 
     Raises:
-        FileExistsError: if the file exists and `overwrite` is not set.
+        FileExistsError: the file exists and `overwrite` is not set.
     """
     image = image if isinstance(image, Image.Image) else to_pil(image)
-    with _open_new(path, overwrite) as file:
-        image.save(file, "PNG")
+    _write_new(path, lambda file: image.save(file, "PNG"), overwrite)
 
 
 def save_gif(
@@ -176,14 +168,14 @@ def save_gif(
     """Writes an endlessly looping GIF file, making its folder where needed.
 
     Args:
-        path: the file.
+        path: of the file.
         frames: Pillow images, or uint8 arrays [H, W], [H, W, 1] or [H, W, 3], of one size.
         duration: milliseconds each frame is shown; GIF counts in steps of 10.
         overwrite: replace an existing file.
 
     Raises:
-        FileExistsError: if the file exists and `overwrite` is not set.
-        ValueError: if there are no frames, their sizes differ, or `duration` is below 10.
+        FileExistsError: the file exists and `overwrite` is not set.
+        ValueError: no frames, frames of different sizes, or a `duration` below 10.
     """
     images = [f if isinstance(f, Image.Image) else to_pil(f) for f in frames]
     if not images or len({image.size for image in images}) > 1:
@@ -196,22 +188,14 @@ def save_gif(
         raise ValueError(
             f"duration must be 10 milliseconds or more, got {duration}; 100 is ten frames a second"
         )
-    with _open_new(path, overwrite) as file:
-        images[0].save(
-            file, "GIF", save_all=True, append_images=images[1:], duration=duration, loop=0
-        )
+    options = {"save_all": True, "append_images": images[1:], "duration": duration, "loop": 0}
+    _write_new(path, lambda file: images[0].save(file, "GIF", **options), overwrite)
 
 
-def _open_new(path: PathLike, overwrite: bool):
-    path = Path(path)
+def _write_new(path: PathLike, write: Callable[[BinaryIO], Any], overwrite: bool) -> None:
+    path = files.check_new(path, overwrite=overwrite)
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        return open(path, "wb" if overwrite else "xb")
-    except FileExistsError:
-        raise FileExistsError(
-            f"{path} exists and would be overwritten; "
-            "choose another name, remove it, or pass overwrite=True"
-        ) from None
+    files.replace(path, write, durable=False)
 
 
 def _text_size(font: Any, text: str) -> tuple[int, int]:
@@ -219,7 +203,7 @@ def _text_size(font: Any, text: str) -> tuple[int, int]:
     return int(np.ceil(right)), int(np.ceil(bottom))
 
 
-def _check_grid(images: np.ndarray, columns: int, labels: Any, scale: int, padding: int) -> None:
+def _check_images(images: np.ndarray) -> None:
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3):
         raise ValueError(
             f"grid takes uint8 [N, H, W, C] images with C = 1 or 3, got {images.dtype} "
@@ -227,13 +211,16 @@ def _check_grid(images: np.ndarray, columns: int, labels: Any, scale: int, paddi
         )
     if len(images) == 0:
         raise ValueError("grid needs at least one image, got 0; give [N, H, W, C] with N >= 1")
+
+
+def _check_layout(count: int, columns: int, labels: Any, scale: int, padding: int) -> None:
     if columns < 1 or scale < 1 or padding < 0:
         raise ValueError(
             f"columns and scale must be 1 or more and padding 0 or more, got columns={columns}, "
-            f"scale={scale}, padding={padding}; scale=4 makes 28 x 28 digits readable"
+            f"scale={scale}, padding={padding}; leave columns and scale out for sizes that fit"
         )
-    if labels is not None and len(labels) not in (len(images), columns):
+    if labels is not None and len(labels) not in (count, columns):
         raise ValueError(
-            f"labels must number {len(images)} (one above each tile) or {columns} (one above "
+            f"labels must number {count} (one above each image) or {columns} (one above "
             f"each column), got {len(labels)}; leave them out for none"
         )

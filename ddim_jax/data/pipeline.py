@@ -1,7 +1,7 @@
 """Shuffled, flipped, sharded batches that can start anywhere.
 
-One global order of examples is fixed by the seed: every epoch is a new permutation, and position i
-of the endless sequence decides which image it is and whether it is flipped. Global batch k is
+The seed fixes one global order of examples: every epoch is a new permutation, and position i of the
+endless sequence decides which image it is and whether it is flipped. Global batch k is
 positions k * B to (k + 1) * B - 1, and its row j goes to process j % n. So nothing depends on the
 number of processes, and starting at batch k costs no more than starting at batch 0.
 """
@@ -33,8 +33,8 @@ def batches(
     included. Each epoch visits every image once; a batch may span two epochs.
 
     Args:
-        source: what `load` returned, or anything with `len` and integer indexing that gives
-            `{"image": uint8 [H, W, C], "label": int32}`.
+        source: from `load`, or anything with `len` and integer indexing that returns
+            `{"image": uint8 [H, W, C], "label": int32}`; other entries are batched too.
         batch_size: global batch size B, over all processes.
         seed: non-negative; fixes the order of the images and the flips.
         flip: mirror each image left to right with probability 1/2.
@@ -45,17 +45,17 @@ def batches(
 
     Returns:
         An iterator of `{"image": uint8 [B / n, H, W, C], "label": int32 [B / n], "row": int32
-        [B / n]}`, row being the place in the global batch. It is a grain iterator: it also has
+        [B / n]}`; row is the place in the global batch. It is a grain iterator, so it also has
         `get_state`, `set_state` and `close`.
 
     Raises:
-        ValueError: if a count is out of range, `process_count` does not divide `batch_size`, or
-            the source is empty.
+        ValueError: a count out of range, a `process_count` that does not divide `batch_size`, or an
+            empty source.
     """
     import grain  # a second to import, which sampling need not wait for
 
     _check(source, batch_size, seed, start_step, process_index, process_count)
-    # assembled ahead of time by threads; a small buffer is enough to hide the work
+    # threads assemble batches ahead of time; a small buffer is enough to hide the work
     read = grain.ReadOptions(num_threads=4, prefetch_buffer_size=8)
     dataset = grain.MapDataset.source(source).seed(seed)
     if shuffle:

@@ -1,1 +1,1 @@
-"""Edits with the deterministic map between noise and image: see each module."""
+"""Edits pictures by the deterministic map between noise and picture; see each module."""

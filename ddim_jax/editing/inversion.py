@@ -1,41 +1,43 @@
-"""From an image to the noise that draws it: a table up, and the table down that undoes it.
+"""Inversion: from an image to the noise that draws it, by a table up that undoes a table down.
 
-Everything deterministic can be run backwards. With phi = atan2(sigma, alpha) and
-`y = x / |alpha, sigma|`, a step of DDIM from noisy t to clean s is a rotation by d = phi_t - phi_s,
+With phi = atan2(sigma, alpha) and `y = x / |alpha, sigma|`, a step of DDIM from noisy t to clean s
+is a rotation by d = phi_t - phi_s,
 
     y_s = cos(d) y_t - sin(d) u(x_t, t),       u = cos(phi_t) eps - sin(phi_t) x0,
 
-which is DDIM's equation 12 at eta = 0, with coefficients that are small at both ends. Run upwards
+which is DDIM's equation 12 at eta = 0, with coefficients that are bounded at both ends. Run upwards
 it is an equation for y_t, and the methods differ in how they solve it:
 
-    reverse       any solver over reversed times; exact as the steps go to zero
-    fixed_point   y_t <- y_s / cos(d) + tan(d) u(x_t, t), some times over; inverts DDIM itself
-    edict         two coupled chains, whose steps are undone by algebra; two evaluations a step
-    bdia          x_s from x_t and the point before it (leapfrog), undone by algebra
+    reverse       runs any solver over reversed times; exact as the steps go to zero
+    fixed_point   iterates y_t <- y_s / cos(d) + tan(d) u(x_t, t); inverts DDIM itself
+    edict         couples two chains, whose steps algebra undoes; two evaluations a step
+    bdia          gets x_s from x_t and the point before it (leapfrog), which algebra undoes
 
-A table up starts at an image and ends at a standard normal; clean estimates must not be clipped on
-either way. Guidance is part of the map: the same both ways, best none.
+A table up starts at an image and ends at a standard normal. Clean estimates must not be clipped in
+either direction, and guidance must be the same in both; none inverts best.
 
 Sources: Song et al. 2021 (arXiv:2010.02502), section 5.4; Pan et al. 2023 (arXiv:2309.04907, fixed
 point); Wallace et al. 2022 (arXiv:2211.12446, EDICT); Zhang et al. 2023 (arXiv:2307.10829, BDIA).
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from ddim_jax.names import check_options, lookup
+from ddim_jax.recipe import Recipe, parse_stride
 from ddim_jax.schedules import Schedule
-from ddim_jax.solvers import Solver, SolverTable, concatenate, ddim
+from ddim_jax.solvers import SOLVERS, Solver, SolverTable, concatenate, ddim
 from ddim_jax.solvers.rows import BASE, POINT, Combination, Rows
 
 
 class RoundTrip(NamedTuple):
-    """A way up and the way down that undoes it.
+    """A table up and the table down that undoes it.
 
     Attributes:
-        up: from an image to a standard normal. It returns a `State`, which `down` starts from;
-            the sample of that state is the latent.
+        up: from an image to a standard normal. Running it gives a `State`, which `down` starts
+            from; `evaluate` of that state is the latent.
         down: from that state to the image.
         repeats: rows of `up` that solve one step, each but the last ending at an iterate.
     """
@@ -50,13 +52,13 @@ Inversion = Callable[[Schedule, np.ndarray], RoundTrip]
 
 
 def reverse(solver: Solver | None = None) -> Inversion:
-    """A solver over the same times upwards; with DDIM (the default) its naive inversion.
+    """Runs a solver over the same times upwards; with DDIM (the default) its naive inversion.
 
     The clean end has no trained level: the first row goes from there to the lowest one,
-    `schedule.t_min`, with the noise that the network sees at that level.
+    `schedule.t_min`, with the noise that the network predicts at that level.
 
     Args:
-        solver: a deterministic one, that can run in this direction.
+        solver: a deterministic solver that can run in this direction.
 
     Raises:
         ValueError: (of the result) a stochastic solver, or a stride that the solver cannot end at.
@@ -83,15 +85,15 @@ def reverse(solver: Solver | None = None) -> Inversion:
 
 
 def fixed_point(refinements: int = 5) -> Inversion:
-    """DDIM's steps undone by iteration; contracts where tan(d) times the slope of u is below 1.
+    """Undoes DDIM's steps by iteration; it contracts where tan(d) times the slope of u is below 1.
 
-    The first evaluation of a step is where the slope of the step before leads.
+    The first guess of each step is extrapolated with u of the step before.
 
     Args:
         refinements: further iterations; each costs an evaluation a step.
 
     Raises:
-        ValueError: a negative number; (of the result) steps of a right angle or more.
+        ValueError: a negative number; (of the result) a step of almost a right angle or more.
 
     Source: Pan et al. 2023, section 4.1.
     """
@@ -105,8 +107,8 @@ def fixed_point(refinements: int = 5) -> Inversion:
             for _ in range(refinements):
                 rows.move(turn.undo(k, BASE, turn.velocity(rows, k)), BASE)
             u = turn.velocity(rows, k)
-            found = turn.undo(k, BASE, u)
-            rows.move(turn.up(k - 1, found, u) if k else found, found)
+            solved = turn.undo(k, BASE, u)
+            rows.move(turn.up(k - 1, solved, u) if k else solved, solved)
         up = _to_unit(rows.table(), schedule, times).validate()
         return RoundTrip(up, ddim()(schedule, times), refinements + 1)
 
@@ -114,13 +116,13 @@ def fixed_point(refinements: int = 5) -> Inversion:
 
 
 def edict(mixing: float = 0.93) -> Inversion:
-    """Two chains x and y; each moves with the slope at the other, then they are mixed.
+    """Couples two chains x and y; each moves with the slope at the other, then they are mixed.
 
         x <- step(x, u(y)),  y <- step(y, u(x)),  x <- p x + (1 - p) y,  y <- p y + (1 - p) x
 
-    and change places after every step, as in the authors' code. The last mixture is left out, so
-    that the way up starts at a pair of equal images. Upwards the difference of the two grows like
-    p^-2 a step, so that p is meant for 50 steps, and taken as p^(50 / S) for S.
+    The chains change places after every step, as in the authors' code. The last mixing is left out,
+    so that the table up starts at a pair of equal images. Upwards the difference of the two grows
+    by p^-2 a step, so p is the value for 50 steps, and p^(50 / S) is used for S.
 
     Args:
         mixing: p in (0, 1] at 50 steps.
@@ -167,11 +169,11 @@ def edict(mixing: float = 0.93) -> Inversion:
 def bdia(gamma: float = 1.0) -> Inversion:
     """Leapfrog: `x_s = g x_r + down(x_t) - g up(x_t)`, r the point before t, both by u(x_t, t).
 
-    The first step up is a plain one at the lowest level. The latent is the pair of the two noisiest
-    points; the first row down only exchanges them.
+    The first step up is a step of DDIM at the lowest level. The latent is the pair of the two
+    noisiest points; the first row down only exchanges them.
 
     Args:
-        gamma: g in (0, 1]; 1 is symmetric, less damps, and errors of the way up grow like g^-1.
+        gamma: g in (0, 1]; 1 is symmetric, less damps, and upwards errors grow by 1 / g a step.
 
     Raises:
         ValueError: g out of range.
@@ -217,8 +219,8 @@ class _Rotation:
         self._turn = self._angle[:-1] - self._angle[1:]
         if np.any(self._turn > 1.5):
             raise ValueError(
-                f"{len(times) - 1} steps are too few to invert: one of them spans the whole angle "
-                "between noise and image; take at least 2"
+                f"{len(times) - 1} steps are too few to invert: one of them spans almost the whole "
+                "angle between noise and image; take at least 2"
             )
 
     def velocity(self, rows: Rows, k: int, at: float | None = None) -> Combination:
@@ -268,3 +270,36 @@ INVERSIONS: dict[str, Callable[..., Inversion]] = {
     "bdia": bdia,
 }
 """Inversions by name."""
+
+
+def round_trip(
+    schedule: Schedule,
+    method: str = "fixed_point",
+    steps: int = 50,
+    stride: str | None = None,
+    **options: Any,
+) -> RoundTrip:
+    """Returns the tables up and down of an inversion by its name.
+
+    Args:
+        schedule: the forward process.
+        method: in `INVERSIONS`, or a deterministic solver in `SOLVERS` that runs both ways.
+        steps: intervals of the stride.
+        stride: its name, with options if any as in "quadratic:fraction=1"; default uniform, or the
+            solver's own.
+        **options: of the inversion, or of the solver.
+
+    Raises:
+        ValueError: an unknown name or option, a stochastic solver, too few steps.
+    """
+    lookup(SOLVERS | INVERSIONS, method, "inversion")
+    chosen = {} if stride is None else parse_stride(stride)
+    if method in SOLVERS:
+        make, what = SOLVERS[method].make, f"solver {method!r}"
+        recipe = Recipe(method, steps=steps, solver_options=options, **chosen)
+    else:
+        make, what = INVERSIONS[method], f"inversion {method!r}"
+        recipe = Recipe("ddim", steps=steps, **chosen)
+    check_options(make, options, what)
+    inversion = make(**options) if method in INVERSIONS else reverse(make(**options))
+    return inversion(schedule, recipe.times(schedule))

@@ -144,9 +144,9 @@ def add(latents: Array, direction: Array, strength: Array = 1.0) -> Array:
 
 
 def random_direction(key: Array, like: Array) -> Array:
-    """A direction of the same norm, anywhere: what any edit has to be compared with."""
-    found = jax.random.normal(key, like.shape)
-    return found * _norm(like) / _norm(found)
+    """Returns a random direction of the same norm: the baseline that an edit is compared with."""
+    direction = jax.random.normal(key, like.shape)
+    return direction * _norm(like) / _norm(direction)
 
 
 def _norm(x: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Images in, pictures and numbers out, for the editing commands."""
+"""Reads the pictures that the editing commands start from, and writes what they make of them."""
 
 import argparse
 import itertools
@@ -10,128 +10,198 @@ import numpy as np
 
 from ddim_jax import data, files
 from ddim_jax.data import folders
-from ddim_jax.models.pretrained import Pretrained
+from ddim_jax.model import Model
 
 Array = np.ndarray
 MASKS = ("left", "right", "top", "bottom", "center", "random:SHARE")
 """Masks by name: which part is unknown."""
 
 
-def read(model: Pretrained, args: argparse.Namespace, spec: str | None = None) -> tuple[Array, Any]:
-    """([N, H, W, C] in [-1, 1], labels [N] or None) of `--images`, or of another spec.
+def read(
+    model: Model, args: argparse.Namespace, spec: str | None = None, *, first: int | None = None
+) -> tuple[Array, Array | None]:
+    """Reads `--images`, or another spec, as samples of a model.
+
+    Args:
+        model: whose codec encodes them.
+        args: `images`, `split`, `resize`, and which of them: `index`, or `only` and `num`.
+        spec: as `--images`.
+        first: read so many from the beginning, whatever `index`, `only` and `num` say.
+
+    Returns:
+        [N, *sample_shape]; and labels int [N], None where they are not the model's classes.
 
     Raises:
-        ValueError: images of another size or mode than the network's, unless `--resize`; none.
+        ValueError: pictures of another size or mode than the model's, unless `--resize`; none.
         OSError: a file that is not there, or cannot be read.
     """
-    spec = args.images if spec is None else spec
-    height, _, channels = shape = model.experiment.image_shape
+    spec, shape = spec or args.images, tuple(model.codec.picture_shape)
+    height, _, channels = shape
     size = height if args.resize else None
     if Path(spec).is_file():
-        folders.check_files(Path(spec).parent, [Path(spec)])
-        images = folders.read_file(Path(spec), size, channels if args.resize else 3)[None]
-        images = images[..., :1] if channels == 1 and _is_grey(images) else images
-        labels = None
+        pictures, labels = _read_file(Path(spec), size, channels, args.resize)[None], None
     else:
         spec = f"folder:{spec}" if Path(spec).is_dir() else spec
         source = data.load(
             spec, args.split, image_size=size, channels=channels if args.resize else None
         )
-        chosen = [source[i] for i in _chosen(args, source)]
-        images = np.stack([example["image"] for example in chosen])
+        index = _choose(args, source) if first is None else range(min(first, len(source)))
+        chosen = [source[i] for i in index]
+        pictures = np.stack([example["image"] for example in chosen])
         labels = np.array([example["label"] for example in chosen])
-        labels = labels if source.num_classes == model.experiment.num_classes else None
-    if images.shape[1:] != shape:
+        known = source.num_classes and source.num_classes == model.inputs.num_classes
+        labels = labels if known else None
+    if pictures.shape[1:] != shape:
         raise ValueError(
-            f"{spec} holds images of shape {images.shape[1:]}, {model.name} draws {shape}; "
+            f"{spec} holds images of shape {pictures.shape[1:]}, {model.name} draws {shape}; "
             "--resize crops and resizes them"
         )
-    return data.to_unit_range(images), labels if model.experiment.num_classes else None
+    return np.asarray(model.codec.encode(model.codec.params, pictures, None)), labels
 
 
-def _chosen(args: argparse.Namespace, source: data.Source) -> list[int]:
+def _read_file(path: Path, size: int | None, channels: int, resize: bool) -> Array:
+    """One picture, uint8 [H, W, C]; an RGB file that is grey has C = 1 if the model's are grey."""
+    folders.check_files(path.parent, [path])
+    picture = folders.read_file(path, size, channels if resize else 3)
+    grey = channels == 1 and np.all(picture == picture[..., :1])
+    return picture[..., :1] if grey else picture
+
+
+def _choose(args: argparse.Namespace, source: data.Source) -> list[int]:
+    """Places in the source, as `--index`, or `--only` and `--num`, say."""
     if args.index:
-        index = [int(i) for i in args.index.split(",")]
-        bad = [i for i in index if not 0 <= i < len(source)]
-        if bad:
-            raise ValueError(f"--index must be 0..{len(source) - 1}, got {bad[0]}")
-        return index
-    count = len(source) if args.num is None else args.num
+        outside = [i for i in args.index if not 0 <= i < len(source)]
+        if outside:
+            raise ValueError(f"--index must be 0..{len(source) - 1}, got {outside[0]}")
+        return args.index
     if args.only is None:
-        return list(range(min(count, len(source))))
+        return list(range(min(args.num, len(source))))
     places = (i for i in range(len(source)) if source[i]["label"] == args.only)
-    index = list(itertools.islice(places, count))
+    index = list(itertools.islice(places, args.num))
     if not index:
-        raise ValueError(f"--only={args.only}: {source.name} holds no image of that class")
+        raise ValueError(
+            f"--only={args.only}: {source.name} holds no image of that class; its classes are "
+            f"0..{source.num_classes - 1}"
+        )
     return index
 
 
-def _is_grey(images: Array) -> bool:
-    return bool((images == images[..., :1]).all())
+def read_mask(args: argparse.Namespace, shape: tuple[int, ...]) -> Array:
+    """Reads `--mask`: a file, or a name in `MASKS`.
+
+    Args:
+        args: `mask`; `seed` of a random one.
+        shape: [N, H, W, C] of what it is for.
+
+    Returns:
+        [N, H, W, 1] float32, 1 where pixels are known.
+
+    Raises:
+        ValueError: an unknown name, a file of another size.
+    """
+    count, height, width, _ = shape
+    name, _, share = args.mask.partition(":")
+    if Path(args.mask).is_file():
+        mask = _mask_of_file(Path(args.mask), height, width)
+    elif name == "random":
+        share = number(share, 0.5, "--mask=random:SHARE")
+        mask = np.random.default_rng(args.seed).random((height, width)) > share
+    else:
+        mask = _mask_of_name(args.mask, height, width)
+    whole = np.broadcast_to(mask[None, :, :, None], (count, height, width, 1))
+    return whole.astype(np.float32)
+
+
+def _mask_of_file(path: Path, height: int, width: int) -> Array:
+    grey = folders.read_file(path, None, 1)[..., 0]
+    if grey.shape != (height, width):
+        raise ValueError(
+            f"--mask {path} is {grey.shape[0]} x {grey.shape[1]}, the images are {height} x "
+            f"{width}; white is known, black is to be drawn"
+        )
+    return grey > 127
+
+
+def _mask_of_name(name: str, height: int, width: int) -> Array:
+    everything, half = slice(None), (height // 2, width // 2)
+    inner = slice(height // 4, -(height // 4)), slice(width // 4, -(width // 4))
+    unknown = {
+        "left": (everything, slice(half[1])),
+        "right": (everything, slice(half[1], None)),
+        "top": (slice(half[0]), everything),
+        "bottom": (slice(half[0], None), everything),
+        "center": inner,
+    }
+    if name not in unknown:
+        raise ValueError(f"--mask must be a file or one of {', '.join(MASKS)}, got {name}")
+    mask = np.ones((height, width), bool)
+    mask[unknown[name]] = False
+    return mask
+
+
+def number(text: str, default: float, what: str) -> float:
+    """Returns the number that a text holds, or the default of an empty one.
+
+    Raises:
+        ValueError: the text is no number.
+    """
+    try:
+        return float(text or default)
+    except ValueError:
+        raise ValueError(f"{what} needs a number like {default:g}, got {text!r}") from None
+
+
+def folder_of(args: argparse.Namespace) -> Path:
+    """Where results go: the folder of `--out`, or edits/."""
+    return Path(args.out).parent if args.out else Path("edits")
 
 
 def write(
-    args: argparse.Namespace, name: str, rows: dict[str, Array], numbers: dict, named: bool = True
+    model: Model,
+    args: argparse.Namespace,
+    rows: dict[str, Array],
+    numbers: dict[str, Any],
+    *,
+    columns: int | None = None,
+    named: bool = True,
 ) -> None:
-    """Writes a sheet, a row for each name, or a GIF of the only one, and the numbers beside it."""
-    out = Path(args.out) if args.out else files.next_free(Path("edits"), name)
-    sets = {key: data.to_uint8(np.asarray(images)) for key, images in rows.items()}
-    height = next(iter(sets.values())).shape[1]
-    scale = max(1, 56 // height)
+    """Writes rows of samples as a contact sheet, or a GIF, and the numbers as JSON beside it.
+
+    Args:
+        model: whose codec decodes them.
+        args: `out`, `overwrite`; `save`, where the last row goes as arrays; `columns`; `began`.
+        rows: name -> [N, *sample_shape]. A GIF shows one after the other, there and back.
+        numbers: for the JSON file; single numbers are also printed.
+        columns: most pictures of a row on the sheet; default `--columns`.
+        named: write its name above each row.
+    """
+    out = Path(args.out) if args.out else files.next_free(folder_of(args), args.command)
+    pictures = {name: model.pictures(x) for name, x in rows.items()}
     if out.suffix == ".gif":
-        (frames,) = sets.values()
-        shown = [data.grid(frame[None], 1, scale=2 * scale) for frame in frames]
-        data.save_gif(out, [*shown, *shown[-2:0:-1]], 80, overwrite=args.overwrite)
+        _write_gif(out, np.concatenate(list(pictures.values())), args.overwrite)
     else:
-        columns = min(args.columns, *(len(images) for images in sets.values()))
-        tiles = np.concatenate([images[:columns] for images in sets.values()])
-        labels = [label for key in sets for label in [key] + [""] * (columns - 1)]
-        sheet = data.grid(tiles, columns, labels if named else None, scale=scale)
-        data.save_png(out, sheet, overwrite=args.overwrite)
-    if args.save:
-        np.savez(args.save, images=list(sets.values())[-1])
-    files.write_json(out.with_suffix(".json"), numbers | {"seconds": time.time() - args.began})
-    print(f"{out}: " + ", ".join(f"{k} {short(v)}" for k, v in numbers.items() if _is_short(v)))
-
-
-def _is_short(value: Any) -> bool:
-    return isinstance(value, (int, float, str))
-
-
-def short(value: Any) -> str:
-    """A number to four digits."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def mask(args: argparse.Namespace, images: Array) -> Array:
-    """[N, H, W, 1], 1 where pixels are known."""
-    count, height, width, _ = images.shape
-    known = np.ones((height, width), np.float32)
-    name, _, value = args.mask.partition(":")
-    if Path(args.mask).is_file():
-        found = folders.read_file(Path(args.mask), None, 1)[..., 0]
-        if found.shape != (height, width):
-            raise ValueError(
-                f"--mask {args.mask} is {found.shape[0]} x {found.shape[1]}, the images are "
-                f"{height} x {width}; white is known, black is to be found"
-            )
-        known = (found > 127).astype(np.float32)
-    elif name == "random":
-        share = float(value or 0.5)
-        known = (np.random.default_rng(args.seed).random((height, width)) > share).astype(
-            np.float32
+        columns = min(columns or args.columns, *(len(row) for row in pictures.values()))
+        tiles = np.concatenate([row[:columns] for row in pictures.values()])
+        labels = [text for name in pictures for text in (name, *[""] * (columns - 1))]
+        data.save_grid(
+            out, tiles, labels if named else None, columns=columns, overwrite=args.overwrite
         )
-    else:
-        rows, columns = slice(None), slice(None)
-        half, quarter = (height // 2, width // 2), (height // 4, width // 4)
-        parts = {
-            "left": (rows, slice(half[1])),
-            "right": (rows, slice(half[1], None)),
-            "top": (slice(half[0]), columns),
-            "bottom": (slice(half[0], None), columns),
-            "center": (slice(quarter[0], -quarter[0]), slice(quarter[1], -quarter[1])),
-        }
-        if name not in parts:
-            raise ValueError(f"--mask must be a file or one of {', '.join(MASKS)}, got {args.mask}")
-        known[parts[name]] = 0
-    return np.broadcast_to(known[None, :, :, None], (count, height, width, 1)).copy()
+    if args.save:
+        np.savez(args.save, images=list(pictures.values())[-1])
+    files.write_json(out.with_suffix(".json"), numbers | {"seconds": time.time() - args.began})
+    print(f"{out}: {summary(numbers)}")
+
+
+def _write_gif(path: Path, pictures: Array, overwrite: bool) -> None:
+    scale = max(1, 128 // pictures.shape[1])  # a single picture: twice the size it has on a sheet
+    frames = [data.grid(picture[None], scale=scale) for picture in pictures]
+    data.save_gif(path, [*frames, *frames[-2:0:-1]], 80, overwrite=overwrite)
+
+
+def summary(numbers: dict[str, Any]) -> str:
+    """The single numbers and texts among the values, numbers to four digits."""
+    single = {key: value for key, value in numbers.items() if isinstance(value, (int, float, str))}
+    return ", ".join(
+        f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
+        for key, value in single.items()
+    )

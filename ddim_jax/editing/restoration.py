@@ -1,14 +1,14 @@
-"""Images from what is known of them: `y = A x0` for a linear A. Inpainting is one such A.
+"""Restoration: draws images that agree with a measurement `y = A x0`, A linear (inpainting, ...).
 
-Four ways to make samples agree with y, as tasks for `sampling.make_sampler`:
+Three ways to make samples agree with y, as tasks for `sampling.make_sampler`:
 
-    replacement   before every evaluation, known pixels become `alpha y + sigma z` (masks only);
-                  with the table of `repaint`, that goes back and forth, it is RePaint
-    ddnm          in every clean estimate, what A sees is replaced: x0 + A+ (y - A x0)
-    dps           every clean estimate is moved along the gradient of its error, through the network
+    replacement   sets known pixels to `alpha y + sigma z` before every evaluation (masks only);
+                  with the table of `repaint`, which goes back and forth, it is RePaint
+    ddnm          replaces what A measures in every clean estimate: x0 + A+ (y - A x0)
+    dps           moves every clean estimate along the gradient of its error, through the network
 
-and all of them put the known part into the answer. A sampler with noise lets the
-unknown part settle: eta = 1, or DDNM's 0.85.
+All of them put y into the final sample. Use a stochastic sampler, which fits the unknown part to
+the known one: eta = 1, or DDNM's 0.85.
 
 Sources: Song et al. 2021 (arXiv:2011.13456), appendix I.2 (replacement); Lugmayr et al. 2022
 (arXiv:2201.09865, RePaint); Wang et al. 2023 (arXiv:2212.00490, DDNM); Chung et al. 2023
@@ -32,11 +32,11 @@ from ddim_jax.solvers.rows import NOISE, POINT, Rows
 
 Array = Any
 LEAST_COSINE = 0.1
-"""Between error and gradient: below it, a network's gradient says too little for a line search."""
+"""Least cosine between error and gradient that the line search of `dps` reckons with."""
 
 
 class Known(NamedTuple):
-    """What is known of a batch; it changes between calls without recompiling.
+    """What was measured of a batch; other values do not recompile.
 
     Attributes:
         y: [B, ...] A x0.
@@ -60,12 +60,12 @@ class Operator(NamedTuple):
 
 
 def masking() -> Operator:
-    """Pixels where the mask is 1."""
+    """Keeps the pixels where the mask is 1: inpainting."""
     return Operator(lambda x, mask: mask * x, lambda y, mask: mask * y)
 
 
 def average(factor: int) -> Operator:
-    """Means over factor x factor pixels: super-resolution.
+    """Averages over factor x factor pixels: super-resolution.
 
     Raises:
         ValueError: a factor below 2; (of the maps) an image that it does not divide.
@@ -87,7 +87,7 @@ def average(factor: int) -> Operator:
 
 
 def grey() -> Operator:
-    """The mean of the colours: colourisation."""
+    """Averages the colours: colourisation."""
     return Operator(
         lambda x, mask=None: jnp.mean(x, -1, keepdims=True),
         lambda y, mask=None: jnp.repeat(y, 3, -1),
@@ -95,11 +95,11 @@ def grey() -> Operator:
 
 
 def blur(std: float, floor: float = 0.02) -> Operator:
-    """A Gaussian blur over the edges' wrap-around: deblurring.
+    """Blurs by a Gaussian that wraps around at the edges: deblurring.
 
     Args:
-        std: of the kernel, pixels.
-        floor: frequencies that are damped below this are neither seen nor restored.
+        std: of the kernel, in pixels.
+        floor: frequencies that are damped below this are neither measured nor restored.
 
     Raises:
         ValueError: a width that is not positive.
@@ -123,7 +123,10 @@ def blur(std: float, floor: float = 0.02) -> Operator:
 
 
 def replacement() -> Task:
-    """Known pixels are noised afresh to the level of every evaluation. Source: Song et al. 2021."""
+    """Replaces known pixels, with fresh noise of the level, before every evaluation.
+
+    Source: Song et al. 2021, appendix I.2.
+    """
 
     def constrain(x: Array, level: NoiseLevel, keys: Array, known: Known) -> Array:
         z = jax.vmap(lambda key: jax.random.normal(key, x.shape[1:], x.dtype))(keys)
@@ -134,7 +137,7 @@ def replacement() -> Task:
 
 
 def ddnm(operator: Operator) -> Task:
-    """The seen part of every clean estimate is replaced; eps stays the network's own.
+    """Replaces what was measured in every clean estimate; eps stays the network's own.
 
     Source: Wang et al. 2023, algorithm 1.
     """
@@ -150,13 +153,13 @@ def ddnm(operator: Operator) -> Task:
 
 
 def dps(operator: Operator, scale: float = 1.0) -> Task:
-    """Every clean estimate is moved towards y, along the gradient through the network.
+    """Moves every clean estimate towards y, along the gradient through the network.
 
         g = A+ (y - A x0),   p = (dx0 / dx)^T g,   x0 <- x0 + scale (|g|^2 / <g, p>) p
 
     `sigma^2 / alpha` times p is the posterior covariance of x0 times g, so that this is the change
-    that y asks for; the factor is an exact line search, and for one number y the result is exact on
-    Gaussian data. DPS's own steps have a fixed length instead, which belongs to one sampler.
+    that meets y; the factor is an exact line search, and for a scalar y the result is exact on
+    Gaussian data. DPS itself takes steps of a fixed length, tuned to one sampler.
 
     Args:
         operator: A.
@@ -172,9 +175,8 @@ def dps(operator: Operator, scale: float = 1.0) -> Task:
             (pull,) = back(Prediction(error, jnp.zeros_like(eps)))
             along, square, length = _dot(error, pull), _dot(error, error), _dot(pull, pull)
             along = jnp.maximum(along, LEAST_COSINE * jnp.sqrt(square * length))
-            x0 = (
-                x0 + scale * jnp.where(along > 0, square / jnp.where(along > 0, along, 1), 0) * pull
-            )
+            factor = jnp.where(along > 0, square / jnp.where(along > 0, along, 1), 0)
+            x0 = x0 + scale * factor * pull
             return Prediction(x0, (x - expand(level.alpha, x) * x0) / expand(level.sigma, x))
 
         return moved
@@ -189,15 +191,15 @@ def _dot(a: Array, b: Array) -> Array:
 def repaint(
     schedule: Schedule, times: np.ndarray, jump_length: int = 10, resamplings: int = 10
 ) -> SolverTable:
-    """DDPM's sampler, which noises back every stretch of `jump_length` steps to draw it again.
+    """Returns DDPM's table with jumps back by `jump_length` steps, which are then drawn again.
 
-    The way back is merged into the row before it. For (250, 10, 10) it is 2,410 evaluations.
+    A jump adds noise, and is merged into the row before it. (250, 10, 10) takes 2,410 evaluations.
 
     Args:
         schedule: the forward process.
         times: [steps + 1] the stride, to the clean end.
-        jump_length: steps that are gone back.
-        resamplings: how often each stretch is drawn; 1 is the plain sampler.
+        jump_length: steps of a jump back.
+        resamplings: how often each stretch of steps is drawn; 1 is DDPM's sampler.
 
     Raises:
         ValueError: a number below 1.
@@ -223,15 +225,15 @@ def repaint(
 def _jumps(steps: int, length: int, resamplings: int) -> list[tuple[int, int]]:
     """(here, there) of every evaluation: at point `here` of the stride, then on at `there`."""
     left = {steps - 1 - n: resamplings - 1 for n in range(0, steps - length, length)}
-    found, here = [], 0
+    visits, here = [], 0
     while here < steps:
         there = here + 1
         if left.get(there, 0) > 0:
             left[there] -= 1
             there -= length
-        found.append((here, there))
+        visits.append((here, there))
         here = there
-    return found
+    return visits
 
 
 def _project(operator: Operator, x0: Array, known: Known) -> Array:

@@ -1,11 +1,20 @@
-"""Quality, measured: features, distances, likelihood, and the curve of quality against evaluations.
+"""Measures quality: distances between sets of pictures, likelihood, quality against evaluations.
 
-`features.py` turns pictures into vectors (`inception.py`, `digits.py` are the networks),
-`metrics.py` compares sets of vectors, `scores.py` gathers every number with its origin, `cells.py`
-draws the samples of a sweep in shards, `plots.py` shows them; `density.py` and `bound.py` give bits
-per dimension. The commands:
+    features, feature_networks    pictures to vectors; loads the networks that do it by name
+    digits, inception             the two networks (`inception_network.py` is the second's layers)
+    metrics, references           distances between sets of vectors; statistics of data as files
+    scores                        all metrics of a set of samples, and where the numbers come from
+    sweep, shards                 the cells of a sweep and their samples on disk
+    results, plots                files and plots of a sweep
+    density, bound                bits per dimension by probability flow and by variational bound
 
-    python -m ddim_jax.evaluation.tradeoff      quality against evaluations
-    python -m ddim_jax.evaluation.ruler         whether the distance can be trusted
-    python -m ddim_jax.evaluation.likelihood    bits per dimension
+Commands:
+
+    python -m ddim_jax.evaluation.tradeoff        measures quality against network evaluations
+    python -m ddim_jax.evaluation.times           searches the times of a few-step sampler
+    python -m ddim_jax.evaluation.likelihood      measures bits per dimension
+    python -m ddim_jax.evaluation.straightness    measures how straight the paths of a flow are
+    python -m ddim_jax.evaluation.sanity_check    checks that a distance ranks altered pictures well
+    python -m ddim_jax.evaluation.digits          trains the digit classifier
+    python -m ddim_jax.evaluation.inception       converts the weights of the FID network
 """

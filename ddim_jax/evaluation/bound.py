@@ -17,6 +17,7 @@ Sources: Ho et al. 2020 (arXiv:2006.11239), equations 5 and 13; Nichol & Dhariwa
 (arXiv:2102.09672), section 2.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -42,7 +43,7 @@ class Bound(NamedTuple):
         steps: [B, M], of the steps `index`.
         decoder: [B].
         index: int [B, M], 0 for the noisiest step; all of them, or a random choice.
-        total: [B], the bound; the chosen steps stand for all.
+        total: [B], the bound; the mean of the chosen steps is taken for that of all.
     """
 
     prior: np.ndarray
@@ -54,56 +55,51 @@ class Bound(NamedTuple):
 
 def make_errors(
     apply: Apply, parameterization: Parameterization, *, clip: str = "static"
-) -> Callable[..., tuple[Array, Array]]:
-    """A jitted `f(params, images, keys, index, levels, cond=None) -> (errors [R, B], x0 [B, ...])`.
+) -> Callable[..., dict[str, Array]]:
+    """A jitted `f(params, levels, images, keys, inputs, guidance=None, index) -> {"errors", "x0"}`.
 
-    For the images uint8 [B, H, W, C] noised to `levels[index[r, b]]`, R rounds in one scan: the
-    squared errors of x0 summed over dimensions, and x0 itself in the last round. An image's noise
-    at a level depends on its key alone. Levels are a NoiseLevel of float32 [S].
+    It is called like a sampler of `sampling.make_sampler`: with the levels of a chain (of
+    `Chain.levels`, S of them) for the table, images uint8 [B, H, W, C] for x, and `index` [B, R]
+    for what is known. For image b noised to `levels[index[b, r]]` it answers with the squared
+    errors of x0 summed over dimensions, "errors" [B, R], and with x0 itself at the last of them,
+    "x0" [B, H, W, C]. An image's noise at a level depends on its key alone.
 
     Args:
-        apply: the network, `(params, x, model_time, cond) -> F`.
+        apply: the network, `(params, x, model_time, inputs) -> F`.
         parameterization: what it predicts.
         clip: of the clean estimate, see `denoisers.CLIPS`.
     """
-    clipped = sampling.make_denoiser(apply, parameterization, None, clip, None)
+    denoiser = sampling.make_denoiser(apply, parameterization, None, clip, None)
 
-    def errors(params, images, keys, index, levels: NoiseLevel, cond=None):
-        denoise, x0 = clipped(params, cond, None), data.to_unit_range(images)
+    def errors(params, levels: NoiseLevel, images, keys, inputs, guidance=None, index=None):
+        denoise, x0 = denoiser(params, inputs, guidance), data.to_unit_range(images)
 
         def evaluate(_, which):
             level = jax.tree.map(lambda field: field[which], levels)
-            own = jax.vmap(jax.random.fold_in)(keys, which)
-            eps = jax.vmap(lambda key: jax.random.normal(key, x0.shape[1:], x0.dtype))(own)
-            guess = denoise(expand(level.alpha, x0) * x0 + expand(level.sigma, x0) * eps, level).x0
-            return guess, jnp.sum((x0 - guess) ** 2, axis=tuple(range(1, x0.ndim)))
+            level_keys = jax.vmap(jax.random.fold_in)(keys, which)
+            eps = jax.vmap(lambda key: jax.random.normal(key, x0.shape[1:], x0.dtype))(level_keys)
+            x = expand(level.alpha, x0) * x0 + expand(level.sigma, x0) * eps
+            estimate = denoise(x, level).x0
+            return estimate, jnp.sum((x0 - estimate) ** 2, axis=tuple(range(1, x0.ndim)))
 
-        guess, squared = jax.lax.scan(evaluate, jnp.zeros_like(x0), index)
-        return squared, guess
+        estimate, squared = jax.lax.scan(evaluate, jnp.zeros_like(x0), index.T)
+        return {"errors": squared.T, "x0": estimate}
 
     return jax.jit(errors)
 
 
-def variational_bound(
-    errors: Callable[..., tuple[Array, Array]],
-    schedule: Schedule,
-    times: np.ndarray,
-    images: Array,
-    keys: Array,
-    *,
-    terms: int | None = None,
-    variance: str = "small",
-) -> Bound:
-    """The variational bound of images, with one noise for each of its terms.
+@dataclasses.dataclass(frozen=True)
+class Chain:
+    """DDPM's chain over a stride, and which terms of its bound are evaluated.
 
-    Args:
-        errors: of `make_errors`, with parameters and condition bound:
-            `(images, keys, index, levels)`.
+        index = chain.choose(keys)                               # on the host
+        found = errors(params, chain.levels, images, keys, inputs, None, index)
+        bound = chain.bound(images, index, found["errors"], found["x0"])
+
+    Attributes:
         schedule: the forward process.
         times: [S + 1] noise to clean, the stride of the chain.
-        images: uint8 [B, H, W, C].
-        keys: [B].
-        terms: M, how many of the S - 1 steps to take, chosen for each image; None for all.
+        terms: M, how many of the S - 1 steps to evaluate, chosen for each image; None for all.
         variance: "small" is the posterior's, "large" the forward step's, see `solvers.ddpm`.
 
     Raises:
@@ -111,49 +107,85 @@ def variational_bound(
 
     Source: Ho et al. 2020, equation 5 and section 3.3; Nichol & Dhariwal 2021, section 2.
     """
-    total_steps = check_bound(schedule, times, terms, variance)
-    level, count, images = schedule.level(times[:-1]), len(images), np.asarray(images)
-    index = np.broadcast_to(np.arange(total_steps), (count, total_steps))
-    if terms is not None:
-        random = map(np.random.default_rng, np.asarray(jax.random.key_data(keys)))
-        index = np.stack([rng.choice(total_steps, terms, replace=False) for rng in random])
-    rounds = np.append(index, np.full((count, 1), total_steps), 1).T  # the last: the decoder
-    levels = NoiseLevel(*(np.asarray(field, np.float32) for field in level))
-    mse, x0 = jax.device_get(errors(images, keys, jnp.asarray(rounds), levels))
-    with np.errstate(divide="ignore"):
-        ratio = level.sigma / level.alpha
-    size, cost = images[0].size, np.diagonal(elbo_costs(ratio, np.ones_like(ratio)), 1)
-    k = (level.sigma[1:] / level.sigma[:-1]) ** 2 if variance == "large" else np.ones_like(cost)
-    steps = (size * (k - 1 - np.log(k)) / 2)[index] + (k * cost)[index] * mse[:-1].T
-    decoder = -np.sum(log_bin(images, x0, ratio[-1]), axis=tuple(range(1, x0.ndim)))
-    prior = prior_divergence(schedule, times[0], images)
-    total = prior + decoder + total_steps * (steps.mean(1) if total_steps else 0.0)
-    to_bits = 1 / (size * np.log(2))
-    return Bound(to_bits * prior, to_bits * steps, to_bits * decoder, index, to_bits * total)
 
+    schedule: Schedule
+    times: np.ndarray
+    terms: int | None = None
+    variance: str = "small"
 
-def check_bound(schedule: Schedule, times: np.ndarray, terms: int | None, variance: str) -> int:
-    """How many steps there are before the decoder; raises ValueError, see `variational_bound`."""
-    if variance not in ("small", "large"):
-        raise ValueError(
-            f"variance must be 'small' (posterior) or 'large' (sigma-hat), got {variance!r}"
-        )
-    if times[-1] != schedule.t_span[1]:
-        raise ValueError(
-            f"the bound's chain ends at the clean image, t = {schedule.t_span[1]}, got "
-            f"{times[-1]}; use a stride with terminal='zero'"
-        )
-    total_steps = len(times) - 2
-    if terms is not None and not 1 <= terms <= total_steps:
-        raise ValueError(
-            f"terms must be 1..{total_steps}, the steps before the decoder's, got {terms}; leave "
-            "it out for all"
-        )
-    return total_steps
+    def __post_init__(self):
+        """Checks the fields."""
+        if self.variance not in ("small", "large"):
+            raise ValueError(
+                "variance must be 'small' (posterior) or 'large' (sigma-hat), got "
+                f"{self.variance!r}"
+            )
+        clean = self.schedule.t_span[1]
+        if self.times[-1] != clean:
+            raise ValueError(
+                f"the bound's chain ends at the clean image, t = {clean}, got {self.times[-1]}; "
+                "use a stride with terminal='zero'"
+            )
+        if self.terms is not None and not 1 <= self.terms <= self.steps:
+            raise ValueError(
+                f"terms must be 1..{self.steps}, the steps before the decoder's, got {self.terms}; "
+                "leave it out for all"
+            )
+
+    @property
+    def steps(self) -> int:
+        """Number of steps before the decoder, S - 1."""
+        return len(self.times) - 2
+
+    @property
+    def nfe(self) -> int:
+        """Network evaluations of an image: those of the chosen steps and of the decoder."""
+        return 1 + (self.steps if self.terms is None else self.terms)
+
+    @property
+    def levels(self) -> NoiseLevel:
+        """Levels of the evaluations, float32 [S]."""
+        level = self.schedule.level(self.times[:-1])
+        return NoiseLevel(*(np.asarray(field, np.float32) for field in level))
+
+    def choose(self, keys: Array) -> np.ndarray:
+        """Chooses the steps of each image by its key; int [N, M + 1], the decoder's level last."""
+        index = np.broadcast_to(np.arange(self.steps), (len(keys), self.steps))
+        if self.terms is not None:
+            generators = map(np.random.default_rng, np.asarray(jax.random.key_data(keys)))
+            index = np.stack(
+                [rng.choice(self.steps, self.terms, replace=False) for rng in generators]
+            )
+        return np.append(index, np.full((len(keys), 1), self.steps), 1)
+
+    def bound(
+        self, images: np.ndarray, index: np.ndarray, errors: np.ndarray, x0: np.ndarray
+    ) -> Bound:
+        """Computes the variational bound of images, float64.
+
+        Args:
+            images: uint8 [N, H, W, C].
+            index: [N, M + 1] of `choose`.
+            errors: [N, M + 1] squared errors of x0 at these levels, summed over dimensions.
+            x0: [N, H, W, C] the estimate at the decoder's level.
+        """
+        level, index = self.schedule.level(self.times[:-1]), index[:, :-1]
+        with np.errstate(divide="ignore"):
+            ratio = level.sigma / level.alpha
+        size, cost = images[0].size, np.diagonal(elbo_costs(ratio, np.ones_like(ratio)), 1)
+        k = np.ones_like(cost)
+        if self.variance == "large":
+            k = (level.sigma[1:] / level.sigma[:-1]) ** 2
+        steps = (size * (k - 1 - np.log(k)) / 2)[index] + (k * cost)[index] * errors[:, :-1]
+        decoder = -np.sum(log_bin(images, x0, ratio[-1]), axis=tuple(range(1, x0.ndim)))
+        prior = prior_divergence(self.schedule, self.times[0], images)
+        total = prior + decoder + self.steps * (steps.mean(1) if self.steps else 0.0)
+        to_bits = 1 / (size * np.log(2))
+        return Bound(to_bits * prior, to_bits * steps, to_bits * decoder, index, to_bits * total)
 
 
 def prior_divergence(schedule: Schedule, t: float, images: np.ndarray) -> np.ndarray:
-    """[B] nats, `KL(q(x_t | x0) || N(0, prior_std^2))` of uint8 images [B, ...]."""
+    """Computes `KL(q(x_t | x0) || N(0, prior_std^2))` of uint8 images [B, ...], in nats [B]."""
     level, std = schedule.level(t), schedule.prior_std(t)
     x0 = np.asarray(images, np.float64).reshape(len(images), -1) / 127.5 - 1
     k = (level.sigma / std) ** 2
@@ -161,19 +193,21 @@ def prior_divergence(schedule: Schedule, t: float, images: np.ndarray) -> np.nda
 
 
 def log_bin(image: np.ndarray, mean: np.ndarray, std: float) -> np.ndarray:
-    """Log of the mass that N(mean, std^2) has in each pixel's bin of 2/255; outer ones are open.
+    """Computes the log of the mass of N(mean, std^2) in each pixel's bin of 2/255.
 
-    In float64, and exact in the tails, where the published codes take at least 1e-12.
-    Source: Ho et al. 2020, equation 13.
+    The outer bins are open. In float64, and exact in the tails, where the published codes take at
+    least 1e-12.
 
     Args:
         image: uint8.
         mean: like the image, in [-1, 1] or not.
         std: standard deviation, above 0.
+
+    Source: Ho et al. 2020, equation 13.
     """
-    away = np.asarray(image, np.float64) / 127.5 - 1 - mean
-    low = np.where(image == 0, -np.inf, away - 1 / 255) / std
-    high = np.where(image == 255, np.inf, away + 1 / 255) / std
-    low, high = np.where(low > 0, (-high, -low), (low, high))  # where the cdf is not near 1
+    distance = np.asarray(image, np.float64) / 127.5 - 1 - mean
+    low = np.where(image == 0, -np.inf, distance - 1 / 255) / std
+    high = np.where(image == 255, np.inf, distance + 1 / 255) / std
+    low, high = np.where(low > 0, (-high, -low), (low, high))  # to where the cdf is not near 1
     below, above = log_ndtr(low), log_ndtr(high)
     return above + np.log(-np.expm1(below - above))

@@ -1,18 +1,19 @@
 """The digit classifier: the feature network of the Frechet digit distance (FDD).
 
 Inception was trained on photographs and says little about 28 x 28 digits. This network was trained
-on MNIST's 60,000 training images; its 128 features before the last layer play the part of
+on MNIST's 60,000 training images; its 128 features before the last layer take the place of
 Inception's 2048. Distances between them are called FDD and are comparable with each other only.
 
     python -m ddim_jax.evaluation.digits --data=npz:mnist.npz --out=digit_classifier.npz
 
-trains it anew, prints its accuracy on the test images, and writes beside the weights the reference
-statistics of the 60,000 training and 10,000 test images. What ships in `ddim_jax/assets` was made
-by this command; other weights are another ruler.
+trains it again, prints its accuracy on the test images, and writes beside the weights the reference
+statistics of the 60,000 training and 10,000 test images. This command made the files in
+`ddim_jax/assets`. Distances under other weights are not comparable with those.
 """
 
 import argparse
 import functools
+import hashlib
 from pathlib import Path
 
 import flax.linen as nn
@@ -23,8 +24,10 @@ import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 from tqdm import tqdm
 
-from ddim_jax import data
-from ddim_jax.models.layers import space_to_depth
+from ddim_jax import commands, data, files
+from ddim_jax.evaluation import features, metrics, references
+from ddim_jax.evaluation.features import FeatureNetwork, Features
+from ddim_jax.networks.layers import space_to_depth
 
 FEATURES = 128
 SHIFT = 2
@@ -43,11 +46,11 @@ class DigitClassifier(nn.Module):
         x = space_to_depth(x, 2)
         for stride in (1, 2, 1, 2):
             x = nn.relu(nn.Conv(64, (3, 3), strides=stride)(x))
-        features = nn.relu(nn.Dense(FEATURES)(x.reshape(x.shape[0], -1)))
-        x = features
+        pool = nn.relu(nn.Dense(FEATURES)(x.reshape(x.shape[0], -1)))
+        x = pool
         if dropout_key is not None:
             x = nn.Dropout(0.5, deterministic=False)(x, rng=dropout_key)
-        return features, nn.Dense(10)(x)
+        return pool, nn.Dense(10)(x)
 
 
 def save(path: Path, params) -> None:
@@ -62,6 +65,30 @@ def load(path: Path):
     with np.load(path) as file:
         flat = {name: jnp.asarray(file[name], jnp.float32) for name in file}
     return unflatten_dict(flat, sep="/")
+
+
+def feature_network(path: Path) -> FeatureNetwork:
+    """Loads the classifier from a file of `save` for FDD, KDD and DS.
+
+    Raises:
+        FileNotFoundError: no such file.
+    """
+    params = load(path)
+
+    @jax.jit
+    def apply(images) -> Features:
+        return Features(*DigitClassifier().apply({"params": params}, data.to_unit_range(images)))
+
+    return FeatureNetwork(
+        name="digits",
+        dimensions=FEATURES,
+        names=("FDD", "KDD", "DS"),
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        resize="none",
+        image_shape=(28, 28, 1),
+        num_classes=10,
+        apply=apply,
+    )
 
 
 def train(images: np.ndarray, labels: np.ndarray, *, epochs: int, seed: int = 0):
@@ -101,31 +128,32 @@ def train(images: np.ndarray, labels: np.ndarray, *, epochs: int, seed: int = 0)
 
 def main(argv: list[str] | None = None) -> None:
     """Trains the classifier and writes it with its reference statistics."""
-    from ddim_jax.evaluation import features, metrics
-
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--data", default="mnist", help="npz:PATH with train and test, or mnist")
     parser.add_argument("--out", default="digit_classifier.npz", help="must not exist")
     parser.add_argument("--epochs", type=int, default=15)
     args = parser.parse_args(argv)
-    out = Path(args.out)
-    try:
-        sources = {split: data.load(args.data, split) for split in ("train", "test")}
-        written = [out, *(out.with_name(f"digits_{split}_statistics.npz") for split in sources)]
-        for path in written:
-            if path.exists():
-                raise FileExistsError(f"{path} exists; choose another --out, or move it away")
-    except (ValueError, OSError) as error:
-        parser.exit(1, f"{parser.prog}: {error}\n")
+    commands.run("digits", lambda: run(args))
+
+
+def run(args: argparse.Namespace) -> None:
+    """Trains, measures and writes."""
+    out = files.check_new(args.out, what="--out", overwrite=None)
+    sources = {split: data.load(args.data, split) for split in ("train", "test")}
+    statistics = {
+        split: files.check_new(out.with_name(f"digits_{split}_statistics.npz"), overwrite=None)
+        for split in sources
+    }
     images, labels = features.read_images(sources["train"])
     save(out, train(images, labels, epochs=args.epochs))
-    network = features.load(f"digits:{out}")
-    for (split, source), path in zip(sources.items(), written[1:], strict=True):
+    network = feature_network(out)
+    for split, source in sources.items():
         images, labels = features.read_images(source)
-        found = network.extract(images)
-        accuracy = np.mean(found.logits.argmax(-1) == labels)
-        metrics.save_reference(path, metrics.moments(found.pool), network, f"mnist {split} images")
-        print(f"{split}: {100 * accuracy:.2f}% of {len(labels)} images right; {path}")
+        extracted = network.extract(images)
+        accuracy = np.mean(extracted.logits.argmax(-1) == labels)
+        moments = metrics.moments(extracted.pool)
+        references.save(statistics[split], moments, network, f"mnist {split} images")
+        print(f"{split}: {100 * accuracy:.2f}% of {len(labels)} images right; {statistics[split]}")
     print(f"{out}: {out.stat().st_size / 1e6:.2f} MB, sha256 {network.sha256}")
 
 

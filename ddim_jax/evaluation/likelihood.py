@@ -1,40 +1,40 @@
-"""Measures bits per dimension of images under a network.
+"""Measures bits per dimension of images under a model.
 
     python -m ddim_jax.evaluation.likelihood --method=ode --tolerance=1e-3 --out=likelihood.json
     python -m ddim_jax.evaluation.likelihood --method=vlb --steps=1000 --data=npz:FILE --split=test
 
 `ode` is the density of the probability flow (`evaluation/density.py`), for each image to a
 tolerance; `vlb` is the variational bound of DDPM's chain (`evaluation/bound.py`), whose terms are
-kept apart. Both are means of bounds on the code length of uint8 images, of two models made of one
-network, so neither need be the smaller. The file holds every setting and the value of every image.
+kept apart. Both are means of bounds on the code length of uint8 images, of two distributions made
+of one network, so either may be the smaller. The file holds every setting and the value of every
+image.
 
-Without --data it reads the digits that come with the package, on which networks were trained: for a
-likelihood that can be compared with others give images that the network has not seen. A network
-with classes is asked at each image's own label.
+Without --data it reads the digits in the package, on which its models were trained: for a
+likelihood that can be compared with others give images that the model has not seen. A model with
+classes is told each image's own label.
 
-The bundled network on MNIST's test images: `ode` 2.06 +- 0.02 bits (256 images, 53 evaluations
-each; one probe spreads the value of an image by 0.03, the tolerance of 1e-3 by 0.006, the images
-differ by 0.3). `vlb` with 1,000 steps 2.37 +- 0.03, of which the last step alone is 0.75; with
---stride=log_snr, whose steps are alike where the bits are, 1.86 +- 0.04 (64 images). For the same
-reason --terms says little of a uniform stride.
+The bundled model on MNIST's test images: `ode` 2.06 +- 0.02 bits (256 images, 53 evaluations each;
+the standard deviation of an image's value is 0.03 by the one probe, 0.006 by the tolerance of 1e-3,
+0.3 between images). `vlb` with 1,000 steps 2.37 +- 0.03, of which the last step alone is 0.75; with
+--stride=log_snr, whose steps are equal where the bits are, 1.86 +- 0.04 (64 images). For the same
+reason --terms is inaccurate on a uniform stride.
 """
 
 import argparse
-import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from tqdm import tqdm
 
-from ddim_jax import commands, data, experiment, files, parallel, sampling
+from ddim_jax import checkpoints, commands, data, files, sampling
 from ddim_jax.evaluation import bound, density, scores
-from ddim_jax.models import pretrained
+from ddim_jax.generation import Generator
+from ddim_jax.model import Model
 from ddim_jax.probability_flow import Tolerance, noisy_end
-from ddim_jax.strides import STRIDES
+from ddim_jax.recipe import make_times
 
 Array = Any
 
@@ -45,7 +45,7 @@ OPTIONS = {
 """Default settings that only one of the methods has."""
 
 DIGITS_NFE = 52
-"""Evaluations per image that the bundled network takes at tolerance 1e-3, to tell the cost by."""
+"""Evaluations per image that the bundled model takes at tolerance 1e-3; the cost is told by it."""
 
 
 class Images(NamedTuple):
@@ -53,7 +53,7 @@ class Images(NamedTuple):
 
     Attributes:
         images: uint8 [N, H, W, C].
-        labels: int32 [N], or None for an unconditional network.
+        labels: int32 [N], or None for a model without classes.
         index: int [N], their places in the source.
     """
 
@@ -62,19 +62,19 @@ class Images(NamedTuple):
     index: np.ndarray
 
 
-def read(model: pretrained.Pretrained, args: argparse.Namespace) -> Images:
-    """A random choice of images that fit the network, the same for the same seed.
+def read(model: Model, args: argparse.Namespace) -> Images:
+    """Reads a random choice of images that fit the model, the same for the same seed.
 
     Raises:
         FileNotFoundError: there is no such data.
-        ValueError: images or labels that the network cannot take, fewer than asked for.
+        ValueError: images or labels that the model cannot take, fewer than asked for.
     """
-    parts, resize = model.experiment, model.config.data.get("resize")
-    size = {"image_size": resize, "channels": parts.image_shape[-1]} if resize else {}
+    image_shape, resize = model.sample_shape, model.config.data.get("resize")
+    size = {"image_size": resize, "channels": image_shape[-1]} if resize else {}
     source = data.load(args.data, args.split, **size)
-    if source.image_shape != parts.image_shape:
+    if source.image_shape != image_shape:
         raise ValueError(
-            f"{model.name} takes images of shape {parts.image_shape}, {args.data} has "
+            f"{model.name} takes images of shape {image_shape}, {args.data} has "
             f"{source.image_shape}; choose the data it was trained on"
         )
     if args.num_images > len(source):
@@ -82,10 +82,10 @@ def read(model: pretrained.Pretrained, args: argparse.Namespace) -> Images:
             f"num_images must be at most {len(source)}, all of {args.data}, split {args.split}, "
             f"got {args.num_images}"
         )
-    classes = parts.num_classes
+    classes = model.inputs.num_classes
     if classes and not 0 < source.num_classes <= classes:
         raise ValueError(
-            f"{model.name} is asked at each image's label, one of {classes}, and {args.data} has "
+            f"{model.name} is told each image's label, one of {classes}, and {args.data} has "
             f"{source.num_classes} classes; choose data with the labels it was trained on"
         )
     index = np.random.default_rng(args.seed).permutation(len(source))[: args.num_images]
@@ -99,31 +99,35 @@ class Method(NamedTuple):
     """One way of measuring.
 
     Attributes:
-        bits: `(params, images, keys, cond) -> {"bits": [B], ...}`.
+        sampler: jitted `(params, table, images, keys, inputs, guidance, known) -> dict`, [B, ...].
+        table: what it takes in that place.
+        known: keys [N] -> [N, ...] what it knows of each image, or None.
+        finish: (result, images, known) of a batch -> {"bits": [B], ...}, on the host.
+        describe: (results, images) of all -> what else to report, JSON.
         cost: of all images, in words.
-        describe: (results, images) -> what else to report, JSON.
     """
 
-    bits: Callable[..., dict[str, Array]]
-    cost: str
+    sampler: Callable[..., dict[str, Any]]
+    table: Any
+    known: Callable[[Array], np.ndarray | None]
+    finish: Callable[[dict, np.ndarray, np.ndarray | None], dict[str, np.ndarray]]
     describe: Callable[[dict, np.ndarray], dict[str, Any]]
+    cost: str
 
 
-def by_flow(model: pretrained.Pretrained, args: argparse.Namespace) -> Method:
-    """The probability flow.
+def by_flow(model: Model, args: argparse.Namespace) -> Method:
+    """Measures by the probability flow.
 
     Raises:
         ValueError: a tolerance that is not positive.
     """
-    parts, schedule = model.experiment, model.experiment.schedule
-    tolerance = Tolerance(args.tolerance, args.tolerance).validate()
-    flow_bits = density.make_flow_bits(
-        parts.apply, parts.parameterization, schedule, probes=args.probes
+    schedule = model.schedule
+    sampler = density.make_flow_bits(
+        model.apply, model.parameterization, schedule, probes=args.probes
     )
 
-    def bits(params, images, keys, cond) -> dict[str, Array]:
-        values, result = flow_bits(params, tolerance, images, keys, cond)
-        return {"bits": values, "nfe": result.validate().nfe}
+    def finish(result: dict, images: np.ndarray, known: None) -> dict[str, np.ndarray]:
+        return {"bits": result["bits"], "nfe": result["integration"].validate().nfe}
 
     def describe(results: dict, images: np.ndarray) -> dict[str, Any]:
         nfe, end = results["nfe"], noisy_end(schedule)
@@ -134,44 +138,39 @@ def by_flow(model: pretrained.Pretrained, args: argparse.Namespace) -> Method:
             "lost_at_the_noisy_end_at_most": float(lost.mean()),
         }
 
+    table = Tolerance(args.tolerance, args.tolerance).validate()
     nfe = DIGITS_NFE * (1e-3 / args.tolerance) ** (1 / 5)  # the order of the pair
     cost = (
         f"{args.num_images} images x about {nfe:.0f} network evaluations (what the bundled digits "
         f"take at this tolerance), each with {args.probes} jvp: as much work as about "
         f"{args.num_images * nfe * (1 + args.probes):,.0f} forward passes"
     )
-    return Method(bits, cost, describe)
+    return Method(sampler, table, lambda keys: None, finish, describe, cost)
 
 
-def by_bound(model: pretrained.Pretrained, args: argparse.Namespace) -> Method:
-    """The variational bound; sets `args.steps` where it was not given.
+def by_bound(model: Model, args: argparse.Namespace) -> Method:
+    """Measures by the variational bound; sets `args.steps` where it was not given.
 
     Raises:
         ValueError: an unknown stride; steps or terms out of range.
     """
-    parts, schedule = model.experiment, model.experiment.schedule
+    schedule = model.schedule
     if args.steps is None:
         args.steps = schedule.num_steps or 1000
-    times = experiment.lookup(STRIDES, args.stride, "stride")(schedule, args.steps)
-    total = bound.check_bound(schedule, times, args.terms, args.variance)
-    errors = bound.make_errors(parts.apply, parts.parameterization)
+    times = make_times(schedule, args.stride, args.steps)
+    chain = bound.Chain(schedule, times, args.terms, args.variance)
 
-    def bits(params, images, keys, cond) -> dict[str, Array]:
-        terms = bound.variational_bound(
-            functools.partial(errors, params, cond=cond), schedule, times, images, keys,
-            terms=args.terms, variance=args.variance,
-        )  # fmt: skip
+    def finish(result: dict, images: np.ndarray, index: np.ndarray) -> dict[str, np.ndarray]:
+        terms = chain.bound(images, index, result["errors"], result["x0"])
         return {"bits": terms.total, **terms._asdict()}
-
-    nfe = 1 + (total if args.terms is None else args.terms)
 
     def describe(results: dict, images: np.ndarray) -> dict[str, Any]:
         index, steps = results["index"].ravel(), results["steps"].ravel()
-        count = np.bincount(index, minlength=total)
+        count = np.bincount(index, minlength=chain.steps)
         with np.errstate(invalid="ignore"):
-            means = np.bincount(index, steps, minlength=total) / count
+            means = np.bincount(index, steps, minlength=chain.steps) / count
         return {
-            "nfe": {"mean": float(nfe), "min": nfe, "max": nfe},
+            "nfe": {"mean": float(chain.nfe), "min": chain.nfe, "max": chain.nfe},
             "lam": schedule.half_log_snr(times[:-1]).tolist(),
             "terms": {
                 "prior": float(results["prior"].mean()),
@@ -180,32 +179,43 @@ def by_bound(model: pretrained.Pretrained, args: argparse.Namespace) -> Method:
             },
         }
 
+    errors = bound.make_errors(model.apply, model.parameterization)
     cost = (
-        f"{args.num_images} images x {nfe} network evaluations, no jvp: "
-        f"{args.num_images * nfe:,} forward passes"
+        f"{args.num_images} images x {chain.nfe} network evaluations, no jvp: "
+        f"{args.num_images * chain.nfe:,} forward passes"
     )
-    return Method(bits, cost, describe)
+    return Method(errors, chain.levels, chain.choose, finish, describe, cost)
 
 
-def measure(model: pretrained.Pretrained, call: Callable, images: Images, args) -> dict:
-    """The results of all images, batch by batch over the devices, with a bar.
+METHODS = {"ode": by_flow, "vlb": by_bound}
+
+
+def measure(
+    model: Model, method: Method, images: Images, args: argparse.Namespace
+) -> dict[str, np.ndarray]:
+    """Measures all images, batch by batch over the devices, with a bar.
 
     Raises:
         ValueError: an image without a finite value.
     """
-    mesh = parallel.make_mesh(jax.local_devices())
-    params = parallel.replicate(model.params, mesh)
-    keys = sampling.sample_keys(args.seed, images.index)
-    count, results = len(images.index), []
-    size = -(-min(args.batch_size, count) // mesh.size) * mesh.size
+    generator = Generator(method.sampler, model.params, model.sample_shape)
+    known = method.known(sampling.sample_keys(args.seed, images.index))
+    count, parts = len(images.index), []
     with tqdm(total=count, unit="image", desc=args.method) as bar:
-        for first in range(0, count, size):
-            index = np.minimum(np.arange(first, first + size), count - 1)  # a full last batch
-            own = None if images.labels is None else images.labels[index]
-            batch = (images.images[index], keys[index], model.experiment.cond(own))
-            result = jax.device_get(call(params, *parallel.shard(batch, mesh)))
-            results.append({name: values[: count - first] for name, values in result.items()})
-            bits = np.concatenate([result["bits"] for result in results])
+        for rows, result in generator.batches(
+            method.table,
+            images.index,
+            model.inputs.arrays(images.labels, np.ones(count)),
+            seed=args.seed,
+            x=images.images,
+            known=known,
+            batch_size=args.batch_size,
+        ):
+            part = method.finish(
+                result, images.images[rows], None if known is None else known[rows]
+            )
+            parts.append(part)
+            bits = np.concatenate([part["bits"] for part in parts])
             if not np.all(np.isfinite(bits)):
                 raise ValueError(
                     f"image {images.index[np.isfinite(bits).argmin()]} has no finite value; are "
@@ -213,28 +223,17 @@ def measure(model: pretrained.Pretrained, call: Callable, images: Images, args) 
                 )
             bar.update(len(bits) - bar.n)
             bar.set_postfix(bits=f"{bits.mean():.3f}")
-    return {name: np.concatenate([result[name] for result in results]) for name in results[0]}
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """The command line, checked as far as it can be without a network."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--checkpoint", default="digits", help="as of sample.py")
-    parser.add_argument("--data", default="digits", help="digits, npz:PATH, folder:PATH, TFDS name")
-    parser.add_argument("--split", default="train")
-    parser.add_argument("--num_images", type=int, default=256, help="a random choice")
-    parser.add_argument("--method", default="ode", choices=OPTIONS)
-    parser.add_argument("--tolerance", type=float, help="ode: error of a step (1e-3)")
-    parser.add_argument("--probes", type=int, help="ode: of the trace of each image (1)")
-    parser.add_argument("--steps", type=int, help="vlb: of the chain (all, 1000 if continuous)")
-    parser.add_argument("--stride", help="vlb: a name in STRIDES (uniform)")
-    parser.add_argument("--terms", type=int, help="vlb: steps to evaluate, chosen at random (all)")
-    parser.add_argument("--variance", choices=("small", "large"), help="vlb: of a step (small)")
-    parser.add_argument("--batch_size", type=int, default=32)
-    parser.add_argument("--seed", type=int, default=0, help="of the choice and of all noise")
-    parser.add_argument("--out", default="likelihood.json")
-    parser.add_argument("--overwrite", action="store_true")
-    args = parser.parse_args(argv)
+    """Reads the command line and checks it as far as it can be without a model.
+
+    Raises:
+        FileExistsError: the result exists.
+        ValueError: a flag of the other method; a number out of range; another ending.
+    """
+    args = _parser().parse_args(argv)
     for method, defaults in OPTIONS.items():
         for name, value in defaults.items():
             if method == args.method and getattr(args, name) is None:
@@ -245,27 +244,44 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         value = getattr(args, name)
         if value is not None and value < least:
             raise ValueError(f"--{name} must be at least {least}, got {value}")
-    out = Path(args.out)
-    if out.suffix != ".json":
-        raise ValueError(f"--out must end in .json, got {out}")
-    if out.exists() and not args.overwrite:
-        raise FileExistsError(f"{out} exists; choose another --out, or pass --overwrite")
+    files.check_new(args.out, what="--out", suffixes=(".json",), overwrite=args.overwrite)
     return args
 
 
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("--checkpoint", default="digits", help="as of sample.py")
+    add("--data", default="digits", help="digits, npz:PATH, folder:PATH, TFDS name")
+    add("--split", default="train")
+    add("--num_images", type=int, default=256, help="a random choice")
+    add("--method", default="ode", choices=OPTIONS)
+    add("--tolerance", type=float, help="ode: error of a step (1e-3)")
+    add("--probes", type=int, help="ode: of the trace of each image (1)")
+    add("--steps", type=int, help="vlb: of the chain (all, 1000 if continuous)")
+    add("--stride", help="vlb: a name in STRIDES (uniform)")
+    add("--terms", type=int, help="vlb: steps to evaluate, chosen at random (all)")
+    add("--variance", choices=("small", "large"), help="vlb: of a step (small)")
+    add("--batch_size", type=int, default=32)
+    add("--seed", type=int, default=0, help="of the choice and of all noise")
+    add("--out", default="likelihood.json")
+    add("--overwrite", action="store_true")
+    return parser
+
+
 def run(args: argparse.Namespace) -> None:
-    """Checks, says the cost, measures, writes."""
-    model = pretrained.load(args.checkpoint)
-    method = (by_flow if args.method == "ode" else by_bound)(model, args)
+    """Checks, says the cost, measures and writes."""
+    model = checkpoints.load(args.checkpoint)
+    method = METHODS[args.method](model, args)
     images = read(model, args)
     training = args.split.startswith("train")
     what = f"{args.num_images} images of {args.data}, split {args.split}"
-    what += " (training images: the network may have seen them)" if training else ""
+    what += " (training images: the model may have seen them)" if training else ""
     out = Path(args.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     print(f"{what}\n{method.cost}", flush=True)
     start = time.perf_counter()
-    results = measure(model, method.bits, images, args)
+    results = measure(model, method, images, args)
     bits = results["bits"].astype(np.float64)
     mean, error = float(bits.mean()), float(bits.std(ddof=1) / np.sqrt(len(bits)))
     report = {
@@ -275,7 +291,7 @@ def run(args: argparse.Namespace) -> None:
         "seconds": time.perf_counter() - start,
         "settings": {name: value for name, value in vars(args).items() if value is not None},
         "step": model.step,
-        "weights": pretrained.fingerprint(model.params),
+        "weights": model.fingerprint,
         "versions": scores.versions(),
         "index": images.index.tolist(),
         "bits": bits.tolist(),
@@ -289,7 +305,7 @@ def run(args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Measures from the command line."""
-    commands.run(__file__, lambda: run(parse(argv)))
+    commands.run("likelihood", lambda: run(parse(argv)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Distances between two sets of pictures, given their features; float64, on the host.
+"""Metrics of two sets of pictures, given their features; float64, on the host.
 
 With mean m and covariance S (N - 1 in the denominator) of each set,
 
@@ -13,12 +13,8 @@ Heusel et al. 2017 (arXiv:1706.08500), Binkowski et al. 2018 (arXiv:1801.01401),
 (arXiv:2002.09797). All but KID are biased by the number of samples: compare equal N only.
 """
 
-import importlib.resources
-import json
-import zipfile
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -41,7 +37,7 @@ class Moments(NamedTuple):
 
 
 def moments(features: np.ndarray | Iterable[np.ndarray]) -> Moments:
-    """Mean and covariance of features [N, D], or of a stream of such parts.
+    """Computes mean and covariance of features [N, D], or of a stream of such parts.
 
     Parts are merged in float64 around their own means (Chan et al. 1979), so that neither the
     number of samples nor a mean far from 0 costs accuracy.
@@ -55,12 +51,12 @@ def moments(features: np.ndarray | Iterable[np.ndarray]) -> Moments:
         part = np.asarray(part, np.float64)
         if not np.isfinite(part).all():
             raise ValueError("features must be finite; the network or its input is broken")
-        own = part.mean(axis=0)
-        away, total = own - mean, count + len(part)
-        centred = part - own
-        shift = np.outer(away, away) * (count * len(part) / total)
-        scatter = scatter + centred.T @ centred + shift
-        mean, count = mean + away * (len(part) / total), total
+        part_mean = part.mean(axis=0)
+        delta, total = part_mean - mean, count + len(part)
+        centred = part - part_mean
+        between = np.outer(delta, delta) * (count * len(part) / total)
+        scatter = scatter + centred.T @ centred + between
+        mean, count = mean + delta * (len(part) / total), total
     if count < 2:
         raise ValueError(f"a covariance needs at least 2 samples, got {count}")
     return Moments(count, mean, scatter / (count - 1))
@@ -71,7 +67,7 @@ def check_count(count: int | None, dimensions: int) -> None:
     if count is not None and count <= dimensions:
         raise ValueError(
             f"a Frechet distance in {dimensions} dimensions needs more samples than that, got "
-            f"{count}; draw more (KID alone is unbiased at any number)"
+            f"{count}; draw more (KID alone has no bias at any number)"
         )
 
 
@@ -90,11 +86,11 @@ def frechet_distance(a: Moments, b: Moments) -> float:
         raise ValueError(
             f"moments must be of the same features, got {len(a.mean)} and {len(b.mean)} dimensions"
         )
-    for found in (a, b):
-        check_count(found.count, len(found.mean))
-    both = np.linalg.svd(_root(a.covariance) @ _root(b.covariance), compute_uv=False).sum()
-    squared = np.sum((a.mean - b.mean) ** 2)
-    return float(squared + np.trace(a.covariance) + np.trace(b.covariance) - 2 * both)
+    for moments_of_set in (a, b):
+        check_count(moments_of_set.count, len(moments_of_set.mean))
+    cross = np.linalg.svd(_root(a.covariance) @ _root(b.covariance), compute_uv=False).sum()
+    means = np.sum((a.mean - b.mean) ** 2)
+    return float(means + np.trace(a.covariance) + np.trace(b.covariance) - 2 * cross)
 
 
 def _root(covariance: np.ndarray) -> np.ndarray:
@@ -126,23 +122,23 @@ def kid(
             f"{subset_size}"
         )
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    rng, found = np.random.RandomState(seed), []
+    rng, estimates = np.random.RandomState(seed), []
     for _ in range(subsets):
         x = a[rng.choice(len(a), subset_size, replace=False)]
         y = b[rng.choice(len(b), subset_size, replace=False)]
-        found.append(_squared_mmd(x, y))
-    return float(np.mean(found)), float(np.std(found))
+        estimates.append(_squared_mmd(x, y))
+    return float(np.mean(estimates)), float(np.std(estimates))
 
 
 def _squared_mmd(x: np.ndarray, y: np.ndarray) -> float:
-    """Unbiased: a sample is not paired with itself."""
+    """The unbiased estimate: no sample is paired with itself."""
     n = len(x)
 
     def kernel(f, g):
         return (f @ g.T / f.shape[1] + 1) ** 3
 
-    own = sum((k.sum() - np.trace(k)) / (n * (n - 1)) for k in (kernel(x, x), kernel(y, y)))
-    return own - 2 * kernel(x, y).mean()
+    within = sum((k.sum() - np.trace(k)) / (n * (n - 1)) for k in (kernel(x, x), kernel(y, y)))
+    return within - 2 * kernel(x, y).mean()
 
 
 def inception_score(logits: np.ndarray, *, splits: int = 10) -> tuple[float, float]:
@@ -212,12 +208,12 @@ def manifold(real: np.ndarray, fake: np.ndarray, *, k: int = 3, k_density: int =
 
 def _radii(points: np.ndarray, ks: tuple[int, ...]) -> list[np.ndarray]:
     """Squared distances to the k-th neighbour, the point itself not counted; one [N] for each k."""
-    found = [np.partition(d, ks, axis=1)[:, ks] for _, d in _squared_distances(points, points)]
-    return list(np.concatenate(found).T)
+    radii = [np.partition(d, ks, axis=1)[:, ks] for _, d in _squared_distances(points, points)]
+    return list(np.concatenate(radii).T)
 
 
-def _squared_distances(a: np.ndarray, b: np.ndarray):
-    """(rows, [rows, M]) of the matrix of squared distances, a block of rows at a time."""
+def _squared_distances(a: np.ndarray, b: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    """Yields (rows, [rows, M]) of the matrix of squared distances, a block of rows at a time."""
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     norms = np.sum(b**2, axis=1)
     for first in range(0, len(a), BLOCK):
@@ -225,105 +221,3 @@ def _squared_distances(a: np.ndarray, b: np.ndarray):
         part = a[rows]
         squared = np.sum(part**2, axis=1)[:, None] + norms - 2 * part @ b.T
         yield rows, np.maximum(squared, 0)
-
-
-class Reference(NamedTuple):
-    """What samples are compared with.
-
-    Attributes:
-        name: of the data.
-        pool: moments of the pooled features.
-        spatial: moments of the spatial features, for sFID; None where the file has none.
-        network_sha256: of the feature network's weights; None where the file does not say.
-        resize: convention of the feature network; None where the file does not say.
-    """
-
-    name: str
-    pool: Moments
-    spatial: Moments | None = None
-    network_sha256: str | None = None
-    resize: str | None = None
-
-
-def save_reference(
-    path: str | Path, pool: Moments, network: Any, name: str, spatial: Moments | None = None
-) -> None:
-    """Writes reference statistics: an npz that pytorch-fid and ADM's evaluator read too.
-
-    Args:
-        path: must not exist.
-        pool: moments of the pooled features.
-        network: the `features.FeatureNetwork` they were taken with.
-        name: of the data.
-        spatial: moments of the spatial features.
-
-    Raises:
-        FileExistsError: the file exists.
-    """
-    about = {
-        "name": name,
-        "count": pool.count,
-        "network": network.name,
-        "network_sha256": network.sha256,
-        "resize": network.resize,
-    }
-    arrays = {"mu": pool.mean, "sigma": pool.covariance}
-    if spatial is not None:
-        arrays |= {"mu_s": spatial.mean, "sigma_s": spatial.covariance}
-    with open(path, "xb") as file:
-        np.savez(file, **arrays, about=json.dumps(about))
-
-
-BUNDLED = ("digits_train", "digits_test")
-"""Statistics that come with the package: of MNIST's 60,000 and 10,000 images, for FDD."""
-
-
-def load_reference(path: str | Path) -> Reference:
-    """Reads reference statistics.
-
-    Args:
-        path: an npz of `save_reference`, of pytorch-fid or EDM (mu, sigma) or of ADM (also mu_s,
-            sigma_s), or a name in `BUNDLED`.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: it is damaged, or holds something else.
-    """
-    bundled = str(path) in BUNDLED
-    folder = importlib.resources.files("ddim_jax.assets")
-    path = folder / f"{path}_statistics.npz" if bundled else Path(path)
-    if not bundled and not path.exists():
-        raise FileNotFoundError(
-            f"no statistics at {path}; give an npz with mu and sigma, or one of "
-            f"{', '.join(BUNDLED)}, or leave --reference out and name the data by --real"
-        )
-    try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files if key != "arr_0"}  # ADM's pictures
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is not a readable npz file: {error}") from None
-    if not {"mu", "sigma"} <= arrays.keys():
-        raise ValueError(
-            f"{path} must hold mu [D] and sigma [D, D], as pytorch-fid and ADM write them; it has "
-            f"{', '.join(arrays) or 'nothing'}"
-        )
-    about = json.loads(str(arrays["about"])) if "about" in arrays else {}
-
-    def read(mean: str, covariance: str) -> Moments | None:
-        if mean not in arrays:
-            return None
-        mu, sigma = (np.asarray(arrays[key], np.float64) for key in (mean, covariance))
-        if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
-            raise ValueError(
-                f"{path}: {covariance} must be [D, D] for {mean} [D], got shapes {sigma.shape} and "
-                f"{mu.shape}"
-            )
-        return Moments(about.get("count"), mu, sigma)
-
-    return Reference(
-        name=about.get("name", path.name),
-        pool=read("mu", "sigma"),
-        spatial=read("mu_s", "sigma_s"),
-        network_sha256=about.get("network_sha256"),
-        resize=about.get("resize"),
-    )

@@ -1,6 +1,7 @@
-"""The plots of a sweep: quality, Pareto front, guidance, cost, and a sheet of the pictures.
+"""Plots a sweep: quality, Pareto front, guidance, cost, and a sheet of the pictures.
 
-Each takes the records that `tradeoff` writes, so a plot can be drawn again from NAME.json alone:
+Each function takes the records that `tradeoff` writes, so that NAME.json alone is enough to plot
+again:
 
     content = json.load(open("runs/quality/tradeoff.json"))
     plots.quality("q.png", content["records"], "FDD", content["about"]["baseline"])
@@ -13,13 +14,12 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogFormatter, ScalarFormatter
 
-matplotlib.use("Agg")
-from matplotlib import pyplot  # noqa: E402
-from matplotlib.ticker import LogFormatter, ScalarFormatter  # noqa: E402
-
-from ddim_jax.evaluation.results import Record  # noqa: E402
-from ddim_jax.solvers import SOLVERS  # noqa: E402
+from ddim_jax.evaluation.results import Record
+from ddim_jax.solvers import SOLVERS
 
 MARKERS = "osD^vP*X<>hp"
 DPI = 110
@@ -50,25 +50,25 @@ def all_plots(
         f"{quality_name} of {about['num_samples']} samples of {about['checkpoint']} "
         f"against {about['reference']}"
     )
-    known = {record["cell"] for record in records}
-    every = [*records, *(record for record in others if record["cell"] not in known)]
-    drawn = {
+    cells = {record["cell"] for record in records}
+    every = [*records, *(record for record in others if record["cell"] not in cells)]
+    plots = {
         "quality": lambda path: quality(path, every, quality_name, about["baseline"], caption),
         "pareto": lambda path: pareto(path, every, quality_name, caption),
         "cost": lambda path: cost(path, records),
         "sheet": lambda path: sheet(path, list(zip(records, few, strict=True))),
     }
     if len({record["guidance_scale"] for record in records}) > 1:
-        drawn["guidance"] = lambda path: guidance(path, records, quality_name)
+        plots["guidance"] = lambda path: guidance(path, records, quality_name)
     written = []
-    for name, draw in drawn.items():
+    for name, plot in plots.items():
         written.append(base.with_name(f"{base.name}_{name}.png"))
-        draw(written[-1])
+        plot(written[-1])
     return written
 
 
 def curve_name(record: Record) -> str:
-    """Solver, and what is not its default; the same for all steps of a curve."""
+    """Returns the solver and what is not its default; the same for all steps of a curve."""
     if "student" in record:
         return record["student"]
     parts = [record["solver"]]
@@ -84,31 +84,31 @@ def curve_name(record: Record) -> str:
 
 
 def curves(records: list[Record], key: Callable[[Record], str] = curve_name) -> dict:
-    """Records by the name of their curve, each in the order of NFE."""
-    found: dict[str, list[Record]] = {}
+    """Groups records by the name of their curve, each in the order of NFE."""
+    groups: dict[str, list[Record]] = {}
     for record in records:
-        found.setdefault(key(record), []).append(record)
-    return {name: sorted(part, key=lambda r: r["nfe"]) for name, part in found.items()}
+        groups.setdefault(key(record), []).append(record)
+    return {name: sorted(group, key=lambda r: r["nfe"]) for name, group in groups.items()}
 
 
 def quality(
     path: Path, records: list[Record], name: str, baseline: str | None = None, caption: str = ""
 ) -> None:
-    """Quality against network evaluations, both axes logarithmic, a curve for each solver.
+    """Plots quality against network evaluations, both axes logarithmic, a curve for each solver.
 
     Args:
         path: of the PNG.
         records: of a sweep.
         name: of the metric.
-        baseline: name of a cell; a line at its quality, with bands 5% and 10% above.
+        baseline: name of a cell, drawn as a line at its quality with bands 5% and 10% above.
         caption: title.
     """
-    figure, axes = pyplot.subplots(figsize=(9, 5.5))
+    figure = Figure(figsize=(9, 5.5))
+    axes = figure.subplots()
     reference = [record for record in records if record["cell"] == baseline]
-    drawn = curves(records)
-    lone = [name for name, part in drawn.items() if part == reference and len(drawn) > 1]
-    drawn = {name: part for name, part in drawn.items() if name not in lone}
-    for i, (label, part) in enumerate(drawn.items()):
+    groups = curves(records)
+    lines = {k: part for k, part in groups.items() if part != reference or len(groups) == 1}
+    for i, (label, part) in enumerate(lines.items()):
         axes.plot(
             [r["nfe"] for r in part], [r[name] for r in part],
             color=_color(i), marker=MARKERS[i % len(MARKERS)],
@@ -119,7 +119,7 @@ def quality(
         axes.axhline(level, color="black", linewidth=1, label=f"{baseline}: {level:.3g}")
         axes.axhspan(level, 1.05 * level, color="black", alpha=0.18, lw=0, label="within 5%")
         axes.axhspan(1.05 * level, 1.1 * level, color="black", alpha=0.08, lw=0, label="within 10%")
-    _log_axes(axes, {r["nfe"] for part in drawn.values() for r in part})
+    _log_axes(axes, {r["nfe"] for part in lines.values() for r in part})
     axes.set_xlabel("network evaluations (NFE)")
     axes.set_ylabel(f"{name} (lower is better)")
     axes.set_title(caption, fontsize=10)
@@ -128,8 +128,9 @@ def quality(
 
 
 def pareto(path: Path, records: list[Record], name: str, caption: str = "") -> None:
-    """All cells over the forward passes they cost, and the front that nothing beats."""
-    figure, axes = pyplot.subplots(figsize=(9, 5.5))
+    """Plots all cells over the forward passes they cost, and the Pareto front."""
+    figure = Figure(figsize=(9, 5.5))
+    axes = figure.subplots()
     cost, value = (
         np.array([record[key] for record in records]) for key in ("forward_passes", name)
     )
@@ -148,7 +149,7 @@ def pareto(path: Path, records: list[Record], name: str, caption: str = "") -> N
 
 
 def pareto_front(cost: np.ndarray, value: np.ndarray) -> list[int]:
-    """Indices of the points that no other beats in both, by rising cost."""
+    """Returns the indices of the points that no other beats in both, by rising cost."""
     front: list[int] = []
     for i in np.lexsort((value, cost)):
         if not front or value[i] < value[front[-1]]:
@@ -157,12 +158,11 @@ def pareto_front(cost: np.ndarray, value: np.ndarray) -> list[int]:
 
 
 def guidance(path: Path, records: list[Record], name: str) -> None:
-    """For each solver, quality over guidance scale x steps; a cross marks the best pair."""
-    sets = curves(records, lambda r: curve_name(r | {"guidance_scale": 1}))
-    figure, all_axes = pyplot.subplots(
-        1, len(sets), figsize=(1 + 4.2 * len(sets), 4), squeeze=False, layout="constrained"
-    )
-    for axes, (label, part) in zip(all_axes[0], sets.items(), strict=True):
+    """Plots for each solver quality over guidance scale x steps; a red frame marks the best."""
+    groups = curves(records, lambda r: curve_name(r | {"guidance_scale": 1}))
+    figure = Figure(figsize=(1 + 4.2 * len(groups), 4), layout="constrained")
+    all_axes = figure.subplots(1, len(groups), squeeze=False)
+    for axes, (label, part) in zip(all_axes[0], groups.items(), strict=True):
         scales, steps = (sorted({r[key] for r in part}) for key in ("guidance_scale", "steps"))
         values = np.full((len(scales), len(steps)), np.nan)
         for r in part:
@@ -177,9 +177,8 @@ def guidance(path: Path, records: list[Record], name: str) -> None:
                     j, i, f"{values[i, j]:.3g}", ha="center", va="center", fontsize=8,
                     weight=weight, bbox=box,
                 )  # fmt: skip
-        axes.add_patch(
-            pyplot.Rectangle((best[1] - 0.5, best[0] - 0.5), 1, 1, fill=False, ec="red", lw=2.5)
-        )
+        corner = (best[1] - 0.5, best[0] - 0.5)
+        axes.add_patch(Rectangle(corner, 1, 1, fill=False, ec="red", lw=2.5))
         axes.set_xticks(range(len(steps)), steps)
         axes.set_yticks(range(len(scales)), [f"{s:g}" for s in scales])
         axes.set_xlabel("steps")
@@ -190,8 +189,9 @@ def guidance(path: Path, records: list[Record], name: str) -> None:
 
 
 def cost(path: Path, records: list[Record]) -> None:
-    """Images per second, and memory, against forward passes, without and with guidance."""
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4))
+    """Plots images per second and memory against forward passes, without and with guidance."""
+    figure = Figure(figsize=(10, 4))
+    left, right = figure.subplots(1, 2)
 
     def kind(record: Record) -> str:
         return record.get("student", record["solver"]) + (
@@ -220,7 +220,7 @@ def cost(path: Path, records: list[Record]) -> None:
 
 
 def sheet(path: Path, sets: Sequence[tuple[Record, np.ndarray]]) -> None:
-    """Pictures from the same noise: a row of blocks for each solver, a column for each NFE.
+    """Shows pictures from the same noise: a row of blocks for each solver, a column for each NFE.
 
     Args:
         path: of the PNG.
@@ -228,10 +228,9 @@ def sheet(path: Path, sets: Sequence[tuple[Record, np.ndarray]]) -> None:
     """
     rows = list(dict.fromkeys(curve_name(record) for record, _ in sets))
     steps = sorted({record["nfe"] for record, _ in sets})
-    figure, all_axes = pyplot.subplots(
-        len(rows), len(steps), figsize=(0.4 + 2 * len(steps), 0.3 + 0.95 * len(rows)),
-        squeeze=False, gridspec_kw={"wspace": 0.04, "hspace": 0.1},
-    )  # fmt: skip
+    figure = Figure(figsize=(0.4 + 2 * len(steps), 0.3 + 0.95 * len(rows)))
+    spacing = {"wspace": 0.04, "hspace": 0.1}
+    all_axes = figure.subplots(len(rows), len(steps), squeeze=False, gridspec_kw=spacing)
     for axes in all_axes.flat:
         axes.axis("off")
     for record, images in sets:
@@ -252,7 +251,7 @@ def sheet(path: Path, sets: Sequence[tuple[Record, np.ndarray]]) -> None:
 
 def _color(i: int) -> Any:
     """The strong colours of tab20 first."""
-    return pyplot.cm.tab20((2 * i + i // 10) % 20)
+    return matplotlib.colormaps["tab20"]((2 * i + i // 10) % 20)
 
 
 def _log_axes(axes: Any, ticks: set) -> None:
@@ -269,8 +268,7 @@ def _log_axes(axes: Any, ticks: set) -> None:
     axes.grid(alpha=0.25, which="both")
 
 
-def _save(figure: Any, path: Path, tight: bool = True) -> None:
+def _save(figure: Figure, path: Path, tight: bool = True) -> None:
     if tight:
         figure.tight_layout()
     figure.savefig(path, dpi=DPI, bbox_inches="tight")
-    pyplot.close(figure)

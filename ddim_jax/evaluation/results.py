@@ -1,6 +1,5 @@
 """The results of a sweep as files: NAME.json, NAME.csv, and DDIM's Table 1."""
 
-import ast
 import csv
 import json
 from collections.abc import Iterable
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ddim_jax import files
+from ddim_jax.names import parse_options, parse_value
 
 Record = dict[str, Any]
 
@@ -25,7 +25,7 @@ def write(base: Path, about: dict[str, Any], records: list[Record]) -> None:
 
 
 def read(paths: Iterable[str | Path], num_samples: int, quality: str) -> list[Record]:
-    """The records of CSV files that `write` has written.
+    """Reads the records of CSV files that `write` has written.
 
     Args:
         paths: of the files.
@@ -36,7 +36,7 @@ def read(paths: Iterable[str | Path], num_samples: int, quality: str) -> list[Re
         FileNotFoundError: a file is not there.
         ValueError: it holds something else.
     """
-    found = []
+    records = []
     for path in paths:
         if not Path(path).exists():
             raise FileNotFoundError(f"no results of an earlier sweep at {path}; give its NAME.csv")
@@ -44,49 +44,41 @@ def read(paths: Iterable[str | Path], num_samples: int, quality: str) -> list[Re
             rows = list(csv.DictReader(file))
         for row in rows:
             if None in row or not {"solver", "nfe", "num_samples", quality} <= set(row):
-                raise ValueError(f"{path} is no CSV file of a sweep with {quality}")
+                raise ValueError(f"{path} is not a CSV file of a sweep with {quality}")
             if int(row["num_samples"]) != num_samples:
                 raise ValueError(
                     f"{path} holds cells of {row['num_samples']} samples, not {num_samples}; only "
                     "equal numbers can be compared"
                 )
-            found.append(_record(row))
-    return found
+            records.append(_record(row))
+    return records
 
 
 def _record(row: dict[str, str]) -> Record:
-    pairs = (pair.partition("=") for pair in row["solver_options"].split(";") if pair)
-    options = {name: _value(text) for name, _, text in pairs}
-    values = {name: _value(text) for name, text in row.items() if text}
+    options = parse_options(row["solver_options"].split(";"), "solver_options")
+    values = {name: parse_value(text) for name, text in row.items() if text}
     return values | {"solver_options": options}
 
 
-def _value(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
-
-
 def check_name(base: Path, cells: list[str], num_samples: int) -> None:
-    """Makes sure that no results of another sweep have that name.
+    """Checks that results of another sweep do not have that name, since they would be lost.
 
     Args:
         base: of the file names.
-        cells: names of those of the sweep.
+        cells: names of the cells of the sweep.
         num_samples: of each.
 
     Raises:
-        ValueError: they would be lost.
+        ValueError: results of another sweep have that name.
     """
     if not (path := base.with_suffix(".json")).exists():
         return
     try:
         about = json.loads(path.read_text())["about"]
-        known, count = set(about["cells"]), about["num_samples"]
+        kept, count = set(about["cells"]), about["num_samples"]
     except (json.JSONDecodeError, KeyError, TypeError):
-        raise ValueError(f"{path} is no result of a sweep; choose another --name") from None
-    if missing := known - set(cells):
+        raise ValueError(f"{path} does not hold a sweep; choose another --name") from None
+    if missing := kept - set(cells):
         raise ValueError(
             f"{path} holds a sweep with other cells, such as {sorted(missing)[0]}, which this one "
             "would lose; choose another --name"
@@ -94,12 +86,12 @@ def check_name(base: Path, cells: list[str], num_samples: int) -> None:
     if count != num_samples:
         raise ValueError(
             f"{path} holds a sweep of {count} samples a cell, not {num_samples}; choose another "
-            "--name (the samples are shared all the same)"
+            "--name (their samples are shared)"
         )
 
 
 def paper_table(records: list[Record], quality: str) -> str:
-    """DDIM's Table 1 in markdown: rows of eta and sigma-hat, columns of steps."""
+    """Returns DDIM's Table 1 in markdown: rows of eta and sigma-hat, columns of steps."""
     steps = sorted({record["steps"] for record in records})
     rows: dict[str, dict[int, float]] = {}
     for record in records:

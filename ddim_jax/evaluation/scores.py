@@ -1,4 +1,4 @@
-"""Every number about a set of samples, with all that is needed to draw and measure it again."""
+"""All metrics of a set of samples, with what is needed to draw and to measure it again."""
 
 import hashlib
 import importlib.metadata
@@ -13,26 +13,25 @@ import numpy as np
 
 from ddim_jax import data
 from ddim_jax.data import Source
-from ddim_jax.evaluation import features, metrics
+from ddim_jax.evaluation import features, metrics, references
 from ddim_jax.evaluation.features import FeatureNetwork, Features
-from ddim_jax.evaluation.metrics import Reference
-from ddim_jax.models.pretrained import Pretrained, fingerprint
+from ddim_jax.evaluation.references import Reference
+from ddim_jax.model import Model
 
 FEW = 10_000
-"""Below so many samples, a Frechet distance is not comparable with published ones."""
-
+"""Samples below which a Frechet distance is not comparable with published ones."""
 
 PACKAGES = ("ddim_jax", "jax", "jaxlib", "flax", "diffrax", "numpy")
 
 
-class Ruler(NamedTuple):
+class Evaluator(NamedTuple):
     """What samples are measured with.
 
     Attributes:
         network: of the features.
-        reference: statistics of the data, for Frechet distances.
-        real: [M, D] features of data, for KID, precision and recall; None for none of these.
-        real_name: of that data.
+        reference: statistics of data, for Frechet distances.
+        real: [M, D] features of real images, for KID, precision and recall; None for none of these.
+        real_name: of the real images.
     """
 
     network: FeatureNetwork
@@ -47,14 +46,14 @@ def find_data(
     real: str | None,
     image_shape: tuple[int, int, int],
 ) -> tuple[Reference | None, Source | None]:
-    """What to compare samples with, checked but not yet measured.
+    """Opens what to compare samples with and checks it; nothing is measured yet.
 
     Args:
         network: of the features.
         reference: an npz of statistics; None for those of the real images, or, for digits, of
             MNIST's 60,000 training images.
-        real: data of real images as `data.load` takes it; None for none, or, for digits, the
-            5,000 in the package.
+        real: real images as `data.load` takes them; None for none, or, for digits, the 5,000 in
+            the package.
         image_shape: of the samples.
 
     Raises:
@@ -64,30 +63,30 @@ def find_data(
     """
     network.check(image_shape)
     if network.name == "digits":
-        real, reference = real or "digits", reference or metrics.BUNDLED[0]
+        real, reference = real or "digits", reference or references.BUNDLED[0]
     if reference is None and real is None:
         raise ValueError(
             "there is nothing to compare samples with: give --reference=FILE.npz of statistics, or "
             "--real with the data, like npz:PATH or folder:PATH"
         )
-    known = None if reference is None else _check(metrics.load_reference(reference), network)
+    statistics = None if reference is None else _check(references.load(reference), network)
     source = None if real is None else data.load(real)
     if source is not None and source.image_shape != tuple(image_shape):
         raise ValueError(
             f"real images must have the samples' shape {tuple(image_shape)}, {real} has "
             f"{source.image_shape}; prepare them in that size"
         )
-    return known, source
+    return statistics, source
 
 
-def make_ruler(
+def make_evaluator(
     network: FeatureNetwork,
     reference: Reference | None,
     source: Source | None,
     folder: Path | None = None,
     update: Callable[[int], None] = lambda count: None,
-) -> Ruler:
-    """A ruler from what `find_data` found.
+) -> Evaluator:
+    """Makes an evaluator of what `find_data` returns; measures the real images.
 
     Args:
         network: of the features.
@@ -97,22 +96,34 @@ def make_ruler(
         update: called with the number of real images of each finished batch.
     """
     if source is None:
-        return Ruler(network, reference)
+        return Evaluator(network, reference)
+    real = _real_features(network, source, folder, update)
+    name = f"{source.name}, {len(real.pool)} images"
+    if reference is None:
+        spatial = None if real.spatial is None else metrics.moments(real.spatial)
+        pool = metrics.moments(real.pool)
+        reference = Reference(name, pool, spatial, network.sha256, network.resize)
+    return Evaluator(network, reference, real.pool, name)
+
+
+def _real_features(
+    network: FeatureNetwork,
+    source: Source,
+    folder: Path | None,
+    update: Callable[[int], None],
+) -> Features:
+    """Features of real images: those in the folder if they are there, else computed and kept."""
     images = features.read_images(source)[0]
     digest = hashlib.sha256(images.tobytes() + f"{network.sha256} {network.resize}".encode())
     path = None if folder is None else folder / f"real_{digest.hexdigest()[:16]}.npz"
-    found = None if path is None else features.read(path)
-    if found is None:
-        found = network.extract(images, update=update)
-        if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            features.write(path, found)
-    name = f"{source.name}, {len(found.pool)} images"
-    if reference is None:
-        spatial = None if found.spatial is None else metrics.moments(found.spatial)
-        pool = metrics.moments(found.pool)
-        reference = Reference(name, pool, spatial, network.sha256, network.resize)
-    return Ruler(network, reference, found.pool, name)
+    kept = None if path is None else features.read(path)
+    if kept is not None:
+        return kept
+    real = network.extract(images, update=update)
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        features.write(path, real)
+    return real
 
 
 def _check(reference: Reference, network: FeatureNetwork) -> Reference:
@@ -127,55 +138,58 @@ def _check(reference: Reference, network: FeatureNetwork) -> Reference:
         if theirs not in (None, ours):
             raise ValueError(
                 f"{reference.name} was made with another {what}, {theirs}, than that of the "
-                f"features, {ours}; make the statistics anew"
+                f"features, {ours}; make the statistics again"
             )
     return reference
 
 
-def score(found: Features, ruler: Ruler, labels: np.ndarray | None = None) -> dict[str, Any]:
-    """All metrics of a set of samples, by name; what does not apply is left out.
+def score(
+    samples: Features, evaluator: Evaluator, labels: np.ndarray | None = None
+) -> dict[str, Any]:
+    """Computes all metrics of a set of samples, by name; what does not apply is left out.
 
     Args:
-        found: features of the samples.
-        ruler: what to compare with.
+        samples: their features.
+        evaluator: what to compare with.
         labels: [N] that the samples were drawn for.
 
     Raises:
         ValueError: fewer samples than feature dimensions.
     """
-    network, count = ruler.network, len(found.pool)
+    network, reference, count = evaluator.network, evaluator.reference, len(samples.pool)
     frechet, kernel, classes = network.names
-    distance = metrics.frechet_distance(metrics.moments(found.pool), ruler.reference.pool)
+    distance = metrics.frechet_distance(metrics.moments(samples.pool), reference.pool)
     scores = {"num_samples": count, frechet: distance}
-    if found.spatial is not None and ruler.reference.spatial is not None:
-        spatial = metrics.frechet_distance(metrics.moments(found.spatial), ruler.reference.spatial)
-        scores[f"s{frechet}"] = spatial
-    if ruler.real is not None:
-        size = min(1000, count, len(ruler.real))
-        mean, deviation = metrics.kid(found.pool, ruler.real, subset_size=size)
+    if samples.spatial is not None and reference.spatial is not None:
+        spatial = metrics.moments(samples.spatial)
+        scores[f"s{frechet}"] = metrics.frechet_distance(spatial, reference.spatial)
+    if evaluator.real is not None:
+        size = min(1000, count, len(evaluator.real))
+        mean, deviation = metrics.kid(samples.pool, evaluator.real, subset_size=size)
         scores |= {kernel: mean, f"{kernel}_deviation": deviation}
-        scores |= metrics.manifold(ruler.real, found.pool)._asdict()
+        scores |= metrics.manifold(evaluator.real, samples.pool)._asdict()
     order = np.random.default_rng(0).permutation(count)  # the splits must not follow the labels
-    scores[classes], scores[f"{classes}_deviation"] = metrics.inception_score(found.logits[order])
+    mean, deviation = metrics.inception_score(samples.logits[order])
+    scores |= {classes: mean, f"{classes}_deviation": deviation}
     if labels is not None and network.num_classes:
-        scores["accuracy"] = float(np.mean(found.logits.argmax(axis=1) == labels))
+        scores["accuracy"] = float(np.mean(samples.logits.argmax(axis=1) == labels))
     return scores
 
 
-def provenance(model: Pretrained, ruler: Ruler) -> dict[str, Any]:
-    """Whose samples they are and what measured them; JSON."""
+def provenance(model: Model, evaluator: Evaluator) -> dict[str, Any]:
+    """Says whose samples are measured and with what; JSON."""
     config = json.loads(model.config.to_json())
     return {
         "checkpoint": model.name,
-        "weights_sha256": fingerprint(model.params),
+        "weights_sha256": model.fingerprint,
         "training_steps": model.step,
         "ema": config["ema"],
-        "features": ruler.network.name,
-        "features_sha256": ruler.network.sha256,
-        "resize": ruler.network.resize,
-        "reference": ruler.reference.name,
-        "reference_count": ruler.reference.pool.count,
-        "real": ruler.real_name,
+        "features": evaluator.network.name,
+        "features_sha256": evaluator.network.sha256,
+        "resize": evaluator.network.resize,
+        "reference": evaluator.reference.name,
+        "reference_count": evaluator.reference.pool.count,
+        "real": evaluator.real_name,
         "versions": versions(),
         "python": platform.python_version(),
         "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
@@ -183,7 +197,7 @@ def provenance(model: Pretrained, ruler: Ruler) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that numbers depend on."""
+    """Returns the versions of the packages that numbers depend on."""
     return {name: _version(name) for name in PACKAGES}
 
 

@@ -1,11 +1,11 @@
-"""How straight are the paths of a flow? 0 where one step of Euler is as good as any number.
+"""Measures how straight the paths of a flow are: 0 where one step of Euler is as good as many.
 
     python -m ddim_jax.evaluation.straightness --checkpoint=runs/digits_reflow/reflow
 
-Of Euler paths from noise to images, in variables in which a straight path at constant speed is
-possible: rectified flow, `x = (1 - t) x0 + t eps`.
+The paths are those of Euler from noise to images, in variables in which a straight path at constant
+speed is possible: rectified flow, `x = (1 - t) x0 + t eps`.
 
-Source: Liu et al. 2022 (arXiv:2209.03003), section 2.2, by pixel.
+Source: Liu et al. 2022 (arXiv:2209.03003), section 2.2; here divided by the number of pixels.
 """
 
 import argparse
@@ -13,14 +13,22 @@ from typing import Any
 
 import numpy as np
 
-from ddim_jax import commands, experiment, generation, sampling
-from ddim_jax.models import pretrained
+from ddim_jax import checkpoints, commands, sampling
+from ddim_jax.model import Model
+from ddim_jax.recipe import Recipe
 
 Array = Any
 
 
 def straightness(path: Array, times: Array) -> np.ndarray:
-    """Mean square of velocity less mean velocity: of [E + 1, N, ...] points at times [E + 1], [N].
+    """Computes the mean square of velocity minus mean velocity, over time and pixels.
+
+    Args:
+        path: [E + 1, N, ...] points of N paths.
+        times: [E + 1].
+
+    Returns:
+        float64 [N].
 
     Raises:
         ValueError: fewer than two points, or not as many as times.
@@ -38,27 +46,29 @@ def straightness(path: Array, times: Array) -> np.ndarray:
     return (squares * (spans / spans.sum()).reshape(-1, 1)).sum(0)
 
 
-def measure(model: pretrained.Pretrained, steps: int, count: int, seed: int = 0) -> np.ndarray:
-    """[count] straightness of the paths of a network, labels in rotation.
+def measure(model: Model, steps: int, count: int, seed: int = 0) -> np.ndarray:
+    """Measures [count] paths of a model, labels in rotation.
 
     Raises:
-        ValueError: the network is not of a rectified flow.
+        ValueError: the model is not a rectified flow.
     """
     if model.config.schedule.name != "rectified_flow":
         raise ValueError(
             f"straightness is of rectified flows, and {model.name} was trained on the schedule "
             f"{model.config.schedule.name!r}; configs/digits_reflow.py trains one"
         )
-    generation.check(model, count, 1, None)
-    times = experiment.build_times(model.experiment.schedule, "uniform", steps)
-    table = experiment.build_table(model.experiment.schedule, "ddim", "uniform", steps)
-    generator = generation.Generator(model, clip="none", collect=("x",))
-    labels = generation.make_labels(model, None, count)
-    index = np.arange(count)
-    path = generator.draw(table, index, seed=seed, labels=labels).collected["x"]
-    keys = sampling.sample_keys(seed, index)
-    noise = np.asarray(sampling.initial_noise(keys, model.experiment.image_shape))
-    return straightness(np.concatenate([noise[None], path]), times)
+    recipe = Recipe("ddim", "uniform", steps, clip="none")
+    table, times = recipe.table(model.schedule), recipe.times(model.schedule)
+    labels, index, parts = model.inputs.labels(None, count), np.arange(count), []
+    noise = np.asarray(
+        sampling.initial_noise(sampling.sample_keys(seed, index), model.sample_shape)
+    )
+    generator = model.generator(recipe, collect=("x",))
+    conditions = model.conditions(count, recipe, labels, table)
+    for rows, result in generator.batches(table, index, seed=seed, x=noise, **conditions):
+        path = np.concatenate([noise[rows][None], result.collected["x"]])
+        parts.append(straightness(path, times))
+    return np.concatenate(parts)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -69,14 +79,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--num_samples", type=int, default=64, help="paths")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
-    commands.run(__file__, lambda: run(args))
+    commands.run("straightness", lambda: run(args))
 
 
 def run(args: argparse.Namespace) -> None:
-    """Measures, prints."""
-    found = measure(pretrained.load(args.checkpoint), args.steps, args.num_samples, args.seed)
-    deviation = found.std(ddof=1) / np.sqrt(len(found)) if len(found) > 1 else 0.0
-    print(f"straightness {found.mean():.4g} +- {deviation:.2g}, {args.steps} steps")
+    """Measures and prints."""
+    values = measure(checkpoints.load(args.checkpoint), args.steps, args.num_samples, args.seed)
+    error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
+    print(f"straightness {values.mean():.4g} +- {error:.2g}, {args.steps} steps")
 
 
 if __name__ == "__main__":

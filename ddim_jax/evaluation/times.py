@@ -1,13 +1,13 @@
-"""Searches the times of a few-step sampler by the quality of what it draws, and writes a stride.
+"""Searches the times of a few-step sampler by the quality of its samples, and writes a stride.
 
     python -m ddim_jax.evaluation.times --checkpoint=runs/digits_ect --steps=2,4
     python sample.py --checkpoint=runs/digits_ect --stride=strides/FILE.json
 
 For samplers that add noise, such as those of consistency models, there is no end point of a teacher
-to match (`strides.fit` does that for deterministic ones), so the samples are judged as a set: by
-the Frechet distance. Times are found one after another, each by golden-section search over half
-log-SNR between the one before and the clean end; all candidates draw from the same noise. It is
-a fit to that noise and that many samples: measure the result with another seed.
+to match (`strides.fit` does that for deterministic ones), so samples are compared as a set: by the
+Frechet distance. Times are searched one after another, each by golden-section search over half
+log-SNR between the one before and the clean end; all candidates draw from the same noise. The
+result is a fit to that noise and that many samples: measure it with another seed.
 
 Source: Song et al. 2023 (arXiv:2303.01469), section 3 and appendix D, where the search is ternary.
 """
@@ -19,22 +19,27 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ddim_jax import commands, data, experiment, generation
-from ddim_jax.evaluation import features, metrics, scores
-from ddim_jax.guidance import Guidance
-from ddim_jax.models import pretrained
-from ddim_jax.solvers import SOLVERS
-from ddim_jax.strides import files
+from ddim_jax import checkpoints, commands, files
+from ddim_jax.evaluation import feature_networks, metrics, scores
+from ddim_jax.model import Model
+from ddim_jax.recipe import Recipe
+from ddim_jax.strides import learned
 
 GOLDEN = (5**0.5 - 1) / 2
 ROOM = 0.05
-"""Half log-SNR that neighbouring times are apart at least."""
+"""The least distance of neighbouring times, in half log-SNR."""
 
 
 def golden_section(
     score: Callable[[float], float], low: float, high: float, trials: int
 ) -> tuple[float, float]:
-    """(where, how little) of the least of `trials` values of a function, unimodal in low..high.
+    """Searches the minimum of a function that is unimodal in low..high: (argument, value).
+
+    Args:
+        score: the function.
+        low: lower end.
+        high: upper end.
+        trials: values taken, at least 2.
 
     Raises:
         ValueError: fewer than two trials, or an empty interval.
@@ -59,7 +64,7 @@ def golden_section(
 def search(
     score: Callable[[list[float]], float], first: float, last: float, steps: int, trials: int
 ) -> list[float]:
-    """Half log-SNRs [steps] of the evaluations, beginning with `first`, one found after another.
+    """Searches the half log-SNRs [steps] of the evaluations one after another, from `first` on.
 
     Args:
         score: of the half log-SNRs of the evaluations; less is better.
@@ -68,117 +73,129 @@ def search(
         steps: evaluations.
         trials: scores taken for each.
     """
-    found = [first]
-    while len(found) < steps:
-        low, high = found[-1] + ROOM, last - ROOM * (steps - len(found) - 1)
-        found.append(golden_section(lambda lam: score([*found, lam]), low, high, trials)[0])
-    return found
+    chosen = [first]
+    while len(chosen) < steps:
+        low, high = chosen[-1] + ROOM, last - ROOM * (steps - len(chosen) - 1)
+        chosen.append(golden_section(lambda lam: score([*chosen, lam]), low, high, trials)[0])
+    return chosen
 
 
-class Judge:
-    """The Frechet distance of what a sampler draws at given times, from the same noise always.
+class FrechetObjective:
+    """The Frechet distance of samples as a function of the sampler's times; the noise is fixed.
 
-    The first time is that of the network's own stride.
+    The first time is that of the recipe's stride.
+
+    Attributes:
+        recipe: how samples are drawn but for the times.
+        start: the first time.
     """
 
-    def __init__(self, model: pretrained.Pretrained, args: argparse.Namespace):
+    def __init__(self, model: Model, args: argparse.Namespace):
         """Loads the feature network and the statistics.
 
         Raises:
-            ValueError: too few samples; what `generate` cannot do; no such statistics.
+            ValueError: too few samples; a recipe that the model cannot serve; no such statistics.
         """
-        self.schedule, own = model.experiment.schedule, model.config.sample
-        stride = own.get("stride_options")
-        self.start = experiment.build_times(self.schedule, own.stride, 1, stride)[0]
-        self.solver_name = args.solver or own.solver
-        info = experiment.lookup(SOLVERS, self.solver_name, "solver")
-        options = {} if args.solver else dict(own.get("solver_options") or {})
-        self._solver = info.make(**options)
-        self.scale = own.get("guidance_scale", 1.0)
-        if args.guidance_scale is not None:
-            self.scale = args.guidance_scale
-        self._guidance = None if self.scale == 1 else Guidance(self.scale)
-        generation.check(model, args.num_samples, args.batch_size, self._guidance)
-        self._network = features.load(args.features)
+        self._model, self._args, self.recipe = model, args, _recipe(model, args)
+        model.check(self.recipe)
+        self._solver = self.recipe.make_solver()
+        self.start = float(self.recipe.replace(steps=1).times(model.schedule)[0])
+        self._network = feature_networks.load(args.features)
         metrics.check_count(args.num_samples, self._network.dimensions)
-        found = scores.find_data(
-            self._network, args.reference, args.real, model.experiment.image_shape
-        )
-        self._real = scores.make_ruler(self._network, *found).reference.pool
-        self._generator = generation.Generator(model, clip=own.clip)
-        self._labels = generation.make_labels(model, None, args.num_samples)
-        self._args = args
+        data = scores.find_data(self._network, args.reference, args.real, model.sample_shape)
+        self._reference = scores.make_evaluator(self._network, *data).reference.pool
+        self._generator = model.generator(self.recipe)
+        self._labels = model.inputs.labels(None, args.num_samples)
 
     def times(self, lam: list[float]) -> np.ndarray:
-        """[steps + 1] times of evaluations at these half log-SNRs, to the clean end."""
-        inner = [float(self.schedule.time_of(value)) for value in lam[1:]]
-        return np.array([self.start, *inner, self.schedule.t_span[1]])
+        """Returns the times [steps + 1] of evaluations at these half log-SNRs, to the clean end."""
+        schedule = self._model.schedule
+        inner = [float(schedule.time_of(value)) for value in lam[1:]]
+        return np.array([self.start, *inner, schedule.t_span[1]])
 
     def __call__(self, lam: list[float]) -> float:
-        """The distance."""
-        table = self._solver(self.schedule, self.times(lam)).validate()
-        count, size, parts = self._args.num_samples, self._args.batch_size, []
-        for first in range(0, count, size):
-            index = np.arange(first, min(first + size, count))
-            labels = None if self._labels is None else self._labels[index]
-            drawn = self._generator.draw(
-                table, index, seed=self._args.seed, labels=labels, guidance=self._guidance
-            )
-            parts.append(self._network.extract(data.to_uint8(drawn.x)).pool)
-        return metrics.frechet_distance(metrics.moments(iter(parts)), self._real)
+        """Draws samples with evaluations at these half log-SNRs; returns their distance."""
+        model, count = self._model, self._args.num_samples
+        table = self._solver(model.schedule, self.times(lam)).validate()
+        batches = self._generator.batches(
+            table,
+            np.arange(count),
+            seed=self._args.seed,
+            batch_size=self._args.batch_size,
+            **model.conditions(count, self.recipe, self._labels, table),
+        )
+        pools = (self._network.extract(model.pictures(result.x)).pool for _, result in batches)
+        return metrics.frechet_distance(metrics.moments(pools), self._reference)
 
 
-def learn(model: pretrained.Pretrained, judge: Judge, steps: int, args) -> files.LearnedStride:
-    """The stride that was found, with the distance of every one that was tried."""
-    schedule, tried = judge.schedule, {}
-    first = max(float(schedule.half_log_snr(judge.start)), args.lam_min)
+def _recipe(model: Model, args: argparse.Namespace) -> Recipe:
+    """The model's own recipe with the solver and the guidance that were asked for.
+
+    Another solver is started where the model's own is.
+    """
+    stride = {"stride": model.recipe.stride, "stride_options": model.recipe.stride_options}
+    if model.recipe.stride is None:
+        stride["stride"] = model.recipe.make_solver().stride
+    return model.recipe.replace(solver=args.solver, guidance_scale=args.guidance_scale, **stride)
+
+
+def learn(
+    model: Model, objective: FrechetObjective, steps: int, args: argparse.Namespace
+) -> learned.LearnedStride:
+    """Searches a stride; it lists the distance of every one that was tried."""
+    schedule, tried = model.schedule, {}
+    first = max(float(schedule.half_log_snr(objective.start)), args.lam_min)
     total = (steps - 1) * args.trials
     with tqdm(total=total, desc=f"{steps} steps", unit="trial") as bar:
 
         def score(lam: list[float]) -> float:
             name = _name(lam)
-            tried[name] = judge(lam)
+            tried[name] = objective(lam)
             bar.update()
             bar.set_postfix(distance=f"{tried[name]:.3f}", at=name)
             return tried[name]
 
         last = float(schedule.half_log_snr(schedule.t_min)) - ROOM
-        found = search(score, first, last, steps, args.trials)
-    times = judge.times(found)
-    tqdm.write(f"sigma / alpha {_name(found)}: distance {tried[_name(found)]:.4g}")
-    return files.LearnedStride(
+        best = search(score, first, last, steps, args.trials)
+    times = objective.times(best)
+    tqdm.write(f"sigma / alpha {_name(best)}: distance {tried[_name(best)]:.4g}")
+    return learned.LearnedStride(
         times=times,
         method=f"least Frechet distance of {args.num_samples} samples",
         scores=dict(sorted(tried.items(), key=lambda item: item[1])),
-        solver=judge.solver_name,
+        solver=objective.recipe.solver,
         lam=schedule.half_log_snr(times[:-1]),
-        guidance=judge.scale,
+        guidance=objective.recipe.guidance_scale,
         checkpoint=model.name,
-        weights=pretrained.fingerprint(model.params),
+        weights=model.fingerprint,
     )
 
 
 def _name(lam: list[float]) -> str:
-    """The levels after the first as sigma / alpha, by which the field knows them."""
+    """The levels after the first as sigma / alpha, as papers give them."""
     return ", ".join(f"{np.exp(-value):.4g}" for value in lam[1:])
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """The command line, checked as far as it can be without a network."""
+    """Reads the command line and checks it as far as it can be without a model.
+
+    Raises:
+        ValueError: --steps or --trials out of range.
+    """
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--checkpoint", default="digits", help="as of sample.py")
-    add("--solver", help="default the network's own, from its config")
+    add("--solver", help="default the checkpoint's own")
     add("--steps", default="2", help="numbers of steps, like 2,4")
-    add("--guidance_scale", type=float, help="default the network's own")
-    add("--num_samples", type=int, default=1000, help="judged at a time")
-    add("--trials", type=int, default=10, help="for each time")
+    add("--guidance_scale", type=float, help="default the checkpoint's own")
+    add("--num_samples", type=int, default=1000, help="drawn for each distance")
+    add("--trials", type=int, default=10, help="distances measured for each time")
     add("--lam_min", type=float, default=-4.0, help="half log-SNR from which to search")
     add("--batch_size", type=int, default=100)
     add("--seed", type=int, default=1, help="of the noise")
-    add("--features", default="digits", help=features.NAMES)
-    add("--reference", help="npz of statistics, or digits_train, digits_test")
-    add("--real", help="data instead of statistics, like npz:PATH")
+    add("--features", default="digits", help=feature_networks.NAMES)
+    add("--reference", help="npz of statistics, digits_train or digits_test")
+    add("--real", help="real images instead of statistics, like npz:PATH")
     add("--out", default="strides", help="folder")
     add("--overwrite", action="store_true")
     args = parser.parse_args(argv)
@@ -192,23 +209,22 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Checks, searches, writes."""
-    model = pretrained.load(args.checkpoint)
-    solver = args.solver or model.config.sample.solver
+    """Checks, searches and writes."""
+    model = checkpoints.load(args.checkpoint)
+    solver = args.solver or model.recipe.solver
     paths = {n: Path(args.out) / f"{model.name}-{solver}-{n}.json" for n in args.steps}
     for path in paths.values():
-        if path.exists() and not args.overwrite:
-            raise FileExistsError(f"{path} exists; choose another --out, or pass --overwrite")
-    judge = Judge(model, args)
+        files.check_new(path, what="the stride file of --out", overwrite=args.overwrite)
+    objective = FrechetObjective(model, args)
     for steps, path in paths.items():
-        stride = learn(model, judge, steps, args)
-        files.save(path, stride, args.overwrite)
+        stride = learn(model, objective, steps, args)
+        learned.save(path, stride, args.overwrite)
         print(f"{path}: the best of {len(stride.scores)}")
 
 
 def main(argv: list[str] | None = None) -> None:
     """Searches from the command line."""
-    commands.run(__file__, lambda: run(parse(argv)))
+    commands.run("times", lambda: run(parse(argv)))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,8 @@
     continuous_consistency  sCM
     shortcut, mean_flow     flows that are told how far to jump
 
-`times`, `pairs` and `weightings` say where they look and what counts.
+`time_samplers`, `level_pairs` and `weightings` are options of several: at which noise levels a loss
+looks, and how much an error counts there. `lpips` is a learned distance of images.
 """
 
 from collections.abc import Callable
@@ -16,12 +17,12 @@ from ddim_jax.losses.consistency import consistency
 from ddim_jax.losses.continuous_consistency import continuous_consistency
 from ddim_jax.losses.diffusion import diffusion
 from ddim_jax.losses.guided import guided
+from ddim_jax.losses.level_pairs import PAIRS, POINTS, LevelPairs, adaptive_decay
 from ddim_jax.losses.loss import Loss, Net
 from ddim_jax.losses.mean_flow import mean_flow
-from ddim_jax.losses.pairs import PAIRS, POINTS, Pairs, adaptive_decay
 from ddim_jax.losses.progressive import progressive
 from ddim_jax.losses.shortcut import shortcut
-from ddim_jax.losses.times import TIMES
+from ddim_jax.losses.time_samplers import TIMES
 from ddim_jax.losses.weightings import WEIGHTINGS, Weighting
 
 LOSSES: dict[str, Callable[..., Loss]] = {
@@ -33,7 +34,7 @@ LOSSES: dict[str, Callable[..., Loss]] = {
     "shortcut": shortcut,
     "mean_flow": mean_flow,
 }
-"""Losses by the name that configs use; made from (apply, schedule, parameterization, ...)."""
+"""Losses by the name that configs use; each is made from a `Net` and its options."""
 
 __all__ = [
     "LOSSES",
@@ -41,9 +42,9 @@ __all__ = [
     "POINTS",
     "TIMES",
     "WEIGHTINGS",
+    "LevelPairs",
     "Loss",
     "Net",
-    "Pairs",
     "Weighting",
     "adaptive_decay",
     *LOSSES,

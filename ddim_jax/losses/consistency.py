@@ -7,8 +7,9 @@ Two neighbouring noise ratios s = sigma / alpha, high and low, of one trajectory
 f is the network's x0, which must be the identity at the clean end, `x0 = x`: so it is with
 prediction "consistency" at `s = sigma_min`, and with v, flow and edm at s = 0. Training from data
 (CT, iCT, ECT) takes x_low from the same image and noise; distillation (CD) takes it from one Heun
-step of a teacher over s; a guided teacher that takes its scale as an input passes that on to the
-student. Both passes share a dropout key.
+step of a teacher over s. Where the teacher was distilled from a guided one, and so takes the
+guidance scale as an input, the student is told the same scale. Both passes of the student have the
+same dropout keys.
 
     method  pairs                           target              distance
     CD      grid, constant                  target_decay 0..    l2, lpips; needs a teacher
@@ -26,11 +27,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ddim_jax.denoisers import Apply
-from ddim_jax.losses.guided import check_guidance, conditions
-from ddim_jax.losses.loss import Loss, Net, add_noise, check_dropout, normal_like, split
-from ddim_jax.losses.pairs import Pairs, grid
-from ddim_jax.predictions import Parameterization, expand, predict
+from ddim_jax.losses.level_pairs import LevelPairs, grid
+from ddim_jax.losses.loss import (
+    Loss,
+    Net,
+    add_noise,
+    check_boundary,
+    check_dropout,
+    check_guidance,
+    conditions_with_scale,
+    normal_like,
+    split,
+)
+from ddim_jax.predictions import expand
 from ddim_jax.schedules import NoiseLevel, Schedule
 
 Array = Any
@@ -43,17 +52,14 @@ DISTANCES = ("l2", "huber")
 
 
 def consistency(
-    apply: Apply,
-    schedule: Schedule,
-    parameterization: Parameterization,
+    net: Net,
     *,
-    pairs: Pairs | None = None,
+    pairs: LevelPairs | None = None,
     distance: str | Callable[[Array, Array], Array] = "huber",
     huber: float | None = None,
     weight: str = "gap",
     distil: bool = False,
     target_decay: float | Callable[[Array], Array] | None = None,
-    num_classes: int = 0,
     label_dropout: float = 0.0,
     guidance: tuple[float, float] | None = None,
     teacher: Net | None = None,
@@ -61,18 +67,16 @@ def consistency(
     """The consistency loss, distilled or trained.
 
     Args:
-        apply: the network, `(params, x, model_time, cond, dropout_key) -> F`.
-        schedule: the forward process.
-        parameterization: what the network predicts; its x0 is the consistency function.
-        pairs: (keys [B], step) -> (high, low), noise ratios; default `pairs.grid()`.
+        net: the network; its x0 is the consistency function.
+        pairs: (keys [B], step) -> (high, low), noise ratios; default `level_pairs.grid()`.
         distance: "l2", the mean square; "huber", `sqrt(|d|^2 + c^2) - c` over the whole image; or
-            a function of two [B, H, W, C] images, such as `lpips.load(path)`.
+            a function of two batches of images [B, H, W, C], such as `lpips.load(path)`.
         huber: c; default 0.00054 sqrt(dimensions). 0 is the plain norm.
         weight: "uniform" or "gap", 1 / (high - low).
         distil: the low point is a Heun step of the teacher (CD), not data with the same noise.
-        target_decay: of a moving target, mu or step -> mu; None: the network itself.
-        num_classes: of a class-conditional network, whose null label is num_classes; 0 if without.
-        label_dropout: probability with which all networks see the null label.
+        target_decay: mu of the moving average that gives the targets, or step -> mu; None: the
+            network itself gives them.
+        label_dropout: probability that the inputs of a row become null, for all networks.
         guidance: range of the scale that all networks take as an input (see `guided`), for
             distillation; None for none.
         teacher: if another network than the student's, or one that predicts something else.
@@ -82,39 +86,40 @@ def consistency(
             a teacher or classes, a parameterization that is not the identity at the lowest ratio.
     """
     check_dropout(label_dropout)
-    check_guidance(guidance, num_classes)
+    check_guidance(guidance, net.null)
     _check(distance, huber, weight)
     if guidance is not None and not distil:
-        raise ValueError("loss.guidance is what a teacher was told: set loss.distil=True")
+        raise ValueError(
+            "config.loss.guidance is what a teacher was told: set config.loss.distil=True"
+        )
     pairs = pairs or grid()
-    check_boundary(schedule, parameterization, pairs.lowest)
-    student = Net(apply, parameterization)
-    teacher = teacher or student
+    check_boundary(net, pairs.lowest)
+    teacher = teacher or net
 
     def compute(params, frozen, batch, keys, step):
         x0 = batch["image"]
-        pair_key, eps_key, cond_key, dropout_key = split(keys, 4)
+        pair_key, eps_key, inputs_key, dropout_keys = split(keys, 4)
         eps = normal_like(eps_key, x0)
-        cond = conditions(batch, cond_key, num_classes, label_dropout, guidance)
+        inputs = conditions_with_scale(batch, inputs_key, net.null, label_dropout, guidance)
         ratios = pairs.sample(pair_key, step)
-        high, low = (_level(schedule, ratio) for ratio in ratios)
+        high, low = (_level(net.schedule, ratio) for ratio in ratios)
         x_high, x_low = add_noise(x0, eps, high), add_noise(x0, eps, low)
         if distil:
 
             def slope(x, level):
-                return teacher.predict(frozen["teacher"], x, level, cond).eps
+                return teacher.predict(frozen["teacher"], x, level, inputs).eps
 
             x_low = heun(slope, x_high, high, low)
 
-        def clean(params, x, level):
-            return student.predict(params, x, level, cond, dropout_key[0]).x0
+        def f(params, x, level):
+            return net.predict(params, x, level, inputs, dropout_keys).x0
 
-        target = params if target_decay is None else frozen["target"]
-        wanted = jax.lax.stop_gradient(clean(target, x_low, low))
-        found = clean(params, x_high, high)
-        apart = _distance(distance, huber)(found, wanted)
+        target_params = params if target_decay is None else frozen["target"]
+        target = jax.lax.stop_gradient(f(target_params, x_low, low))
+        x0_hat = f(params, x_high, high)
+        apart = _distance(distance, huber)(x0_hat, target)
         value = jnp.mean(WEIGHTS[weight](*ratios) * apart)
-        squared = jnp.mean((found - x0) ** 2)
+        squared = jnp.mean((x0_hat - x0) ** 2)
         return value, {"loss": value, "mse_x0": squared, "distance": jnp.mean(apart)}
 
     decay = target_decay
@@ -137,34 +142,22 @@ def heun(
     return expand(low.alpha, x) * (y + gap * (first + second) / 2)
 
 
-def check_boundary(schedule: Schedule, parameterization: Parameterization, ratio: float) -> None:
-    """Raises ValueError unless x0 is x / alpha, whatever F, at that noise ratio."""
-    t = schedule.time_of(-jnp.log(ratio)) if ratio else jnp.float32(schedule.t_span[1])
-    level = schedule.level(t)
-    ones = jnp.ones((1, 1))
-    zero = predict(parameterization, ones, level, jnp.zeros((1, 1))).x0
-    one = predict(parameterization, ones, level, ones).x0
-    if not (jnp.abs(one - zero) < 1e-3 and jnp.abs(zero * level.alpha - 1) < 1e-3):
-        raise ValueError(
-            f"this prediction is not the identity at sigma / alpha = {ratio}, as a consistency "
-            "function must be; use prediction 'consistency' with that sigma_min, or 'v', 'flow' "
-            "or 'edm' with pairs that end at 0"
-        )
-
-
 def _level(schedule: Schedule, ratio: Array) -> NoiseLevel:
     return schedule.level(schedule.time_of(-jnp.log(ratio)))
 
 
 def _check(distance, huber, weight) -> None:
     if not callable(distance) and distance not in DISTANCES:
-        raise ValueError(f"distance must be one of {', '.join(DISTANCES)}, got {distance!r}")
+        raise ValueError(
+            f"config.loss.distance must be one of {', '.join(DISTANCES)} or lpips:FILE, "
+            f"got {distance!r}"
+        )
     if huber is not None and huber < 0:
         raise ValueError(
-            f"huber must be at least 0, got {huber}; 0.00054 sqrt(dimensions) is iCT's"
+            f"config.loss.huber must be at least 0, got {huber}; 0.00054 sqrt(dimensions) is iCT's"
         )
     if weight not in WEIGHTS:
-        raise ValueError(f"weight must be one of {', '.join(WEIGHTS)}, got {weight!r}")
+        raise ValueError(f"config.loss.weight must be one of {', '.join(WEIGHTS)}, got {weight!r}")
 
 
 def _distance(name: str | Callable, huber: float | None) -> Callable[[Array, Array], Array]:

@@ -20,19 +20,22 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ddim_jax.denoisers import Apply
-from ddim_jax.losses.consistency import check_boundary
-from ddim_jax.losses.loss import Loss, Net, check_dropout, labels, normal_like, split
-from ddim_jax.predictions import Parameterization, expand
-from ddim_jax.schedules import Schedule
+from ddim_jax.losses.loss import (
+    Loss,
+    Net,
+    check_boundary,
+    check_dropout,
+    conditions,
+    normal_like,
+    split,
+)
+from ddim_jax.predictions import expand
 
 Array = Any
 
 
 def continuous_consistency(
-    apply: Apply,
-    schedule: Schedule,
-    parameterization: Parameterization,
+    net: Net,
     *,
     sigma_data: float = 0.5,
     mean: float = -1.0,
@@ -40,25 +43,21 @@ def continuous_consistency(
     warmup_steps: int = 10_000,
     tangent_floor: float = 0.1,
     distil: bool = False,
-    num_classes: int = 0,
     label_dropout: float = 0.0,
     teacher: Net | None = None,
 ) -> Loss:
     """sCM: training (sCT) or distillation (sCD).
 
     Args:
-        apply: the network, `(params, x, model_time, cond, dropout_key) -> F`; differentiable in x
-            and model_time, and best with an embedding of low frequencies of the latter.
-        schedule: the forward process.
-        parameterization: what the network predicts; its x0 is the consistency function.
+        net: the network; its x0 is the consistency function. It must be differentiable in x and
+            model_time, and does best with an embedding of low frequencies of the latter.
         sigma_data: standard deviation of the data.
         mean: of log(sigma / alpha).
         std: of log(sigma / alpha).
         warmup_steps: in which r rises to 1.
         tangent_floor: c, added to the norm that the tangent is divided by.
         distil: the trajectory's direction is the teacher's, not that of the data and noise.
-        num_classes: of a class-conditional network, whose null label is num_classes; 0 if without.
-        label_dropout: probability with which all networks see the null label.
+        label_dropout: probability that the inputs of a row become null, for all networks.
         teacher: if another network than the student's, or one that predicts something else.
 
     Raises:
@@ -66,49 +65,49 @@ def continuous_consistency(
             the clean end.
     """
     check_dropout(label_dropout)
-    check_boundary(schedule, parameterization, 0.0)
-    student = Net(apply, parameterization)
-    teacher = teacher or student
-
-    def velocity(net, params, x, angle, cond, dropout_key=None):
-        """F at x [B, ...] of unit scale and angles [B]."""
-        level = schedule.level(schedule.time_of(-jnp.log(sigma_data * jnp.tan(angle))))
-        scale = jnp.sqrt((sigma_data * level.alpha) ** 2 + level.sigma**2)
-        x = expand(scale, x) * x
-        x0, eps = net.predict(params, x, level, cond, dropout_key)
-        cos, sin = expand(jnp.cos(angle), x), expand(jnp.sin(angle), x)
-        return cos * eps - sin * x0 / sigma_data
+    check_boundary(net, 0.0)
+    teacher = teacher or net
 
     def compute(params, frozen, batch, keys, step):
         x0 = batch["image"] / sigma_data
-        time_key, eps_key, label_key, dropout_key = split(keys, 4)
+        time_key, eps_key, drop_key, dropout_keys = split(keys, 4)
         ratio = jnp.exp(mean + std * jax.vmap(jax.random.normal)(time_key))
         angle = jnp.arctan(ratio / sigma_data)
         eps = normal_like(eps_key, x0)
         cos, sin = expand(jnp.cos(angle), x0), expand(jnp.sin(angle), x0)
         x = cos * x0 + sin * eps
-        cond = labels(batch, label_key, num_classes, label_dropout)
+        inputs = conditions(batch, drop_key, net.null, label_dropout)
         slope = cos * eps - sin * x0
         if distil:
-            slope = velocity(teacher, frozen["teacher"], x, angle, cond)
+            slope = _velocity(teacher, frozen["teacher"], sigma_data, x, angle, inputs)
 
-        def own(params, x, angle):
-            return velocity(student, params, x, angle, cond, dropout_key[0])
+        def velocity(params, x, angle):
+            return _velocity(net, params, sigma_data, x, angle, inputs, dropout_keys)
 
         directions = (cos * sin * slope, (cos * sin).reshape(angle.shape))
-        still = jax.lax.stop_gradient(params)
-        frozen_output, change = jax.jvp(lambda *at: own(still, *at), (x, angle), directions)
+        fixed = jax.lax.stop_gradient(params)
+        fixed_output, change = jax.jvp(lambda *at: velocity(fixed, *at), (x, angle), directions)
         r = jnp.minimum(1.0, jnp.asarray(step, jnp.float32) / max(warmup_steps, 1))
-        tangent = tangent_of(frozen_output, change, x, slope, angle, r)
+        tangent = tangent_of(fixed_output, change, x, slope, angle, r)
         norm = jnp.sqrt(jnp.sum(tangent**2, axis=tuple(range(1, x.ndim)), keepdims=True))
-        wanted = jax.lax.stop_gradient(frozen_output + tangent / (norm + tangent_floor))
-        output = own(params, x, angle)
-        value = jnp.mean((output - wanted) ** 2)
-        clean = sigma_data * (cos * x - sin * output)
-        squared = jnp.mean((clean - batch["image"]) ** 2)
+        target = jax.lax.stop_gradient(fixed_output + tangent / (norm + tangent_floor))
+        output = velocity(params, x, angle)
+        value = jnp.mean((output - target) ** 2)
+        x0_hat = sigma_data * (cos * x - sin * output)
+        squared = jnp.mean((x0_hat - batch["image"]) ** 2)
         return value, {"loss": value, "mse_x0": squared, "tangent": jnp.mean(norm)}
 
     return Loss(compute, needs_teacher=distil)
+
+
+def _velocity(net, params, sigma_data, x, angle, inputs, dropout_keys=None) -> Array:
+    """Angular velocity `cos(a) eps - sin(a) x0` at x [B, ...] of unit scale and angles [B]."""
+    level = net.schedule.level(net.schedule.time_of(-jnp.log(sigma_data * jnp.tan(angle))))
+    scale = jnp.sqrt((sigma_data * level.alpha) ** 2 + level.sigma**2)
+    x = expand(scale, x) * x
+    x0, eps = net.predict(params, x, level, inputs, dropout_keys)
+    cos, sin = expand(jnp.cos(angle), x), expand(jnp.sin(angle), x)
+    return cos * eps - sin * x0 / sigma_data
 
 
 def tangent_of(output: Array, change: Array, x: Array, slope: Array, angle: Array, r: Array):

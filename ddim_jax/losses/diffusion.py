@@ -3,7 +3,7 @@
     t ~ times,  eps ~ N(0, I),  x = alpha x0 + sigma eps,  loss = weight * mean (F - target)^2
 
 Flow matching is this loss with `schedule = rectified_flow` and `prediction = flow`; reflow is that
-on pairs, whose images were drawn from known noise (`data.pairs`).
+on pairs of an image and the noise it was drawn from (`data.noise_pairs`).
 
 Sources: Ho et al. 2020 (arXiv:2006.11239); Salimans & Ho 2022 (arXiv:2202.00512), section 4;
 Liu et al. 2022 (arXiv:2209.03003), equation 1 and algorithm 1; Ho & Salimans 2022
@@ -16,49 +16,41 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ddim_jax.denoisers import Apply
 from ddim_jax.losses.loss import (
     Loss,
     Net,
     add_noise,
     check_dropout,
-    labels,
+    conditions,
     normal_like,
     regress,
     split,
 )
-from ddim_jax.losses.times import TimeSampler, uniform
+from ddim_jax.losses.time_samplers import TimeSampler, uniform
 from ddim_jax.losses.weightings import Weighting
-from ddim_jax.predictions import Parameterization, Prediction, predict
+from ddim_jax.predictions import Prediction, predict
 from ddim_jax.sampling import initial_noise
-from ddim_jax.schedules import Schedule
 
 Array = Any
 
 
 def diffusion(
-    apply: Apply,
-    schedule: Schedule,
-    parameterization: Parameterization,
+    net: Net,
     *,
     times: TimeSampler | None = None,
     weighting: Weighting | None = None,
     distance: Callable[[Array, Array], Array] | None = None,
-    num_classes: int = 0,
     label_dropout: float = 0.0,
 ) -> Loss:
-    """The denoising loss; with data from `data.pairs`, of coupled noise (reflow).
+    """The denoising loss; on data from `data.noise_pairs` with the noise of each pair (reflow).
 
     Args:
-        apply: the network, `(params, x, model_time, cond, dropout_key) -> F`.
-        schedule: the forward process.
-        parameterization: what the network predicts.
+        net: the network.
         times: keys [B] -> t [B]; default `uniform(schedule)`.
         weighting: weight on the squared error of x0, by lam; None is "simple".
-        distance: of two [B, H, W, C] images, in the place of the squared error, such as
-            `lpips.load(path)` for one-step distillation; without a weighting.
-        num_classes: of a class-conditional network, whose null label is num_classes; 0 if without.
-        label_dropout: probability with which a label becomes the null label.
+        distance: function of two batches of images [B, H, W, C] that replaces the squared error,
+            such as `lpips.load(path)` for one-step distillation; without a weighting.
+        label_dropout: probability that the inputs of a row become null.
 
     Returns:
         The loss; its metrics are those of `regress`.
@@ -71,27 +63,27 @@ def diffusion(
     check_dropout(label_dropout)
     if distance is not None and (weighting is not None or not callable(distance)):
         raise ValueError(
-            f"loss.distance must be lpips:FILE, without a weighting, got {distance!r} and "
+            f"config.loss.distance must be lpips:FILE, without a weighting, got {distance!r} and "
             f"{'a' if weighting else 'no'} weighting; leave it out for the squared error"
         )
-    net, times = Net(apply, parameterization), times or uniform(schedule)
+    times = times or uniform(net.schedule)
 
     def compute(params, frozen, batch, keys, step):
         x0 = batch["image"]
-        t_key, eps_key, label_key, dropout_key = split(keys, 4)
-        level = schedule.level(times(t_key))
+        t_key, eps_key, drop_key, dropout_keys = split(keys, 4)
+        level = net.schedule.level(times(t_key))
         if "noise_key" in batch:  # a coupled pair: the image was drawn from this very noise
             eps = initial_noise(jax.random.wrap_key_data(batch["noise_key"]), x0.shape[1:])
         else:
             eps = normal_like(eps_key, x0)
         x = add_noise(x0, eps, level)
-        cond = labels(batch, label_key, num_classes, label_dropout)
-        output = net.output(params, x, level, cond, dropout_key[0])
-        lam, wanted = schedule.half_log_snr(level.t), Prediction(x0, eps)
-        value, metrics = regress(output, parameterization, level, lam, wanted, weighting)
+        inputs = conditions(batch, drop_key, net.null, label_dropout)
+        output = net.output(params, x, level, inputs, dropout_keys)
+        lam, wanted = net.schedule.half_log_snr(level.t), Prediction(x0, eps)
+        value, metrics = regress(output, net.parameterization, level, lam, wanted, weighting)
         if distance is not None:
-            found = predict(parameterization, x, level, output).x0
-            value = jnp.mean(distance(found, x0))
+            x0_hat = predict(net.parameterization, x, level, output).x0
+            value = jnp.mean(distance(x0_hat, x0))
         return value, metrics | {"loss": value}
 
     return Loss(compute)

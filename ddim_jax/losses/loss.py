@@ -1,18 +1,24 @@
-"""What a training method is, and the regression that most of them end in."""
+"""What the training methods share: `Loss`, `Net`, random numbers, inputs, checks, the regression.
+
+A loss is made from a `Net` and options, and draws everything it needs from one key per row of the
+batch, so that its value is the same however the batch is spread over devices or taken in parts.
+"""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from ddim_jax.denoisers import Apply
+from ddim_jax.inputs import drop
 from ddim_jax.losses.weightings import Weighting
 from ddim_jax.predictions import Parameterization, Prediction, expand, predict, target
-from ddim_jax.schedules import NoiseLevel
+from ddim_jax.schedules import NoiseLevel, Schedule
 
 Array = Any
+Apply = Callable[[Any, Array, Array, dict[str, Array], Array | None], Array]
+"""`(params, x [B, ...], model_time [B], inputs, dropout_keys [B] or None) -> F [B, ...]`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,8 +27,8 @@ class Loss:
 
     Attributes:
         compute: `(params, frozen, batch, keys, step) -> (scalar, metrics)`. `batch` holds "image"
-            [B, H, W, C] in [-1, 1] and, if labelled, "label" int32 [B]; `keys` [B] is one key per
-            sample, so that a loss is the same however the batch is spread over devices.
+            [B, H, W, C] in [-1, 1] and the network's inputs by name, such as "label" int32 [B];
+            `keys` [B] is one key per row.
         needs_teacher: `frozen["teacher"]` are the parameters of a trained network.
         target_decay: step -> mu, for methods whose `frozen["target"]` is a moving average of the
             parameters, `target <- mu target + (1 - mu) params`; None if there is none.
@@ -33,11 +39,11 @@ class Loss:
     target_decay: Callable[[Array], Array] | None = None
 
     def __call__(self, params, frozen, batch, keys, step):
-        """The loss and its metrics, among them "loss"."""
+        """Returns the loss and its metrics, among them "loss"."""
         return self.compute(params, frozen, batch, keys, step)
 
     def freeze(self, params: Any, teacher: Any = None) -> dict | None:
-        """What training starts with as `frozen`; copies, since a train step donates its state.
+        """Returns the initial `frozen`; it holds copies, since a train step donates its state.
 
         Raises:
             ValueError: the method needs a teacher, and none is given.
@@ -52,7 +58,7 @@ class Loss:
         return jax.tree.map(jnp.copy, frozen) or None
 
     def update_frozen(self, frozen: dict | None, params: Any, step: Array) -> dict | None:
-        """`frozen` after the update that made `params`, the step-th (from 1)."""
+        """Returns `frozen` after the update that made `params`, the step-th (from 1)."""
         if self.target_decay is None:
             return frozen
         mu = jnp.asarray(self.target_decay(step), jnp.float32)
@@ -60,55 +66,142 @@ class Loss:
         return frozen | {"target": jax.tree.map(mix, frozen["target"], params)}
 
 
+class Net(NamedTuple):
+    """A network, a student or a teacher, and what a loss has to know of it.
+
+    Attributes:
+        apply: `(params, x, model_time, inputs, dropout_keys) -> F`; dropout is off without keys.
+        schedule: the forward process.
+        parameterization: what F means.
+        null: name -> null value of the inputs that can be dropped; {} for an unconditional network.
+    """
+
+    apply: Apply
+    schedule: Schedule
+    parameterization: Parameterization
+    null: Mapping[str, Any] = {}
+
+    def output(self, params, x, level: NoiseLevel, inputs, dropout_keys=None) -> Array:
+        """Returns F at x [B, ...] and levels [B]; with dropout if keys [B] are given."""
+        scale = expand(self.parameterization(level).input_scale, x)
+        return self.apply(params, scale * x, level.model_time, inputs, dropout_keys)
+
+    def predict(self, params, x, level: NoiseLevel, inputs, dropout_keys=None) -> Prediction:
+        """Returns x0 and eps at x [B, ...] and levels [B]."""
+        output = self.output(params, x, level, inputs, dropout_keys)
+        return predict(self.parameterization, x, level, output)
+
+
 def split(keys: Array, count: int) -> list[Array]:
-    """`count` independent [B] keys from keys [B]."""
+    """Returns `count` independent arrays of keys [B] from keys [B]."""
     return [jax.vmap(lambda key, p=p: jax.random.fold_in(key, p))(keys) for p in range(count)]
 
 
 def normal_like(keys: Array, x: Array) -> Array:
-    """Standard normals shaped like x [B, ...], one key per sample."""
+    """Draws standard normals shaped like x [B, ...], one key per row."""
     return jax.vmap(lambda key: jax.random.normal(key, x.shape[1:], x.dtype))(keys)
 
 
 def add_noise(x0: Array, eps: Array, level: NoiseLevel) -> Array:
-    """`alpha x0 + sigma eps` at levels [B]."""
+    """Returns `alpha x0 + sigma eps` at levels [B]."""
     return expand(level.alpha, x0) * x0 + expand(level.sigma, x0) * eps
 
 
-def labels(batch: dict, keys: Array, num_classes: int, dropout: float) -> dict | None:
-    """The condition of a class-conditional network, each label dropped with that probability."""
-    if not num_classes:
-        return None
-    drop = jax.vmap(jax.random.uniform)(keys) < dropout
-    return {"label": jnp.where(drop, num_classes, batch["label"])}
+def conditions(batch: dict, keys: Array, null: Mapping[str, Any], dropout: float) -> dict:
+    """Takes a network's inputs from the batch and drops them in some rows.
+
+    Args:
+        batch: holds every name in `null`, [B, ...] each.
+        keys: [B].
+        null: of the `Net`.
+        dropout: probability that the inputs of a row become null.
+
+    Raises:
+        ValueError: the batch lacks an input.
+    """
+    missing = sorted(set(null) - set(batch))
+    if missing:
+        raise ValueError(f"the network takes {missing[0]!r}, and batches hold {sorted(batch)} only")
+    return drop({name: jnp.asarray(batch[name]) for name in null}, null, keys, dropout)
+
+
+def conditions_with_scale(
+    batch: dict,
+    keys: Array,
+    null: Mapping[str, Any],
+    dropout: float,
+    guidance: tuple[float, float] | None,
+) -> dict:
+    """Returns `conditions`, and with a range of guidance scales also "guidance", uniform in it."""
+    drop_key, scale_key = split(keys, 2)
+    inputs = conditions(batch, drop_key, null, dropout)
+    if guidance is None:
+        return inputs
+    low, high = guidance
+    return inputs | {"guidance": low + (high - low) * jax.vmap(jax.random.uniform)(scale_key)}
 
 
 def check_dropout(label_dropout: float) -> None:
     """Raises ValueError unless label_dropout is a probability."""
     if not 0 <= label_dropout <= 1:
-        raise ValueError(f"label_dropout must be in [0, 1], got {label_dropout}; 0.1 is usual")
+        raise ValueError(
+            f"config.loss.label_dropout must be in [0, 1], got {label_dropout}; 0.1 is usual"
+        )
 
 
-class Net(NamedTuple):
-    """A network and what it predicts, a student or a teacher.
+def check_guidance(guidance: tuple | None, null: Mapping[str, Any]) -> None:
+    """Raises ValueError for a range of guidance scales that the networks cannot be told."""
+    if guidance is None:
+        return
+    if not null:
+        raise ValueError(
+            f"config.loss.guidance={tuple(guidance)} needs a class-conditional network; set "
+            "config.model.num_classes, or leave it out"
+        )
+    if len(guidance) != 2 or not guidance[0] <= guidance[1]:
+        raise ValueError(
+            f"config.loss.guidance must be (low, high), got {guidance}; (1, 5) is usual"
+        )
 
-    Attributes:
-        apply: `(params, x, model_time, cond, dropout_key) -> F`.
-        parameterization: what F means.
+
+def check_flow(net: Net, name: str) -> None:
+    """Raises ValueError unless a network predicts the velocity of an unshifted straight path.
+
+    Args:
+        net: the network.
+        name: of the loss that needs it.
     """
+    schedule = net.schedule
+    level = schedule.level(schedule.t_span[0] / 2)
+    row = net.parameterization(level)
+    straight = schedule.t_span == (1.0, 0.0) and abs(level.alpha - 0.5) < 1e-6
+    straight = straight and abs(level.sigma - 0.5) < 1e-6
+    if not straight or (row.x0_weight, row.eps_weight) != (-1.0, 1.0):
+        raise ValueError(
+            f"config.loss.name='{name}' needs schedule 'rectified_flow' with shift 1 and "
+            f"prediction 'flow', got schedule {schedule.name!r}"
+        )
 
-    apply: Apply
-    parameterization: Parameterization
 
-    def output(self, params, x, level: NoiseLevel, cond, dropout_key: Array | None = None) -> Array:
-        """F at x [B, ...] and levels [B]; in training mode with a dropout key."""
-        scale = expand(self.parameterization(level).input_scale, x)
-        return self.apply(params, scale * x, level.model_time, cond, dropout_key)
+def check_boundary(net: Net, ratio: float) -> None:
+    """Raises ValueError unless the network's x0 is x / alpha, whatever F, at a noise ratio.
 
-    def predict(self, params, x, level: NoiseLevel, cond, dropout_key=None) -> Prediction:
-        """x0 and eps at x [B, ...] and levels [B]."""
-        output = self.output(params, x, level, cond, dropout_key)
-        return predict(self.parameterization, x, level, output)
+    Args:
+        net: the network.
+        ratio: sigma / alpha.
+    """
+    schedule = net.schedule
+    t = schedule.time_of(-jnp.log(ratio)) if ratio else jnp.float32(schedule.t_span[1])
+    level = schedule.level(t)
+    ones = jnp.ones((1, 1))
+    zero = predict(net.parameterization, ones, level, jnp.zeros((1, 1))).x0
+    one = predict(net.parameterization, ones, level, ones).x0
+    if not (jnp.abs(one - zero) < 1e-3 and jnp.abs(zero * level.alpha - 1) < 1e-3):
+        raise ValueError(
+            f"this prediction is not the identity at sigma / alpha = {ratio}, as a consistency "
+            "function must be; use prediction 'consistency' with that sigma_min, or 'v', 'flow' "
+            "or 'edm' with config.loss.pairs that end at 0"
+        )
 
 
 def regress(
@@ -119,21 +212,22 @@ def regress(
     wanted: Prediction,
     weighting: Weighting | None,
 ) -> tuple[Array, dict]:
-    """Mean weighted square of what a network's output misses.
+    """Weighted mean squared error of a network's output F.
 
-    The weighting, on the squared error of x0, is turned into one on the network's own output F,
-    `x0_hat - x0 = -(sigma s / det) (F - F*)`; None is the plain mean over F.
+    The weighting, on the squared error of x0, is turned into one on F by
+    `x0_hat - x0 = -(sigma s / det) (F - F*)`, where s is the output scale and det the determinant
+    of what F means; None is the plain mean over F.
 
     Args:
         output: [B, ...] F.
         parameterization: what the network predicts.
         level: [B] where it was evaluated.
         lam: [B] log(alpha / sigma).
-        wanted: what it should have said.
+        wanted: the target as x0 and eps, [B, ...] each.
         weighting: lam -> weight.
 
     Returns:
-        The loss, and metrics "loss" and "mse_x0", the unweighted mean error of x0.
+        The loss, and metrics "loss" and "mse_x0", the unweighted mean squared error of x0.
     """
     row = parameterization(level)
     det = level.alpha * row.eps_weight - level.sigma * row.x0_weight

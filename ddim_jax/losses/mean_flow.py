@@ -8,19 +8,31 @@ at t = 1). Differentiating `(t - r) u = integral of v from r to t` along the flo
 Source: Geng et al. 2025 (arXiv:2505.13447), section 4 and algorithm 1.
 """
 
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
-from ddim_jax.denoisers import Apply
-from ddim_jax.losses.loss import Loss, add_noise, check_dropout, labels, normal_like, split
-from ddim_jax.predictions import Parameterization, expand
-from ddim_jax.schedules import NoiseLevel, Schedule
+from ddim_jax.inputs import is_null, nulled
+from ddim_jax.losses.loss import (
+    Loss,
+    Net,
+    add_noise,
+    check_dropout,
+    check_flow,
+    conditions,
+    normal_like,
+    split,
+)
+from ddim_jax.predictions import expand
+from ddim_jax.schedules import NoiseLevel
+
+Array = Any
 
 
 def mean_flow(
-    apply: Apply,
-    schedule: Schedule,
-    parameterization: Parameterization,
+    net: Net,
     *,
     mean: float = -0.4,
     std: float = 1.0,
@@ -29,66 +41,65 @@ def mean_flow(
     floor: float = 0.01,
     omega: float = 1.0,
     kappa: float = 0.0,
-    num_classes: int = 0,
     label_dropout: float = 0.0,
 ) -> Loss:
     """The MeanFlow identity as a regression.
 
     Args:
-        apply: the network, `(params, x, model_time, cond, dropout_key) -> F`; cond has "interval".
-        schedule: `rectified_flow` without shift.
-        parameterization: `flow`.
+        net: the network, which takes "interval"; on `rectified_flow` without shift, with
+            prediction `flow`.
         mean: of logit(t) and logit(r); the greater of the two is t.
         std: of both.
-        same: share of samples with r = t, which is flow matching.
+        same: share of rows with r = t, which is flow matching.
         power: p of the adaptive weight `1 / (|error|^2 + floor)^p`.
         floor: of that weight.
         omega: guidance that is trained in: the velocity is `omega v + (1 - omega - kappa) u(null) +
             kappa u(label)`, whose effective scale is `omega / (1 - kappa)`; 1 with kappa 0: none.
         kappa: see omega.
-        num_classes: of a class-conditional network, whose null label is num_classes; 0 if without.
-        label_dropout: probability with which a label becomes the null label.
+        label_dropout: probability that the inputs of a row become null.
 
     Raises:
-        ValueError: another schedule or prediction, a share out of range, guidance without classes.
+        ValueError: another schedule or prediction, a share out of range, guidance of a network
+            whose inputs are never dropped.
     """
     check_dropout(label_dropout)
-    check_flow(schedule, parameterization, "mean_flow")
+    check_flow(net, "mean_flow")
     if not 0 <= same <= 1:
-        raise ValueError(f"loss.same must be in [0, 1], got {same}; 0.75 is the paper's")
+        raise ValueError(f"config.loss.same must be in [0, 1], got {same}; 0.75 is the paper's")
     guided = omega != 1 or kappa != 0
-    if guided and not (num_classes and label_dropout):
-        raise ValueError("loss.omega and loss.kappa need num_classes and label_dropout > 0")
+    if guided and not (net.null and label_dropout):
+        raise ValueError(
+            f"config.loss.omega={omega} and config.loss.kappa={kappa} need a class-conditional "
+            "network (config.model.num_classes) and config.loss.label_dropout > 0"
+        )
+
+    def velocity_of(x, t, velocity, inputs, u):
+        """The velocity of x along the flow, guided in rows that are not null."""
+        if not guided:
+            return velocity
+        conditional, null = (u(x, t, 0 * t, i) for i in (inputs, nulled(inputs, net.null)))
+        mixed = omega * velocity + (1 - omega - kappa) * null + kappa * conditional
+        kept = expand((~is_null(inputs, net.null)).astype(x.dtype), x)
+        return velocity + kept * (mixed - velocity)
 
     def compute(params, frozen, batch, keys, step):
         x0 = batch["image"]
-        time_key, same_key, eps_key, label_key, dropout_key = split(keys, 5)
-        both = jax.vmap(lambda key: jax.random.normal(key, (2,)))(time_key)
-        both = jax.nn.sigmoid(mean + std * both)
-        t, r = both.max(axis=1), both.min(axis=1)
-        r = jnp.where(jax.vmap(jax.random.uniform)(same_key) < same, t, r)
+        time_key, same_key, eps_key, drop_key, dropout_keys = split(keys, 5)
+        t, r = _interval(time_key, same_key, mean, std, same)
         eps = normal_like(eps_key, x0)
-        x, velocity = add_noise(x0, eps, NoiseLevel(t, 1 - t, t, t)), eps - x0
-        cond = labels(batch, label_key, num_classes, label_dropout)
+        x = add_noise(x0, eps, NoiseLevel(t, 1 - t, t, t))
+        inputs = conditions(batch, drop_key, net.null, label_dropout)
 
-        def mean_velocity(params, x, t, interval, cond=cond):
-            cond = (cond or {}) | {"interval": interval}
-            return apply(params, x, schedule.level(t).model_time, cond, dropout_key[0])
+        def u(params, x, t, interval, inputs=inputs):
+            time = net.schedule.level(t).model_time
+            return net.apply(params, x, time, inputs | {"interval": interval}, dropout_keys)
 
-        still = jax.lax.stop_gradient(params)
-        if guided:
-            null = {"label": jnp.full_like(cond["label"], num_classes)}
-            now, nothing = (
-                mean_velocity(still, x, t, 0 * t),
-                mean_velocity(still, x, t, 0 * t, null),
-            )
-            mixed = omega * velocity + (1 - omega - kappa) * nothing + kappa * now
-            has_label = expand((cond["label"] < num_classes).astype(x.dtype), x)
-            velocity = velocity + has_label * (mixed - velocity)
+        fixed = functools.partial(u, jax.lax.stop_gradient(params))
+        velocity = velocity_of(x, t, eps - x0, inputs, fixed)
         tangents = (velocity, jnp.ones_like(t), jnp.ones_like(t))
-        _, change = jax.jvp(lambda *at: mean_velocity(still, *at), (x, t, t - r), tangents)
-        wanted = jax.lax.stop_gradient(velocity - expand(t - r, x) * change)
-        error = mean_velocity(params, x, t, t - r) - wanted
+        _, change = jax.jvp(fixed, (x, t, t - r), tangents)
+        target = jax.lax.stop_gradient(velocity - expand(t - r, x) * change)
+        error = u(params, x, t, t - r) - target
         squared = jnp.sum(error**2, axis=tuple(range(1, x.ndim)))
         weight = jax.lax.stop_gradient(1 / (squared + floor) ** power)
         value = jnp.mean(weight * squared)
@@ -97,14 +108,11 @@ def mean_flow(
     return Loss(compute)
 
 
-def check_flow(schedule: Schedule, parameterization: Parameterization, name: str) -> None:
-    """Raises ValueError unless the network predicts the velocity of an unshifted straight path."""
-    level = schedule.level(schedule.t_span[0] / 2)
-    row = parameterization(level)
-    straight = schedule.t_span == (1.0, 0.0) and abs(level.alpha - 0.5) < 1e-6
-    straight = straight and abs(level.sigma - 0.5) < 1e-6
-    if not straight or (row.x0_weight, row.eps_weight) != (-1.0, 1.0):
-        raise ValueError(
-            f"loss '{name}' needs schedule 'rectified_flow' with shift 1 and prediction 'flow', "
-            f"got schedule {schedule.name!r}"
-        )
+def _interval(
+    time_keys: Array, same_keys: Array, mean: float, std: float, same: float
+) -> tuple[Array, Array]:
+    """Draws t and r [B], r <= t: logit-normal both, r = t in a share `same` of the rows."""
+    both = jax.vmap(lambda key: jax.random.normal(key, (2,)))(time_keys)
+    both = jax.nn.sigmoid(mean + std * both)
+    t, r = both.max(axis=1), both.min(axis=1)
+    return t, jnp.where(jax.vmap(jax.random.uniform)(same_keys) < same, t, r)

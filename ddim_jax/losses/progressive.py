@@ -4,11 +4,13 @@ On the stride of N student steps u -> s with the teacher's extra point m between
 
     x1, e1 = teacher(x, u)     x' = alpha_m x1 + sigma_m e1     x2, e2 = teacher(x', m)
 
-The clean image that takes DDIM from x at u to the teacher's point at s is a mean of the teacher's
-two, with r = alpha / sigma (the same as `(x'' - (sigma_s / sigma_u) x) / (alpha_s - ...)` of the
-paper, without its cancellation; at the clean end r_s is infinite and x2 alone is left):
+The x0 with which one DDIM step takes x at u to the teacher's point at s is a weighted mean of the
+teacher's two, with r = alpha / sigma:
 
     x_target = w x1 + (1 - w) x2,       w = (r_m - r_u) / (r_s - r_u)
+
+It equals the paper's `(x'' - (sigma_s / sigma_u) x) / (alpha_s - (sigma_s / sigma_u) alpha_u)`
+without its cancellation; at the clean end r_s is infinite and w = 0.
 
 A method is a chain of such stages, each from the network of the one before: 16 steps, 8, 4, 2, 1.
 
@@ -21,27 +23,32 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddim_jax.denoisers import Apply
-from ddim_jax.losses.guided import conditions
-from ddim_jax.losses.loss import Loss, Net, add_noise, normal_like, regress, split
+from ddim_jax.losses.loss import (
+    Loss,
+    Net,
+    add_noise,
+    check_dropout,
+    check_guidance,
+    conditions_with_scale,
+    normal_like,
+    regress,
+    split,
+)
 from ddim_jax.losses.weightings import TRUNCATED_SNR, Weighting
 from ddim_jax.predictions import Parameterization, Prediction, expand
 from ddim_jax.schedules import NoiseLevel, Schedule
 from ddim_jax.strides import uniform as uniform_stride
 
-MOST_AMPLIFICATION = 20.0
-"""How much of an error in F may reach x0 at the student's first step."""
+MAX_AMPLIFICATION = 20.0
+"""Greatest factor by which an error in F may grow in x0 at the student's first step."""
 
 
 def progressive(
-    apply: Apply,
-    schedule: Schedule,
-    parameterization: Parameterization,
+    net: Net,
     *,
     steps: int,
     stride: Callable[[Schedule, int], np.ndarray] = uniform_stride,
     weighting: Weighting | None = TRUNCATED_SNR,
-    num_classes: int = 0,
     label_dropout: float = 0.0,
     guidance: tuple[float, float] | None = None,
     teacher: Net | None = None,
@@ -49,55 +56,61 @@ def progressive(
     """One halving, from a teacher that takes `2 * steps` steps.
 
     Args:
-        apply: the network, `(params, x, model_time, cond, dropout_key) -> F`.
-        schedule: the forward process, of teacher and student.
-        parameterization: what the student predicts.
+        net: the student, on the schedule of the teacher.
         steps: N of the student.
         stride: of which the student's N steps are every other point of 2 N.
         weighting: by lam; None is the plain mean over F.
-        num_classes: of a class-conditional network, whose null label is num_classes; 0 if without.
-        label_dropout: probability with which teacher and student see the null label.
+        label_dropout: probability that the inputs of a row become null, for both networks.
         guidance: range of the scale that both networks take as an input; None for none.
         teacher: if another network than the student's, or one that predicts something else.
 
     Raises:
-        ValueError: steps below 1; a stride that does not halve; a student that cannot say what x0
-            is in its first step (eps).
+        ValueError: steps below 1; a stride that does not halve; a student whose output says too
+            little about x0 in its first step (eps); label_dropout or guidance out of range.
     """
-    levels, weight = _grid(schedule, steps, stride)
-    _check_first_step(parameterization, levels)
-    student = Net(apply, parameterization)
-    teacher = teacher or student
+    check_dropout(label_dropout)
+    check_guidance(guidance, net.null)
+    levels, weight = _grid(net.schedule, steps, stride)
+    _check_first_step(net.parameterization, levels)
+    teacher = teacher or net
+
+    def teach(params, x, index, start, inputs):
+        """The x0 and eps whose one DDIM step ends where two steps of the teacher end."""
+        middle = _rows(levels, 2 * index + 1)
+        first = teacher.predict(params, x, start, inputs)
+        between = add_noise(first.x0, first.eps, middle)
+        second = teacher.predict(params, between, middle, inputs)
+        w = expand(jnp.asarray(weight, jnp.float32)[index], x)
+        x0 = w * first.x0 + (1 - w) * second.x0
+        eps = (x - expand(start.alpha, x) * x0) / expand(start.sigma, x)
+        return Prediction(x0, eps)
 
     def compute(params, frozen, batch, keys, step):
         x0 = batch["image"]
-        index_key, eps_key, cond_key, dropout_key = split(keys, 4)
+        index_key, eps_key, inputs_key, dropout_keys = split(keys, 4)
         index = jax.vmap(lambda key: jax.random.randint(key, (), 0, steps))(index_key)
-        start, middle = (
-            NoiseLevel(*(jnp.asarray(f, jnp.float32)[2 * index + k] for f in levels))
-            for k in range(2)
-        )
+        start = _rows(levels, 2 * index)
         x = add_noise(x0, normal_like(eps_key, x0), start)
-        cond = conditions(batch, cond_key, num_classes, label_dropout, guidance)
-
-        first = teacher.predict(frozen["teacher"], x, start, cond)
-        between = add_noise(first.x0, first.eps, middle)
-        second = teacher.predict(frozen["teacher"], between, middle, cond)
-        share = expand(jnp.asarray(weight, jnp.float32)[index], x)
-        clean = share * first.x0 + (1 - share) * second.x0
-        noise = (x - expand(start.alpha, x) * clean) / expand(start.sigma, x)
-        wanted = jax.lax.stop_gradient(Prediction(clean, noise))
-        output = student.output(params, x, start, cond, dropout_key[0])
+        inputs = conditions_with_scale(batch, inputs_key, net.null, label_dropout, guidance)
+        wanted = jax.lax.stop_gradient(teach(frozen["teacher"], x, index, start, inputs))
+        output = net.output(params, x, start, inputs, dropout_keys)
         lam = jnp.log(start.alpha) - jnp.log(start.sigma)
-        return regress(output, parameterization, start, lam, wanted, weighting)
+        return regress(output, net.parameterization, start, lam, wanted, weighting)
 
     return Loss(compute, needs_teacher=True)
+
+
+def _rows(levels: NoiseLevel, index) -> NoiseLevel:
+    """Levels [B] at places [B] of levels [N], in float32."""
+    return NoiseLevel(*(jnp.asarray(field, jnp.float32)[index] for field in levels))
 
 
 def _grid(schedule: Schedule, steps: int, stride: Callable) -> tuple[NoiseLevel, np.ndarray]:
     """The teacher's levels [2 N + 1] and the student's w [N], float64."""
     if steps < 1:
-        raise ValueError(f"loss.steps must be at least 1, got {steps}; it is the student's steps")
+        raise ValueError(
+            f"config.loss.steps must be at least 1, got {steps}; it counts the student's steps"
+        )
     times = stride(schedule, 2 * steps)
     if not np.allclose(times[::2], stride(schedule, steps), rtol=0, atol=1e-9):
         raise ValueError(
@@ -113,13 +126,14 @@ def _grid(schedule: Schedule, steps: int, stride: Callable) -> tuple[NoiseLevel,
 
 
 def _check_first_step(parameterization: Parameterization, levels: NoiseLevel) -> None:
+    """Raises ValueError where an error in F grows too much in x0 at the first level."""
     level = NoiseLevel(*(f[0] for f in levels))
     row = parameterization(level)
     det = level.alpha * row.eps_weight - level.sigma * row.x0_weight
     amplification = float(abs(level.sigma * row.output_scale / det)) if det else np.inf
-    if amplification > MOST_AMPLIFICATION:
+    if amplification > MAX_AMPLIFICATION:
         raise ValueError(
             "what this student predicts says next to nothing about x0 in its first step: an error "
             f"grows {amplification:.0f}-fold. Use prediction 'v', 'x0' or 'flow'; a teacher that "
-            "predicts eps is converted first by a stage with loss 'guided'"
+            "predicts eps is converted first by a stage with config.loss.name='guided'"
         )

@@ -19,13 +19,19 @@ rhoAB of order p is k-diffusion's LMS of order p + 1; Zhou et al. 2024 (iPNDM_v 
 arXiv:2312.00094).
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from ddim_jax.schedules import Schedule
 from ddim_jax.solvers.rows import BASE, POINT, Combination, Rows, combine
-from ddim_jax.solvers.table import Solver, SolverTable
+from ddim_jax.solvers.solver import LIMIT, MakeTable, Solver
+from ddim_jax.solvers.table import SolverTable
+
+PNDM = "Liu et al. 2022, arXiv:2202.09778"
+DEIS = "Zhang & Chen 2023, arXiv:2204.13902"
+IPNDM_V = "Zhou et al. 2024, arXiv:2312.00094"
 
 ADAMS_BASHFORTH = {
     1: (1.0,),
@@ -47,14 +53,16 @@ def _transfer(schedule: Schedule, t: float, s: float, point: Combination, eps: C
         return scale * point + (after.sigma - scale * now.sigma) * eps
 
 
-def _multistep(order: int, coefficients: Coefficients, warm_up: Sequence[Callable] = ()) -> Solver:
+def _multistep(
+    order: int, coefficients: Coefficients, warm_up: Sequence[Callable] = ()
+) -> MakeTable:
     """The common loop: warm-up steps first, the order grows with the history.
 
     A warm-up step (schedule, rows, t, s) -> eps_t writes the rows of one step and returns the
     prediction at t.
     """
 
-    def solver(schedule: Schedule, times: np.ndarray) -> SolverTable:
+    def make_table(schedule: Schedule, times: np.ndarray) -> SolverTable:
         rows, seen = Rows(schedule, times), []
         with np.errstate(divide="ignore", invalid="ignore"):
             level = schedule.level(times)
@@ -72,12 +80,16 @@ def _multistep(order: int, coefficients: Coefficients, warm_up: Sequence[Callabl
                     rows.move(level.alpha[k + 1] * (POINT / level.alpha[k] + step))
         return rows.table()
 
-    return solver
+    return make_table
 
 
 def _check_order(order: int, most: int) -> None:
     if order not in range(1, most + 1):
         raise ValueError(f"order must be 1..{most}, got {order}")
+
+
+ORDER_OF_EQUAL_STEPS = 2
+"""The most that the fixed numbers reach on steps that are unequal in u."""
 
 
 def _equal_steps(schedule: Schedule, times: np.ndarray, u: np.ndarray) -> np.ndarray:
@@ -116,7 +128,15 @@ def plms(order: int = 4) -> Solver:
     Source: Liu et al. 2022; the warm-up is that of Rombach et al. 2022 (code).
     """
     _check_order(order, 4)
-    return _multistep(order, _equal_steps, (_pseudo_heun,))
+    return Solver(
+        make_table=_multistep(order, _equal_steps, (_pseudo_heun,)),
+        order=min(order, ORDER_OF_EQUAL_STEPS),
+        lam_min=LIMIT,
+        stride="karras",
+        source=PNDM,
+        warm_up=(1,),
+        name="plms",
+    )
 
 
 def pndm() -> Solver:
@@ -126,7 +146,15 @@ def pndm() -> Solver:
 
     Source: Liu et al. 2022, algorithm 2.
     """
-    return _multistep(4, _equal_steps, (_pseudo_rk4,) * 3)
+    return Solver(
+        make_table=_multistep(4, _equal_steps, (_pseudo_rk4,) * 3),
+        order=ORDER_OF_EQUAL_STEPS,
+        lam_min=LIMIT,
+        stride="karras",
+        source=PNDM,
+        warm_up=(3, 3, 3),
+        name="pndm",
+    )
 
 
 def ipndm(order: int = 4, variable: bool = False) -> Solver:
@@ -141,7 +169,15 @@ def ipndm(order: int = 4, variable: bool = False) -> Solver:
     Source: Zhang & Chen 2023, section 4; Zhou et al. 2024 (code) for unequal steps.
     """
     _check_order(order, 4)
-    return lms(order) if variable else _multistep(order, _equal_steps)
+    if variable:
+        return dataclasses.replace(lms(order), source=IPNDM_V, name="ipndm_v")
+    return Solver(
+        make_table=_multistep(order, _equal_steps),
+        order=min(order, ORDER_OF_EQUAL_STEPS),
+        lam_min=LIMIT,
+        source=DEIS,
+        name="ipndm",
+    )
 
 
 def lms(order: int = 4) -> Solver:
@@ -153,7 +189,13 @@ def lms(order: int = 4) -> Solver:
     Source: k-diffusion's LMS (code); Zhang & Chen 2023, rhoAB of order `order - 1`.
     """
     _check_order(order, 4)
-    return _multistep(order, _polynomial_in_u)
+    return Solver(
+        make_table=_multistep(order, _polynomial_in_u),
+        order=order,
+        lam_min=LIMIT,
+        source=f"k-diffusion; {DEIS}",
+        name="lms",
+    )
 
 
 def deis(order: int = 3, space: str = "t") -> Solver:
@@ -170,7 +212,14 @@ def deis(order: int = 3, space: str = "t") -> Solver:
         raise ValueError(f"order must be 0..3 (the polynomial's degree), got {order}")
     if space not in ("t", "rho"):
         raise ValueError(f"space must be 't' (tAB) or 'rho' (rhoAB), got {space!r}")
-    return _multistep(order + 1, _polynomial_in_t if space == "t" else _polynomial_in_u)
+    polynomial = _polynomial_in_t if space == "t" else _polynomial_in_u
+    return Solver(
+        make_table=_multistep(order + 1, polynomial),
+        order=order + 1,
+        lam_min=LIMIT,
+        source=DEIS,
+        name="deis",
+    )
 
 
 def _lagrange(nodes: np.ndarray, at: np.ndarray) -> np.ndarray:

@@ -16,7 +16,11 @@ import numpy as np
 
 from ddim_jax.schedules import Schedule
 from ddim_jax.solvers.rows import NOISE, Rows
-from ddim_jax.solvers.table import Solver, SolverTable
+from ddim_jax.solvers.solver import Solver
+from ddim_jax.solvers.table import SolverTable
+
+CM = "Song et al. 2023, arXiv:2303.01469"
+LCM = "Luo et al. 2023, arXiv:2310.04378"
 
 
 def consistency(sigma_min: float = 0.002) -> Solver:
@@ -32,7 +36,7 @@ def consistency(sigma_min: float = 0.002) -> Solver:
     if sigma_min < 0:
         raise ValueError(f"sigma_min must be at least 0, got {sigma_min}; EDM's is 0.002")
 
-    def solver(schedule: Schedule, times: np.ndarray) -> SolverTable:
+    def make_table(schedule: Schedule, times: np.ndarray) -> SolverTable:
         rows, after = Rows(schedule, times), schedule.level(times[1:])
         std = np.sqrt(np.maximum(after.sigma**2 - (after.alpha * sigma_min) ** 2, 0))
         for k, t in enumerate(times[:-1]):
@@ -40,4 +44,9 @@ def consistency(sigma_min: float = 0.002) -> Solver:
             rows.move(after.alpha[k] * x0 + std[k] * NOISE)
         return rows.table()
 
-    return solver
+    return Solver(
+        make_table=make_table,
+        stochastic=True,
+        source=CM if sigma_min else LCM,
+        name="consistency",
+    )

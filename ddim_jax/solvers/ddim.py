@@ -19,7 +19,11 @@ import numpy as np
 
 from ddim_jax.schedules import Schedule
 from ddim_jax.solvers.rows import NOISE, POINT, Rows
-from ddim_jax.solvers.table import Solver, SolverTable
+from ddim_jax.solvers.solver import Solver
+from ddim_jax.solvers.table import SolverTable
+
+DDPM = "Ho et al. 2020, arXiv:2006.11239"
+DDIM = "Song et al. 2021, arXiv:2010.02502"
 
 
 def ddim(eta: float = 0.0) -> Solver:
@@ -37,7 +41,7 @@ def ddim(eta: float = 0.0) -> Solver:
             "and ddpm(variance='large') is the noisier sigma-hat"
         )
 
-    def solver(schedule: Schedule, times: np.ndarray) -> SolverTable:
+    def make_table(schedule: Schedule, times: np.ndarray) -> SolverTable:
         rows, after = Rows(schedule, times), schedule.level(times[1:])
         share = eta**2 * _lost(schedule, times) if eta else np.zeros(len(times) - 1)
         along, std = after.sigma * np.sqrt(1 - share), after.sigma * np.sqrt(share)
@@ -46,7 +50,13 @@ def ddim(eta: float = 0.0) -> Solver:
             rows.move(clean + std[k] * NOISE)
         return rows.table()
 
-    return solver
+    return Solver(
+        make_table=make_table,
+        order=None if eta else 1,
+        stochastic=eta > 0,
+        source=DDIM,
+        name="ddim",
+    )
 
 
 def _lost(schedule: Schedule, times: np.ndarray) -> np.ndarray:
@@ -74,7 +84,7 @@ def ddpm(variance: str = "small") -> Solver:
             f"variance must be 'small' (posterior) or 'large' (sigma-hat), got {variance!r}"
         )
 
-    def solver(schedule: Schedule, times: np.ndarray) -> SolverTable:
+    def make_table(schedule: Schedule, times: np.ndarray) -> SolverTable:
         rows = Rows(schedule, times)
         of_x0, of_x, std = posterior(schedule, times, variance)
         for k, t in enumerate(times[:-1]):
@@ -82,7 +92,12 @@ def ddpm(variance: str = "small") -> Solver:
             rows.move(of_x0[k] * x0 + of_x[k] * POINT + std[k] * NOISE)
         return rows.table()
 
-    return solver
+    return Solver(
+        make_table=make_table,
+        stochastic=True,
+        source=DDPM if variance == "small" else DDIM,
+        name="ddpm",
+    )
 
 
 def posterior(

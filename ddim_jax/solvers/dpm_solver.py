@@ -1,21 +1,8 @@
-"""DPM-Solver and DPM-Solver++: exponential integrators in the half log-SNR.
+"""DPM-Solver and DPM-Solver++, singlestep: derivatives from evaluations inside the step.
 
-From level s to level t with `h = lam_t - lam_s` the flow's linear part is solved exactly. In the
-eps form (DPM-Solver) and the data form (DPM-Solver++), with m = eps or m = x0, it is one formula:
-
-    x_t = r x_s - c (q1 m + q2 D1 + q3 D2),    q1 = expm1(z), q2 = q1 / z - 1, q3 = q2 / z - 1 / 2
-
-    eps form    z =  h    r = alpha_t / alpha_s    c = sigma_t
-    data form   z = -h    r = sigma_t / sigma_s    c = alpha_t
-
-D1 and D2 are estimates of the derivatives of m over lam, times h and h^2, from evaluations inside
-the step (singlestep) or before it (multistep). With `z = -(1 + eta) h`, r times `exp(-eta h)` and a
-fresh normal times `sigma_t sqrt(1 - exp(-2 eta h))` the data form integrates the reverse SDE
-(SDE-DPM-Solver++; eta = 1 is the reverse of the forward process, whose order 1 is DDIM's eta = 1;
-between 0 and 1 this eta is not DDIM's).
-
-The data form starts from alpha = 0 (a prediction there has no log-SNR and is used once); the eps
-form and inner evaluations need a finite log-SNR. The step to the clean end is first order.
+The formula and its two forms are those of `exponential`. A block from s to t evaluates at s and at
+inner points; for the reverse SDE (`sde_singlestep`) the inner point lies on the step's own path of
+the noise. Inner points need a finite log-SNR.
 
 Sources: Lu et al. 2022 (DPM-Solver, arXiv:2206.00927), Lu et al. 2022 (DPM-Solver++,
 arXiv:2211.01095) and their code.
@@ -26,68 +13,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from ddim_jax.schedules import Schedule
-from ddim_jax.solvers.rows import BASE, NOISE, POINT, Combination, Rows
-from ddim_jax.solvers.table import Solver, SolverTable
-
-DERIVATIVES = ("midpoint", "taylor")
-
-
-class Exponential:
-    """The formula's parts in one of the two forms, for any two times of a schedule."""
-
-    def __init__(self, schedule: Schedule, form: str):
-        self.schedule, self.data = schedule, form == "data"
-
-    def predict(self, rows: Rows, t: float) -> Combination:
-        """Begins a row that stores m."""
-        return rows.predict(t, x0=float(self.data), eps=float(not self.data))
-
-    def z(self, h: float) -> float:
-        """The signed step."""
-        return -h if self.data else h
-
-    def q(self, h: float) -> tuple[float, float, float]:
-        """q1, q2, q3."""
-        q1 = np.expm1(self.z(h))
-        q2 = q1 / self.z(h) - 1
-        return q1, q2, q2 / self.z(h) - 1 / 2
-
-    def base(self, point: Combination, s: float, t: float) -> tuple[Combination, float]:
-        """(r x_s, c)."""
-        now, after = self.schedule.level(s), self.schedule.level(t)
-        if self.data:
-            return after.sigma / now.sigma * point, after.alpha
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return after.alpha / now.alpha * point, after.sigma
-
-    def h(self, s: float, t: float) -> float:
-        """lam_t - lam_s."""
-        lam = self.schedule.half_log_snr(np.array([s, t]))
-        return lam[1] - lam[0]
-
-    def inside(self, s: float, t: float, part: float) -> float:
-        """The time between s and t at `lam_s + part * h`."""
-        lam = self.schedule.half_log_snr(np.array([s, t]))
-        if np.isneginf(lam[0]):
-            raise ValueError(
-                f"singlestep solvers need a finite log-SNR, and alpha is 0 at t = {s}; give the "
-                "stride lam_min, or use a multistep solver"
-            )
-        return float(self.schedule.time_of(lam[0] + part * (lam[1] - lam[0])))
-
-
-def check_form(form: str) -> None:
-    """Raises ValueError for a form that is neither "data" nor "eps"."""
-    if form not in ("data", "eps"):
-        raise ValueError(f"form must be 'data' (DPM-Solver++) or 'eps' (DPM-Solver), got {form!r}")
-
-
-def _check_derivative(derivative: str) -> None:
-    if derivative not in DERIVATIVES:
-        raise ValueError(f"derivative must be 'midpoint' or 'taylor', got {derivative!r}")
-
-
-# --- singlestep -----------------------------------------------------------------------------------
+from ddim_jax.solvers.exponential import (
+    DPM_SOLVER,
+    DPM_SOLVER_PP,
+    Exponential,
+    check_derivative,
+    check_form,
+)
+from ddim_jax.solvers.rows import BASE, NOISE, POINT, Rows
+from ddim_jax.solvers.solver import LIMIT, Solver
+from ddim_jax.solvers.table import SolverTable
 
 
 def _block(
@@ -142,11 +77,11 @@ def singlestep(order: int = 2, form: str = "eps", derivative: str = "midpoint") 
     """
     if order not in (1, 2, 3):
         raise ValueError(f"order must be 1, 2 or 3, got {order}")
-    _check_derivative(derivative)
+    check_derivative(derivative)
     check_form(form)
     parts = {1: (), 2: (1 / 2,), 3: (1 / 3, 2 / 3)}[order]
 
-    def solver(schedule: Schedule, times: np.ndarray) -> SolverTable:
+    def make_table(schedule: Schedule, times: np.ndarray) -> SolverTable:
         line, rows = Exponential(schedule, form), Rows(schedule, times)
         for s, t in zip(times[:-1], times[1:], strict=True):
             if schedule.level(t).sigma == 0:
@@ -156,7 +91,15 @@ def singlestep(order: int = 2, form: str = "eps", derivative: str = "midpoint") 
                 _block(line, rows, s, inner, t, derivative)
         return rows.table()
 
-    return solver
+    data = form == "data"
+    return Solver(
+        make_table=make_table,
+        order=order,
+        stages=order,
+        lam_min=None if data and order == 1 else LIMIT,
+        source=DPM_SOLVER_PP if data else DPM_SOLVER,
+        name="singlestep",
+    )
 
 
 def fast_orders(evaluations: int) -> list[int]:
@@ -182,10 +125,10 @@ def fast(form: str = "eps", derivative: str = "midpoint") -> Solver:
 
     Source: Lu et al. 2022 (DPM-Solver), appendix D.3.
     """
-    _check_derivative(derivative)
+    check_derivative(derivative)
     check_form(form)
 
-    def solver(schedule: Schedule, times: np.ndarray) -> SolverTable:
+    def make_table(schedule: Schedule, times: np.ndarray) -> SolverTable:
         line, rows = Exponential(schedule, form), Rows(schedule, times)
         clean = schedule.level(times[-1]).sigma == 0
         k = 0
@@ -197,101 +140,15 @@ def fast(form: str = "eps", derivative: str = "midpoint") -> Solver:
             rows.into_clean(times[-2])
         return rows.table()
 
-    return solver
-
-
-# --- multistep ------------------------------------------------------------------------------------
-
-
-def step_orders(
-    order: int, steps: int, clean: bool, lower_order_final: bool, euler_at_final: bool = False
-) -> list[int]:
-    """The order of every step: it grows from 1, and ends with 1 at the clean end."""
-    orders = [min(order, k + 1) for k in range(steps)]
-    if lower_order_final:
-        orders = [min(p, steps - k) for k, p in enumerate(orders)]
-    if clean or euler_at_final:
-        orders[-1] = 1
-    return orders
-
-
-def multistep(
-    order: int = 2,
-    form: str = "data",
-    *,
-    eta: float = 0.0,
-    derivative: str = "midpoint",
-    exact: bool = True,
-    lower_order_final: bool = True,
-    euler_at_final: bool = False,
-) -> Solver:
-    """DPM-Solver++ 2M, 3M, SDE-DPM-Solver++ 1, 2M, 3M, and DPM-Solver's multistep forms.
-
-    One evaluation a step; the first steps are of the order that the history allows.
-
-    Args:
-        order: 1, 2 or 3.
-        form: "data" (DPM-Solver++) or "eps" (DPM-Solver).
-        eta: 0 integrates the flow; up to 1 the reverse SDE (form "data").
-        derivative: of order 2: "midpoint", the published default, or "taylor".
-        exact: of order 3: True integrates the quadratic through the history exactly; False halves
-            its second-derivative term, as all published codes do, which makes it second order.
-        lower_order_final: the last two steps fall back to orders 2 and 1.
-        euler_at_final: the last step is first order, even if it does not end at the clean image.
-
-    Raises:
-        ValueError: another order, form or derivative; eta outside [0, 1] or with form "eps".
-
-    Source: Lu et al. 2022 (DPM-Solver++), algorithm 2 and section 5; published code for order 3.
-    """
-    if order not in (1, 2, 3):
-        raise ValueError(f"order must be 1, 2 or 3, got {order}")
-    if not 0 <= eta <= 1:
-        raise ValueError(f"eta must be in [0, 1], got {eta}")
-    if eta and form != "data":
-        raise ValueError(f"eta = {eta} needs form='data', the SDE solvers of DPM-Solver++")
-    _check_derivative(derivative)
-    check_form(form)
-
-    def solver(schedule: Schedule, times: np.ndarray) -> SolverTable:
-        line, rows, steps = Exponential(schedule, form), Rows(schedule, times), len(times) - 1
-        lam, level = schedule.half_log_snr(times), schedule.level(times)
-        clean = level.sigma[-1] == 0
-        orders = step_orders(order, steps, clean, lower_order_final, euler_at_final)
-        seen = []  # (lam, prediction), newest first
-        for k in range(steps):
-            s, t, h = times[k], times[k + 1], lam[k + 1] - lam[k]
-            if clean and k == steps - 1:
-                rows.into_clean(s)
-                break
-            m = line.predict(rows, s)
-            seen = [(lam[k], m), *seen][:order]
-            base, c = line.base(POINT, s, t)
-            change = _change(line, (1 + eta) * h, h, seen[: orders[k]], derivative, exact)
-            reverted = eta * h if eta else 0.0  # h is infinite where alpha = 0
-            std = level.sigma[k + 1] * np.sqrt(-np.expm1(-2 * reverted))
-            rows.move(np.exp(-reverted) * base - c * change + std * NOISE)
-            if np.isinf(lam[k]):
-                seen = []
-        return rows.table()
-
-    return solver
-
-
-def _change(line: Exponential, span: float, h: float, seen: list, derivative: str, exact: bool):
-    """`q1 m + q2 D1 + q3 D2` with derivatives from the history; q over `span`, steps in h."""
-    q1, q2, q3 = line.q(span)
-    lams, ms = zip(*seen, strict=True)
-    change = q1 * ms[0]
-    if len(seen) == 1:
-        return change
-    first = (ms[0] - ms[1]) * (h / (lams[0] - lams[1]))
-    if len(seen) == 2:
-        return change + (q2 if derivative == "taylor" else q1 / 2) * first
-    before = (ms[1] - ms[2]) * (h / (lams[1] - lams[2]))
-    second = (first - before) * (h / (lams[0] - lams[2]))  # half the second derivative
-    slope = first + (lams[0] - lams[1]) / h * second
-    return change + q2 * slope + (2 if exact else 1) * q3 * second
+    data = form == "data"
+    return Solver(
+        make_table=make_table,
+        order=2,
+        lam_min=LIMIT,
+        stride="uniform" if data else "log_snr",
+        source=DPM_SOLVER_PP if data else DPM_SOLVER,
+        name="fast",
+    )
 
 
 def sde_singlestep(eta: float = 1.0, part: float = 1 / 2) -> Solver:
@@ -315,7 +172,7 @@ def sde_singlestep(eta: float = 1.0, part: float = 1 / 2) -> Solver:
             "singlestep(2, 'data') is the deterministic solver"
         )
 
-    def solver(schedule: Schedule, times: np.ndarray) -> SolverTable:
+    def make_table(schedule: Schedule, times: np.ndarray) -> SolverTable:
         line, rows = Exponential(schedule, "data"), Rows(schedule, times)
         for s, t in zip(times[:-1], times[1:], strict=True):
             if schedule.level(t).sigma == 0:
@@ -324,7 +181,14 @@ def sde_singlestep(eta: float = 1.0, part: float = 1 / 2) -> Solver:
                 _sde_block(line, rows, s, t, eta, part)
         return rows.table()
 
-    return solver
+    return Solver(
+        make_table=make_table,
+        stages=2,
+        stochastic=True,
+        lam_min=LIMIT,
+        source=DPM_SOLVER_PP,
+        name="sde_singlestep",
+    )
 
 
 def _sde_block(line: Exponential, rows: Rows, s: float, t: float, eta: float, part: float) -> None:

@@ -12,14 +12,17 @@ Source: Dockhorn et al. 2022 (GENIE, arXiv:2210.05475), section 3.3; Zhou et al.
 (arXiv:2312.00094, "AFS").
 """
 
+import dataclasses
+
 import numpy as np
 
 from ddim_jax.schedules import Schedule
-from ddim_jax.solvers.table import Solver, SolverTable
+from ddim_jax.solvers.solver import Solver
+from ddim_jax.solvers.table import SolverTable
 
 
 def analytical_first_step(solver: Solver, data_std: float = 0.5) -> Solver:
-    """The same solver with one evaluation less.
+    """The same solver with one evaluation less; its facts are the solver's but for the count.
 
     Args:
         solver: deterministic and single-stage (ddim, multistep DPM-Solver, DEIS, iPNDM, ...).
@@ -33,7 +36,7 @@ def analytical_first_step(solver: Solver, data_std: float = 0.5) -> Solver:
         raise ValueError(f"data_std must be positive, got {data_std}; images have about 0.5")
 
     def spared(schedule: Schedule, times: np.ndarray) -> SolverTable:
-        table = solver(schedule, times)
+        table = solver.make_table(schedule, times)
         if table.nfe < 2:
             raise ValueError("an analytical first step needs at least 2 evaluations, got 1")
         single_stage = not np.any(table.state[:, :, 1]) and np.all(
@@ -53,7 +56,8 @@ def analytical_first_step(solver: Solver, data_std: float = 0.5) -> Solver:
             start=np.array([table.start[0] * scale, 0.0])
         )
 
-    return spared
+    extra, *later = solver.warm_up or (0,)
+    return dataclasses.replace(solver, make_table=spared, warm_up=(extra - 1, *later), make=None)
 
 
 def _with_base(table: SolverTable, first: int, multiple: float) -> SolverTable:

@@ -26,7 +26,10 @@ import numpy as np
 
 from ddim_jax.schedules import NoiseLevel, Schedule
 from ddim_jax.solvers.rows import BASE, NOISE, POINT, Combination, Rows
-from ddim_jax.solvers.table import Solver, SolverTable
+from ddim_jax.solvers.solver import LIMIT, MakeTable, Solver
+from ddim_jax.solvers.table import SolverTable
+
+EDM = "Karras et al. 2022, arXiv:2206.00364"
 
 
 class Knot(NamedTuple):
@@ -71,12 +74,12 @@ Step = Callable[[Rows, Knot, Knot, Callable[[float], Knot]], None]
 """Writes the rows of one step between two knots; the last argument finds the knot at a clock u."""
 
 
-def _one_step(space: str, step: Step) -> Solver:
-    """A solver that takes the given step everywhere but into the clean end."""
+def _one_step(space: str, step: Step) -> MakeTable:
+    """The tables that take the given step everywhere but into the clean end."""
     if space not in SPACES:
         raise ValueError(f"unknown space {space!r}; the spaces are {', '.join(SPACES)}")
 
-    def solver(schedule: Schedule, times: np.ndarray) -> SolverTable:
+    def make_table(schedule: Schedule, times: np.ndarray) -> SolverTable:
         rows = Rows(schedule, times)
 
         def knot_at(u: float) -> Knot:
@@ -90,7 +93,11 @@ def _one_step(space: str, step: Step) -> Solver:
                 step(rows, now, after, knot_at)
         return rows.table()
 
-    return solver
+    return make_table
+
+
+def _lam_min(space: str) -> float | None:
+    return LIMIT if space == "sigma" else None
 
 
 def _slope(rows: Rows, at: Knot) -> Combination:
@@ -118,7 +125,15 @@ def euler(space: str = "sigma") -> Solver:
     Args:
         space: what is integrated, "sigma", "flow" or "angle".
     """
-    return _one_step(space, lambda rows, now, after, _: _euler_step(space, rows, now, after))
+    return Solver(
+        make_table=_one_step(
+            space, lambda rows, now, after, _: _euler_step(space, rows, now, after)
+        ),
+        order=1,
+        lam_min=_lam_min(space),
+        source=EDM,
+        name="euler",
+    )
 
 
 def _heun_step(rows: Rows, now: Knot, after: Knot, finish=lambda point: point) -> None:
@@ -136,7 +151,15 @@ def heun(space: str = "sigma") -> Solver:
 
     Source: Karras et al. 2022, algorithm 1 (sigma space).
     """
-    return _one_step(space, lambda rows, now, after, _: _heun_step(rows, now, after))
+    return Solver(
+        make_table=_one_step(space, lambda rows, now, after, _: _heun_step(rows, now, after)),
+        order=2,
+        stages=2,
+        lam_min=_lam_min(space),
+        stride="karras" if space == "sigma" else "uniform",
+        source=EDM,
+        name="heun",
+    )
 
 
 def midpoint(space: str = "sigma") -> Solver:
@@ -155,7 +178,14 @@ def midpoint(space: str = "sigma") -> Solver:
         rows.move(_along(POINT, now, middle, _slope(rows, now)), base=POINT)
         rows.move(_along(BASE, now, after, _slope(rows, middle)))
 
-    return _one_step(space, step)
+    return Solver(
+        make_table=_one_step(space, step),
+        order=2,
+        stages=2,
+        lam_min=_lam_min(space),
+        source=EDM,
+        name="midpoint",
+    )
 
 
 def rk4(space: str = "angle") -> Solver:
@@ -176,7 +206,14 @@ def rk4(space: str = "angle") -> Solver:
         fourth = _slope(rows, after)
         rows.move(_along(BASE, now, after, (first + 2 * second + 2 * third + fourth) / 6))
 
-    return _one_step(space, step)
+    return Solver(
+        make_table=_one_step(space, step),
+        order=4,
+        stages=4,
+        lam_min=_lam_min(space),
+        source="Runge, Kutta" + "; over the angle" * (space == "angle"),
+        name="rk4",
+    )
 
 
 def heun_churn(
@@ -205,7 +242,7 @@ def heun_churn(
             f"{churn}, {s_noise}, {s_min}, {s_max}; churn=0 is deterministic Heun"
         )
 
-    def solver(schedule: Schedule, times: np.ndarray) -> SolverTable:
+    def make_table(schedule: Schedule, times: np.ndarray) -> SolverTable:
         knots = [_sigma(schedule.level(t)) for t in times]
         steps = sum(knot.u > 0 for knot in knots)
 
@@ -233,4 +270,13 @@ def heun_churn(
             now = high
         return rows.table()
 
-    return solver
+    return Solver(
+        make_table=make_table,
+        order=None if churn else 2,
+        stages=2,
+        stochastic=churn > 0 and s_noise > 0,
+        lam_min=LIMIT,
+        stride="karras",
+        source=EDM,
+        name="heun_churn",
+    )

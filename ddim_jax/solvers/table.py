@@ -20,12 +20,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ddim_jax.schedules import NoiseLevel, Schedule
+from ddim_jax.schedules import NoiseLevel
 
 Array = Any
 NumpyDenoiser = Callable[[np.ndarray, NoiseLevel], tuple[np.ndarray, np.ndarray]]
-Solver = Callable[[Schedule, np.ndarray], "SolverTable"]
-"""`(schedule, times [steps + 1]) -> SolverTable`."""
 
 
 class State(NamedTuple):

@@ -17,9 +17,13 @@ Source: Zhao et al. 2023 (arXiv:2302.04867), algorithms 5 to 8, and its code.
 import numpy as np
 
 from ddim_jax.schedules import Schedule
-from ddim_jax.solvers.dpm_solver import Exponential, check_form, step_orders
+from ddim_jax.solvers.dpm_solver_multistep import step_orders
+from ddim_jax.solvers.exponential import Exponential, check_form
 from ddim_jax.solvers.rows import BASE, POINT, Combination, Rows, combine
-from ddim_jax.solvers.table import Solver, SolverTable
+from ddim_jax.solvers.solver import LIMIT, Solver
+from ddim_jax.solvers.table import SolverTable
+
+UNIPC = "Zhao et al. 2023, arXiv:2302.04867"
 
 
 def unipc(
@@ -50,7 +54,7 @@ def unipc(
     if variant not in ("bh1", "bh2"):
         raise ValueError(f"variant must be 'bh1' or 'bh2', got {variant!r}")
 
-    def solver(schedule: Schedule, times: np.ndarray) -> SolverTable:
+    def make_table(schedule: Schedule, times: np.ndarray) -> SolverTable:
         line, rows, steps = Exponential(schedule, form), Rows(schedule, times), len(times) - 1
         lam, clean = schedule.half_log_snr(times), schedule.level(times[-1]).sigma == 0
         orders = step_orders(order, steps, clean, lower_order_final)
@@ -77,7 +81,13 @@ def unipc(
                 seen = []
         return rows.table()
 
-    return solver
+    return Solver(
+        make_table=make_table,
+        order=order + 1 if corrector else order,
+        lam_min=None if form == "data" else LIMIT,
+        source=UNIPC,
+        name="unipc",
+    )
 
 
 def _change(

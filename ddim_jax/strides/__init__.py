@@ -1,14 +1,14 @@
 """Strides: which times a sampler visits, `(schedule, steps, **options) -> times[steps + 1]`.
 
 fixed         by formula, and by name in `STRIDES`
-adaptive      learned from a model's trajectories
-candidates    both kinds between several pairs of ends
-search        the race with the actual sampler, and refinement by gradients
-files         learned strides as JSON
-fit           the command that makes them
+adaptive      derived from a teacher's trajectories
+search_space  candidates of both kinds, between several pairs of ends
+search        races them with the actual sampler, and refines one by gradients
+learned       reads and writes learned strides as JSON
+fit           the command that learns them
 """
 
-from ddim_jax.strides import files
+from ddim_jax.strides import learned
 from ddim_jax.strides.fixed import (
     ALIGN_YOUR_STEPS,
     STRIDES,
@@ -24,8 +24,8 @@ __all__ = [
     "ALIGN_YOUR_STEPS",
     "STRIDES",
     "align_your_steps",
-    "files",
     "karras",
+    "learned",
     "log_snr",
     "poly_exponential",
     "quadratic",

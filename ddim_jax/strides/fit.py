@@ -23,11 +23,11 @@ from tqdm import tqdm
 
 from ddim_jax import commands, experiment, generation, parallel, sampling
 from ddim_jax.guidance import Guidance
-from ddim_jax.models import pretrained
+from ddim_jax import checkpoints
 from ddim_jax.schedules import Schedule
 from ddim_jax.solvers import LIMIT, SOLVERS, Solver, SolverInfo
-from ddim_jax.strides import adaptive, files, search
-from ddim_jax.strides.candidates import FIXED, LASTS, STARTS, Candidate, Evidence, families, propose
+from ddim_jax.strides import adaptive, learned, search
+from ddim_jax.strides.search_space import FIXED, LASTS, STARTS, Candidate, Evidence, families, propose
 
 FEW = 16
 """Samples on which the many candidates are sifted before the race."""
@@ -36,7 +36,7 @@ FEW = 16
 class Pupil:
     """A network with its condition and guidance, over the devices of this process, and noise."""
 
-    def __init__(self, model: pretrained.Pretrained, guidance_scale: float):
+    def __init__(self, model: checkpoints.Pretrained, guidance_scale: float):
         self.model, self.parts = model, model.experiment
         self.mesh = parallel.make_mesh(jax.local_devices())
         self.params = parallel.replicate(model.params, self.mesh)
@@ -169,7 +169,7 @@ def learn(course: Course, steps: int, args) -> files.LearnedStride:
         lam=model.experiment.schedule.half_log_snr(times[:-1]),
         guidance=args.guidance_scale,
         checkpoint=model.name,
-        weights=pretrained.fingerprint(model.params),
+        weights=checkpoints.fingerprint(model.params),
         history=history,
     )
 
@@ -262,7 +262,7 @@ def path_of(args, name: str, steps: int) -> Path:
 
 def run(args: argparse.Namespace) -> None:
     """Learns, writes, plots, measures."""
-    model = pretrained.load(args.checkpoint)
+    model = checkpoints.load(args.checkpoint)
     paths = {steps: path_of(args, model.name, steps) for steps in args.steps}
     pupil = Pupil(model, args.guidance_scale)
     course, learned = enroll(pupil, args.num_samples, args.nodes), {}

@@ -1,13 +1,13 @@
-"""Strides chosen by what they do: race candidates with the actual sampler, refine by gradients.
+"""Chooses strides by how near they come to a teacher: `race` candidates, `refine` one by gradients.
 
-Both measure the same thing, the root mean square distance over pixels between a table's samples and
-a teacher's end points for the same noise. `race` takes the least on held-out noise. `refine` then
+Both measure the root mean square distance over pixels between a table's samples and a teacher's for
+the same noise, with the actual sampler. `race` orders candidates by it on held-out noise. `refine`
 moves the interior knots (in lam) down the gradient of the mean square: a sampler is differentiable
 in its table, and a table in its times, by central differences in float64. So any solver can be
 refined, and its coefficients too.
 
 Sources: Watson et al. 2022 (DDSS, arXiv:2202.05830) for gradients through the sampler; Kim et al.
-2024 (arXiv:2405.11326) and Xue et al. 2024 (arXiv:2402.17376) for matching a teacher's end points.
+2024 (arXiv:2405.11326) and Xue et al. 2024 (arXiv:2402.17376) for matching a teacher's samples.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,32 +19,33 @@ import numpy as np
 import optax
 
 from ddim_jax.schedules import Schedule
-from ddim_jax.solvers.table import Solver, SolverTable
+from ddim_jax.solvers.solver import Solver
+from ddim_jax.solvers.table import SolverTable
 
 Array = Any
 Sample = Callable[[Any, SolverTable, Array, Array, Any], Array]
-"""(params, table, x, keys, cond) -> samples: a sampler with guidance bound."""
+"""(params, table, noise, keys, inputs) -> samples: a jitted sampler with guidance bound."""
 
 LEAST_GAP = 0.02
 """Knots stay this far apart in lam while they are refined."""
 
 
-class Lesson(NamedTuple):
-    """Noise and where a teacher takes it.
+class TeacherSamples(NamedTuple):
+    """A teacher's samples and what they were drawn from, on the device.
 
     Attributes:
-        x: [B, ...] standard normals.
+        noise: [B, ...] standard normals.
         keys: [B] of the samples.
-        cond: their condition, or None.
-        end: [B, ...] the teacher's samples.
+        inputs: what the network is told, a pytree of [B, ...].
+        samples: [B, ...] where the teacher takes the noise.
     """
 
-    x: Array
+    noise: Array
     keys: Array
-    cond: Any
-    end: Array
+    inputs: Any
+    samples: Array
 
-    def take(self, rows: Array) -> "Lesson":
+    def take(self, rows: Array) -> "TeacherSamples":
         """The samples in `rows`, spread over the same devices if their number allows."""
 
         def part(leaf: Array) -> Array:
@@ -55,13 +56,35 @@ class Lesson(NamedTuple):
         return jax.tree.map(part, jax.tree.map(jnp.asarray, self))
 
 
+class Drawer(NamedTuple):
+    """What a stride is searched for.
+
+    Attributes:
+        sample: see `Sample`.
+        params: of the network.
+        schedule: the forward process.
+        solver: the solver.
+    """
+
+    sample: Sample
+    params: Any
+    schedule: Schedule
+    solver: Solver
+
+    def distance(self, table: SolverTable, teacher: TeacherSamples) -> float:
+        """Root mean square over pixels between the table's samples and the teacher's."""
+        x = self.sample(self.params, table, teacher.noise, teacher.keys, teacher.inputs)
+        error = np.asarray(x, np.float64) - np.asarray(teacher.samples)
+        return float(np.sqrt(np.mean(error**2)))
+
+
 class Refined(NamedTuple):
     """What `refine` returns.
 
     Attributes:
         times: [steps + 1].
         history: [E, 2, H] added to the table's history weights, or None.
-        distance: on the held-out lesson; of the start where nothing was better.
+        distance: on the held-out noise; of the start where nothing was better.
         losses: [iterations] root mean square on the batches.
     """
 
@@ -71,47 +94,32 @@ class Refined(NamedTuple):
     losses: np.ndarray
 
 
-def distance(sample: Sample, params: Any, table: SolverTable, lesson: Lesson) -> float:
-    """Root mean square over pixels between the table's samples and the teacher's."""
-    x = sample(params, table, lesson.x, lesson.keys, lesson.cond)
-    return float(np.sqrt(np.mean((np.asarray(x, np.float64) - np.asarray(lesson.end)) ** 2)))
-
-
 def race(
-    sample: Sample,
-    params: Any,
-    solver: Solver,
-    schedule: Schedule,
-    candidates: Mapping[str, np.ndarray],
-    lesson: Lesson,
-    progress: Callable[[str, float], None] = lambda name, score: None,
-) -> dict[str, float]:
-    """The distance of every candidate, nearest first.
+    drawer: Drawer,
+    candidates: Mapping[Any, np.ndarray],
+    held_out: TeacherSamples,
+    progress: Callable[[Any, float], None] = lambda name, score: None,
+) -> dict[Any, float]:
+    """Returns the distance of every candidate, nearest first.
 
     Args:
-        sample: see `Sample`.
-        params: of the network.
-        solver: the solver that the stride is for.
-        schedule: the forward process.
+        drawer: sampler and solver.
         candidates: name -> times; of one length, so that they share a program.
-        lesson: held-out noise.
-        progress: called after each candidate.
+        held_out: what to measure on.
+        progress: called after each candidate with its name and distance.
     """
     scores = {}
     for name, times in candidates.items():
-        scores[name] = distance(sample, params, solver(schedule, times).validate(), lesson)
+        scores[name] = drawer.distance(drawer.solver(drawer.schedule, times), held_out)
         progress(name, scores[name])
     return dict(sorted(scores.items(), key=lambda item: item[1]))
 
 
 def refine(
-    sample: Sample,
-    params: Any,
-    solver: Solver,
-    schedule: Schedule,
+    drawer: Drawer,
     times: np.ndarray,
-    lesson: Lesson,
-    held_out: Lesson,
+    training: TeacherSamples,
+    held_out: TeacherSamples,
     *,
     iterations: int = 60,
     batch_size: int = 16,
@@ -119,67 +127,57 @@ def refine(
     coefficients: bool = False,
     progress: Callable[[int, float], None] = lambda iteration, loss: None,
 ) -> Refined:
-    """Gradient descent on the interior times, and optionally the history weights.
+    """Improves the interior times, and optionally the history weights, by gradient descent.
 
-    Every tenth of the way the result is measured on the held-out lesson; the best is returned,
-    which may be the start.
+    After every tenth of the iterations the result is measured on held-out noise; the best is
+    returned, which may be the start.
 
     Args:
-        sample: see `Sample`; differentiable, so without a padded table's waste.
-        params: of the network.
-        solver: deterministic.
-        schedule: the forward process.
-        times: [steps + 1], where to start from; the ends stay.
-        lesson: to learn from.
-        held_out: to choose by.
+        drawer: sampler, which must be differentiable, and solver, which must be deterministic.
+        times: [steps + 1] to start from; the ends stay.
+        training: what to learn from.
+        held_out: what to choose by.
         iterations: of Adam.
-        batch_size: samples of the lesson in each, in rotation.
+        batch_size: samples of `training` in each iteration, in rotation.
         learning_rate: in lam, annealed to 0; a tenth of it for the coefficients.
         coefficients: also learn a change of the table's history weights where they are not zero.
-        progress: called after each iteration with its batch's distance.
+        progress: called after each iteration with its number and the distance on its batch.
 
     Raises:
         ValueError: the stride has no interior, or the solver draws noise.
     """
-    knots = _Knots(schedule, solver, np.asarray(times, np.float64))
-    table = solver(schedule, knots.times(knots.lam))
-    if not len(knots.lam):
-        raise ValueError("a stride of one step has no interior times to refine")
-    if not table.deterministic:
-        raise ValueError("refine needs a deterministic solver: noise hides what a time does")
-    gradient = jax.jit(jax.value_and_grad(_loss(sample, table), argnums=1))
-    rates = optax.cosine_decay_schedule(learning_rate, iterations)
-    adam = {"lam": optax.adam(rates), "history": optax.adam(lambda step: rates(step) / 10)}
+    knots = _Knots(drawer.schedule, drawer.solver, np.asarray(times, np.float64))
+    table = knots.start()
     values = {"lam": knots.lam, "history": np.zeros(table.history.shape)}
-    moments = {name: adam[name].init(jnp.asarray(values[name])) for name in values}
-    mask = (table.history != 0) if coefficients else np.zeros(table.history.shape)
-
-    def current() -> SolverTable:
-        made = solver(schedule, knots.times(values["lam"]))
-        return made._replace(history=made.history + values["history"])
-
-    best = (distance(sample, params, current(), held_out), dict(values))
-    losses, count = [], len(lesson.x)
+    learned = coefficients * (table.history != 0)
+    gradient = jax.jit(jax.value_and_grad(_loss(drawer.sample, table), argnums=1))
+    optimizer = _optimizer(learning_rate, iterations)
+    state = optimizer.init(jax.tree.map(jnp.asarray, values))
+    best, losses = (drawer.distance(table, held_out), values), []
     for i in range(iterations):
-        rows = np.arange(i * batch_size, (i + 1) * batch_size)
-        loss, slope = gradient(params, _floats(current()), lesson.take(rows % count))
+        rows = np.arange(i * batch_size, (i + 1) * batch_size) % len(training.noise)
+        loss, slope = gradient(drawer.params, _floats(knots.table(values)), training.take(rows))
         slopes = {
             "lam": knots.pull_back(slope, values["lam"]),
-            "history": np.asarray(slope.history) * mask,
+            "history": np.asarray(slope.history) * learned,
         }
-        for name, value in values.items():
-            update, moments[name] = adam[name].update(jnp.asarray(slopes[name]), moments[name])
-            values[name] = value + np.asarray(update, np.float64)
+        updates, state = optimizer.update(jax.tree.map(jnp.asarray, slopes), state)
+        values = {name: v + np.asarray(updates[name], np.float64) for name, v in values.items()}
         values["lam"] = knots.project(values["lam"])
         losses.append(float(loss) ** 0.5)
         progress(i, losses[-1])
         if (i + 1) % max(1, iterations // 10) == 0:
-            score = distance(sample, params, current(), held_out)
-            if score < best[0]:
-                best = (score, dict(values))
+            score = drawer.distance(knots.table(values), held_out)
+            best = min(best, (score, values), key=lambda pair: pair[0])
     score, chosen = best
     history = chosen["history"] if coefficients else None
     return Refined(knots.times(chosen["lam"]), history, score, np.array(losses))
+
+
+def _optimizer(learning_rate: float, iterations: int) -> optax.GradientTransformation:
+    rate = optax.cosine_decay_schedule(learning_rate, iterations)
+    adam = {"lam": optax.adam(rate), "history": optax.adam(lambda step: rate(step) / 10)}
+    return optax.multi_transform(adam, {"lam": "lam", "history": "history"})
 
 
 def _floats(table: SolverTable) -> SolverTable:
@@ -188,10 +186,13 @@ def _floats(table: SolverTable) -> SolverTable:
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), floats)
 
 
-def _loss(sample: Sample, table: SolverTable):
-    def loss(params, floats: SolverTable, batch: Lesson) -> Array:
+def _loss(sample: Sample, table: SolverTable) -> Callable[..., Array]:
+    """(params, floats of a table like this one, batch) -> mean square distance to the teacher."""
+
+    def loss(params: Any, floats: SolverTable, batch: TeacherSamples) -> Array:
         whole = floats._replace(slot=table.slot, active=table.active)
-        return jnp.mean((sample(params, whole, batch.x, batch.keys, batch.cond) - batch.end) ** 2)
+        x = sample(params, whole, batch.noise, batch.keys, batch.inputs)
+        return jnp.mean((x - batch.samples) ** 2)
 
     return loss
 
@@ -208,11 +209,27 @@ class _Knots:
         self.low = -np.inf if np.isneginf(low) else low + LEAST_GAP
         self.high = high if np.isinf(at_end) else at_end - LEAST_GAP
 
+    def start(self) -> SolverTable:
+        """The table of the knots as they were given, checked that it can be refined."""
+        if not len(self.lam):
+            raise ValueError("a stride of one step has no interior times to refine; use more steps")
+        table = self.solver(self.schedule, self.times(self.lam))
+        if not table.deterministic:
+            raise ValueError(
+                "refine needs a deterministic solver, such as ddim: noise hides what a time changes"
+            )
+        return table
+
     def times(self, lam: np.ndarray) -> np.ndarray:
         return np.concatenate([self.ends[:1], self.schedule.time_of(lam), self.ends[1:]])
 
+    def table(self, values: dict[str, np.ndarray]) -> SolverTable:
+        """The solver's table on these knots ("lam"), with the change of its weights ("history")."""
+        table = self.solver(self.schedule, self.times(values["lam"]))
+        return table._replace(history=table.history + values["history"])
+
     def project(self, lam: np.ndarray) -> np.ndarray:
-        """The nearest increasing knots: pushed apart, and back from the ends."""
+        """Knots near these that rise by `LEAST_GAP` or more and keep that far from the ends."""
         steps = LEAST_GAP * np.arange(len(lam))
         lam = np.maximum.accumulate(lam - steps) + steps
         return np.clip(lam, self.low + steps, self.high - steps[::-1])

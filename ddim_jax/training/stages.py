@@ -15,10 +15,9 @@ import jax
 import ml_collections
 from jax.experimental import multihost_utils
 
-from ddim_jax import parallel
-from ddim_jax.data import pairs
-from ddim_jax.models import pretrained
-from ddim_jax.training import loop, starting
+from ddim_jax import checkpoints, parallel
+from ddim_jax.training import loop, reflow_pairs, teacher
+from ddim_jax.training.method import build
 from ddim_jax.training.state import TrainState
 
 
@@ -90,23 +89,23 @@ def check(stages: list) -> None:
     Raises:
         ValueError: what is wrong, with the name of the stage.
     """
-    start = starting.load(stages[0][1])
-    teacher, config = (None, None) if start is None else (start.experiment, start.config)
+    before = teacher.load(stages[0][1])
+    config = None if before is None else before.config
     for folder, stage in stages:
         try:
-            teacher, loss, *_ = loop.build(stage, teacher, parallel.make_mesh())
+            method = build(stage, before, parallel.make_mesh())
             if config is not None:
-                starting.check(stage, config, loss.needs_teacher)
+                teacher.check(stage, config, method.loss.needs_teacher)
         except ValueError as error:
             raise ValueError(f"stage {folder.name}: {error}") from error
-        config = stage
+        before, config = method.model, stage
 
 
 def _draw_pairs(stage) -> None:
     options = dict(stage.get("pairs") or {})
     if options:
-        folder, model = Path(stage.data.name.partition(":")[2]), pretrained.load(stage.start_from)
+        folder, model = Path(stage.data.name.partition(":")[2]), checkpoints.load(stage.start_from)
         if jax.process_index() == 0:
-            pairs.draw(model, folder, **options)
+            reflow_pairs.draw(model, folder, **options)
         if jax.process_count() > 1:
             multihost_utils.sync_global_devices("pairs are drawn")

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ddim_jax.data.images import to_unit_range
+from ddim_jax.codecs import Codec
 from ddim_jax.losses import Loss
 from ddim_jax.training.state import Ema, TrainState
 
@@ -26,6 +26,7 @@ def make_step(
     axis_name: str | None = None,
     gather: Callable[[Any], Any] | None = None,
     accumulate: int = 1,
+    codec: Codec | None = None,
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
     """A pure train step `(state, batch) -> (state, metrics)`; jit or pmap it (see `parallel`).
 
@@ -36,11 +37,11 @@ def make_step(
         axis_name: of the pmap axis that the batch is split over; None under jit.
         gather: puts parameters together that are split over devices; None if they are whole.
         accumulate: parts that a batch is taken in; divides its rows on every device.
+        codec: makes samples of `batch["image"]`; None: they are samples.
 
     Returns:
-        The step. `batch["image"]` is uint8 or float32 in [-1, 1], `batch["row"]` the places in the
-        global batch, if they are not 0, 1, ...; metrics are scalars, among them "loss", "grad_norm"
-        and "finite".
+        The step. `batch["row"]` are the places in the global batch, if they are not 0, 1, ...;
+        metrics are scalars, among them "loss", "grad_norm" and "finite".
     """
 
     def objective(params, frozen, batch, keys, step):
@@ -51,8 +52,8 @@ def make_step(
     compute = _accumulated(jax.value_and_grad(objective, has_aux=True), accumulate)
 
     def step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
-        if batch["image"].dtype == jnp.uint8:
-            batch = batch | {"image": to_unit_range(batch["image"])}
+        if codec is not None:
+            batch = batch | {"image": codec.encode(codec.params, batch["image"], None)}
         keys = _row_keys(state, batch, axis_name)
         metrics, grads = compute(state.params, state.frozen, batch, keys, state.step)
         if axis_name is not None:
@@ -116,64 +117,3 @@ def _row_keys(state: TrainState, batch: dict, axis_name: str | None) -> Any:
         row = jnp.arange(rows) + (0 if axis_name is None else rows * jax.lax.axis_index(axis_name))
     key = jax.random.fold_in(state.key, state.step)
     return jax.vmap(lambda row: jax.random.fold_in(key, row))(row)
-
-
-OPTIMIZERS = {"adam": optax.adam, "adamw": optax.adamw, "radam": optax.radam}
-
-
-def make_optimizer(
-    name: str = "adam",
-    learning_rate: float = 2e-4,
-    warmup_steps: int = 0,
-    decay_steps: int = 0,
-    decay: str = "cosine",
-    clip_norm: float = 1.0,
-    weight_decay: float = 0.0,
-    b1: float = 0.9,
-    b2: float = 0.999,
-) -> optax.GradientTransformation:
-    """Adam, AdamW or RAdam with warm-up, optional decay to 0, and global-norm clipping.
-
-    Args:
-        name: "adam", "adamw" or "radam".
-        learning_rate: after warm-up.
-        warmup_steps: of a linear rise from 0.
-        decay_steps: total steps of a fall to 0, warm-up included; 0: constant.
-        decay: its shape, "cosine" or "linear".
-        clip_norm: of the whole gradient; 0: none.
-        weight_decay: of adamw.
-        b1: decay of the first moment.
-        b2: decay of the second moment.
-
-    Raises:
-        ValueError: unknown name, a rate that is not positive, weight decay without adamw, decay
-            shorter than warm-up.
-    """
-    if name not in OPTIMIZERS:
-        raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {name!r}")
-    if decay not in ("cosine", "linear"):
-        raise ValueError(f"decay must be 'cosine' or 'linear', got {decay!r}")
-    if learning_rate <= 0:
-        raise ValueError(f"learning_rate must be positive, got {learning_rate}; DDPM uses 2e-4")
-    if name != "adamw" and weight_decay:
-        raise ValueError(f"weight_decay={weight_decay} needs optimizer 'adamw'")
-    if decay_steps and decay_steps <= warmup_steps:
-        raise ValueError(f"decay_steps ({decay_steps}) must exceed warmup_steps ({warmup_steps})")
-    rate = _rate(learning_rate, warmup_steps, decay_steps, decay)
-    options = {"weight_decay": weight_decay} if name == "adamw" else {}
-    adam = OPTIMIZERS[name](rate, b1, b2, **options)
-    return optax.chain(optax.clip_by_global_norm(clip_norm), adam) if clip_norm else adam
-
-
-def _rate(top: float, warmup_steps: int, decay_steps: int, decay: str):
-    """The learning rate: linearly up, then constant or down to 0."""
-    rate = top
-    if decay_steps:
-        length = decay_steps - warmup_steps
-        linear = optax.linear_schedule(top, 0.0, length)
-        rate = linear if decay == "linear" else optax.cosine_decay_schedule(top, length)
-    if warmup_steps:
-        after = rate if decay_steps else optax.constant_schedule(top)
-        rise = optax.linear_schedule(0.0, top, warmup_steps)
-        rate = optax.join_schedules([rise, after], [warmup_steps])
-    return rate

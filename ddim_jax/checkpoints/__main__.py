@@ -1,0 +1,37 @@
+"""Exports a workdir's moving average to one file, or to a folder that diffusers reads.
+
+    python -m ddim_jax.checkpoints runs/digits digits.safetensors [--dtype=float16]
+    python -m ddim_jax.checkpoints runs/cifar10 cifar10-diffusers
+
+`sample.py --checkpoint` takes both.
+"""
+
+import argparse
+from pathlib import Path
+
+from ddim_jax import commands
+from ddim_jax.checkpoints import DTYPES, diffusers, load, save
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parses, loads, writes."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("checkpoint", help="training workdir, file or bundled name")
+    parser.add_argument("file", help="ends in .safetensors, or is a folder for diffusers")
+    parser.add_argument("--dtype", default="float32", choices=DTYPES)
+    args = parser.parse_args(argv)
+    commands.run("export", lambda: _export(args))
+
+
+def _export(args: argparse.Namespace) -> None:
+    model, path = load(args.checkpoint), Path(args.file)
+    if not path.suffix:
+        diffusers.write(path, model.config, model.params)
+        print(f"{path}: step {model.step}, as diffusers reads it")
+        return
+    save(path, model, args.dtype)
+    print(f"{path}: step {model.step}, {path.stat().st_size / 1e6:.2f} MB")
+
+
+if __name__ == "__main__":
+    main()

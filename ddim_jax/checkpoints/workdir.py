@@ -1,0 +1,304 @@
+"""Training workdirs: the whole `TrainState` in one orbax step, its moving average beside it.
+
+A workdir holds `config.json` and `checkpoints/<step>/{state,ema}`. The state restores onto any
+number of devices; a damaged newest step is skipped, and said so, and replaced when training comes
+to it again. A save that fails leaves the older steps as they are. `ema` is all that sampling reads.
+"""
+
+import contextlib
+import dataclasses
+import json
+import logging as standard_logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+import orbax.checkpoint as ocp
+from absl import logging
+
+from ddim_jax import experiment, files
+from ddim_jax.checkpoints import architecture
+from ddim_jax.model import Model
+from ddim_jax.networks import NETWORKS
+
+State = Any
+"""A flax struct with the fields `step` and `ema`, such as `training.state.TrainState`."""
+
+CONFIG_FILE = "config.json"
+SAME_ON_RESUME = (
+    *("data", "model", "schedule", "prediction", "loss", "optimizer", "ema", "seed"),
+    "start_weights",
+)
+DATA = "data_fingerprint"
+"""Compared on a resume too; workdirs of earlier versions lack it."""
+
+
+def save_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
+    """Writes the workdir's config; on a resume checks that it is the same experiment.
+
+    Raises:
+        ValueError: the workdir holds a run of another experiment, or of other data.
+    """
+    file = workdir / CONFIG_FILE
+    if file.exists():
+        old = json.loads(file.read_text())
+        new = json.loads(config.to_json())
+        for section in SAME_ON_RESUME:
+            if _with_defaults(section, old) != _with_defaults(section, new):
+                raise ValueError(
+                    f"{workdir} holds a run whose config.{section} is {old.get(section)}, not "
+                    f"{new.get(section)}; choose another --workdir, or remove that one"
+                )
+        if DATA in old and DATA in new and old[DATA] != new[DATA]:
+            raise ValueError(
+                f"the data of the run in {workdir} have changed: {new['data']['name']} was "
+                f"{old[DATA]}, it is {new[DATA]}; restore the data, or choose another --workdir "
+                f"(to go on with these all the same, remove {DATA} from {file})"
+            )
+    if jax.process_index() == 0:
+        workdir.mkdir(parents=True, exist_ok=True)
+        files.write_json(file, json.loads(config.to_json()))
+
+
+def _with_defaults(section: str, config: dict[str, Any]) -> Any:
+    """A section; of the network also what it does not name, as configs come to name more."""
+    if section != "model":
+        return config.get(section)
+    network = NETWORKS[config[section].get("name", "unet")]
+    defaults = {field.name: field.default for field in dataclasses.fields(network)}
+    return json.loads(json.dumps(defaults | {"name": "unet"}, default=str)) | config[section]
+
+
+def load_config(workdir: Path) -> ml_collections.ConfigDict:
+    """The config of a workdir.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    file = Path(workdir) / CONFIG_FILE
+    if not file.exists():
+        raise FileNotFoundError(
+            f"{workdir} is not a training workdir (no {CONFIG_FILE}); give the --workdir that "
+            "train.py was run with, or an exported .safetensors file"
+        )
+    return ml_collections.ConfigDict(json.loads(file.read_text()))
+
+
+def read(path: Path) -> Model:
+    """The model of a workdir, with its newest moving average.
+
+    Raises:
+        FileNotFoundError: there is no config, or no checkpoint.
+        ValueError: no checkpoint fits the config, or none can be read.
+    """
+    model = experiment.build(load_config(path))
+    like = jax.eval_shape(model.init, jax.random.key(0))
+    checkpointer = Checkpointer(path, create=False)
+    try:
+        ema, step = checkpointer.restore_ema(like)
+    finally:
+        checkpointer.close()
+    return model.replace(params=ema, name=path.name or str(path), step=step)
+
+
+class Checkpointer:
+    """Saves and restores the training state under `workdir/checkpoints`.
+
+    Args:
+        workdir: of the run.
+        keep: newest steps kept.
+        create: make the directory if there is none.
+
+    Raises:
+        FileNotFoundError: there is none, and `create` is False.
+    """
+
+    def __init__(self, workdir: Path, keep: int = 2, create: bool = True):
+        """Opens the directory."""
+        self._quiet = contextlib.ExitStack()
+        self._quiet.enter_context(_quiet())
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=create)
+        self._damaged = set()
+        self.directory = Path(workdir).absolute() / "checkpoints"
+        if not create and not self.directory.is_dir():
+            raise FileNotFoundError(f"{workdir} has no checkpoints yet; train it first")
+        handlers = {name: ocp.StandardCheckpointHandler() for name in ("state", "ema")}
+        self._manager = ocp.CheckpointManager(
+            self.directory, item_handlers=handlers, options=options
+        )
+
+    def save(self, state: State, *, wait: bool = False) -> None:
+        """Saves a state under its step, in the background unless `wait`.
+
+        Raises:
+            SaveError: this save failed, or the one before it.
+        """
+        step = int(state.step)
+        with self._explained():
+            if step in self._damaged:
+                self._damaged.remove(step)
+                self._manager.delete(step)
+            if step not in self._manager.all_steps():
+                items = ocp.args.Composite(
+                    state=ocp.args.StandardSave(state.replace(ema=None)),
+                    ema=ocp.args.StandardSave(state.ema),
+                )
+                self._manager.save(step, args=items, force=True)
+            if wait:
+                self._manager.wait_until_finished()
+
+    def check(self) -> None:
+        """Raises SaveError if a save in the background has failed; waits for none."""
+        with self._explained():
+            if not self._manager.is_saving_in_progress():
+                self._manager.wait_until_finished()
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # orbax and tensorstore raise many kinds for a full disk
+            names = [path.name for path in self.directory.glob("*") if path.name.isdigit()]
+            whole = set(map(int, names)) - self._damaged
+            kept = f"that of step {max(whole)} is intact" if whole else "there is no older one"
+            raise SaveError(
+                f"a checkpoint could not be written to {self.directory}: {_reason(error)}; {kept}. "
+                "Put that right (make room, say); the same command then goes on"
+            ) from error
+
+    def restore(self, like: State) -> State | None:
+        """The newest state that can be read, or None if there is none.
+
+        Args:
+            like: a state (or ShapeDtypeStructs) with the shapes and shardings wanted.
+
+        Raises:
+            ValueError: the checkpoint is of another architecture, or no step can be read.
+        """
+
+        def read(step):
+            self._check_shapes(step, like.ema)
+            items = ocp.args.Composite(
+                state=ocp.args.StandardRestore(_abstract(like.replace(ema=None))),
+                ema=ocp.args.StandardRestore(_abstract(like.ema)),
+            )
+            restored = self._manager.restore(step, args=items)
+            return restored["state"].replace(ema=restored["ema"])
+
+        return self._newest(read)
+
+    def restore_ema(self, like: Any) -> tuple[Any, int]:
+        """The newest moving average that can be read, and its step.
+
+        Raises:
+            FileNotFoundError: there is no checkpoint.
+            ValueError: as `restore`.
+        """
+
+        def read(step):
+            self._check_shapes(step, like)
+            items = ocp.args.Composite(ema=ocp.args.StandardRestore(_abstract(like)))
+            return self._manager.restore(step, args=items)["ema"], step
+
+        found = self._newest(read)
+        if found is None:
+            raise FileNotFoundError(
+                f"no checkpoint in {self._manager.directory}; the first is written after "
+                "config.train.checkpoint_every steps, or on SIGTERM"
+            )
+        return found
+
+    def _newest(self, read):
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        failures = []
+        for step in steps:
+            try:
+                found = read(step)
+            except Mismatch:
+                raise
+            except Exception as error:  # orbax and tensorstore raise many kinds for damaged files
+                self._damaged.add(step)
+                failures.append(f"step {step} ({str(error).strip().splitlines()[0][:200]})")
+                logging.warning("Checkpoint of step %d cannot be read, trying older ones", step)
+                continue
+            for failure in failures:
+                logging.warning("Skipped the damaged checkpoint of %s; using %d", failure, step)
+            return found
+        if failures:
+            raise ValueError(
+                f"no checkpoint in {self._manager.directory} can be read: {'; '.join(failures)}; "
+                "remove the directory to start afresh"
+            )
+        return None
+
+    def _check_shapes(self, step: int, like: Any) -> None:
+        saved = self._manager.item_metadata(step)["ema"]
+        if saved is None:
+            raise OSError("its list of parameters is missing")
+        saved = saved.tree if hasattr(saved, "tree") else saved
+        if differs := architecture.difference(like, saved):
+            raise Mismatch(
+                f"checkpoint {step} is of another architecture: parameter {differs[0]} is "
+                f"{differs[2]} there and {differs[1]} in the config; use the config it was trained "
+                "with"
+            )
+
+    def close(self) -> None:
+        """Waits for saves under way.
+
+        Raises:
+            SaveError: one failed.
+        """
+        with self._quiet, self._explained():
+            self._manager.close()
+
+
+class Mismatch(ValueError):
+    """A checkpoint whose parameters are not those of the config."""
+
+
+class SaveError(OSError):
+    """A checkpoint could not be written; older ones are as they were."""
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Drops the pages of traces that libraries print of a failed save: it is raised as well."""
+    show = sys.unraisablehook
+
+    def hook(unraisable):  # writes under way when the first of them failed
+        if str(unraisable.exc_value) != "Event loop is closed":
+            show(unraisable)
+
+    def wanted(record):
+        return not record.exc_info or not {"orbax", "asyncio"} & set(Path(record.pathname).parts)
+
+    loggers = logging.get_absl_logger(), standard_logging.getLogger("asyncio")
+    sys.unraisablehook = hook
+    for logger in loggers:
+        logger.addFilter(wanted)
+    try:
+        yield
+    finally:
+        sys.unraisablehook = show
+        for logger in loggers:
+            logger.removeFilter(wanted)
+
+
+def _reason(error: Exception) -> str:
+    """The end of a message of tensorstore, whose beginning is a chain of long paths."""
+    text = getattr(error, "strerror", None) or str(error).strip().splitlines()[0]
+    return text.rpartition(": ")[2].partition(" [")[0]
+
+
+def _abstract(tree: Any) -> Any:
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+    def leaf(x):  # without a sharding, a checkpoint of another number of devices cannot be read
+        sharding = getattr(x, "sharding", None) or here
+        return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+    return jax.tree.map(leaf, tree)

@@ -1,0 +1,13 @@
+"""Flags that `sample.py` and `train.py` share."""
+
+from absl import flags
+
+DISTRIBUTED = flags.DEFINE_bool(
+    "distributed", False, "join other processes; found without it where the environment names them"
+)
+PLAN = flags.DEFINE_string(
+    "plan", None, "only compile, for devices like v5e:16x16 or h100:8, and say what they need"
+)
+QUICK = flags.DEFINE_bool(
+    "quick", False, "with --plan: a tenth of the time, and upper bounds of memory and traffic"
+)

@@ -1,0 +1,267 @@
+"""Draws samples: `python sample.py [--checkpoint=runs/digits] [--solver=ddim] [--steps=20] ...`.
+
+Without --checkpoint it draws digits from the model that comes with the package. `--out` is a
+contact sheet (.png), all samples as arrays (.npz), or, without a suffix, a folder of PNG files:
+rerunning the command resumes it, and any number of processes fill it together. Unset flags default
+to the checkpoint's config.
+"""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+from absl import app, flags, logging
+
+from ddim_jax.commands.flags import DISTRIBUTED, PLAN, QUICK
+
+CHECKPOINT = flags.DEFINE_string(
+    "checkpoint",
+    "digits",
+    "a workdir, .safetensors file, diffusers folder or bundled name",
+)
+SOLVER = flags.DEFINE_string(
+    "solver", None, "a name in ddim_jax.solvers.SOLVERS, or adaptive; default the checkpoint's"
+)
+STRIDE = flags.DEFINE_string(
+    "stride", None, "a name in ddim_jax.strides.STRIDES or a learned .json; default the solver's"
+)
+STEPS = flags.DEFINE_integer("steps", None, "intervals of the stride; default the checkpoint's")
+TOLERANCE = flags.DEFINE_float("tolerance", 1e-3, "of solver adaptive: error of a step")
+ETA = flags.DEFINE_float("eta", None, "of solver ddim: 0 deterministic ... 1 DDPM")
+SOLVER_OPTIONS = flags.DEFINE_list("solver_options", [], "like order=3,lower_order_final=False")
+STRIDE_OPTIONS = flags.DEFINE_list("stride_options", [], "like rho=5,lam_min=-4")
+GUIDANCE_SCALE = flags.DEFINE_float(
+    "guidance_scale", None, "1: none; 0: without labels; default the checkpoint's"
+)
+GUIDANCE_INTERVAL = flags.DEFINE_list(
+    "guidance_interval", None, "low,high in sigma/alpha outside of which there is none"
+)
+GUIDANCE_RESCALE = flags.DEFINE_float("guidance_rescale", None, "0..1")
+CLIP = flags.DEFINE_enum(
+    "clip", None, ["none", "static", "dynamic"], "of the clean estimate; default the checkpoint's"
+)
+LABELS = flags.DEFINE_list("labels", [], "classes, numbers or names, in rotation; default all")
+NUM_SAMPLES = flags.DEFINE_integer("num_samples", 40, "how many")
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "how many at a time")
+SEED = flags.DEFINE_integer("seed", 0, "of the whole set")
+OUT = flags.DEFINE_string(
+    "out", None, ".png contact sheet, .npz, or a folder; default samples/NAME-0001.png, ..."
+)
+TRAJECTORY = flags.DEFINE_string("trajectory", None, "also the clean estimates, as .gif or .png")
+OVERWRITE = flags.DEFINE_bool("overwrite", False, "replace existing files")
+PARALLEL = flags.DEFINE_enum("parallel", "jit", ["jit", "pmap"], "how a batch is spread on devices")
+PROGRESS = flags.DEFINE_bool("progress", False, "a bar over network evaluations")
+
+
+def run(argv: list[str]) -> None:
+    """Draws what the flags describe."""
+    if len(argv) > 1:
+        raise app.UsageError(f"unexpected arguments {argv[1:]}")
+    start = time.perf_counter()
+    from ddim_jax import parallel
+
+    parallel.use_cpu_cores()
+    logging.set_verbosity(logging.WARNING)
+    parallel.use_compilation_cache()
+    try:
+        parallel.join(DISTRIBUTED.value)
+        if PLAN.value:
+            print(_plan())
+        else:
+            print(f"{_draw()}, {time.perf_counter() - start:.1f} s in all")
+    except (ValueError, OSError) as error:
+        sys.exit(f"sample.py: {error}")
+
+
+def _draw() -> str:
+    """Checks the flags, draws, writes; returns what was done."""
+    import jax
+
+    from ddim_jax import files
+
+    trajectory, out = TRAJECTORY.value, OUT.value
+    if out is not None and not Path(out).suffix:
+        return _draw_folder(Path(out))
+    if jax.process_count() > 1:
+        raise ValueError("several processes draw into a folder; say which by --out=FOLDER")
+    overwrite = OVERWRITE.value
+    if trajectory is not None:
+        trajectory = files.check_new(
+            trajectory, what="--trajectory", suffixes=(".gif", ".png"), overwrite=overwrite
+        )
+    if out is not None:
+        out = files.check_new(out, what="--out", suffixes=(".png", ".npz"), overwrite=overwrite)
+    model, recipe = _load()
+    drawing = model.generate(
+        NUM_SAMPLES.value,
+        recipe,
+        label=LABELS.value,
+        seed=SEED.value,
+        batch_size=BATCH_SIZE.value,
+        trajectory=trajectory is not None,
+        progress=PROGRESS.value,
+        parallel=PARALLEL.value,
+    )
+    out = out or files.next_free(Path("samples"), model.name)
+    _write(drawing, out, trajectory)
+    count = len(drawing.pictures)
+    return f"{out}: {count} samples, {_how(model, recipe, drawing.nfe)}\n" + _times(count, drawing)
+
+
+def _draw_folder(folder: Path) -> str:
+    """Draws this process's samples of a large set; returns what was done."""
+    from ddim_jax import sample_folder
+    from ddim_jax.recipe import ADAPTIVE
+
+    if TRAJECTORY.value is not None or OVERWRITE.value:
+        raise ValueError(f"--out={folder} is a folder: it takes no --trajectory and no --overwrite")
+    model, recipe = _load()
+    if recipe.solver == ADAPTIVE:
+        raise ValueError("--solver=adaptive does not draw into a folder; use --out=NAME.npz")
+    report = sample_folder.draw(
+        folder,
+        model,
+        recipe,
+        num_samples=NUM_SAMPLES.value,
+        label=LABELS.value,
+        batch_size=BATCH_SIZE.value,
+        seed=SEED.value,
+        parallel=PARALLEL.value,
+    )
+    existing = f" ({report.existing} more were there)" if report.existing else ""
+    return f"{folder}: {report.drawn} samples{existing}, {_how(model, recipe)}\n" + _times(
+        report.drawn, report
+    )
+
+
+def _how(model, recipe, nfe=None) -> str:
+    """The recipe in words, with the evaluations that an adaptive solver took."""
+    from ddim_jax.recipe import ADAPTIVE
+
+    text = recipe.describe(recipe.table(model.schedule))
+    if recipe.solver == ADAPTIVE and nfe is not None:
+        text += f", NFE {nfe.min()}..{nfe.max()} (mean {nfe.mean():.0f})"
+    return text + " x 2 forward passes (guided)" * (model.passes(recipe) == 2)
+
+
+def _times(count: int, report) -> str:
+    rate = f", {count / report.seconds:.1f} images/s" if report.seconds else ""
+    return f"compiled in {report.compile_seconds:.1f} s, sampled in {report.seconds:.2f} s{rate}"
+
+
+def _plan() -> str:
+    """What drawing a batch needs on devices that may not be here."""
+    from ddim_jax import planning
+
+    model, recipe = _load()
+    print(f"compiling for {PLAN.value}, which may take minutes ...")
+    plan = planning.plan_sampling(
+        model, recipe, PLAN.value, batch_size=BATCH_SIZE.value, quick=QUICK.value
+    )
+    text = planning.report(plan, f"Drawing {BATCH_SIZE.value} samples, {_how(model, recipe)},")
+    if not plan.fits:
+        print(text)
+        raise ValueError("it does not fit; take a smaller --batch_size or more devices")
+    return text
+
+
+def _load():
+    """The model and recipe that the flags name, checked."""
+    from ddim_jax import checkpoints
+
+    model = checkpoints.load(CHECKPOINT.value)
+    recipe = _recipe(model)
+    model.check(recipe)
+    if recipe.stride and recipe.stride.endswith(".json"):
+        _note_differences(model, recipe)
+    return model, recipe
+
+
+def _recipe(model):
+    """The model's recipe, with what the flags replace."""
+    from ddim_jax.names import parse_options
+    from ddim_jax.recipe import ADAPTIVE
+
+    chosen = model.recipe.replace(
+        solver=SOLVER.value,
+        guidance_scale=GUIDANCE_SCALE.value,
+        guidance_interval=_interval(),
+        guidance_rescale=GUIDANCE_RESCALE.value,
+        clip=CLIP.value,
+    )
+    if chosen.solver == ADAPTIVE:
+        for flag in (STEPS, STRIDE, ETA, SOLVER_OPTIONS, STRIDE_OPTIONS, TRAJECTORY):
+            if not flags.FLAGS[flag.name].using_default_value:
+                raise ValueError(
+                    f"--solver=adaptive chooses its own steps and takes no --{flag.name}; "
+                    "say how exact it must be with --tolerance"
+                )
+        return chosen.replace(solver=ADAPTIVE, solver_options={"tolerance": TOLERANCE.value})
+    if not flags.FLAGS["tolerance"].using_default_value:
+        raise ValueError(f"--tolerance is for --solver=adaptive, got {chosen.solver}")
+    chosen = chosen.replace(stride=STRIDE.value, steps=STEPS.value)
+    options = parse_options(SOLVER_OPTIONS.value, "--solver_options")
+    options |= {} if ETA.value is None else {"eta": ETA.value}
+    stride_options = parse_options(STRIDE_OPTIONS.value, "--stride_options")
+    return chosen.replace(
+        solver_options={**chosen.solver_options, **options},
+        stride_options={**chosen.stride_options, **stride_options},
+    )
+
+
+def _interval() -> tuple[float, float] | None:
+    if GUIDANCE_INTERVAL.value is None:
+        return None
+    try:
+        low, high = (float(end) for end in GUIDANCE_INTERVAL.value)
+    except ValueError:
+        raise ValueError(
+            f"guidance_interval must be low,high like 0.2,5, got {GUIDANCE_INTERVAL.value}"
+        ) from None
+    return low, high
+
+
+def _note_differences(model, recipe) -> None:
+    """Says in what a learned stride was learned for something else."""
+    from ddim_jax.strides import learned
+
+    differences = learned.load(recipe.stride).differences(
+        solver=recipe.solver, guidance=recipe.guidance_scale, weights=model.fingerprint
+    )
+    for difference in differences:
+        print(f"note: {recipe.stride}: {difference}", file=sys.stderr)
+
+
+def _write(drawing, out: Path, trajectory: Path | None) -> None:
+    import numpy as np
+
+    from ddim_jax import data
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.suffix == ".npz":
+        labels = {} if drawing.labels is None else {"labels": drawing.labels}
+        np.savez(out, images=drawing.pictures, **labels)
+    else:
+        data.save_grid(out, drawing.pictures, drawing.labels, overwrite=OVERWRITE.value)
+    if trajectory is None:
+        return
+    frames = drawing.trajectory
+    if trajectory.suffix == ".gif":
+        sheets = [data.grid(frame) for frame in frames]
+        data.save_gif(trajectory, [*sheets, *sheets[-1:] * 10], 100, overwrite=OVERWRITE.value)
+    else:  # rows: samples, columns: network evaluations
+        shown = np.unique(np.linspace(0, len(frames) - 1, min(12, len(frames))).round().astype(int))
+        tiles = frames[shown, :8].swapaxes(0, 1).reshape(-1, *frames.shape[2:])
+        numbers = [k + 1 for k in shown]
+        data.save_grid(trajectory, tiles, numbers, columns=len(shown), overwrite=OVERWRITE.value)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The command line; of this process by default."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    app.run(run, argv=argv and ["sample.py", *argv])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""Images and labels in a file made by `numpy.savez`.
+
+A split is read from the arrays {split}_x and {split}_y; the split "train" also from images and
+labels, or x and y. Labels may be left out. Everything is checked before training starts.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ddim_jax import files
+
+
+def read(path: Path, split: str) -> tuple[np.ndarray, np.ndarray | None]:
+    """Returns images uint8 [N, H, W, C] and integer labels [N], None if there are none.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not an npz file, no arrays of that split, or arrays of another kind.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"npz file {path} does not exist{files.missing_part(path)}; write npz:PATH with the "
+            "path of a file made by numpy.savez"
+        )
+    with _explain_errors(path), np.load(path) as arrays:
+        keys = list(arrays)
+    x_key, y_key = _choose_keys(path, keys, split)
+    with _explain_errors(path), np.load(path) as arrays:
+        images, labels = arrays[x_key], arrays[y_key] if y_key else None
+    images = _check_images(path, x_key, images)
+    if labels is not None:
+        _check_labels(path, y_key, labels, len(images))
+    return images, labels
+
+
+@contextlib.contextmanager
+def _explain_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # zipfile, pickle, zlib and numpy each raise their own
+        raise ValueError(
+            f"{path} cannot be read as an npz file of plain arrays ({error}); write it again with "
+            "numpy.savez(path, images=..., labels=...)"
+        ) from error
+
+
+def _choose_keys(path: Path, keys: Sequence[str], split: str) -> tuple[str, str | None]:
+    """Returns the keys of the images and of the labels, None if there are no labels."""
+    choices = [(f"{split}_x", f"{split}_y")]
+    if split == "train":
+        # keys without a split hold one set of images, and that is the one to train on
+        choices += [("images", "labels"), ("x", "y")]
+    for x_key, y_key in choices:
+        if x_key in keys:
+            return x_key, y_key if y_key in keys else None
+    wanted = ", or ".join(f"{x!r} (labels in {y!r})" for x, y in choices)
+    raise ValueError(
+        f"{path} holds the keys {sorted(keys)}, but split {split!r} needs {wanted}; "
+        "rename the arrays or choose another split"
+    )
+
+
+def _check_images(path: Path, key: str, images: np.ndarray) -> np.ndarray:
+    """Returns the images as uint8 [N, H, W, C]."""
+    rule = "images must be uint8 [N, H, W] or [N, H, W, C] with C = 1 or 3 last and N >= 1"
+    got = f"{key!r} of {path} is {images.dtype} {list(images.shape)}"
+    if images.dtype != np.uint8:
+        raise ValueError(f"{got}; {rule}; bring the values to 0..255 and use .astype('uint8')")
+    if images.ndim == 4 and images.shape[3] not in (1, 3) and images.shape[1] in (1, 3):
+        raise ValueError(f"{got}; {rule}; move the channels with .transpose(0, 2, 3, 1)")
+    if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3)):
+        raise ValueError(f"{got}; {rule}; reshape the array, leave out an alpha channel")
+    if images.size == 0:
+        raise ValueError(f"{got}; {rule}; write at least one image")
+    return images if images.ndim == 4 else images[..., None]
+
+
+def _check_labels(path: Path, key: str, labels: np.ndarray, count: int) -> None:
+    got = f"{key!r} of {path} is {labels.dtype} {list(labels.shape)}"
+    if labels.shape != (count,) or labels.dtype.kind not in "iu":
+        raise ValueError(
+            f"{got}; labels must be integers [{count}], one for each image; "
+            "leave the array out for unlabelled images"
+        )
+    if labels.min() < 0:
+        raise ValueError(
+            f"{got} with smallest value {labels.min()}; labels must count from 0; renumber them "
+            "or leave the array out for unlabelled images"
+        )

@@ -1,0 +1,102 @@
+"""TFDS datasets, prepared as array_record: read at random and without TensorFlow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ddim_jax.data.images import fit
+from ddim_jax.names import few
+
+
+class UnknownDatasetError(Exception):
+    """TFDS has no dataset, config or version of that name."""
+
+
+def open_dataset(
+    name: str, split: str, size: int | None, channels: int | None, data_dir: str | None
+) -> tuple[tuple[int, int, int], int, int, Callable[[int], tuple[np.ndarray, int]]]:
+    """Opens a prepared dataset with a feature 'image' and perhaps a class label 'label'.
+
+    Args:
+        name: `name`, `name/config` or `name/config:version`.
+        split: as TFDS writes it, such as "train[:1000]".
+        size: crop and resize to this many pixels; None to keep the size.
+        channels: 1, 3, or None for those stored.
+        data_dir: where datasets are; None for `~/tensorflow_datasets`.
+
+    Returns:
+        image_shape, num_classes, count and read, the fields of a `Source`.
+
+    Raises:
+        UnknownDatasetError: no such dataset.
+        ValueError: not prepared, no such split, or images that cannot be used as they are.
+    """
+    # Half a second that the other sources need not pay.
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder(name, data_dir=data_dir)
+    except (ValueError, AssertionError, ImportError) as error:
+        raise UnknownDatasetError(str(error)) from error
+    _check_prepared(builder, name, split)
+    features = builder.info.features
+    if "image" not in features or features["image"].np_dtype != np.uint8:
+        raise ValueError(
+            f"TFDS dataset {name!r} needs a uint8 feature 'image', it has {few(features)}"
+            " (others are not supported); write its images to a folder or an npz file"
+        )
+    shape = _image_shape(name, features["image"].shape, size, channels)
+    labelled = "label" in features and isinstance(features["label"], tfds.features.ClassLabel)
+    data = builder.as_data_source(split=split)
+
+    def read(index: int) -> tuple[np.ndarray, int]:
+        example = data[index]
+        label = example["label"] if labelled else 0
+        return fit(example["image"], size, channels), label
+
+    return shape, features["label"].num_classes if labelled else 0, len(data), read
+
+
+def dataset_names() -> list[str]:
+    """Returns the names of the datasets that TFDS knows."""
+    import tensorflow_datasets as tfds
+
+    return tfds.list_builders(with_community_datasets=False)
+
+
+def _check_prepared(builder: Any, name: str, split: str) -> None:
+    stored = builder.info.file_format.value if builder.data_path.exists() else None
+    if stored != "array_record":
+        state = f"stored as {stored}" if stored else "not prepared"
+        raise ValueError(
+            f"TFDS dataset {name!r} is {state} in {builder.data_path}, it must be array_record; "
+            f"run `tfds build {name} --file_format=array_record` once in an environment with "
+            "tensorflow, or give the data_dir that holds it"
+        )
+    base = split.partition("[")[0].partition("+")[0]
+    if base not in builder.info.splits and base != "all":
+        raise ValueError(
+            f"TFDS dataset {name!r} has no split {split!r}; it has {sorted(builder.info.splits)}, "
+            "choose one of these or a slice such as 'train[:1000]'"
+        )
+
+
+def _image_shape(
+    name: str, stored: Sequence[int | None], size: int | None, channels: int | None
+) -> tuple[int, int, int]:
+    height, width = (size, size) if size else stored[:2]
+    if not height or not width:
+        raise ValueError(
+            f"images of TFDS dataset {name!r} have shape {tuple(stored)}, no fixed size, one "
+            "batch needs one size; give image_size to crop and resize them"
+        )
+    channels = channels or stored[2]
+    if channels not in (1, 3):
+        raise ValueError(
+            f"images of TFDS dataset {name!r} have {channels} channels, it must be 1 or 3; "
+            "give channels=1 or channels=3"
+        )
+    return height, width, channels

@@ -1,0 +1,91 @@
+"""The command `inpaint`: completes images, sharpens, deblurs or colours them."""
+
+import argparse
+
+import numpy as np
+
+from ddim_jax.editing import pictures, restoration
+from ddim_jax.editing.actions import make_editor, read_labelled, single_steps
+from ddim_jax.editing.editor import squared_error
+from ddim_jax.editing.judging import judge
+from ddim_jax.editing.restoration import Known, Operator
+from ddim_jax.model import Model
+from ddim_jax.names import lookup
+from ddim_jax.recipe import Recipe, parse_stride
+from ddim_jax.sampling import Task
+from ddim_jax.solvers import SolverTable
+
+RESTORATIONS = ("repaint", "replacement", "ddnm", "dps")
+"""Ways to agree with what is known."""
+
+
+def inpaint(model: Model, args: argparse.Namespace) -> None:
+    """Completes images, or sharpens, colours, deblurs them (--operator)."""
+    if tuple(model.sample_shape) != tuple(model.codec.picture_shape):
+        raise ValueError(
+            f"inpaint works on pixels, and {model.name} draws samples of shape "
+            f"{tuple(model.sample_shape)} that are decoded; use a model of pixels"
+        )
+    x, labels = read_labelled(model, args)
+    operator, mask = _operator(args, x.shape)
+    table, task = _table_and_task(model, args, operator)
+    y = np.asarray(operator.forward(x, mask))
+    measured = np.asarray(operator.inverse(y, mask))
+    measured = measured if mask is None else measured - (1 - mask)  # black where it is unknown
+    restored = make_editor(model, args).draw(
+        table, None, labels, task=task, known=Known(y, mask), seed=args.seed
+    )
+    numbers = {
+        "method": args.restoration,
+        "evaluations": table.nfe,
+        "known_error": float(np.abs(operator.forward(restored, mask) - y).max()),
+        "mean_squared_error": float(squared_error(x, restored).mean()),
+    }
+    rows = {"image": x, "known": measured, "restored": restored}
+    pictures.write(model, args, rows, numbers | judge(model, rows))
+
+
+def _operator(
+    args: argparse.Namespace, shape: tuple[int, ...]
+) -> tuple[Operator, np.ndarray | None]:
+    """`--operator`, and the mask of an operator that has one."""
+    name, _, value = args.operator.partition(":")
+    makers = {
+        "mask": restoration.masking,
+        "average": lambda: restoration.average(
+            int(pictures.number(value, 2, "--operator=average:"))
+        ),
+        "blur": lambda: restoration.blur(pictures.number(value, 1.5, "--operator=blur:")),
+        "grey": restoration.grey,
+    }
+    operator = lookup(makers, name, "operator")()
+    if name == "mask":
+        return operator, pictures.read_mask(args, shape)
+    if args.restoration in ("repaint", "replacement"):
+        raise ValueError(
+            f"--method={args.restoration} replaces pixels, and --operator={name} keeps none; use "
+            "--method=ddnm or dps"
+        )
+    if name == "grey" and shape[-1] != 3:
+        raise ValueError("--operator=grey needs colour images; mask, average and blur do not")
+    return operator, None
+
+
+def _table_and_task(
+    model: Model, args: argparse.Namespace, operator: Operator
+) -> tuple[SolverTable, Task]:
+    steps = single_steps(args)
+    eta = 0.85 if args.restoration == "ddnm" else 1.0
+    stride = parse_stride(args.stride or "uniform")
+    recipe = Recipe("ddim", steps=steps, solver_options={"eta": eta}, **stride)
+    if args.restoration == "repaint":
+        jump = max(1, steps // 25) if args.jump_length is None else args.jump_length
+        times = recipe.times(model.schedule)
+        table = restoration.repaint(model.schedule, times, jump, args.resamplings)
+        return table, restoration.replacement()
+    tasks = {
+        "replacement": restoration.replacement,
+        "ddnm": lambda: restoration.ddnm(operator),
+        "dps": lambda: restoration.dps(operator),
+    }
+    return recipe.table(model.schedule), tasks[args.restoration]()

@@ -1,0 +1,44 @@
+"""Loads feature networks by name.
+
+    network = feature_networks.load("digits")                       # in the package
+    network = feature_networks.load("inception:pt_inception.pth")   # the FID network, from a file
+
+A distance is named after its network: FID, KID and IS (Frechet and kernel Inception distance,
+Inception score) for the Inception of 2015-12-05 alone; FDD, KDD and DS (D for digit) for the digit
+classifier.
+"""
+
+import importlib.resources
+from pathlib import Path
+
+from ddim_jax.evaluation import digits, inception
+from ddim_jax.evaluation.features import FeatureNetwork
+
+INCEPTIONS = {"inception": "pytorch_fid", "inception_tensorflow": "tensorflow"}
+"""Names of the FID network, and how each resizes pictures: their FIDs differ by some tenths."""
+
+NAMES = "digits, digits:PATH.npz, or " + " or ".join(f"{name}:PATH" for name in INCEPTIONS)
+
+
+def load(name: str) -> FeatureNetwork:
+    """Loads a feature network.
+
+    Args:
+        name: "digits" for the classifier in the package, "digits:PATH.npz" for another of its
+            kind, "inception:PATH" for the FID network with pictures resized as pytorch-fid does,
+            "inception_tensorflow:PATH" as torch-fidelity and ADM do (see `inception.py`).
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: an unknown name, or a file with other contents.
+    """
+    kind, _, path = name.partition(":")
+    if name == "digits":
+        file = importlib.resources.files("ddim_jax.assets") / "digit_classifier.npz"
+        with importlib.resources.as_file(file) as bundled:
+            return digits.feature_network(bundled)
+    if kind == "digits" and path:
+        return digits.feature_network(Path(path))
+    if kind in INCEPTIONS:
+        return inception.feature_network(path, INCEPTIONS[kind])
+    raise ValueError(f"unknown features {name!r}; they are {NAMES}")

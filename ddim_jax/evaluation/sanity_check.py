@@ -1,0 +1,88 @@
+"""Measures the distance of real pictures, unchanged and altered, to the training pictures.
+
+    python -m ddim_jax.evaluation.sanity_check
+    python -m ddim_jax.evaluation.sanity_check --data=npz:mnist.npz --split=test
+
+A distance can be trusted if it is small for real pictures that it has not seen (no model gets below
+that at this number of samples), grows with every blur and every noise, and grows where classes are
+missing. It does not look at labels: pictures under wrong labels are as near as before, so a
+class-conditional model needs its accuracy beside it.
+"""
+
+import argparse
+from collections.abc import Iterator
+
+import numpy as np
+from scipy import ndimage
+
+from ddim_jax import commands, data
+from ddim_jax.evaluation import feature_networks, features, metrics, scores
+
+BLURS = (0.5, 0.75, 1.0, 1.5, 2.0)
+"""Standard deviations of Gaussian blurs, in pixels."""
+
+NOISES = (8, 16, 32, 64)
+"""Standard deviations of Gaussian noises, of 255."""
+
+
+def blur(images: np.ndarray, deviation: float) -> np.ndarray:
+    """Blurs uint8 [N, H, W, C] by a Gaussian of a standard deviation in pixels."""
+    blurred = ndimage.gaussian_filter(images.astype(np.float32), (0, deviation, deviation, 0))
+    return np.clip(np.rint(blurred), 0, 255).astype(np.uint8)
+
+
+def noise(images: np.ndarray, deviation: float, seed: int = 0) -> np.ndarray:
+    """Adds Gaussian noise of a standard deviation in grey levels to uint8 [N, H, W, C]."""
+    eps = np.random.default_rng(seed).normal(scale=deviation, size=images.shape)
+    return np.clip(np.rint(images + eps), 0, 255).astype(np.uint8)
+
+
+def altered(
+    images: np.ndarray, labels: np.ndarray, seed: int = 0
+) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """Yields (name, images, labels) of the sets to measure: as they are, fewer, and altered."""
+    rng = np.random.default_rng(seed)
+    yield "real", images, labels
+    for count in (5000, 2000, 1000):
+        if count < len(images):
+            chosen = rng.choice(len(images), count, replace=False)
+            yield f"real, {count} of them", images[chosen], labels[chosen]
+    for deviation in BLURS:
+        yield f"blurred by {deviation} pixels", blur(images, deviation), labels
+    for deviation in NOISES:
+        yield f"noise of {deviation}/255", noise(images, deviation), labels
+    yield "labels shuffled", images, rng.permutation(labels)
+    half = labels < (labels.max() + 1) // 2
+    yield "half of the classes alone", images[half], labels[half]
+    yield "mirrored", images[:, :, ::-1], labels
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Prints the metrics of every set as a markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", default="digits", help="real images, as data.load takes them")
+    parser.add_argument("--split", default="train")
+    parser.add_argument("--features", default="digits", help=feature_networks.NAMES)
+    parser.add_argument("--reference", help="npz of statistics; default digits_train")
+    args = parser.parse_args(argv)
+    commands.run("sanity_check", lambda: run(args))
+
+
+def run(args: argparse.Namespace) -> None:
+    """Checks, measures and prints."""
+    network = feature_networks.load(args.features)
+    source = data.load(args.data, args.split)
+    statistics, real = scores.find_data(network, args.reference, None, source.image_shape)
+    metrics.check_count(len(source) // 2, network.dimensions)
+    evaluator = scores.make_evaluator(network, statistics, real)
+    print(f"{args.data}, {args.split}, against {evaluator.reference.name}\n")
+    names = (*network.names, "precision", "recall", "density", "coverage", "accuracy")
+    print(f"| set | N | {' | '.join(names)} |\n|{'---|' * (len(names) + 2)}")
+    for name, images, labels in altered(*features.read_images(source)):
+        record = scores.score(network.extract(images), evaluator, labels)
+        shown = [f"{record[key]:.4g}" if key in record else "" for key in names]
+        print(f"| {name} | {len(images)} | {' | '.join(shown)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,275 @@
+"""The samples of a sweep on disk, so that nothing is drawn twice.
+
+A cell of a sweep is a `Recipe`, with its steps given, and a seed. Its samples lie in shards of 500,
+named by their place in the set:
+
+    cells/ddim_uniform_50_eta=0.2/cell.json     what it was drawn with
+                                  00000.npz     samples 0..499: images uint8, seconds, memory
+                                  00001.npz     samples 500..999
+
+Sample i of every cell starts from the same noise and has the same label, and does not depend on the
+batch size, so a cell is extended by drawing the shards that are missing. A shard appears whole or
+not at all.
+"""
+
+import json
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from ddim_jax import files
+from ddim_jax.evaluation import features
+from ddim_jax.evaluation.features import FeatureNetwork, Features
+from ddim_jax.generation import Generator
+from ddim_jax.model import Model
+from ddim_jax.program_cost import memory_bytes
+from ddim_jax.recipe import Recipe
+from ddim_jax.solvers import SolverTable
+
+SHARD = 500
+"""Samples in a shard."""
+
+NUMBERS = ("seconds", "process_bytes", "program_bytes")
+"""What a shard holds beside images."""
+
+# --- names ----------------------------------------------------------------------------------------
+
+
+def settings(recipe: Recipe, seed: int = 0) -> dict[str, Any]:
+    """Returns what decides the samples of a cell, by the names of the columns of results.
+
+    Where and how far guidance is rescaled is there only if it is not the default.
+    """
+    values = {
+        "solver": recipe.solver,
+        "stride": _stride(recipe),
+        "steps": recipe.steps,
+        "solver_options": dict(recipe.solver_options),
+        "guidance_scale": recipe.guidance_scale,
+        "clip": recipe.clip,
+        "seed": seed,
+    }
+    return values | _guidance_changes(recipe)
+
+
+def cell_name(recipe: Recipe, seed: int = 0) -> str:
+    """Returns a folder name that says what a cell is."""
+    learned = recipe.stride is not None and recipe.stride.endswith(".json")
+    stride = Path(recipe.stride).stem if learned else _stride(recipe).replace(":", ",")
+    parts = [recipe.solver, stride, str(recipe.steps)]
+    parts += [f"{name}={value}" for name, value in recipe.solver_options.items()]
+    parts += [f"guidance={recipe.guidance_scale:g}"] if recipe.guidance_scale != 1 else []
+    parts += [f"{name}={value}" for name, value in _guidance_changes(recipe).items()]
+    parts += [f"clip={recipe.clip}"] if recipe.clip != "static" else []
+    parts += [f"seed={seed}"] if seed else []
+    return "_".join(parts)
+
+
+def identity(recipe: Recipe, seed: int, model: Model, table: SolverTable) -> dict[str, Any]:
+    """Returns what decides the samples of a cell to rounding, weights included, as JSON."""
+    values = settings(recipe, seed) | {"solver_options": list(recipe.solver_options.items())}
+    labels = "all classes in rotation" if model.inputs.num_classes else None
+    return json.loads(json.dumps(values | model.origin(table) | {"labels": labels}))
+
+
+def _stride(recipe: Recipe) -> str:
+    """The stride and its options as text, strings in them without quotation marks."""
+    return recipe.stride_name.replace("'", "")
+
+
+def _guidance_changes(recipe: Recipe) -> dict[str, Any]:
+    """The interval and the rescaling of a recipe with guidance, if they are not the default."""
+    names = ("guidance_interval", "guidance_rescale") if recipe.guidance is not None else ()
+    values = {name: getattr(recipe, name) for name in names}
+    return {name: value for name, value in values.items() if value != getattr(Recipe, name)}
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+class Samples(NamedTuple):
+    """Samples of a cell, and what it took to draw them.
+
+    Attributes:
+        images: uint8 [N, H, W, C].
+        images_per_second: of the fastest shard, without compilation.
+        process_bytes: the most memory that the process held while drawing them; 0 if unknown.
+        program_bytes: what the compiled program needs on each device, weights and the batch
+            included; 0 if unknown.
+    """
+
+    images: np.ndarray
+    images_per_second: float
+    process_bytes: int
+    program_bytes: int
+
+
+class Shards:
+    """The folder of one cell."""
+
+    def __init__(self, folder: str | Path, identity: dict[str, Any]):
+        """Opens the folder; it is made when the first shard is written.
+
+        Args:
+            folder: of this cell alone.
+            identity: from `identity`.
+
+        Raises:
+            ValueError: it holds samples that were drawn in another way.
+        """
+        self.folder, self.identity = Path(folder), identity
+        files.check_origin(self.folder / "cell.json", identity, "samples")
+
+    def missing(self, num_samples: int) -> list[range]:
+        """Returns the places of the samples to draw for a set of num_samples, shard by shard.
+
+        A damaged shard counts as missing; it is put aside, with a message.
+        """
+        shards = [
+            range(first, min(first + SHARD, num_samples)) for first in range(0, num_samples, SHARD)
+        ]
+        return [places for places in shards if self._length(places.start) < len(places)]
+
+    def write(
+        self,
+        first: int,
+        images: np.ndarray,
+        *,
+        seconds: float,
+        process_bytes: int = 0,
+        program_bytes: int = 0,
+    ) -> None:
+        """Writes the shard that begins with sample `first`; numbers as of `Samples`."""
+        if not (about := self.folder / "cell.json").exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            files.write_json(about, self.identity)
+        values = (seconds, process_bytes, program_bytes)
+        numbers = dict(zip(NUMBERS, values, strict=True))
+        path = self._path(first)
+        files.replace(path, lambda file: np.savez_compressed(file, images=images, **numbers))
+
+    def read(self, num_samples: int) -> Samples:
+        """Reads the first num_samples samples.
+
+        Raises:
+            ValueError: some are not there.
+        """
+        if missing := self.missing(num_samples):
+            raise ValueError(f"{self.folder} lacks samples {missing[0]} and maybe more; draw them")
+        images, numbers = [], []
+        for first in range(0, num_samples, SHARD):
+            with np.load(self._path(first)) as shard:
+                images.append(shard["images"])
+                seconds, *sizes = (float(shard[name]) for name in NUMBERS)
+            numbers.append((len(images[-1]) / seconds, *sizes))
+        rate, process, program = np.max(numbers, axis=0)
+        images = np.concatenate(images)[:num_samples]
+        return Samples(images, float(rate), int(process), int(program))
+
+    def features(self, network: FeatureNetwork, num_samples: int) -> Features:
+        """Returns features of the first num_samples samples; they are kept beside the shards.
+
+        Raises:
+            ValueError: some samples are not there.
+        """
+        images, parts = self.read(num_samples).images, []
+        folder = self.folder / f"features_{network.name}_{network.sha256[:8]}_{network.resize}"
+        folder.mkdir(exist_ok=True)
+        for first in range(0, num_samples, SHARD):
+            shard, path = images[first : first + SHARD], folder / self._path(first).name
+            part = features.read(path)
+            if part is None or len(part.pool) < len(shard):
+                part = network.extract(shard)
+                features.write(path, part)
+            parts.append(part.first(len(shard)))
+        return Features.join(parts)
+
+    def _path(self, first: int) -> Path:
+        return self.folder / f"{first // SHARD:05d}.npz"
+
+    def _length(self, first: int) -> int:
+        path = self._path(first)
+        if not path.exists():
+            return 0
+        try:
+            with np.load(path) as shard:
+                _ = [shard[name] for name in NUMBERS]
+                return len(shard["images"])
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            aside = path.with_suffix(".damaged")
+            path.replace(aside)
+            tqdm.write(
+                f"{path} is damaged; it was put aside as {aside.name}, and its samples will be "
+                "drawn again",
+                file=sys.stderr,
+            )
+            return 0
+
+
+# --- drawing --------------------------------------------------------------------------------------
+
+
+def draw(
+    model: Model,
+    recipe: Recipe,
+    generator: Generator,
+    shards: Shards,
+    num_samples: int,
+    *,
+    seed: int = 0,
+    batch_size: int = 100,
+    update: Callable[[int], None] = lambda count: None,
+) -> None:
+    """Draws the samples of a cell that are missing.
+
+    Args:
+        model: what draws.
+        recipe: how.
+        generator: of the model, with the recipe's clip.
+        shards: where to.
+        num_samples: how many there must be at the end.
+        seed: of the noise.
+        batch_size: samples at a time.
+        update: called with the number of samples of each finished batch.
+    """
+    table, labels = recipe.table(model.schedule), model.inputs.labels(None, num_samples)
+    for places in shards.missing(num_samples):
+        reset_peak()
+        before, images, index = generator.seconds, [], np.arange(places.start, places.stop)
+        conditions = model.conditions(
+            len(index), recipe, None if labels is None else labels[index], table
+        )
+        for _, result in generator.batches(
+            table, index, seed=seed, batch_size=batch_size, **conditions
+        ):
+            images.append(model.pictures(result.x))
+            update(len(result.x))
+        shards.write(
+            places.start,
+            np.concatenate(images),
+            seconds=generator.seconds - before,
+            process_bytes=peak_bytes(),
+            program_bytes=memory_bytes(generator.program),
+        )
+
+
+def reset_peak() -> None:
+    """Resets the most memory that this process has held; Linux only."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pass
+
+
+def peak_bytes() -> int:
+    """Returns the most memory that this process has held since `reset_peak`; 0 if unknown."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+    except (OSError, StopIteration):
+        return 0

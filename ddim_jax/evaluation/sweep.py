@@ -1,0 +1,187 @@
+"""The cells of a sweep: which there are, and what of each is on disk already.
+
+`grid` makes the recipes that the command line of `tradeoff` asks for, `plan` adds the students',
+makes every table and opens every folder.
+"""
+
+import argparse
+import inspect
+import itertools
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from ddim_jax import checkpoints
+from ddim_jax.evaluation import shards
+from ddim_jax.evaluation.shards import Shards
+from ddim_jax.model import Model
+from ddim_jax.names import lookup
+from ddim_jax.recipe import ADAPTIVE, Recipe, parse_stride
+from ddim_jax.solvers import SOLVERS
+
+PAPER = {"eta": (0.0, 0.2, 0.5, 1.0), "steps": (10, 20, 50, 100, 1000)}
+"""DDIM's Table 1 (Song et al. 2021), to which `ddpm_large` adds the row of sigma-hat."""
+
+
+class PlannedCell(NamedTuple):
+    """A cell, and what of it is on disk.
+
+    Attributes:
+        model: what draws it.
+        family: of a student, the name of its curve; empty for the checkpoint.
+        recipe: how it is drawn.
+        shards: where its samples are.
+        nfe: network evaluations of a sample.
+        passes: forward passes of a sample; guided evaluations take two.
+        missing: samples to draw.
+    """
+
+    model: Model
+    family: str
+    recipe: Recipe
+    shards: Shards
+    nfe: int
+    passes: int
+    missing: int
+
+    @property
+    def name(self) -> str:
+        """Name of its folder, without the rest of the path."""
+        return self.shards.folder.name
+
+
+def grid(args: argparse.Namespace) -> list[Recipe]:
+    """Returns the recipes that the command line asks for, in its order.
+
+    Raises:
+        ValueError: an unknown solver, or an eta that no solver takes.
+    """
+    etas = args.eta or PAPER["eta"] if args.preset == "paper" else args.eta
+    solvers = ["ddim", "ddpm_large"] if args.preset == "paper" else args.solver
+    takes_eta = {name: _takes_eta(name) for name in solvers}
+    if etas and not any(takes_eta.values()):
+        raise ValueError(f"--eta is for ddim and its like, got --solver={','.join(solvers)}")
+    recipes = []
+    for solver in solvers:
+        for stride, eta, scale in itertools.product(
+            args.stride or [None],
+            etas if etas and takes_eta[solver] else [None],
+            args.guidance_scale,
+        ):
+            for steps in _steps(args, solver):
+                # ddim with eta = 1 is ddpm, which is then drawn once
+                name = "ddpm" if solver == "ddim" and eta == 1 else solver
+                recipes.append(
+                    Recipe(
+                        solver=name,
+                        steps=steps,
+                        solver_options={"eta": eta} if eta and name == solver else {},
+                        guidance_scale=scale,
+                        clip=args.clip,
+                        **_stride(stride, solver, steps),
+                    )
+                )
+    if args.baseline:
+        recipes.append(baseline(args))
+    return list({shards.cell_name(recipe): recipe for recipe in recipes}.values())
+
+
+def _takes_eta(solver: str) -> bool:
+    return "eta" in inspect.signature(lookup(SOLVERS, solver, "solver").make).parameters
+
+
+def _stride(text: str | None, solver: str, steps: int) -> dict:
+    """The fields of a recipe for one of `--stride`; none for the solver's own."""
+    if text is None:
+        return {}
+    return parse_stride(text.replace("{solver}", solver).replace("{steps}", str(steps)))
+
+
+def _steps(args: argparse.Namespace, solver: str) -> Iterator[int]:
+    """Yields numbers of steps; with --nfe, as many as the evaluations allow."""
+    if not args.nfe:
+        yield from args.steps or (PAPER["steps"] if args.preset == "paper" else [5, 10, 20, 50])
+        return
+    for nfe in args.nfe:
+        steps = max((s for s in range(1, nfe + 1) if SOLVERS[solver].nfe(s) <= nfe), default=0)
+        if steps:
+            yield steps
+        else:
+            print(f"{solver} needs more than {nfe} evaluations: left out", file=sys.stderr)
+
+
+def baseline(args: argparse.Namespace) -> Recipe:
+    """Returns the recipe of `--baseline`.
+
+    Raises:
+        ValueError: it is not like ddpm:1000, or the solver is unknown.
+    """
+    solver, _, steps = args.baseline.partition(":")
+    if not steps.isdigit():
+        raise ValueError(f"--baseline must be like ddpm:1000, got {args.baseline}")
+    lookup(SOLVERS, solver, "solver")
+    return Recipe(solver=solver, steps=int(steps), clip=args.clip)
+
+
+def plan(args: argparse.Namespace, model: Model) -> list[PlannedCell]:
+    """Makes the table of every cell and opens its folder, so that errors show before any work.
+
+    Args:
+        args: of `tradeoff.parse`, with a clip.
+        model: the checkpoint.
+
+    Raises:
+        ValueError: guidance that the model cannot serve, steps out of range, samples that were
+            drawn in another way, a student that is drawn to a tolerance.
+    """
+    cells = [_planned(args, model, recipe) for recipe in grid(args)]
+    for text in args.students:
+        student, name, step_counts = _student(text)
+        family = f"{_family(name)}, {student.config.loss.name}"
+        prefix = f"{name.replace('/', '-')}_"
+        for steps in step_counts:
+            recipe = student.recipe.replace(steps=steps)
+            cells.append(_planned(args, student, recipe, family, prefix))
+    return cells
+
+
+def _planned(
+    args: argparse.Namespace, model: Model, recipe: Recipe, family: str = "", prefix: str = ""
+) -> PlannedCell:
+    """One cell; its folder's name begins with `prefix`."""
+    model.check(recipe)
+    if recipe.solver == ADAPTIVE:
+        raise ValueError(
+            f"{model.name} is drawn to a tolerance, and a sweep counts network evaluations; leave "
+            "it out, or give it a solver with steps"
+        )
+    recipe = recipe.replace(steps=len(recipe.times(model.schedule)) - 1)
+    table = recipe.table(model.schedule)
+    folder = Path(args.workdir) / "cells" / f"{prefix}{shards.cell_name(recipe, args.seed)}"
+    samples = Shards(folder, shards.identity(recipe, args.seed, model, table))
+    return PlannedCell(
+        model=model,
+        family=family,
+        recipe=recipe,
+        shards=samples,
+        nfe=table.nfe,
+        passes=table.nfe * model.passes(recipe),
+        missing=sum(len(places) for places in samples.missing(args.num_samples)),
+    )
+
+
+def _student(text: str) -> tuple[Model, str, list[int | None]]:
+    """PATH or PATH:1:2 as (model, name, steps); [None] for the student's own steps."""
+    path, *steps = text.split(":")
+    if not all(n.isdigit() and int(n) for n in steps):
+        raise ValueError(f"--students must be like PATH or PATH:1:2, got {text!r}")
+    model, folder = checkpoints.load(path), Path(path)
+    name = f"{folder.parent.name}/{folder.name}" if folder.is_dir() else folder.stem
+    return model, name.lstrip("/"), [int(n) for n in steps] or [None]
+
+
+def _family(name: str) -> str:
+    """`digits_4step`, `runs/4_step` and `runs/2_step` without their steps: digits, runs, runs."""
+    return re.sub(r"[_/]?\d+_?steps?$", "", name) or name

@@ -1,0 +1,415 @@
+"""A model is everything a checkpoint says: network, weights, and how to draw with them.
+
+    model = ddim_jax.load("digits")
+    pictures = model.draw(40)                                   # uint8 [40, 28, 28, 1]
+    pictures = model.draw(label=[3, 1, 4], solver="unipc_2", steps=8, guidance_scale=2.0, seed=7)
+    denoise = model.denoiser(label=[3, 1, 4])                   # (x, level) -> x0 and eps
+
+Training, sampling, editing and evaluation all hold a `Model` and nothing else. `experiment.build`
+makes one without weights from a config; `checkpoints.load` makes one with weights.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from flax.traverse_util import flatten_dict
+from tqdm import tqdm
+
+from ddim_jax import probability_flow, sampling
+from ddim_jax.codecs import Codec
+from ddim_jax.denoisers import Denoiser
+from ddim_jax.generation import Generator
+from ddim_jax.inputs import Inputs
+from ddim_jax.networks import winograd
+from ddim_jax.predictions import Parameterization
+from ddim_jax.probability_flow import Tolerance
+from ddim_jax.recipe import ADAPTIVE, Recipe
+from ddim_jax.schedules import Schedule
+from ddim_jax.solvers import SolverTable
+
+Array = Any
+
+
+class Drawing(NamedTuple):
+    """What `Model.generate` returns.
+
+    Attributes:
+        pictures: uint8 [N, H, W, C].
+        labels: int32 [N], or None for a network without classes.
+        trajectory: uint8 [E, N, H, W, C], the clean estimate in every row, if asked for.
+        nfe: int [N], network evaluations of each (a guided one costs two forward passes).
+        compile_seconds: spent in tracing and compiling.
+        seconds: spent in sampling.
+    """
+
+    pictures: np.ndarray
+    labels: np.ndarray | None
+    trajectory: np.ndarray | None
+    nfe: np.ndarray
+    compile_seconds: float
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A network, what it predicts, what it is told, and how to draw with it.
+
+    Attributes:
+        network: the flax module, called with (x, t, inputs, dropout_keys).
+        params: its float32 parameters (the moving average); None before training.
+        schedule: the forward process.
+        parameterization: what the network predicts.
+        inputs: what it is told beside x and t.
+        codec: samples to pictures and back.
+        recipe: how it draws unless asked otherwise.
+        config: what it was trained with, see `configs/`.
+        name: for messages and file names.
+        step: training steps.
+    """
+
+    network: Any
+    params: Any
+    schedule: Schedule
+    parameterization: Parameterization
+    inputs: Inputs
+    codec: Codec
+    recipe: Recipe
+    config: ml_collections.ConfigDict
+    name: str = "model"
+    step: int = 0
+
+    def replace(self, **changes: Any) -> "Model":
+        """The model with other attributes, such as other `params`."""
+        return dataclasses.replace(self, **changes)
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Shape of one sample, without the batch."""
+        return self.codec.sample_shape
+
+    # --- the network as a function ----------------------------------------------------------------
+
+    def init(self, key: Array) -> Any:
+        """Fresh parameters; run it under `jax.eval_shape` for their shapes alone."""
+        return self.network.init(key, *self._example())["params"]
+
+    def apply(
+        self, params: Any, x: Array, model_time: Array, inputs: dict, dropout_keys: Any = None
+    ) -> Array:
+        """The network's output F; in training mode if it is given dropout keys.
+
+        Args:
+            params: its parameters, or what `prepared` made of them.
+            x: [B, *sample_shape].
+            model_time: [B].
+            inputs: name -> [B, ...].
+            dropout_keys: [B], one a row; None for no dropout.
+        """
+        variables = params if winograd.COLLECTION in params else {"params": params}
+        return self.network.apply(variables, x, model_time, inputs, dropout_keys)
+
+    def prepared(self, params: Any) -> Any:
+        """Parameters for many evaluations on a CPU, for `apply`: see `networks/winograd.py`."""
+        if not winograd.any_suits(params):
+            return params
+
+        def transformed(params):  # the network is traced for its shapes; its output is not computed
+            mutable = [winograd.COLLECTION]
+            return self.network.apply({"params": params}, *self._example(), mutable=mutable)[1]
+
+        return {"params": params, winograd.COLLECTION: {}} | jax.jit(transformed)(params)
+
+    def _example(self) -> tuple:
+        declared = self.inputs.declared
+        inputs = {name: jnp.ones((1, *put.shape), put.dtype) for name, put in declared.items()}
+        return jnp.zeros((1, *self.sample_shape)), jnp.ones(1), inputs
+
+    # --- the parts of drawing ---------------------------------------------------------------------
+
+    def sampler(self, clip: str = "static", **options: Any) -> Callable[..., Any]:
+        """`sampling.make_sampler` for this network; options as there."""
+        nulled = self.inputs.nulled if self.inputs.null else None
+        return sampling.make_sampler(
+            self.apply, self.parameterization, null_inputs=nulled, clip=clip, **options
+        )
+
+    def adaptive_sampler(self, clip: str = "static", **options: Any) -> Callable[..., Any]:
+        """`probability_flow.make_adaptive_sampler` for this network; options as there."""
+        nulled = self.inputs.nulled if self.inputs.null else None
+        return probability_flow.make_adaptive_sampler(
+            self.apply,
+            self.parameterization,
+            self.schedule,
+            null_inputs=nulled,
+            clip=clip,
+            **options,
+        )
+
+    def denoiser(self, label: Any = None, **recipe: Any) -> Denoiser:
+        """The network as `(x, level) -> Prediction(x0, eps)`, guided and clipped by a recipe.
+
+        Args:
+            label: of each row of x: a number or name, or a list of them; for a network with
+                classes. One label serves a batch of one.
+            **recipe: fields of `Recipe` to replace, such as guidance_scale=2 or clip="none".
+
+        Raises:
+            ValueError: a label or recipe that the network cannot serve.
+        """
+        chosen = self.recipe.replace(**recipe)
+        self.check(chosen)
+        count = 1 if label is None or isinstance(label, str) else max(1, np.size(label))
+        conditions = self.conditions(count, chosen, self.inputs.labels(label, count))
+        nulled = self.inputs.nulled if self.inputs.null else None
+        make = sampling.make_denoiser(self.apply, self.parameterization, nulled, chosen.clip, None)
+        return make(self.params, conditions["inputs"], conditions["guidance"])
+
+    def check(self, recipe: Recipe) -> None:
+        """Raises ValueError for guidance that this network was not trained for."""
+        guided = recipe.guidance_scale != 1
+        if self.inputs.takes("guidance"):
+            low, high = self.config.loss.get("guidance") or (1.0, 1.0)
+            if not low <= recipe.guidance_scale <= high:
+                raise ValueError(
+                    f"{self.name} was distilled for guidance scales {low} to {high}, got "
+                    f"{recipe.guidance_scale}"
+                )
+        elif guided and not self.inputs.null:
+            raise ValueError(
+                f"{self.name} is unconditional: guidance needs a class-conditional network; use "
+                "guidance_scale=1"
+            )
+        elif guided and self.config.loss.get("label_dropout", 0) == 0:
+            raise ValueError(
+                f"{self.name} was trained without label dropout, so it has no null label to guide "
+                "away from; use guidance_scale=1"
+            )
+
+    def conditions(
+        self,
+        count: int,
+        recipe: Recipe,
+        labels: np.ndarray | None,
+        table: SolverTable | Tolerance | None = None,
+    ) -> dict[str, Any]:
+        """`inputs` and `guidance` of N samples, as `Generator.batches` takes them.
+
+        Args:
+            count: N.
+            recipe: its guidance.
+            labels: int32 [N], for a network with classes.
+            table: the sampler, whose step length some networks are told.
+
+        Raises:
+            ValueError: the network is told how long its steps are, and the table's differ.
+        """
+        scale, guidance = recipe.guidance_scale, recipe.guidance
+        if self.inputs.takes("guidance"):
+            guidance = None  # one evaluation does the work of two
+        interval = self._interval(table) if self.inputs.takes("interval") else None
+        interval = None if interval is None else np.full(count, interval)
+        inputs = self.inputs.arrays(labels, np.full(count, scale), interval)
+        return {"inputs": inputs, "guidance": guidance}
+
+    def passes(self, recipe: Recipe) -> int:
+        """Forward passes that one network evaluation takes: 2 with classifier-free guidance."""
+        return 1 + (recipe.guidance is not None and not self.inputs.takes("guidance"))
+
+    def _interval(self, table: SolverTable | Tolerance | None) -> float | None:
+        """How far each step of a table goes in t."""
+        if not isinstance(table, SolverTable):
+            return None
+        gaps = -np.diff(np.append(table.level.t, table.end.t))
+        if np.ptp(gaps) > 1e-6:
+            raise ValueError(
+                "this network is told how long its steps are, and the table's differ "
+                f"({gaps.min():.3g} to {gaps.max():.3g}); use a one-stage solver on the uniform "
+                "stride, such as ddim"
+            )
+        return float(gaps.mean())
+
+    def generator(
+        self,
+        recipe: Recipe | None = None,
+        *,
+        collect: Sequence[str] = (),
+        task: sampling.Task | None = None,
+        progress: Callable[[int], None] | None = None,
+        parallel: str = "jit",
+    ) -> Generator:
+        """The batch loop over this network's sampler.
+
+        Args:
+            recipe: its clip, and whether it is adaptive; default the model's own.
+            collect: "x0", "x": what results have of every row; of a table only.
+            task: what samples have to agree with; of a table only.
+            progress: called with the number of each finished row; of a table only.
+            parallel: "jit" or "pmap".
+
+        Raises:
+            ValueError: something to collect without a table.
+        """
+        recipe = recipe or self.recipe
+        if recipe.solver == ADAPTIVE:
+            if collect:
+                raise ValueError(
+                    "a trajectory needs a table: samples under a tolerance share no steps"
+                )
+            sampler = self.adaptive_sampler(recipe.clip)
+        else:
+            sampler = self.sampler(recipe.clip, collect=collect, task=task, progress=progress)
+        return Generator(
+            sampler, self.params, self.sample_shape, prepare=self.prepared, mode=parallel
+        )
+
+    # --- drawing ----------------------------------------------------------------------------------
+
+    def draw(
+        self,
+        count: int | None = None,
+        *,
+        label: Any = None,
+        seed: int = 0,
+        batch_size: int = 64,
+        progress: bool = False,
+        **recipe: Any,
+    ) -> np.ndarray:
+        """Pictures, as the model's recipe says, on all devices of this process.
+
+        Args:
+            count: how many; default one for each label given, or 16.
+            label: a class, by number or name, or a list of them in rotation; default all classes.
+            seed: of the whole set; picture i is the same whatever `count` and `batch_size` are.
+            batch_size: samples at a time.
+            progress: show a bar over network evaluations.
+            **recipe: fields of `Recipe` to replace: solver, stride, steps, solver_options,
+                stride_options, guidance_scale, guidance_interval, guidance_rescale, clip.
+
+        Returns:
+            uint8 [count, H, W, C].
+
+        Raises:
+            ValueError: a label, recipe or count that this model cannot serve.
+        """
+        if count is None:
+            several = label is not None and not isinstance(label, str) and np.ndim(label)
+            count = len(label) if several else 16 if label is None else 1
+        chosen = self.recipe.replace(**recipe)
+        return self.generate(
+            count, chosen, label=label, seed=seed, batch_size=batch_size, progress=progress
+        ).pictures
+
+    def generate(
+        self,
+        count: int,
+        recipe: Recipe | None = None,
+        *,
+        label: Any = None,
+        seed: int = 0,
+        batch_size: int = 64,
+        trajectory: bool = False,
+        progress: bool = False,
+        parallel: str = "jit",
+    ) -> Drawing:
+        """`draw` with everything that is known of the pictures.
+
+        Args:
+            count: N.
+            recipe: how; default the model's own.
+            label: as of `draw`.
+            seed: as of `draw`.
+            batch_size: samples at a time.
+            trajectory: also return the clean estimates of every row; of a table only.
+            progress: show a bar, moved from inside the compiled loop; over batches without a table.
+            parallel: "jit" or "pmap".
+
+        Raises:
+            ValueError: as `draw`; a trajectory without a table; a tolerance that was not met.
+        """
+        recipe = recipe or self.recipe
+        self.check(recipe)
+        _check_count(count, batch_size)
+        table, labels = recipe.table(self.schedule), self.inputs.labels(label, count)
+        adaptive = isinstance(table, Tolerance)
+        size = min(batch_size, count)
+        total = -(-count // size) * (1 if adaptive else table.nfe)
+        with tqdm(total=total, unit="batch" if adaptive else "eval", disable=not progress) as bar:
+            generator = self.generator(
+                recipe,
+                collect=("x0",) if trajectory else (),
+                progress=(lambda row: bar.update()) if progress and not adaptive else None,
+                parallel=parallel,
+            )
+            pictures, estimates, nfe = [], [], []
+            for _, result in generator.batches(
+                table,
+                np.arange(count),
+                seed=seed,
+                batch_size=batch_size,
+                **self.conditions(count, recipe, labels, table),
+            ):
+                pictures.append(self.pictures(result.x))
+                nfe.append(np.broadcast_to(result.nfe if adaptive else table.nfe, len(result.x)))
+                if trajectory:
+                    estimates.append(np.stack([self.pictures(x) for x in result.collected["x0"]]))
+                bar.update(adaptive)
+            jax.effects_barrier()
+        return Drawing(
+            pictures=np.concatenate(pictures),
+            labels=labels,
+            trajectory=np.concatenate(estimates, 1) if trajectory else None,
+            nfe=np.concatenate(nfe),
+            compile_seconds=generator.compile_seconds,
+            seconds=generator.seconds,
+        )
+
+    def pictures(self, x: Array) -> np.ndarray:
+        """Samples [N, *sample_shape] as uint8 pictures [N, H, W, C]."""
+        return np.asarray(self.codec.decode(self.codec.params, x))
+
+    # --- identity ---------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """sha256 of the parameters: of their names, shapes and float32 bytes."""
+        return fingerprint(self.params)
+
+    def origin(self, table: SolverTable) -> dict[str, Any]:
+        """What decides samples beside seed, labels and guidance, as JSON.
+
+        Folders of samples keep it, so that they are extended only by what drew them.
+        """
+        digest = hashlib.sha256()
+        for leaf in jax.tree.leaves(table):  # in float32: that is what the sampler sees
+            digest.update(np.asarray(leaf, np.float32).tobytes())
+        network = {name: self.config[name] for name in ("model", "schedule", "prediction")}
+        return {
+            "table": digest.hexdigest(),
+            "weights": self.fingerprint,
+            "network": json.loads(json.dumps(network, default=lambda section: section.to_dict())),
+            "image_shape": list(self.sample_shape),
+        }
+
+
+def fingerprint(params: Any) -> str:
+    """sha256 of parameters: of their names, shapes and float32 bytes."""
+    digest = hashlib.sha256()
+    for name, value in sorted(flatten_dict(jax.device_get(params), sep="/").items()):
+        digest.update(f"{name}{value.shape}".encode())
+        digest.update(np.ascontiguousarray(value, np.float32).tobytes())
+    return digest.hexdigest()
+
+
+def _check_count(count: int, batch_size: int) -> None:
+    if count < 1 or batch_size < 1:
+        raise ValueError(
+            f"num_samples and batch_size must be at least 1, got {count} and {batch_size}"
+        )

@@ -1,0 +1,136 @@
+"""Names become functions here: look up a name, check its options, call what it names.
+
+A section is a mapping with a `name`; its other entries are options of the function of that name:
+`make(SCHEDULES, {"name": "cosine", "log_snr_min": -15}, "schedule")` is
+`SCHEDULES["cosine"](log_snr_min=-15)`. A command line writes options as `name=value,name=value`;
+`parse_options` reads them.
+"""
+
+import ast
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+
+def lookup(known: Mapping[str, Any], name: str, what: str) -> Any:
+    """Returns `known[name]`.
+
+    Args:
+        known: what there is, by name.
+        name: one of its keys.
+        what: what the name stands for, such as "solver", for the message.
+
+    Raises:
+        ValueError: an unknown name; the message gives the nearest and lists all known ones.
+    """
+    if name not in known:
+        raise ValueError(
+            f"unknown {what} {name!r}{_did_you_mean(name, known)}; it is one of {', '.join(known)}"
+        )
+    return known[name]
+
+
+def check_options(make: Callable, options: Mapping[str, Any], what: str) -> None:
+    """Checks that a function takes options of these names.
+
+    Args:
+        make: the function or class. One with `**options` takes any. Of a class, `name` and
+            `parent` are not options: flax adds them to every module.
+        options: by name; the values do not matter.
+        what: whose options they are, such as "solver 'ddim'", for the message.
+
+    Raises:
+        ValueError: an unknown option; the message gives the nearest and lists all known ones.
+    """
+    parameters = inspect.signature(make).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        return
+    hidden = ("name", "parent") if inspect.isclass(make) else ()
+    known = [parameter.name for parameter in parameters if parameter.name not in hidden]
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        hint = _did_you_mean(unknown[0], known)
+        has = ", ".join(known) or "none"
+        raise ValueError(f"{what} has no option {unknown[0]!r}{hint}; it has {has}")
+
+
+def make(known: Mapping[str, Callable], section: Mapping[str, Any], what: str, *args: Any) -> Any:
+    """Calls the function that a section names, with the section's options.
+
+    Args:
+        known: functions by name.
+        section: `{"name": ..., **options}`.
+        what: what the section describes, such as "schedule", for messages.
+        *args: passed on, before the options.
+
+    Returns:
+        `known[section["name"]](*args, **options)`.
+
+    Raises:
+        ValueError: a section without a name, an unknown name, or an unknown option.
+    """
+    options = dict(section)
+    if "name" not in options:
+        raise ValueError(f"{what} needs a name, one of {', '.join(known)}, got {options}")
+    function = lookup(known, options.pop("name"), what)
+    check_options(function, options, what)
+    return function(*args, **options)
+
+
+def parse_options(text: str | Iterable[str], what: str) -> dict[str, Any]:
+    """Reads options written as `name=value,name=value`.
+
+    Args:
+        text: the options, or a list of single ones. A comma inside brackets belongs to the value.
+        what: where they come from, such as "--solver_options", for the message.
+
+    Returns:
+        Values by name: Python literals where they can be read as such (numbers, True, None,
+        tuples), else strings.
+
+    Raises:
+        ValueError: a part without a name or without `=`.
+    """
+    parts = text.split(",") if isinstance(text, str) else text
+    options = {}
+    for part in _join_brackets(parts):
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        if not (name and equals):
+            raise ValueError(f"{what} must be like name=value,name=value, got {part!r}")
+        options[name] = parse_value(value)
+    return options
+
+
+def parse_value(text: str) -> Any:
+    """Returns a Python literal such as `0.2`, `True` or `(1, 2)` as its value, other text as is."""
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def few(names: Iterable[str]) -> str:
+    """Returns the first five names, for a message."""
+    names = list(names)
+    return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+
+
+def _join_brackets(parts: Iterable[str]) -> Iterator[str]:
+    """Yields the parts that are not blank, joining again what was split inside brackets."""
+    open_part = ""
+    for part in parts:
+        open_part += part
+        if sum(map(open_part.count, "([{")) > sum(map(open_part.count, ")]}")):
+            open_part += ","
+        else:
+            if open_part.strip():
+                yield open_part
+            open_part = ""
+    if open_part:
+        yield open_part.removesuffix(",")
+
+
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(str(name), list(known), 1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

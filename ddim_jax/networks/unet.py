@@ -1,0 +1,278 @@
+"""The convolutional UNet of DDPM and ADM, one flax module for both families.
+
+A stack of resolution levels, each of `num_blocks` residual blocks (with attention at the sizes
+listed in `attention_resolutions`), goes down, through a middle of block / attention / block, and
+up again with a skip connection from every feature map of the way down. Time, label and scalars add
+up to one embedding that shifts (DDPM) or scales and shifts (ADM) the features of every block.
+
+    published network              arguments beside the sizes
+    DDPM  (arXiv:2006.11239)       the defaults
+    ADM   (arXiv:2105.05233)       scale_shift, resample_blocks, head_channels=64,
+                                   time_embedding="adm", norm_eps=1e-5, null_label=False
+
+The last convolution of each residual block, the output projection of attention and the final
+convolution start at zero, so a fresh network returns zeros; other weights follow DDPM (uniform
+variance scaling over the mean of fan-in and fan-out). Feature maps are [B, H, W, C]. Parameters,
+normalisation statistics, the embedding of t and the output are float32 whatever `dtype` is.
+"""
+
+from types import MappingProxyType
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ddim_jax.inputs import Input
+from ddim_jax.networks.blocks import AttentionBlock, ResBlock
+from ddim_jax.networks.layers import (
+    PADDINGS,
+    TIME_EMBEDDINGS,
+    Conv3x3,
+    GroupNorm,
+    depth_to_space,
+    fan_avg,
+    space_to_depth,
+    time_embedding,
+    upsample,
+    zeros,
+)
+
+REMAT = {
+    "none": None,
+    "convolutions": lambda primitive, *_, **__: primitive.name == "conv_general_dilated",
+    "blocks": jax.checkpoint_policies.nothing_saveable,
+}
+"""What of a block is kept for the way back; None: everything."""
+DTYPES = ("float32", "bfloat16")
+SCALAR_UNITS = 1000.0
+"""Of embedded scalars: 1 is as far from 0 as the ends of a schedule over [0, 1]."""
+
+
+def check_inputs(net, x, t, inputs, dropout_keys):
+    """Raises ValueError, while tracing, where the arguments do not fit the UNet net."""
+    if x.ndim != 4:
+        raise ValueError(f"x must be [B, H, W, C], got shape {x.shape}")
+    batch, height, width, _ = x.shape
+    if t.shape != (batch,):
+        raise ValueError(f"t must have shape ({batch},), one model time per sample, got {t.shape}")
+    levels = len(net.channel_mults)
+    factor = net.patch_size * 2 ** (levels - 1)
+    if height % factor or width % factor:
+        raise ValueError(
+            f"height and width must be divisible by {factor} = patch_size {net.patch_size} * 2 ** "
+            f"({levels} levels - 1), got {height} x {width}; pad the images or use fewer levels"
+        )
+    if dropout_keys is not None and dropout_keys.shape[:1] != (batch,):
+        raise ValueError(
+            f"dropout_keys must be [{batch}], one key per sample, got shape {dropout_keys.shape}"
+        )
+    declared = net.inputs
+    options = f"num_classes={net.num_classes}, scalars={net.scalars}"
+    if set(inputs) != set(declared):
+        raise ValueError(
+            f"inputs must have keys {sorted(declared)} ({options}), got {sorted(inputs)}"
+        )
+    for name, (shape, *_) in declared.items():
+        if inputs[name].shape != (batch, *shape):
+            got = inputs[name].shape
+            raise ValueError(
+                f"inputs[{name!r}] must have shape {(batch, *shape)} ({options}), got {got}"
+            )
+    if net.num_classes and not jnp.issubdtype(inputs["label"].dtype, jnp.integer):
+        raise ValueError(f"inputs['label'] must be integers, got {inputs['label'].dtype}")
+
+
+def check_options(net):
+    """Raises ValueError where an attribute of the UNet net has no meaning."""
+    known = {"dtype": DTYPES, "remat": tuple(REMAT), "time_embedding": TIME_EMBEDDINGS}
+    for name, values in (known | {"down_padding": tuple(PADDINGS)}).items():
+        if getattr(net, name) not in values:
+            raise ValueError(f"{name} must be one of {values}, got {getattr(net, name)!r}")
+    if net.channels % 2 or net.channels < 4:
+        raise ValueError(f"channels must be even and at least 4, got {net.channels}")
+    if not 0 <= net.dropout < 1:
+        raise ValueError(f"dropout must be in [0, 1), got {net.dropout}; DDPM used 0.1")
+
+
+class UNet(nn.Module):
+    """F = UNet(...).apply({"params": p}, x, t, inputs); see the module docstring.
+
+    Attributes:
+        out_channels: channels of F.
+        channels: base width; must be even, the time embedding has as many features.
+        channel_mults: width of each level in units of `channels`, from the finest to the coarsest.
+        num_blocks: residual blocks per level on the way down; one more on the way up.
+        attention_resolutions: heights of the feature maps, after patching, that get attention in
+            every block. The middle always has it: () gives attention there only.
+        num_heads: attention heads.
+        head_channels: channels of each head; overrides num_heads.
+        dropout: rate inside residual blocks, of calls with dropout keys.
+        num_classes: 0 for none; else inputs["label"] is wanted, [B] int in 0..num_classes, where
+            num_classes is the null label of classifier-free guidance.
+        null_label: whether the embedding has that extra row; False for published ADM weights.
+        scalars: further inputs, inputs[name] [B] float each, embedded like times: "guidance", the
+            scale that a guided student was distilled at, "interval", the length of its step.
+            Their embeddings start at zero: a network that is given one is unchanged at first.
+        scale_shift: the embedding scales and shifts after the second norm (ADM), not adds before.
+        resample_blocks: resample inside residual blocks (ADM) rather than by a strided convolution
+            and by repetition followed by a convolution.
+        down_padding: "same" (TF, DDPM) or "symmetric" (PyTorch), for the strided convolution.
+        time_embedding: "ddpm" or "adm", see `time_embedding`.
+        time_scale: of t and scalars before they are embedded. Losses with a derivative by time
+            (MeanFlow, sCM) need it small: at 1 the fastest feature has a slope of 1,000 over a
+            schedule of length 1.
+        norm_eps: epsilon of the group norms, 1e-6 in DDPM and 1e-5 in ADM.
+        group_channels: least channels of a norm group; of at most 32 groups (see `GroupNorm`).
+        patch_size: the network works on patch_size x patch_size pixels as channels.
+        dtype: compute dtype, "float32" or "bfloat16"; the last norm and convolution are float32.
+        remat: what is computed again backwards to save memory: "none"; "convolutions" keeps only
+            their outputs, and norms, activations and attention are computed again, which costs next
+            to nothing; "blocks" computes whole residual and attention blocks again.
+
+    Source: Ho et al. 2020, arXiv:2006.11239; Dhariwal & Nichol 2021, arXiv:2105.05233.
+    """
+
+    out_channels: int = 3
+    channels: int = 128
+    channel_mults: tuple[float, ...] = (1, 2, 2, 2)
+    num_blocks: int = 2
+    attention_resolutions: tuple[int, ...] = (16,)
+    num_heads: int = 1
+    head_channels: int | None = None
+    dropout: float = 0.0
+    num_classes: int = 0
+    null_label: bool = True
+    scalars: tuple[str, ...] = ()
+    scale_shift: bool = False
+    resample_blocks: bool = False
+    down_padding: str = "same"
+    time_embedding: str = "ddpm"
+    time_scale: float = 1.0
+    norm_eps: float = 1e-6
+    group_channels: int = 4
+    patch_size: int = 1
+    dtype: str = "float32"
+    remat: str = "none"
+
+    @property
+    def inputs(self) -> dict[str, Input]:
+        """What the network is told beside x and t, by name."""
+        label = {"label": Input((), "int32", self.num_classes)} if self.num_classes else {}
+        return label | {name: Input() for name in self.scalars}
+
+    @nn.compact
+    def __call__(self, x, t, inputs=MappingProxyType({}), dropout_keys=None):
+        """Evaluates the network.
+
+        Args:
+            x: [B, H, W, C] float32; H and W divisible by patch_size * 2 ** (levels - 1).
+            t: [B] float32 model time, in the units the network was trained on (0..999 for DDPM).
+            inputs: name -> [B], exactly those of `self.inputs`.
+            dropout_keys: [B], one key per sample, in training; None for no dropout.
+
+        Returns:
+            [B, H, W, out_channels] float32.
+
+        Raises:
+            ValueError: shapes or inputs do not fit the attributes; raised while tracing.
+        """
+        check_options(self)
+        check_inputs(self, x, t, inputs, dropout_keys)
+        keys = dropout_keys if self.dropout else None
+        emb = nn.swish(self._embed(t, inputs)).astype(self.dtype)
+        h = self._conv(self._width(0), "conv_in")(space_to_depth(x, self.patch_size))
+        h, skips = self._descend(h, emb, keys)
+        h = self._res("mid_0", -1)(h, emb, keys)
+        h = self._attention("mid_attention", h)
+        h = self._res("mid_1", -1)(h, emb, keys)
+        h = self._ascend(h, skips, emb, keys)
+        h = nn.swish(GroupNorm(self.norm_eps, self.group_channels, name="norm_out")(h))
+        features = self.out_channels * self.patch_size**2
+        h = Conv3x3(features, kernel_init=zeros, name="conv_out")(h)
+        return depth_to_space(h, self.patch_size)
+
+    def _descend(self, h, emb, keys):
+        """Returns the coarsest feature map and all of the way down, the first one included."""
+        skips = [h]
+        for level in range(len(self.channel_mults)):
+            if level > 0:
+                h = self._down(level - 1, h, emb, keys)
+                skips.append(h)
+            for i in range(self.num_blocks):
+                h = self._block(f"down_{level}_{i}", level, h, emb, keys)
+                skips.append(h)
+        return h, skips
+
+    def _ascend(self, h, skips, emb, keys):
+        for level in reversed(range(len(self.channel_mults))):
+            for i in range(self.num_blocks + 1):
+                h = jnp.concatenate([h, skips.pop()], axis=-1)
+                h = self._block(f"up_{level}_{i}", level, h, emb, keys)
+            if level > 0:
+                h = self._up(level, h, emb, keys)
+        return h
+
+    def _width(self, level):
+        return int(self.channels * self.channel_mults[level])
+
+    def _conv(self, features, name, stride=1):
+        padding = self.down_padding if stride == 2 else "same"
+        return Conv3x3(features, stride=stride, padding=padding, dtype=self.dtype, name=name)
+
+    def _kept(self, module):
+        """The module, with as much of it kept for the way back as `remat` says."""
+        policy = REMAT[self.remat]
+        return nn.remat(module, policy=policy) if policy else module
+
+    def _res(self, name, level, resample="none"):
+        norm = (self.norm_eps, self.group_channels)
+        options = (self.dropout, self.scale_shift, resample, *norm, self.dtype)
+        return self._kept(ResBlock)(self._width(level), *options, name=name)
+
+    def _attention(self, name, h):
+        module = self._kept(AttentionBlock)
+        channels = h.shape[-1]
+        if channels % (self.head_channels or self.num_heads):
+            raise ValueError(
+                f"attention at width {channels} needs head_channels or num_heads to divide it, "
+                f"got head_channels={self.head_channels}, num_heads={self.num_heads}"
+            )
+        heads = channels // self.head_channels if self.head_channels else self.num_heads
+        return module(heads, self.norm_eps, self.group_channels, self.dtype, name=name)(h)
+
+    def _block(self, name, level, h, emb, keys):
+        h = self._res(name, level)(h, emb, keys)
+        if h.shape[1] in self.attention_resolutions:
+            h = self._attention(f"{name}_attention", h)
+        return h
+
+    def _down(self, level, h, emb, keys):
+        name = f"down_{level}_resample"
+        if self.resample_blocks:
+            return self._res(name, level, "down")(h, emb, keys)
+        return self._conv(h.shape[-1], name, stride=2)(h)
+
+    def _up(self, level, h, emb, keys):
+        name = f"up_{level}_resample"
+        if self.resample_blocks:
+            return self._res(name, level, "up")(h, emb, keys)
+        return self._conv(h.shape[-1], name)(upsample(h))
+
+    def _embed(self, t, inputs):
+        """Sums the embeddings of time, label and scalars: [B, 4 * channels] float32."""
+        width = 4 * self.channels
+        emb = self._features(t)
+        emb = nn.swish(nn.Dense(width, kernel_init=fan_avg, name="time_0")(emb))
+        emb = nn.Dense(width, kernel_init=fan_avg, name="time_1")(emb)
+        if self.num_classes:
+            rows = self.num_classes + int(self.null_label)
+            init = nn.initializers.normal(1.0)
+            emb = emb + nn.Embed(rows, width, embedding_init=init, name="label")(inputs["label"])
+        for name in self.scalars:
+            value = self._features(SCALAR_UNITS * inputs[name])
+            value = nn.swish(nn.Dense(width, kernel_init=fan_avg, name=f"{name}_0")(value))
+            emb = emb + nn.Dense(width, kernel_init=zeros, name=f"{name}_1")(value)
+        return emb
+
+    def _features(self, t):
+        return time_embedding(self.time_scale * t, self.channels, self.time_embedding)

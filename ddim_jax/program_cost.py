@@ -1,0 +1,141 @@
+"""What programs cost: products, collectives, traffic of memory, bytes on a device.
+
+Products are counted before compilation, from the jaxpr; the rest is read from the compiled
+program, most of it from its text (optimised HLO).
+"""
+
+import math
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from jax.extend import core
+
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "f32": 4, "f64": 8}
+"""Of the types of arrays; others count 4."""
+
+ARRAY = re.compile(r"(\w+)\[([\d,]*)\](\{[^}]*\})?")
+INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?(\S+) = (\(.*?\)|\S+) ([\w-]+)\((.*?)\)(?:,|$)")
+COMPUTATION = re.compile(r"(ENTRY )?%?([\w.-]+) \(.*\{$")
+INNER = re.compile(r"(?:calls|to_apply)=%?([\w.-]+)")
+
+RUN = {"while", "conditional", "call"}
+FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"} | RUN
+"""Instructions that move nothing; what those of RUN run is counted by itself."""
+
+
+def product_flops(jaxpr: Any) -> int:
+    """Operations of all matrix products and convolutions in a jaxpr: what the mathematics needs.
+
+    A multiplication and an addition are two; products with the padding of a convolution are none.
+    The body of a loop counts as often as it runs, the dearest branch of a condition once.
+
+    Args:
+        jaxpr: of `jax.make_jaxpr(f)(...)`, or one inside it.
+    """
+    total = 0
+    for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+        if equation.primitive.name == "dot_general":
+            total += _dot_flops(equation)
+        elif equation.primitive.name == "conv_general_dilated":
+            total += _convolution_flops(equation)
+        inner = [product_flops(part) for part in core.jaxprs_in_params(equation.params)]
+        times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
+        total += times * (max(inner) if equation.primitive.name == "cond" else sum(inner))
+    return total
+
+
+def _dot_flops(equation: Any) -> int:
+    (contracted, _), _ = equation.params["dimension_numbers"]
+    left = equation.invars[0].aval.shape
+    return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[i] for i in contracted)
+
+
+def _convolution_flops(equation: Any) -> int:
+    numbers, params = equation.params["dimension_numbers"], equation.params
+    image, kernel = (equation.invars[i].aval.shape for i in range(2))
+    out = equation.outvars[0].aval.shape
+    inputs = kernel[numbers.rhs_spec[1]]
+    total = 2 * out[numbers.out_spec[0]] * out[numbers.out_spec[1]] * inputs
+    for i, (low, _) in enumerate(params["padding"]):
+        size, taps = image[numbers.lhs_spec[2 + i]], kernel[numbers.rhs_spec[2 + i]]
+        starts = np.arange(out[numbers.out_spec[2 + i]]) * params["window_strides"][i] - low
+        at = starts[:, None] + params["rhs_dilation"][i] * np.arange(taps)
+        spread = params["lhs_dilation"][i]
+        total *= int(np.sum((at >= 0) & (at <= spread * (size - 1)) & (at % spread == 0)))
+    return total
+
+
+def collectives(text: str) -> dict[str, tuple[int, int]]:
+    """name -> (how many, bytes of their results) of the collectives in a compiled program's text.
+
+    Of a pair of -start and -done the second is counted.
+    """
+    found = {name: [0, 0] for name in COLLECTIVES}
+    pattern = re.compile(rf"= (.*?) ({'|'.join(COLLECTIVES)})(-start|-done)?\(")
+    for line in text.splitlines():
+        match = pattern.search(line)
+        if match and match[3] != "-start":
+            found[match[2]][0] += 1
+            found[match[2]][1] += sum(size for size, _ in _arrays(match[1]))
+    return {name: tuple(value) for name, value in found.items() if value[0]}
+
+
+def traffic(text: str) -> int:
+    """Bytes that a compiled program of a TPU reads from and writes to the memory of its device.
+
+    Operands and results of every instruction that is run, but for arrays that the compiler keeps on
+    the chip (layouts with S(1): VMEM); a copy between the two counts once. The "bytes accessed" of
+    XLA's own cost analysis have those arrays as well, and copies three times. The body of a loop
+    counts once.
+
+    Args:
+        text: `compiled.as_text()`.
+    """
+    fused = {name for line in text.splitlines() for name in INNER.findall(line)}
+    total, shapes, skipped = 0, {}, False
+    for line in text.splitlines():
+        head = COMPUTATION.match(line)
+        if head:
+            shapes, skipped = {}, head[2] in fused and not head[1]
+        match = INSTRUCTION.match(line)
+        if not match:
+            continue
+        name, shape, kind, operands = match.groups()
+        shapes[name] = shape
+        if skipped or kind in FREE or kind.endswith("-done"):
+            continue
+        if kind in ("copy-start", "slice-start"):  # (from, to, ...) in either order
+            ends = list(_arrays(shape))[:2]
+            total += min(size for size, _ in ends) * sum(far for _, far in ends)
+            continue
+        for part in [shape] + [shapes.get(_last(word), "") for word in operands.split(",")]:
+            total += sum(size for size, far in _arrays(part) if far)
+    return total
+
+
+def _last(operand: str) -> str:
+    """The name in `bf16[2,3]{1,0} %name`, or in `%name`."""
+    return operand.split()[-1].lstrip("%") if operand.strip() else ""
+
+
+def _arrays(shape: str) -> Iterator[tuple[int, bool]]:
+    """(bytes, whether in the memory of the device) of f32[3,4]{1,0}, or of a tuple of such."""
+    for kind, dims, layout in ARRAY.findall(shape):
+        size = BYTES.get(kind, 4) * math.prod(int(n) for n in dims.split(",") if n)
+        yield size, "S(" not in layout
+
+
+def memory_bytes(program: Any) -> int:
+    """What a compiled program needs on each device: arguments, results, temporaries; 0 if unknown.
+
+    Args:
+        program: of `jax.jit(...).lower(...).compile()`.
+    """
+    analysis = program.memory_analysis()
+    if analysis is None:
+        return 0
+    parts = ("argument_size_in_bytes", "output_size_in_bytes", "temp_size_in_bytes")
+    return sum(getattr(analysis, part) for part in parts) - analysis.alias_size_in_bytes

@@ -1,0 +1,226 @@
+"""A recipe says how to draw: solver, stride, steps, guidance, clipping.
+
+A config's section `sample` holds one, the flags of `sample.py` replace its fields, a sweep measures
+many, and a stride is learned for one. Names become functions here and in `experiment.py`:
+
+    recipe = Recipe.of(config).replace(solver="unipc_2", steps=8)
+    table = recipe.table(schedule)                  # the solver's table on the stride's times
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+import numpy as np
+
+from ddim_jax import solvers
+from ddim_jax.denoisers import CLIPS
+from ddim_jax.guidance import Guidance
+from ddim_jax.names import check_options, lookup, parse_options
+from ddim_jax.probability_flow import Tolerance
+from ddim_jax.schedules import Schedule
+from ddim_jax.solvers import SOLVERS, Solver, SolverTable
+from ddim_jax.strides import STRIDES, learned
+
+ADAPTIVE = "adaptive"
+"""The solver that is no table: it chooses its own steps, see `probability_flow`."""
+DEFAULT_STEPS = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How to draw.
+
+    Attributes:
+        solver: a name in `SOLVERS`, or "adaptive", whose option is `tolerance`.
+        stride: a name in `STRIDES`, or a `.json` file of a learned one; None: the solver's own.
+        steps: intervals of the stride, 20 by default; a learned stride knows its own.
+        solver_options: of the solver; `analytical_first_step`, a standard deviation of the data,
+            saves the first evaluation of any solver that keeps one point.
+        stride_options: of the stride; `lam_min` is the solver's own limit unless given.
+        guidance_scale: g; 1 is conditional only, 0 unconditional.
+        guidance_interval: (low, high] in sigma / alpha; outside of it there is no guidance.
+        guidance_rescale: in [0, 1], see `Guidance`.
+        clip: a name in `denoisers.CLIPS`, applied to the clean estimate.
+
+    Raises:
+        ValueError: an unknown clip; a guidance value out of range.
+    """
+
+    solver: str = "ddim"
+    stride: str | None = None
+    steps: int | None = None
+    solver_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    stride_options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    guidance_scale: float = 1.0
+    guidance_interval: tuple[float, float] = (0.0, np.inf)
+    guidance_rescale: float = 0.0
+    clip: str = "static"
+
+    def __post_init__(self):
+        """Checks what does not depend on a schedule."""
+        lookup(CLIPS, self.clip, "clip")
+        if not np.isfinite(self.guidance_scale):
+            raise ValueError(f"guidance_scale must be finite, got {self.guidance_scale}; 1 is none")
+        if not 0 <= self.guidance_rescale <= 1:
+            raise ValueError(f"guidance_rescale must be in [0, 1], got {self.guidance_rescale}")
+        low, high = self.guidance_interval
+        if not 0 <= low < high:
+            raise ValueError(
+                f"guidance_interval must be low,high with 0 <= low < high, got {low},{high}; "
+                "0,inf guides everywhere"
+            )
+
+    @staticmethod
+    def of(config: ml_collections.ConfigDict) -> "Recipe":
+        """The recipe in a config's section `sample`, which also holds `num_samples`.
+
+        Raises:
+            ValueError: the section has a field that no recipe has.
+        """
+        section = dict(config.get("sample") or {})
+        section.pop("num_samples", None)
+        check_options(Recipe, section, "config.sample")
+        for name in ("solver_options", "stride_options"):
+            section[name] = _plain(section.get(name) or {})
+        if "guidance_interval" in section:
+            section["guidance_interval"] = tuple(section["guidance_interval"])
+        return Recipe(**section)
+
+    def replace(self, **changes: Any) -> "Recipe":
+        """The recipe with other values; None leaves a value as it is.
+
+        Naming a solver drops the options of the one before, and another solver brings its own
+        stride; naming a stride drops the options of the one before, and a learned one brings its
+        own number of steps.
+
+        Raises:
+            ValueError: a field that no recipe has.
+        """
+        changes = {name: value for name, value in changes.items() if value is not None}
+        check_options(Recipe, changes, "a recipe")
+        reset: dict[str, Any] = {}
+        if "solver" in changes:
+            reset["solver_options"] = {}
+            if changes["solver"] != self.solver:
+                reset |= {"stride": None, "stride_options": {}}
+                reset |= {"steps": None} if changes["solver"] == ADAPTIVE else {}
+        if "stride" in changes:
+            reset["stride_options"] = {}
+            reset |= {"steps": None} if _is_file(changes["stride"]) else {}
+        return dataclasses.replace(self, **(reset | changes))
+
+    @property
+    def guidance(self) -> Guidance | None:
+        """Classifier-free guidance as samplers take it; None where the scale is 1."""
+        if self.guidance_scale == 1:
+            return None
+        return Guidance(self.guidance_scale, self.guidance_interval, self.guidance_rescale)
+
+    def make_solver(self) -> Solver:
+        """The solver with its options.
+
+        Raises:
+            ValueError: an unknown name or option.
+        """
+        named, options = lookup(SOLVERS, self.solver, "solver"), dict(self.solver_options)
+        data_std = options.pop("analytical_first_step", None)
+        check_options(named.make, options, f"solver {self.solver!r}")
+        solver = named.make(**options)
+        return solver if data_std is None else solvers.analytical_first_step(solver, data_std)
+
+    def times(self, schedule: Schedule) -> np.ndarray:
+        """[steps + 1] the times that are visited, noise to clean.
+
+        Raises:
+            ValueError: an unknown name or option, steps out of range, a stride file of another
+                schedule.
+        """
+        if _is_file(self.stride):
+            return self._learned().times_on(schedule)
+        solver = self.make_solver()
+        options = {"lam_min": solver.lam_min} | dict(self.stride_options)
+        return make_times(schedule, self.stride or solver.stride, self.steps, options)
+
+    def table(self, schedule: Schedule) -> SolverTable | Tolerance:
+        """The solver's table on the stride's times; of "adaptive" its tolerance.
+
+        Raises:
+            ValueError: as `times`; a stride that the solver cannot start from.
+        """
+        if self.solver == ADAPTIVE:
+            return self._tolerance()
+        if _is_file(self.stride):
+            return self._learned().table(schedule, self.make_solver())
+        return self.make_solver()(schedule, self.times(schedule))
+
+    def _learned(self) -> learned.LearnedStride:
+        stride = learned.load(self.stride)
+        if self.stride_options or self.steps not in (None, stride.steps):
+            raise ValueError(
+                f"{self.stride} holds {stride.steps} steps from its own noisy end; give neither "
+                "steps nor stride options with it, or name another stride"
+            )
+        return stride
+
+    def _tolerance(self) -> Tolerance:
+        given = {"steps": self.steps, "stride": self.stride, "stride_options": self.stride_options}
+        for name, value in given.items():
+            if value:
+                raise ValueError(
+                    f"solver adaptive chooses its own steps and takes no {name}; say how exact it "
+                    "must be with tolerance"
+                )
+        unknown = sorted(set(self.solver_options) - {"tolerance"})
+        if unknown:
+            raise ValueError(f"solver adaptive has one option, tolerance; got {unknown[0]!r}")
+        tolerance = self.solver_options.get("tolerance", 1e-3)
+        return Tolerance(tolerance, tolerance).validate()
+
+    @property
+    def stride_name(self) -> str:
+        """The stride and its options as text, like quadratic:fraction=1; of a file its name."""
+        stride = self.stride or lookup(SOLVERS, self.solver, "solver").stride
+        stride = Path(stride).name if _is_file(stride) else stride
+        return ":".join([stride, *(f"{k}={v!r}" for k, v in self.stride_options.items())])
+
+    def describe(self, table: SolverTable | Tolerance) -> str:
+        """The recipe in a few words, for reports."""
+        if isinstance(table, Tolerance):
+            return f"adaptive, tolerance {table.rtol:g}"
+        return f"{self.solver}, {self.stride_name} stride, {table.nfe} NFE"
+
+
+def parse_stride(text: str) -> dict[str, Any]:
+    """`stride` and `stride_options` of text like quadratic:fraction=1, or of a `.json` path.
+
+    Raises:
+        ValueError: options that are not like name=value.
+    """
+    if _is_file(text):
+        return {"stride": text, "stride_options": {}}
+    stride, *options = text.split(":")
+    return {"stride": stride, "stride_options": parse_options(options, f"options of {stride}")}
+
+
+def make_times(
+    schedule: Schedule, stride: str, steps: int | None = None, options: Mapping | None = None
+) -> np.ndarray:
+    """[steps + 1] the times of a stride by its name; 20 steps by default.
+
+    Raises:
+        ValueError: an unknown name or option, steps out of range.
+    """
+    make = lookup(STRIDES, stride, "stride")
+    check_options(make, options or {}, f"stride {stride!r}")
+    return make(schedule, DEFAULT_STEPS if steps is None else steps, **(options or {}))
+
+
+def _is_file(stride: str | None) -> bool:
+    return stride is not None and stride.endswith(".json")
+
+
+def _plain(section: Any) -> dict[str, Any]:
+    return section.to_dict() if isinstance(section, ml_collections.ConfigDict) else dict(section)

@@ -1,0 +1,149 @@
+"""Large sets of samples: a folder of PNG files, drawn by any number of processes.
+
+    python sample.py --num_samples=50000 --out=samples/digits
+
+    samples/digits/samples.json     what drew them
+                   3/0000013.png    sample 13, of class 3 (without classes: 0000013.png)
+
+Sample i is decided by the seed and by i alone, so a set does not depend on how many processes draw
+it, and rerunning the command resumes it. `folder:samples/digits` reads the set.
+"""
+
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from ddim_jax import files
+from ddim_jax.data.images import to_pil
+from ddim_jax.model import Model
+from ddim_jax.recipe import Recipe
+
+ABOUT = "samples.json"
+
+
+class Report(NamedTuple):
+    """What this process did.
+
+    Attributes:
+        drawn: samples that it drew.
+        existing: samples of its share that were there before.
+        compile_seconds: spent in tracing and compiling.
+        seconds: spent in sampling, without writing files.
+    """
+
+    drawn: int
+    existing: int
+    compile_seconds: float
+    seconds: float
+
+
+def draw(
+    folder: str | Path,
+    model: Model,
+    recipe: Recipe | None = None,
+    *,
+    num_samples: int,
+    label: Any = None,
+    batch_size: int = 64,
+    seed: int = 0,
+    parallel: str = "jit",
+) -> Report:
+    """Draws those of this process's samples that are not in the folder yet.
+
+    Batches of the set go round the processes; each puts the files of its own into the folder, which
+    all of them must see, or a folder of its own machine.
+
+    Args:
+        folder: where to.
+        model: what draws.
+        recipe: how, with a table; default the model's own.
+        num_samples: of the whole set; a greater number extends what is there.
+        label: classes, by number or name, in rotation; default all.
+        batch_size: samples at a time in each process.
+        seed: of the whole set.
+        parallel: "jit" or "pmap".
+
+    Raises:
+        ValueError: a recipe, label or count that the model cannot serve; a folder of other samples.
+    """
+    recipe, folder = recipe or model.recipe, Path(folder)
+    model.check(recipe)
+    if num_samples < 1 or batch_size < 1:
+        raise ValueError(
+            f"num_samples and batch_size must be at least 1, got {num_samples} and {batch_size}"
+        )
+    table, labels = recipe.table(model.schedule), model.inputs.labels(label, num_samples)
+    about = model.origin(table) | {
+        "seed": seed,
+        "guidance": recipe.guidance and list(recipe.guidance),
+        "clip": recipe.clip,
+        "labels": _rotation(model, label),
+    }
+    files.check_origin(folder / ABOUT, about, "samples")
+    places = paths(folder, model.inputs.num_classes, labels, num_samples)
+    mine = np.concatenate([np.arange(0), *_shares(num_samples, batch_size)])
+    missing = mine[~_exist(places[i] for i in mine)]
+    _make_folders(folder, about, places)
+    generator, total = model.generator(recipe, parallel=parallel), len(mine)
+    with _bar(folder, total, total - len(missing)) as bar:
+        if len(missing):
+            own = None if labels is None else labels[missing]
+            conditions = model.conditions(len(missing), recipe, own, table)
+            for rows, result in generator.batches(
+                table, missing, seed=seed, batch_size=batch_size, **conditions
+            ):
+                for i, picture in zip(missing[rows], model.pictures(result.x), strict=True):
+                    _write(places[i], picture)
+                bar.update(len(result.x))
+    existing = total - len(missing)
+    return Report(len(missing), existing, generator.compile_seconds, generator.seconds)
+
+
+def _rotation(model: Model, label: Any) -> list[int] | None:
+    """The labels as they were given; None for all classes."""
+    if label is None or not np.size(label):
+        return None
+    return model.inputs.labels(label, np.size(label)).tolist()
+
+
+def _bar(folder: Path, total: int, initial: int) -> tqdm:
+    process = f", process {jax.process_index()}" if jax.process_count() > 1 else ""
+    return tqdm(
+        total=total, initial=initial, unit="img", desc=folder.name + process, file=sys.stderr
+    )
+
+
+def _shares(num_samples: int, batch_size: int) -> Iterator[np.ndarray]:
+    """Places of this process's batches."""
+    step = batch_size * jax.process_count()
+    for first in range(batch_size * jax.process_index(), num_samples, step):
+        yield np.arange(first, min(first + batch_size, num_samples))
+
+
+def paths(folder: Path, classes: int, labels: np.ndarray | None, count: int) -> list[Path]:
+    """Where each sample of a set goes; names of classes sort like their numbers."""
+    width = len(str(max(classes - 1, 0)))
+    parents = [""] * count if labels is None else [f"{label:0{width}d}" for label in labels]
+    return [folder / parent / f"{i:07d}.png" for i, parent in enumerate(parents)]
+
+
+def _exist(paths: Iterable[Path]) -> np.ndarray:
+    """Which are there; a file that a crash of the machine has left empty is not."""
+    return np.array([path.exists() and path.stat().st_size > 0 for path in paths], bool)
+
+
+def _make_folders(folder: Path, about: dict[str, Any], paths: list[Path]) -> None:
+    for parent in {path.parent for path in paths}:
+        parent.mkdir(parents=True, exist_ok=True)
+    if not (folder / ABOUT).exists():
+        files.write_json(folder / ABOUT, about)
+
+
+def _write(path: Path, image: np.ndarray) -> None:
+    picture = to_pil(image)
+    files.replace(path, lambda file: picture.save(file, "PNG"), durable=False)

@@ -1,0 +1,162 @@
+"""From a config to what a run trains with: the loss, the optimizer, the compiled step.
+
+Strings become functions here for what only training needs; `experiment.py` builds the model. All
+that can be wrong with a config is found by `build`, before any long work.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import ml_collections
+from jax.sharding import Mesh
+
+from ddim_jax import experiment, losses, parallel
+from ddim_jax.losses import TIMES, WEIGHTINGS, lpips
+from ddim_jax.model import Model
+from ddim_jax.names import check_options, lookup, make
+from ddim_jax.training.optimizer import make_optimizer
+from ddim_jax.training.sample_grid import SampleGrid
+from ddim_jax.training.state import EMAS, Ema
+from ddim_jax.training.step import make_step
+
+
+class Method(NamedTuple):
+    """Everything of a run but its data and its state.
+
+    Attributes:
+        model: what is trained, without parameters.
+        loss: the training method.
+        optimizer: of optax.
+        step: compiled `(state, batch) -> (state, metrics)`.
+    """
+
+    model: Model
+    loss: losses.Loss
+    optimizer: Any
+    step: Callable
+
+
+def build(config: ml_collections.ConfigDict, teacher: Model | None, mesh: Mesh) -> Method:
+    """Builds and checks what a config names.
+
+    Args:
+        config: see `configs/`, of one stage.
+        teacher: what the run starts from, if anything.
+        mesh: of the devices that the step runs on.
+
+    Raises:
+        ValueError: what can be wrong with a config.
+    """
+    model = experiment.build(config)
+    check(config, model, mesh.size)
+    loss = build_loss(config, model, teacher)
+    optimizer, ema = build_optimizer(config), build_ema(config)
+    accumulate = config.train.get("accumulate", 1)
+
+    def step(axis: str | None, gather: Callable | None = None) -> Callable:
+        return make_step(loss, optimizer, ema, axis, gather, accumulate, model.codec)
+
+    step_fn = parallel.parallelise_step(step, config.parallel, mesh)
+    jax.eval_shape(model.init, jax.random.key(0))  # traces the network, which checks its options
+    return Method(model, loss, optimizer, step_fn)
+
+
+def check(config: ml_collections.ConfigDict, model: Model, devices: int) -> None:
+    """Raises ValueError for a config whose values cannot be trained with."""
+    train, counts = config.train, {"accumulate": 1} | config.train.to_dict()
+    for name in ("steps", "batch_size", "log_every", "checkpoint_every", "keep", "accumulate"):
+        if counts[name] < 1:
+            raise ValueError(f"config.train.{name} must be at least 1, got {counts[name]}")
+    for name, value in (("seed", config.seed), ("train.sample_every", train.sample_every)):
+        if value < 0:
+            raise ValueError(f"config.{name} must not be negative, got {value}")
+    parallel.check_batch(train.batch_size, devices)
+    rows = train.batch_size // devices
+    if rows % counts["accumulate"]:
+        raise ValueError(
+            f"config.train.accumulate must divide the {rows} images of a device, got "
+            f"{counts['accumulate']}"
+        )
+    SampleGrid.check(model)
+    if config.data.flip and config.data.name.startswith("pairs:"):
+        raise ValueError("pairs cannot be flipped: the noise would not be; set data.flip=False")
+    channels = model.sample_shape[-1]
+    if model.network.out_channels != channels:  # the loss would broadcast over them, unnoticed
+        raise ValueError(
+            f"the network returns {model.network.out_channels} channels, the images have "
+            f"{channels}; set config.model.out_channels={channels}"
+        )
+
+
+def net(model: Model) -> losses.Net:
+    """A model as losses take it."""
+    return losses.Net(model.apply, model.schedule, model.parameterization, model.inputs.null)
+
+
+def build_loss(
+    config: ml_collections.ConfigDict, model: Model, teacher: Model | None = None
+) -> losses.Loss:
+    """The loss that a config's section `loss` names.
+
+    Args:
+        config: of the run.
+        model: what is trained.
+        teacher: what it starts from, if anything.
+
+    Raises:
+        ValueError: an unknown name or option.
+    """
+    options = config.loss.to_dict()
+    name = options.pop("name")
+    make_loss = lookup(losses.LOSSES, name, "loss")
+    check_options(make_loss, options, "loss")
+    if "times" in options:
+        options["times"] = make(TIMES, options["times"], "times", model.schedule)
+    if "weighting" in options:
+        options["weighting"] = _weighting(options["weighting"])
+    if "pairs" in options:
+        options["pairs"] = _pairs(options["pairs"])
+    if isinstance(options.get("target_decay"), Mapping):
+        options["target_decay"] = _decay(options["target_decay"], options.get("pairs"))
+    if str(options.get("distance")).startswith("lpips:"):
+        options["distance"] = lpips.load(options["distance"].partition(":")[2])
+    if teacher is not None and "teacher" in inspect.signature(make_loss).parameters:
+        options["teacher"] = net(teacher)
+    return make_loss(net(model), **options)
+
+
+def _weighting(section: Mapping) -> losses.Weighting | None:
+    if lookup(WEIGHTINGS, section["name"], "weighting") is not None:
+        return make(WEIGHTINGS, section, "weighting")
+    extra = sorted(set(section) - {"name"})
+    if extra:
+        raise ValueError(f"weighting {section['name']!r} has no options, got {extra[0]!r}")
+    return None
+
+
+def _pairs(section: Mapping) -> losses.LevelPairs:
+    options = dict(section)
+    if "points" in options:
+        options["points"] = make(losses.POINTS, options["points"], "points")
+    return make(losses.PAIRS, options, "pairs")
+
+
+def _decay(section: Mapping, pairs: losses.LevelPairs | None) -> Callable:
+    if pairs is None or pairs.points is None:
+        raise ValueError(
+            "loss.target_decay by name needs loss.pairs on a grid, whose points it follows"
+        )
+    return make({"adaptive": losses.adaptive_decay}, section, "target_decay", pairs.points)
+
+
+def build_optimizer(config: ml_collections.ConfigDict) -> Any:
+    """The optax optimizer that a config names."""
+    check_options(make_optimizer, config.optimizer, "optimizer")
+    return make_optimizer(**config.optimizer)
+
+
+def build_ema(config: ml_collections.ConfigDict) -> Ema:
+    """The moving average that a config names."""
+    return make(EMAS, config.ema, "ema")

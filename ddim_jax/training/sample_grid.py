@@ -1,0 +1,58 @@
+"""The pictures that a run leaves: the same samples at every call, from the moving average."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ddim_jax import data, files
+from ddim_jax.model import Model
+
+
+class SampleGrid:
+    """Draws a contact sheet as the config's section `sample` says; compiles once."""
+
+    def __init__(self, model: Model, folder: Path):
+        """Compiles nothing yet.
+
+        Args:
+            model: of the run; its parameters come with every call.
+            folder: where the PNG files go.
+        """
+        self._folder, config = folder, model.config
+        self._model, self._generator = model, model.generator()
+        self._count, self._seed = config.sample.num_samples, config.seed
+        self._table = self.check(model)
+        labels = model.inputs.labels(None, self._count)
+        self._conditions = model.conditions(self._count, model.recipe, labels, self._table)
+
+    @staticmethod
+    def check(model: Model):
+        """The table of the model's recipe; raises ValueError if the model cannot use it."""
+        count = model.config.sample.num_samples
+        if count < 1:
+            raise ValueError(
+                f"config.sample.num_samples must be at least 1, got {count}; for no pictures set "
+                "config.train.sample_every=0"
+            )
+        try:
+            model.check(model.recipe)
+        except ValueError as error:
+            raise ValueError(f"config.sample.guidance_scale: {error}") from error
+        table = model.recipe.table(model.schedule)
+        model.conditions(1, model.recipe, model.inputs.labels(None, 1), table)
+        return table
+
+    def __call__(self, ema: Any, step: int) -> Path:
+        """Draws with these parameters and returns the picture's path."""
+        path = self._folder / f"step_{step:07d}.png"
+        if jax.process_index() != 0:
+            return path
+        self._generator.params = ema
+        index = np.arange(self._count)
+        batches = self._generator.batches(self._table, index, seed=self._seed, **self._conditions)
+        pictures = np.concatenate([self._model.pictures(batch.result.x) for batch in batches])
+        with files.naming(path):
+            data.save_grid(path, pictures, overwrite=True)
+        return path

@@ -1,0 +1,119 @@
+"""What a run starts from: a trained model, which is the teacher too, and the data it is told of.
+
+`config.start_from` names the network: a training workdir, a `.safetensors` file or a bundled one.
+It must be of the same images and classes, a teacher of the same schedule too, and its parameters
+must fit; inputs that only the new network has (`scalars`) start at zero effect. What it predicts
+may differ. The workdir keeps fingerprints of data and network, so that a resume can compare.
+"""
+
+import hashlib
+import json
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from ddim_jax import checkpoints
+from ddim_jax.checkpoints import architecture
+from ddim_jax.data import noise_pairs
+from ddim_jax.model import Model
+
+
+def load(config: ml_collections.ConfigDict) -> Model | None:
+    """The model that a config starts from, if it names one.
+
+    Raises:
+        FileNotFoundError: there is no such network.
+        ValueError: it is damaged.
+    """
+    name = config.get("start_from", "")
+    return checkpoints.load(name) if name else None
+
+
+def check(
+    config: ml_collections.ConfigDict, start: ml_collections.ConfigDict, needs_teacher: bool
+) -> None:
+    """Raises ValueError where a run of one config cannot start from a network of the other."""
+    mine, theirs = config.schedule.to_dict(), start.schedule.to_dict()
+    if needs_teacher and mine != theirs:
+        raise ValueError(
+            f"what config.start_from names was trained on the schedule {theirs}, the config says "
+            f"{mine}; a teacher's must be the student's"
+        )
+    mine, theirs = (tuple(c.data.image_shape) for c in (config, start))
+    if mine != theirs:
+        raise ValueError(
+            f"config.start_from draws images of shape {theirs}, this config's are {mine}; set "
+            "config.data.image_shape, or choose another"
+        )
+    mine, theirs = (c.model.get("num_classes", 0) for c in (config, start))
+    if mine != theirs:
+        raise ValueError(
+            f"config.start_from has {theirs} classes, this config {mine}; set "
+            f"config.model.num_classes={theirs}, or choose another"
+        )
+    if config.loss.name == start.loss.name == "progressive":
+        steps, before = config.loss.steps, start.loss.steps
+        if before != 2 * steps:
+            raise ValueError(
+                f"a student of {steps} steps needs a teacher of {2 * steps}, this one takes "
+                f"{before}; halve that: loss.steps={before // 2}"
+            )
+
+
+def take_over(start: Model, model: Model) -> dict[str, Any]:
+    """The parameters of `start` for the network of `model`, flat; those it lacks are left out.
+
+    Raises:
+        ValueError: they are of another architecture.
+    """
+    wanted = flatten_dict(jax.eval_shape(model.init, jax.random.key(0)), sep="/")
+    taken = flatten_dict(start.params, sep="/")
+    new_inputs = set(model.inputs.declared) - set(start.inputs.declared)
+    layers = {f"{name}_{k}" for name in new_inputs for k in range(2)}
+    needed = {name: leaf for name, leaf in wanted.items() if name.split("/")[0] not in layers}
+    if differs := architecture.difference(needed, taken):
+        raise ValueError(
+            f"{start.name} is of another architecture: parameter {differs[0]} is {differs[2]} "
+            f"there and {differs[1]} in the config; give the config the same section model"
+        )
+    return taken
+
+
+def merge(params: Any, taken: dict | None) -> Any:
+    """Fresh parameters, and over them those that were taken over."""
+    if taken is None:
+        return params
+    return unflatten_dict(flatten_dict(params, sep="/") | taken, sep="/")
+
+
+def record(config: ml_collections.ConfigDict, start: Model | None, source: Any) -> Any:
+    """The config with the fingerprints of what it starts from, so that a resume can compare."""
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.data_fingerprint = fingerprint(source)
+        if start is not None:
+            config.start_weights = start.fingerprint
+    return config
+
+
+def fingerprint(source: Any, records: int = 16) -> str:
+    """What a source holds, in words, and a hash of some of its records, evenly spaced.
+
+    Pairs may be extended, so theirs is of what drew them.
+    """
+    shape = " x ".join(map(str, source.image_shape))
+    digest = hashlib.sha256()
+    if isinstance(source, noise_pairs.PairSource):
+        digest.update(json.dumps(source.about, sort_keys=True).encode())
+        return f"pairs of {shape}, drawn as {digest.hexdigest()[:16]}"
+    for index in np.linspace(0, len(source) - 1, min(records, len(source))).astype(int):
+        example = source[index]
+        digest.update(np.ascontiguousarray(example["image"]).tobytes())
+        digest.update(np.int64(example["label"]).tobytes())
+    return (
+        f"{len(source):,} images of {shape} in {source.num_classes} classes, "
+        f"some of which hash to {digest.hexdigest()[:16]}"
+    )

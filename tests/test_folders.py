@@ -1,0 +1,137 @@
+import numpy as np
+from PIL import Image
+
+from ddim_jax import data
+from ddim_jax.data.images import to_pil
+from tests.errors import rejects
+from tests.pictures import equal, noise
+
+
+def write(path, image, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (image if isinstance(image, Image.Image) else to_pil(image)).save(path, **options)
+
+
+def test_folder_of_classes(tmp_path):
+    images = {f"{c}/{i}.png": noise(8, 8, 3) for c in ("cat", "ant") for i in range(2)}
+    for name, image in images.items():
+        write(tmp_path / name, image)
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / "cat" / "notes.txt").write_text("x")
+    (tmp_path / "cat" / "._0.png").write_bytes(b"left behind by a file manager")
+    source = data.load(f"folder:{tmp_path}")
+    assert (source.image_shape, source.num_classes, len(source)) == ((8, 8, 3), 2, 4)
+    for i, name in enumerate(["ant/0.png", "ant/1.png", "cat/0.png", "cat/1.png"]):
+        assert equal(source[i], {"image": images[name], "label": i // 2})
+
+
+def test_flat_folder_formats_and_grey(tmp_path):
+    image = noise(8, 8, 3)
+    write(tmp_path / "a.PNG", image)
+    write(tmp_path / "b.webp", image, lossless=True)
+    write(tmp_path / "c.jpg", np.full((8, 8, 3), 77, np.uint8), quality=95)
+    source = data.load(f"folder:{tmp_path}")
+    assert (source.num_classes, len(source)) == (0, 3)
+    assert equal(source[0], source[1]) and equal(source[0], {"image": image, "label": 0})
+    assert abs(source[2]["image"].astype(int) - 77).max() <= 2
+    grey = data.load(f"folder:{tmp_path}", channels=1)
+    assert grey.image_shape == grey[0]["image"].shape == (8, 8, 1)
+    luma = image @ np.array([0.299, 0.587, 0.114])
+    assert abs(grey[0]["image"][..., 0] - luma).max() <= 1
+
+
+def test_folder_crops_the_centre_and_antialiases(tmp_path):
+    stripes = np.zeros((64, 96, 3), np.uint8)
+    stripes[:, 16:80:2] = 255  # one pixel wide, inside the central square
+    stripes[:, :16] = stripes[:, 80:] = [255, 0, 0]  # to be cropped away
+    write(tmp_path / "a.png", stripes)
+    write(tmp_path / "b.png", stripes.transpose(1, 0, 2))
+    source = data.load(f"folder:{tmp_path}", image_size=16)
+    assert source.image_shape == (16, 16, 3)
+    for example in (source[0], source[1]):
+        inner = example["image"][2:-2, 2:-2].astype(int)
+        assert abs(inner - 127).max() <= 4  # point sampling would give 0 or 255
+        assert np.ptp(example["image"].astype(int), axis=-1).max() == 0  # no red left
+
+
+def test_folder_transparency_and_orientation(tmp_path):
+    clear = np.zeros((4, 4, 4), np.uint8)
+    clear[:2] = [10, 20, 30, 255]
+    write(tmp_path / "clear" / "a.png", Image.fromarray(clear))
+    image = data.load(f"folder:{tmp_path / 'clear'}")[0]["image"]
+    assert (image[:2] == [10, 20, 30]).all() and (image[2:] == 255).all()
+
+    exif = Image.Exif()
+    exif[0x0112] = 6  # shown turned by 90 degrees clockwise
+    wide = noise(4, 6, 3)
+    write(tmp_path / "turned" / "a.png", to_pil(wide), exif=exif)
+    source = data.load(f"folder:{tmp_path / 'turned'}")
+    assert source.image_shape == (6, 4, 3)
+    assert np.array_equal(source[0]["image"], np.rot90(wide, -1))
+
+
+def test_folder_splits(tmp_path):
+    for split, count in (("train", 3), ("test", 1)):
+        for i in range(count):
+            write(tmp_path / split / "cat" / f"{i}.png", noise(4, 4, 3))
+    # Classes inside the splits, so the sub-folders themselves hold no images.
+    assert len(data.load(f"folder:{tmp_path}")) == 3
+    assert len(data.load(f"folder:{tmp_path}", "test")) == 1
+    with rejects(ValueError, "no split 'val'", "test, train", "choose another split"):
+        data.load(f"folder:{tmp_path}", "val")
+    # "train" beside "car" is a class.
+    for name in ("car", "train"):
+        write(tmp_path / "vehicles" / name / "0.png", noise(4, 4, 3))
+    assert data.load(f"folder:{tmp_path / 'vehicles'}").num_classes == 2
+    with rejects(ValueError, "vehicles", "no split 'test'", "make the sub-folder 'test'"):
+        data.load(f"folder:{tmp_path / 'vehicles'}", "test")
+
+
+def test_folder_errors(tmp_path):
+    with rejects(FileNotFoundError, "nowhere", "does not exist", "folder:PATH"):
+        data.load(f"folder:{tmp_path / 'nowhere' / 'deep'}")
+    (tmp_path / "empty" / "sub").mkdir(parents=True)
+    with rejects(ValueError, "empty", "no images", ".png", "1 sub-folders", "point folder:PATH"):
+        data.load(f"folder:{tmp_path / 'empty'}")
+
+    write(tmp_path / "mixed" / "a.png", noise(4, 4, 3))
+    write(tmp_path / "mixed" / "cat" / "b.png", noise(4, 4, 3))
+    with rejects(ValueError, "mixed", "1 images beside 1 sub-folders", "(cat)", "move"):
+        data.load(f"folder:{tmp_path / 'mixed'}")
+
+    write(tmp_path / "holes" / "ant" / "a.png", noise(4, 4, 3))
+    write(tmp_path / "holes" / "bee" / "more" / "a.png", noise(4, 4, 3))
+    with rejects(ValueError, "1 of the 2 class sub-folders", "(bee)", "fill, flatten or remove"):
+        data.load(f"folder:{tmp_path / 'holes'}")
+
+    write(tmp_path / "sizes" / "a.png", noise(4, 4, 3))
+    write(tmp_path / "sizes" / "b.png", noise(4, 6, 3))
+    with rejects(ValueError, "2 different sizes", "4 x 4, 6 x 4", "image_size"):
+        data.load(f"folder:{tmp_path / 'sizes'}")
+    assert data.load(f"folder:{tmp_path / 'sizes'}", image_size=4)[1]["image"].shape == (4, 4, 3)
+
+
+def test_unreadable_files_are_found_before_training(tmp_path):
+    photo = np.repeat(np.repeat(noise(8, 8, 3), 8, 0), 8, 1)
+    write(tmp_path / "good.jpg", photo)
+    with open(tmp_path / "good.jpg", "ab") as file:
+        file.write(bytes(100))  # as some cameras leave after the end marker
+    for name in ("cut.jpg", "cut.png", "cut.webp"):
+        write(tmp_path / name, photo)
+        whole = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(whole[:-40])  # the header stays whole
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "text.jpg").write_text("not a picture")
+    write(tmp_path / "deep.png", Image.fromarray(np.zeros((64, 64), np.uint16)))
+    with rejects(ValueError, "6 of 7", "cut.jpg", "cut.png", "cut.webp", "; ...", "remove them"):
+        data.load(f"folder:{tmp_path}")
+    for name in ("cut.jpg", "cut.png", "cut.webp"):
+        (tmp_path / name).unlink()
+    with rejects(ValueError, "3 of 4", "deep.png", "8 bits", "empty.png", "text.jpg: cannot"):
+        data.load(f"folder:{tmp_path}")
+    for name in ("deep.png", "empty.png", "text.jpg"):
+        (tmp_path / name).unlink()
+    source = data.load(f"folder:{tmp_path}")
+    (tmp_path / "good.jpg").write_bytes(b"gone bad")
+    with rejects(ValueError, "good.jpg", "cannot be decoded", "start again"):
+        source[0]

@@ -1,0 +1,90 @@
+import flax.linen as nn
+import pytest
+
+from ddim_jax import names
+from tests.errors import rejects
+
+
+def scaled(x, *, scale=1.0, offset=0):
+    return x * scale + offset
+
+
+KNOWN = {"scaled": scaled, "negated": lambda x: -x}
+
+
+def test_lookup():
+    assert names.lookup(KNOWN, "scaled", "map") is scaled
+    with rejects(
+        ValueError, "unknown map 'scale'", "did you mean 'scaled'?", "one of scaled, negated"
+    ):
+        names.lookup(KNOWN, "scale", "map")
+    with rejects(ValueError, "unknown map 7;", "one of"):
+        names.lookup(KNOWN, 7, "map")
+
+
+def test_check_options():
+    names.check_options(scaled, {"scale": 2}, "map")
+    names.check_options(lambda **options: options, {"anything": 1}, "map")
+    with rejects(
+        ValueError,
+        "map 'scaled' has no option 'scales' (did you mean 'scale'?)",
+        "x, scale, offset",
+    ):
+        names.check_options(scaled, {"scales": 2}, "map 'scaled'")
+    with rejects(ValueError, "map has no option 'y'; it has none"):
+        names.check_options(lambda: 0, {"y": 1}, "map")
+
+
+def test_options_of_a_flax_module_leave_out_what_flax_adds():
+    class Net(nn.Module):
+        width: int = 1
+
+    names.check_options(Net, {"width": 2}, "model")
+    for added in ("name", "parent"):
+        with rejects(ValueError, f"no option {added!r}; it has width"):
+            names.check_options(Net, {added: None}, "model")
+    # a function may have an option of that name, as make_optimizer has
+    names.check_options(lambda name="adam": name, {"name": "adam"}, "optimizer")
+
+
+def test_make():
+    section = {"name": "scaled", "scale": 3}
+    assert names.make(KNOWN, section, "map", 2) == 6
+    assert section == {"name": "scaled", "scale": 3}
+    with rejects(ValueError, "unknown map 'other'"):
+        names.make(KNOWN, {"name": "other"}, "map", 2)
+    with rejects(ValueError, "map has no option 'base'"):
+        names.make(KNOWN, {"name": "scaled", "base": 3}, "map", 2)
+    with rejects(ValueError, "map needs a name, one of scaled, negated", "{'scale': 3}"):
+        names.make(KNOWN, {"scale": 3}, "map", 2)
+
+
+@pytest.mark.parametrize(
+    "text, options",
+    [
+        ("", {}),
+        ([], {}),
+        ("eta=0.2", {"eta": 0.2}),
+        ("order=3,lower_order_final=False", {"order": 3, "lower_order_final": False}),
+        (["order=3", "space=lam"], {"order": 3, "space": "lam"}),
+        ("a = 1, b = x", {"a": 1, "b": "x"}),
+        ("span=(0.2,5),rest=[1,[2,3]]", {"span": (0.2, 5), "rest": [1, [2, 3]]}),
+        (["span=(0.2", "5)", "b=None"], {"span": (0.2, 5), "b": None}),  # as absl splits a list
+        (["a=x,y"], {"a": "x,y"}),
+        ("url=a=b", {"url": "a=b"}),
+        ("end=inf,path=runs/a.json,minus=-4", {"end": "inf", "path": "runs/a.json", "minus": -4}),
+        ("empty=", {"empty": ""}),
+    ],
+)
+def test_parse_options(text, options):
+    assert names.parse_options(text, "--options") == options
+
+
+@pytest.mark.parametrize("text, part", [("eta", "eta"), ("a=1,0.2", "0.2"), ("=1", "=1")])
+def test_parse_options_says_what_they_are_like(text, part):
+    with rejects(ValueError, f"--solver_options must be like name=value,name=value, got {part!r}"):
+        names.parse_options(text, "--solver_options")
+
+
+def test_an_open_bracket_is_text():
+    assert names.parse_options("a=(1,b=2", "--options") == {"a": "(1,b=2"}

@@ -1,0 +1,87 @@
+"""What is read from the text of compiled programs."""
+
+import jax
+import jax.numpy as jnp
+
+from configs import digits
+from ddim_jax import experiment, program_cost
+from ddim_jax.networks import layers
+
+COLLECTIVES = """
+  %a = f32[3,4]{1,0} all-reduce(%x), replica_groups={}
+  %b = (f32[10]{0}, bf16[2,5]{1,0}) all-reduce(%x, %y), to_apply=%add
+  %c = (f32[8]{0}, f32[32]{0}) all-gather-start(%x), dimensions={0}
+  %d = f32[32]{0} all-gather-done(%c)
+  %e = f32[] add(%x, %y), metadata={op_name="all-reduce(not one)"}
+"""
+
+TPU = """HloModule jit_f, entry_computation_layout={(f32[8]{0})->f32[8]{0}}
+
+%fused (p: f32[8]) -> f32[8] {
+  %p = f32[8]{0:T(128)} parameter(0)
+  ROOT %inside = f32[8]{0:T(128)} negate(%p)
+}
+
+ENTRY %main (x: f32[8], y: bf16[4]) -> f32[8] {
+  %x = f32[8]{0:T(128)} parameter(0)
+  %y = bf16[4]{0:T(256)(128)(2,1)} parameter(1)
+  %start = (f32[8]{0:T(128)S(1)}, f32[8]{0:T(128)}, u32[]{:S(2)}) copy-start(%x)
+  %near = f32[8]{0:T(128)S(1)} copy-done(%start)
+  %slice = ((f32[8]{0:T(128)}), f32[2]{0:T(128)S(1)}, u32[]{:S(2)}) slice-start(%x), slice={[0:2]}
+  %part = f32[2]{0:T(128)S(1)} slice-done(%slice)
+  %one = f32[8]{0:T(128)S(1)} fusion(%near, f32[8]{0:T(128)} %x), kind=kLoop, calls=%fused
+  %two = (f32[8]{0:T(128)}, bf16[4]{0}) fusion(%one, %y), kind=kLoop, calls=%fused
+  ROOT %out = f32[8]{0:T(128)} get-tuple-element(%two), index=0
+}
+"""
+
+
+def test_collectives_are_counted_with_the_bytes_of_their_results():
+    found = program_cost.collectives(COLLECTIVES)
+    assert found == {"all-reduce": (2, 48 + 40 + 20), "all-gather": (1, 128)}
+
+
+def test_traffic_is_of_the_devices_memory_only():
+    copied, sliced = 32, 8
+    assert program_cost.traffic(TPU) == copied + sliced + 32 + (32 + 8 + 8)
+
+
+def test_traffic_of_a_compiled_program_is_what_it_must_read_and_write():
+    x = jnp.zeros((64, 128))
+    text = jax.jit(lambda x: jnp.tanh(x) + 1).lower(x).compile().as_text()
+    assert program_cost.traffic(text) == 2 * 4 * 64 * 128
+    step = lambda x, _: (jnp.tanh(x) + 1, None)  # noqa: E731
+    loop = jax.jit(lambda x: jax.lax.scan(step, x, None, length=50)[0])
+    once = program_cost.traffic(loop.lower(x).compile().as_text())
+    assert 2 * 4 * 64 * 128 <= once < 5 * 2 * 4 * 64 * 128
+
+
+def test_products_are_counted_as_the_mathematics_needs_them():
+    def count(f, *shapes):
+        return program_cost.product_flops(jax.make_jaxpr(f)(*(jnp.zeros(s) for s in shapes)))
+
+    def convolve(x, k, stride=1):
+        return layers.conv3x3(x, k, stride)
+
+    assert count(jnp.matmul, (5, 8, 3), (3, 4)) == 2 * 5 * 8 * 3 * 4
+    assert count(jax.jit(lambda a, b: jax.nn.relu(a @ b) @ b), (2, 4), (4, 4)) == 2 * 2 * 2 * 4 * 4
+    looped = lambda x: jax.lax.scan(lambda c, _: (c @ c, None), x, None, length=7)[0]  # noqa: E731
+    assert count(looped, (3, 3)) == 7 * 2 * 27
+    # along each side of 4 pixels the taps in the image are 2, 3, 3, 2; at stride 2 they are 3, 2
+    assert count(convolve, (5, 4, 4, 2), (3, 3, 2, 7)) == 2 * 5 * 2 * 7 * 10**2
+    strided = lambda x, k: convolve(x, k, 2)  # noqa: E731
+    assert count(strided, (5, 4, 4, 2), (3, 3, 2, 7)) == 2 * 5 * 2 * 7 * 5**2
+    # both gradients of a convolution need what it needs itself
+    for f, taps in ((convolve, 10), (strided, 5)):
+        both = jax.grad(lambda x, k, f=f: jnp.sum(f(x, k) ** 2), argnums=(0, 1))
+        assert count(both, (5, 4, 4, 2), (3, 3, 2, 7)) == 3 * 2 * 5 * 2 * 7 * taps**2
+
+
+def test_products_are_most_of_what_xla_counts():
+    config = digits.get_config()
+    parts = experiment.build(config)
+    params = jax.eval_shape(parts.init, jax.random.key(0))
+    x, t = jnp.zeros((4, *parts.image_shape)), jnp.zeros(4)
+    given = (params, x, t, parts.cond(jnp.zeros(4, jnp.int32)))
+    flops = jax.jit(parts.apply).lower(*given).cost_analysis()["flops"]
+    assert 0.9 < program_cost.product_flops(jax.make_jaxpr(parts.apply)(*given)) / flops < 1

@@ -1,0 +1,97 @@
+"""Folders of samples: the same by any number of processes, continued, never mixed, readable."""
+
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ddim_jax import data, experiment, generation, sample_folder
+from ddim_jax import checkpoints
+from tests.processes import finish, start
+
+
+@pytest.fixture(scope="module")
+def model():
+    return checkpoints.load("digits")
+
+
+@pytest.fixture(scope="module")
+def table(model):
+    return experiment.build_table(model.experiment.schedule, "ddim", "uniform", 2)
+
+
+def read(folder):
+    return {path.name: np.asarray(Image.open(path)) for path in folder.rglob("*.png")}
+
+
+@pytest.fixture(scope="module")
+def drawn(model, table, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("drawn") / "set"
+    result = sample_folder.draw(folder, model, table, num_samples=7, labels=[3, 5], batch_size=4, seed=1)
+    assert (result.count, result.found) == (7, 0)
+    return folder
+
+
+def test_a_folder_holds_the_samples_of_the_set(model, table, drawn):
+    labels = generation.make_labels(model, [3, 5], 7)
+    expected = generation.generate(model, table, labels=labels, num_samples=7, seed=1).images
+    for i, image in enumerate(expected):
+        found = np.asarray(Image.open(drawn / "35"[i % 2] / f"{i:07d}.png"))
+        assert np.abs(found.astype(int) - image[..., 0]).max() <= 1
+
+
+def test_a_folder_is_a_source_of_data(drawn):
+    source = data.load(f"folder:{drawn}", split="train")
+    assert len(source) == 7 and source[0]["image"].shape == (28, 28, 3)
+
+
+def test_what_is_missing_or_empty_is_drawn_again_and_more_extends_the_set(model, table, drawn):
+    before = read(drawn)
+    (drawn / "5" / "0000001.png").unlink()
+    (drawn / "3" / "0000004.png").write_bytes(b"")
+    again = dict(labels=[3, 5], batch_size=4, seed=1)
+    result = sample_folder.draw(drawn, model, table, num_samples=8, **again)
+    assert (result.count, result.found) == (3, 5)
+    after = read(drawn)
+    assert sorted(after) == [*sorted(before), "0000007.png"]
+    for name in before:
+        assert np.abs(before[name].astype(int) - after[name]).max() <= 1
+    assert sample_folder.draw(drawn, model, table, num_samples=8, **again).count == 0
+
+
+@pytest.mark.parametrize(
+    "change, what",
+    [({"seed": 2}, "seed"), ({"labels": [3]}, "labels"), ({"clip": "none"}, "clip")],
+)
+def test_other_samples_are_not_mixed_in(model, table, drawn, change, what):
+    given = dict(num_samples=7, labels=[3, 5], seed=1) | change
+    with pytest.raises(ValueError, match=f"set holds samples .* drawn with another {what}; choose"):
+        sample_folder.draw(drawn, model, table, **given)
+
+
+def test_names_of_classes_sort_like_their_numbers(tmp_path):
+    names = sample_folder.paths(tmp_path, 1000, np.array([2, 10, 999]), 3)
+    assert [path.relative_to(tmp_path).as_posix() for path in names] == [
+        "002/0000000.png",
+        "010/0000001.png",
+        "999/0000002.png",
+    ]
+    assert sample_folder.paths(tmp_path, 0, None, 1) == [tmp_path / "0000000.png"]
+
+
+def test_two_processes_share_a_set(tmp_path):
+    """Real ones: each draws its batches, together the set that one of them draws."""
+    flags = ["--num_samples=14", "--steps=2", "--batch_size=4"]
+
+    def launch(name, count):
+        return finish(start(count, "sample.py", *flags, f"--out={tmp_path / name}"))
+
+    outputs = launch("two", 2)
+    counts = [int(re.search(r"two: (\d+) samples", output)[1]) for output in outputs]
+    assert counts == [8, 6]
+    launch("one", 1)
+    one, two = read(tmp_path / "one"), read(tmp_path / "two")
+    assert sorted(one) == sorted(two) == [f"{i:07d}.png" for i in range(14)]
+    for name in one:
+        assert np.abs(one[name].astype(int) - two[name]).max() <= 1

@@ -1,0 +1,90 @@
+import io
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+from ddim_jax import data
+from ddim_jax.data.images import to_pil
+from tests.errors import rejects
+
+
+class TinyPng(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("1.0.0")
+    shape = (6, 6, 3)
+
+    def _info(self):
+        features = {
+            "image": tfds.features.Image(shape=self.shape, encoding_format="png"),
+            "label": tfds.features.ClassLabel(num_classes=10),
+            "id": tfds.features.Text(),
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, _):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        for i in range(12):
+            buffer = io.BytesIO()
+            size = tuple(side or 6 for side in self.shape)
+            to_pil(np.full(size, i, np.uint8)).save(buffer, "PNG")
+            buffer.seek(0)
+            yield i, {"image": buffer, "label": i % 10, "id": str(i)}
+
+
+class TinyAnySize(TinyPng):
+    shape = (None, None, 3)
+
+
+class TinyText(TinyPng):
+    def _info(self):
+        features = tfds.features.FeaturesDict({"words": tfds.features.Text()})
+        return tfds.core.DatasetInfo(builder=self, features=features)
+
+    def _generate_examples(self):
+        yield 0, {"words": "none"}
+
+
+@pytest.fixture(scope="module")
+def tfds_dir(tmp_path_factory):
+    path = str(tmp_path_factory.mktemp("tfds"))
+    for builder in (TinyPng, TinyAnySize, TinyText):
+        builder(data_dir=path, file_format="array_record").download_and_prepare()
+    return path
+
+
+def test_tfds_source(tfds_dir):
+    source = data.load("tiny_png", data_dir=tfds_dir)
+    assert (source.name, source.image_shape) == ("tiny_png", (6, 6, 3))
+    assert (source.num_classes, len(source)) == (10, 12)
+    values = set()
+    for i in range(12):
+        example = source[i]
+        assert example["image"].dtype == np.uint8 and example["label"].dtype == np.int32
+        assert example["label"] == example["image"][0, 0, 0] % 10
+        values.add(int(example["image"].mean()))
+    assert values == set(range(12))
+    assert len(data.load("tiny_png", "train[:5]", data_dir=tfds_dir)) == 5
+    small = data.load("tiny_png", image_size=3, channels=1, data_dir=tfds_dir)
+    assert small.image_shape == small[0]["image"].shape == (3, 3, 1)
+    batch = next(data.batches(source, 4, seed=0))
+    assert batch["image"].shape == (4, 6, 6, 3)
+
+
+def test_tfds_errors(tfds_dir, tmp_path):
+    with rejects(ValueError, "'tiny_png'", "no split 'test'", "['train']", "train[:1000]"):
+        data.load("tiny_png", "test", data_dir=tfds_dir)
+    with rejects(ValueError, "'tiny_any_size'", "(None, None, 3)", "give image_size"):
+        data.load("tiny_any_size", data_dir=tfds_dir)
+    assert data.load("tiny_any_size", image_size=4, data_dir=tfds_dir).image_shape == (4, 4, 3)
+    with rejects(ValueError, "'tiny_text'", "feature 'image'", "it has words", "npz file"):
+        data.load("tiny_text", data_dir=tfds_dir)
+    command = "`tfds build mnist --file_format=array_record`"
+    with rejects(ValueError, "'mnist'", "not prepared", command, "tensorflow", "data_dir"):
+        data.load("mnist", data_dir=str(tmp_path))
+    (tmp_path / "mnist" / "3.0.1").mkdir(parents=True)
+    with rejects(ValueError, "'mnist'", "stored as tfrecord", command):
+        data.load("mnist", data_dir=str(tmp_path))
+    with rejects(ValueError, "'mnist:9.9.9'", "only: 3.0.1", "name/config:version"):
+        data.load("mnist:9.9.9", data_dir=str(tmp_path))
