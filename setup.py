@@ -4,12 +4,15 @@ from setuptools import find_packages, setup
 
 setup(
     name="ddim_jax",
-    version="0.1.0",
+    version="0.2.0",
     description="Few-step diffusion in JAX: samplers, distillation, guidance",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["ddim_jax", "ddim_jax.*"]),
+    # configs/ goes into the wheel beside the weights, so that --config=NAME finds it anywhere
+    packages=[*find_packages(include=["ddim_jax", "ddim_jax.*"]), "ddim_jax.assets.configs"],
+    package_dir={"ddim_jax.assets.configs": "configs"},
     package_data={"ddim_jax.assets": ["*.npz", "*.safetensors"]},
+    entry_points={"console_scripts": ["ddim-jax = ddim_jax.__main__:main"]},
     install_requires=[
         "absl-py",
         "chex",

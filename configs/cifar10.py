@@ -1,7 +1,7 @@
 """DDPM on CIFAR-10: the 35.7M-parameter network, linear betas, T = 1000, eps-prediction.
 
     tfds build cifar10 --file_format=array_record        (once, where tensorflow is installed)
-    python train.py --config=configs/cifar10.py
+    python train.py --config=cifar10
 
 The paper trained 800,000 steps on a TPU v3-8. Published, not ours: FID 3.17 at 1000 steps (Ho et
 al. 2020, arXiv:2006.11239); DDIM, eta = 0, at 10, 20, 50, 100, 1000 steps: 13.36, 6.84, 4.67, 4.16,

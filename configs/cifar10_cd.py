@@ -1,10 +1,10 @@
-"""Consistency distillation on CIFAR-10 from the network of configs/cifar10_edm.py.
+"""Consistency distillation on CIFAR-10 from the network of `cifar10_edm`.
 
-    python train.py --config=configs/cifar10_edm.py          (the teacher)
-    python train.py --config=configs/cifar10_cd.py
+    python train.py --config=cifar10_edm          (the teacher)
+    python train.py --config=cifar10_cd
 
-`lpips_vgg.safetensors` holds LPIPS weights; `ddim_jax/models/lpips.py` says how to write it, and
-`--config.loss.distance=l2` does without. Published, not ours: FID 3.55 in one step, 2.93 in two
+`lpips_vgg.safetensors` holds LPIPS weights; `ddim_jax/losses/lpips.py` says how to write it.
+Without it use `--config.loss.distance=l2`. Published, not ours: FID 3.55 in one step, 2.93 in two
 (Song et al. 2023, arXiv:2303.01469, table 1; the network there is NCSN++).
 """
 

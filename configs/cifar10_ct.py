@@ -1,8 +1,8 @@
 """Consistency training on CIFAR-10, without a teacher.
 
-    python train.py --config=configs/cifar10_ct.py
+    python train.py --config=cifar10_ct
 
-`lpips_vgg.safetensors` as in configs/cifar10_cd.py. Published, not ours: FID 8.70 in one step, 5.83
+Needs `lpips_vgg.safetensors`, see `cifar10_cd`. Published, not ours: FID 8.70 in one step, 5.83
 in two (Song et al. 2023, arXiv:2303.01469, table 1; the network there is NCSN++).
 """
 

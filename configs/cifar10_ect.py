@@ -1,7 +1,7 @@
-"""Easy consistency tuning on CIFAR-10, from the network of configs/cifar10_edm.py.
+"""Easy consistency tuning on CIFAR-10, from the network of `cifar10_edm`.
 
-    python train.py --config=configs/cifar10_edm.py          (what it starts from)
-    python train.py --config=configs/cifar10_ect.py
+    python train.py --config=cifar10_edm          (what it starts from)
+    python train.py --config=cifar10_ect
 
 Published, not ours: FID 4.54 in one step, 2.20 in two after 100,000 steps of batch 128 (Geng et al.
 2024, arXiv:2406.14548, authors' repository; the network there is DDPM++).

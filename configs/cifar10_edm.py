@@ -1,12 +1,12 @@
 """EDM's training of CIFAR-10: its schedule, preconditioning, noise levels and weighting.
 
     tfds build cifar10 --file_format=array_record        (once, where tensorflow is installed)
-    python train.py --config=configs/cifar10_edm.py
+    python train.py --config=cifar10_edm
 
-The network is ours (46.7M parameters), not the paper's DDPM++ (55.7M); there is no augmentation but
-flips, and the moving average is EDM2's. The published figure is therefore no target here. The paper
-trained on 200 million images with 8 V100. Published, not ours: FID 1.97, unconditional, 35
-evaluations (Karras et al. 2022, arXiv:2206.00364, table 2).
+The network is ours (46.7M parameters), not the paper's DDPM++ (55.7M); it augments by flips alone,
+and the moving average is EDM2's. So the published figure is no target here. The paper trained on
+200 million images with 8 V100. Published, not ours: FID 1.97, unconditional, 35 evaluations (Karras
+et al. 2022, arXiv:2206.00364, table 2).
 """
 
 from configs.cifar10 import get_config as cifar10

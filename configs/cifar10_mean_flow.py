@@ -1,10 +1,10 @@
-"""MeanFlow on CIFAR-10: one step, trained from nothing, without guidance.
+"""MeanFlow on CIFAR-10: one step, trained from scratch, without guidance.
 
     tfds build cifar10 --file_format=array_record        (once, where tensorflow is installed)
-    python train.py --config=configs/cifar10_mean_flow.py
+    python train.py --config=cifar10_mean_flow
 
-The authors also augment as EDM does, which is not here. Published, not ours: FID 2.92 in one step
-(Geng et al. 2025, arXiv:2505.13447; the network there is DDPM++).
+The authors also augment as EDM does; this config does not. Published, not ours: FID 2.92 in one
+step (Geng et al. 2025, arXiv:2505.13447; the network there is DDPM++).
 """
 
 from configs.cifar10 import get_config as cifar10

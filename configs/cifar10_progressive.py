@@ -1,11 +1,11 @@
 """Progressive distillation on CIFAR-10: a teacher of continuous time, then 13 halvings to one step.
 
     tfds build cifar10 --file_format=array_record        (once, where tensorflow is installed)
-    python train.py --config=configs/cifar10_progressive.py
+    python train.py --config=cifar10_progressive
 
 Each stage is a run in runs/cifar10_progressive. Published, not ours: FID 2.57, 3.00, 4.51, 9.12 at
-8, 4, 2, 1 steps (Salimans & Ho 2022, arXiv:2202.00512), with a larger network than this one of
-configs/cifar10.py.
+8, 4, 2, 1 steps (Salimans & Ho 2022, arXiv:2202.00512), with a larger network than this one, which
+is that of `cifar10`.
 """
 
 from configs.cifar10 import get_config as cifar10
@@ -25,7 +25,7 @@ def get_config():
 
 
 def student(steps: int) -> dict:
-    """The stage of so many steps; the last two are twice as long."""
+    """The stage whose student takes `steps` steps; the last two train twice as long."""
     length = 50_000 if steps > 2 else 100_000
     return dict(
         name=f"{steps}_step",

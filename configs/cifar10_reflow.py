@@ -1,8 +1,8 @@
 """Rectified flow on CIFAR-10, straightened once, then distilled to one step.
 
-    python train.py --config=configs/cifar10_reflow.py
+    python train.py --config=cifar10_reflow
 
-`lpips_vgg.safetensors` as in configs/cifar10_cd.py. The second stage draws a million pairs first.
+Needs `lpips_vgg.safetensors`, see `cifar10_cd`. The second stage first draws a million pairs.
 Published, not ours (Liu et al. 2022, arXiv:2209.03003; the network there is DDPM++): FID 2.58 of
 the first flow by RK45 (127 evaluations), 12.21 of the second in one step, 4.85 of its distillation.
 """

@@ -1,10 +1,10 @@
 """Consistency in continuous time on CIFAR-10: a teacher of continuous time, then sCD.
 
     tfds build cifar10 --file_format=array_record        (once, where tensorflow is installed)
-    python train.py --config=configs/cifar10_scm.py
+    python train.py --config=cifar10_scm
 
-The network's time is the angle of noise and signal, as the method asks; its norms are this
-package's, not the paper's. Published, not ours: FID 3.66 in one step, 2.52 in two (Lu &
+The network's time is the angle between noise and signal, as in the paper; its normalisation layers
+are this package's, not the paper's. Published, not ours: FID 3.66 in one step, 2.52 in two (Lu &
 Song 2024, arXiv:2410.11081, table 1, sCD).
 """
 
@@ -15,8 +15,8 @@ from configs.cifar10_progressive import get_config as cifar10_progressive
 
 def get_config():
     """Lu & Song 2024: noise levels log-normal (-1.0, 1.4), tangents warmed up over 10,000 steps."""
-    config = cifar10_progressive()  # whose teacher is the same
-    config.model.time_scale = math.pi / 2000  # of 0..1000: the angle
+    config = cifar10_progressive()  # for its teacher
+    config.model.time_scale = math.pi / 2000  # turns model_time 0..1000 into the angle
     scm = dict(name="continuous_consistency", distil=True, sigma_data=0.5, mean=-1.0, std=1.4)
     config.stages = [
         dict(name="teacher"),

@@ -1,6 +1,8 @@
 """Class-conditional digits on a CPU, from the 5,000 MNIST digits that come with the package.
 
-python train.py
+    python train.py
+
+Takes 8 minutes on 2 cores of a Xeon, to recognisable digits. The bundled network is of `mnist`.
 """
 
 import ml_collections

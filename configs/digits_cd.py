@@ -1,11 +1,11 @@
 """Consistency distillation of the bundled digits network, guided: one step, or more for quality.
 
-    python train.py --config=configs/digits_cd.py
+    python train.py --config=digits_cd
     python sample.py --checkpoint=runs/digits_cd/consistency
 
-Two runs in runs/digits_cd: a network that answers the guided prediction in one evaluation, for
-every scale from 1 to 1.5, and the consistency model, whose teacher that is. Two steps or more want
-their times searched, and a lower scale:
+Makes two runs in runs/digits_cd: a network that gives the guided prediction in one evaluation, for
+every scale from 1 to 1.5, and the consistency model, distilled from it. For two steps or more
+search the times, and lower the scale:
 
     python -m ddim_jax.evaluation.times --checkpoint=runs/digits_cd/consistency --steps=2,4 \\
         --guidance_scale=1.2

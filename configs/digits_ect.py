@@ -1,10 +1,10 @@
 """A consistency model of digits, tuned from the bundled network: one step, or more for quality.
 
-python train.py --config=configs/digits_ect.py
-python sample.py --checkpoint=runs/digits_ect --steps=4
+    python train.py --config=digits_ect
+    python sample.py --checkpoint=runs/digits_ect --steps=4
 
 With `--config.data.name=npz:mnist.npz` on 2 CPU cores: FDD of 10,000 samples (docs/quality.md) 24.8
-and 9.7 in 1 and 4 steps; configs/digits_cd.py, from a guided teacher, is far ahead.
+and 9.7 in 1 and 4 steps; `digits_cd`, from a guided teacher, is far ahead.
 """
 
 from configs.digits import get_config as digits

@@ -1,10 +1,10 @@
 """MeanFlow of digits, tuned from the bundled network: one step, by the mean velocity of the flow.
 
-python train.py --config=configs/digits_mean_flow.py
-python sample.py --checkpoint=runs/digits_mean_flow --steps=4
+    python train.py --config=digits_mean_flow
+    python sample.py --checkpoint=runs/digits_mean_flow --steps=4
 
-With `--config.data.name=npz:mnist.npz` on 2 CPU cores: 33 minutes, half of them beside other work;
-FDD of 10,000 samples (docs/quality.md) 6.36, 3.55 and 1.74 in 1, 2 and 4 steps.
+With `--config.data.name=npz:mnist.npz` on 2 CPU cores: 33 minutes, half of the time beside other
+work; FDD of 10,000 samples (docs/quality.md) 6.36, 3.55 and 1.74 in 1, 2 and 4 steps.
 """
 
 from configs.digits import get_config as digits
@@ -13,7 +13,7 @@ from configs.digits import get_config as digits
 def get_config():
     """Geng et al. 2025 (arXiv:2505.13447), section 4; half of a batch has r = t.
 
-    The scale of guidance that is trained in is omega / (1 - kappa) = 1.2.
+    The guidance scale trained in is omega / (1 - kappa) = 1.2.
     """
     config = digits()
     config.start_from = "digits"

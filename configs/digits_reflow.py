@@ -1,13 +1,13 @@
 """Rectified flow of digits: straight paths, straightened once more, then one step.
 
-    python train.py --config=configs/digits_reflow.py
+    python train.py --config=digits_reflow
     python sample.py --checkpoint=runs/digits_reflow/one_step
 
-Three runs in runs/digits_reflow: a flow tuned from the bundled network, a second flow on pairs of
-noise and image that the first one drew with guidance, and its distillation to one step on the
-same pairs. With `--config.data.name=npz:mnist.npz` on 2 CPU cores: 45 minutes, beside other work,
-pauses included; FDD of 10,000 samples (docs/quality.md) 3.08 by `one_step`, and 6.01, 3.37 and 2.67
-by `reflow` in 1, 2 and 4 steps.
+Makes three runs in runs/digits_reflow: a flow tuned from the bundled network, a second flow on
+pairs of noise and image that the first one drew with guidance, and its distillation to one step on
+the same pairs. With `--config.data.name=npz:mnist.npz` on 2 CPU cores: 45 minutes, beside other
+work, pauses included; FDD of 10,000 samples (docs/quality.md) 3.08 by `one_step`, and 6.01, 3.37
+and 2.67 by `reflow` in 1, 2 and 4 steps.
 """
 
 from configs.digits import get_config as digits
@@ -42,7 +42,7 @@ def get_config():
 
 
 def stage(name: str, length: int, steps: int, **changes) -> dict:
-    """A stage of so many training steps, whose samples are drawn in so many."""
+    """A stage of `length` training steps, whose samples are drawn in `steps`."""
     return dict(
         name=name,
         optimizer=dict(decay_steps=length),

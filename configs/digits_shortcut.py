@@ -1,7 +1,7 @@
 """A shortcut model of digits, tuned from the bundled network: any number of steps, by one network.
 
-python train.py --config=configs/digits_shortcut.py
-python sample.py --checkpoint=runs/digits_shortcut --steps=8
+    python train.py --config=digits_shortcut
+    python sample.py --checkpoint=runs/digits_shortcut --steps=8
 
 With `--config.data.name=npz:mnist.npz` on 2 CPU cores: 7 minutes; FDD of 10,000 samples
 (docs/quality.md) 15.1, 8.8, 5.6 and 4.5 in 1, 2, 4 and 8 steps.
@@ -13,7 +13,7 @@ from configs.digits import get_config as digits
 def get_config():
     """Frans et al. 2024 (arXiv:2410.12557), table 3, at this size.
 
-    The shortest step is 1/16, and half of a batch is for longer ones.
+    The shortest step is 1/16; half of a batch trains longer ones.
     """
     config = digits()
     config.start_from = "digits"

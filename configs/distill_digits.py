@@ -1,14 +1,14 @@
 """Progressive distillation of the bundled digits network to 16, 8, 4, 2 and 1 steps, guided.
 
-    python train.py --config=configs/distill_digits.py
+    python train.py --config=distill_digits
     python sample.py --checkpoint=runs/distill_digits/4_step --guidance_scale=2
 
 The first stage learns the guided prediction of the bundled network, for every scale from 1 to 2, in
-one evaluation instead of two; the scale stays an input of the students, which halve 32 steps, and
-draw at 1.2 if not told otherwise. The stages are runs of their own in runs/distill_digits, and
-stop and resume like any run. With `--config.data.name=npz:mnist.npz` on 2 CPU cores: 67 minutes,
-some of them beside other work; FDD of 10,000 samples (docs/quality.md) 2.50, 2.69, 3.19 and 3.81 in
-8, 4, 2 and 1 steps.
+one evaluation instead of two. The scale stays an input of the students, which halve the number of
+steps from 32 on and draw at a scale of 1.2 by default. Each stage is a run of its own in
+runs/distill_digits, which stops and resumes like any run. With `--config.data.name=npz:mnist.npz`
+on 2 CPU cores: 67 minutes, some of the time beside other work; FDD of 10,000 samples
+(docs/quality.md) 2.50, 2.69, 3.19 and 3.81 in 8, 4, 2 and 1 steps.
 """
 
 from configs.digits import get_config as digits
@@ -17,7 +17,7 @@ from configs.digits import get_config as digits
 def get_config():
     """Salimans & Ho 2022, algorithm 2, with the two stages of Meng et al. 2023 (arXiv:2210.03142).
 
-    Linear decay in every stage; the fewer steps are left, the longer it is.
+    Linear decay in every stage; the fewer the steps, the longer the stage.
     """
     config = digits()
     config.start_from = "digits"
@@ -45,7 +45,7 @@ def get_config():
 
 
 def stage(name: str, steps: int, length: int, loss: dict) -> dict:
-    """So many training steps with a loss; its samples are drawn in `steps`."""
+    """A stage of `length` training steps with a loss; its samples are drawn in `steps`."""
     return dict(
         name=name,
         loss=loss,

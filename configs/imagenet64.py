@@ -1,11 +1,11 @@
 """ADM on ImageNet at 64 x 64, class-conditional: 296M parameters, cosine betas, fixed variance.
 
     tfds build imagenet_resized/64x64 --file_format=array_record     (where tensorflow is installed)
-    python train.py --config=configs/imagenet64.py --config.model.remat=blocks
+    python train.py --config=imagenet64 --config.model.remat=blocks
 
-The paper learns the variance too and trained 540,000 steps of batch 2048 on V100s; labels are
-dropped here for one in ten images, so that the model can be guided. Published, not ours: FID 2.07
-(Dhariwal & Nichol 2021, arXiv:2105.05233, authors' repository).
+The paper learns the variance too, and trained 540,000 steps of batch 2048 on V100s. Here one label
+in ten is dropped, so that the model can be guided. Published, not ours: FID 2.07 (Dhariwal & Nichol
+2021, arXiv:2105.05233, authors' repository).
 """
 
 from configs.cifar10 import get_config as cifar10

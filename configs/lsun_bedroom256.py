@@ -1,7 +1,7 @@
 """DDPM on LSUN bedrooms at 256 x 256: 113.7M parameters.
 
     tfds build lsun/bedroom --file_format=array_record   (once, where tensorflow is installed)
-    python train.py --config=configs/lsun_bedroom256.py --config.model.remat=blocks
+    python train.py --config=lsun_bedroom256 --config.model.remat=blocks
 
 The paper trained 2.4 million steps of batch 64 on a TPU v3-8. Published, not ours (Song et al.,
 arXiv:2010.02502, table 3): FID at 10, 20, 50, 100 steps with eta = 0: 16.95, 8.89, 6.75, 6.62, and

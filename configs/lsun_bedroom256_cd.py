@@ -1,9 +1,9 @@
 """Consistency distillation on LSUN bedrooms at 256 x 256: EDM's teacher, then CD with LPIPS.
 
     tfds build lsun/bedroom --file_format=array_record   (once, where tensorflow is installed)
-    python train.py --config=configs/lsun_bedroom256_cd.py --config.model.remat=blocks
+    python train.py --config=lsun_bedroom256_cd --config.model.remat=blocks
 
-`lpips_vgg.safetensors` as in configs/cifar10_cd.py. The paper trained on 64 A100. Published, not
+Needs `lpips_vgg.safetensors`, see `cifar10_cd`. The paper trained on 64 A100. Published, not
 ours: FID 7.80 in one step, 5.22 in two (Song et al. 2023, arXiv:2303.01469, table 2).
 """
 

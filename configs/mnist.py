@@ -1,11 +1,11 @@
 """The demo digits: class-conditional, v-prediction, 1.5M parameters, 60,000 training images.
 
-    python train.py --config=configs/mnist.py
-    python train.py --config=configs/mnist.py --config.data.name=npz:mnist.npz
+    python train.py --config=mnist
+    python train.py --config=mnist --config.data.name=npz:mnist.npz
 
-The first form needs TFDS's mnist prepared, the second an npz file with train_x and train_y.
-This is the network that comes with the package: 6,000 steps in 81 minutes on 2 CPU cores that other
-work shared; drawn by `python sample.py`.
+The first form needs TFDS's mnist, prepared; the second an npz file with train_x and train_y. Trains
+the network that comes with the package and that `python sample.py` draws with: 6,000 steps in 81
+minutes on 2 CPU cores that other work shared.
 """
 
 from configs.digits import get_config as digits

@@ -47,6 +47,7 @@ def main(argv: list[str] | None = None) -> None:
         if not rest or rest[0].startswith("-"):
             sys.exit("ddim-jax plan: say the devices first, like ddim-jax plan v5e:4x4")
         rest = [f"--plan={rest[0]}", *rest[1:]]
+    sys.argv = [f"ddim-jax {name}", *rest]  # by which argparse and absl call the command
     importlib.import_module(COMMANDS[name][0]).main(rest)
 
 

@@ -37,7 +37,7 @@ class Input(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-    """The inputs of one network, and how they are made from what a person says.
+    """The inputs of one network, and how they are made from numbers and names.
 
     Attributes:
         declared: name -> `Input`, as the network declares them.

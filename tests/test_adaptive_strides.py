@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ddim_jax import sampling, schedules, solvers, strides
-from ddim_jax.strides import adaptive
+from ddim_jax.strides import adaptive, trajectories
 from tests.oracles import GaussianData, Mixture, level_of
 
 SCHEDULES = {name: make() for name, make in schedules.SCHEDULES.items()}
@@ -31,7 +31,7 @@ def follow(denoise, schedule, times, x):
         step = there - here
         euler = y[-1] + step * eps[-1]
         y.append(euler if there == 0 else y[-1] + step * (eps[-1] + slope(euler, there)) / 2)
-    return adaptive.Trajectory(times, ratio, np.array(y), np.array(eps))
+    return trajectories.Trajectory(times, ratio, np.array(y), np.array(eps))
 
 
 def noise_of(schedule, time, *shape):
@@ -96,7 +96,7 @@ def test_costs_of_one_step_by_hand():
     times, ratio = np.array([2.0, 1.0, 0.0]), np.array([2.0, 1.0, 0.0])
     y = np.array([[[4.0, 0.0]], [[3.0, 2.0]], [[0.0, 0.0]]])
     eps = np.array([[[1.0, -1.0]], [[3.0, 3.0]]])
-    trajectory = adaptive.Trajectory(times, ratio, y, eps)
+    trajectory = trajectories.Trajectory(times, ratio, y, eps)
     # landing points: 0 -> 1 at (3, 1), 0 -> 2 at (2, 2), 1 -> 2 at (0, -1)
     expected = {
         "l2": np.array([1.0, np.sqrt(8), 1.0]) / np.sqrt(2),
@@ -142,7 +142,7 @@ def bent(eps_of, ratio=None):
     """A trajectory on EDM's schedule whose eps is a function of sigma; its y is 1."""
     times = np.append(np.geomspace(80, 0.02, 121) if ratio is None else ratio, 0.0)
     eps = eps_of(times[:-1])[:, None, None] * np.ones((1, 2, 3))
-    return adaptive.Trajectory(times, times, np.ones((len(times), 2, 3)), eps)
+    return trajectories.Trajectory(times, times, np.ones((len(times), 2, 3)), eps)
 
 
 @pytest.mark.parametrize("slope", [3.0, 0.0])
@@ -328,11 +328,11 @@ def test_last_is_the_level_of_the_last_evaluation():
 def test_between_keeps_the_nodes_of_a_range_and_the_end():
     trajectory = trajectory_on("edm")
     ratio = trajectory.ratio
-    part = adaptive.between(trajectory, highest=ratio[3], lowest=ratio[20])
+    part = trajectories.between(trajectory, highest=ratio[3], lowest=ratio[20])
     np.testing.assert_array_equal(part.times, np.append(trajectory.times[3:21], 0.0))
     np.testing.assert_array_equal(part.y[-1], trajectory.y[-1])
     np.testing.assert_array_equal(part.eps, trajectory.eps[3:21])
-    for whole, kept in zip(trajectory, adaptive.between(trajectory), strict=True):
+    for whole, kept in zip(trajectory, trajectories.between(trajectory), strict=True):
         np.testing.assert_array_equal(whole, kept)
 
 
@@ -351,7 +351,7 @@ def test_teacher_follows_the_flow(name):
     schedule = SCHEDULES[name]
     keys = sampling.sample_keys(0, np.arange(4))
     x = sampling.initial_noise(keys, (2, 3))
-    trajectory = adaptive.teacher(sample, schedule, x, keys)
+    trajectory = trajectories.teacher(sample, schedule, x, keys)
     assert trajectory.y.shape == (62, 4, 6) and trajectory.eps.shape == (61, 4, 6)
     levels = [schedule.level(t) for t in trajectory.times]
     start = np.reshape(schedule.prior_std(trajectory.times[0]) * np.asarray(x), (4, 6))
@@ -370,7 +370,7 @@ def test_noising_errors_are_the_posterior_variance(name):
     images = 0.2 + 0.5 * np.random.default_rng(4).normal(size=(4096, 2, 3)).astype(np.float32)
     times = strides.karras(schedule, 9, lam_min=-0.5, terminal="min")
     ratio = np.exp(-schedule.half_log_snr(times))
-    mse = adaptive.noising_errors(sample, schedule, images, keys, times)
+    mse = trajectories.noising_errors(sample, schedule, images, keys, times)
     np.testing.assert_allclose(mse, 6 * 0.25 * ratio**2 / (0.25 + ratio**2), rtol=0.04)
 
 
@@ -406,10 +406,10 @@ def spoiled(trajectory):
         (call(adaptive.curvature, order=0), "order must be 1..30, below the noisy nodes, got 0"),
         (call(adaptive.curvature, last=90), r"last must be in \[0.002, 80\), .* got 90"),
         (call(adaptive.curvature, last=1e-4), "last must be in"),
-        (lambda: adaptive.between(trajectory_on("edm"), 1e-3), "no node .* from 80 to 0.002"),
+        (lambda: trajectories.between(trajectory_on("edm"), 1e-3), "no node .* from 80 to 0.002"),
         (lambda: adaptive.shortest_path(np.full((3, 3), np.nan), 1), "costs must be finite"),
         (lambda: adaptive.elbo(EDM, [1.0, 0.0], [1.0, 1.0], 1), "leave the clean end out of times"),
-        (lambda: adaptive.teacher(None, EDM, None, None, nodes=1), "at least 2, got 1"),
+        (lambda: trajectories.teacher(None, EDM, None, None, nodes=1), "at least 2, got 1"),
     ],
 )
 def test_bad_arguments_are_named(make, message):

@@ -277,13 +277,19 @@ def test_a_heun_step_is_third_order_on_a_gaussian():
             lambda: consistency(Net(None, EDM, PREDICTION), weight="snr"),
             "config.loss.weight must be one of uniform, g",
         ),
-        (lambda: level_pairs.grid(sigma_min=-1), "need 0 <= sigma_min < sigma_max, got -1 and 80"),
+        (
+            lambda: level_pairs.grid(sigma_min=-1),
+            "pairs needs 0 <= sigma_min < sigma_max, got -1 and 80",
+        ),
         (lambda: level_pairs.constant(1), "points must be at least 2, got 1"),
         (
             lambda: level_pairs.growing(0),
-            "need total_steps >= 1 and 0 < start <= end, got 0, 2 and 150",
+            "points needs total_steps >= 1 and 0 < start <= end, got 0, 2 and 150",
         ),
-        (lambda: level_pairs.shrinking(every=0), "need every >= 1 and base > 1, got 0 and 2.0"),
+        (
+            lambda: level_pairs.shrinking(every=0),
+            "pairs needs every >= 1 and base > 1, got 0 and 2.0",
+        ),
     ],
 )
 def test_bad_options(make, message):

@@ -30,7 +30,7 @@ def network(**changes):
     leaves, tree = jax.tree.flatten(shapes)
     rng = np.random.default_rng(0)
     values = [rng.normal(size=leaf.shape).astype(np.float32) * 0.1 for leaf in leaves]
-    return checkpoints.Pretrained("tiny", parts, jax.tree.unflatten(tree, values), config, 3)
+    return parts.replace(params=jax.tree.unflatten(tree, values), name="tiny", step=3)
 
 
 VARIANTS = {
@@ -53,13 +53,13 @@ def test_what_is_written_is_read_again(folder):
     path, model = folder
     back = checkpoints.load(path)
     assert back.name == "written"
-    assert checkpoints.fingerprint(back.params) == checkpoints.fingerprint(model.params)
-    assert back.experiment.image_shape == model.experiment.image_shape
+    assert back.fingerprint == model.fingerprint
+    assert back.sample_shape == model.sample_shape
     names = "channels channel_mults num_blocks attention_resolutions scale_shift norm_eps"
     for name in f"{names} head_channels down_padding time_embedding num_classes".split():
-        assert getattr(back.experiment.model, name) == getattr(model.experiment.model, name)
+        assert getattr(back.network, name) == getattr(model.network, name)
     np.testing.assert_array_equal(
-        back.experiment.schedule.level(0.5).alpha, model.experiment.schedule.level(0.5).alpha
+        back.schedule.level(0.5).alpha, model.schedule.level(0.5).alpha
     )
     with pytest.raises(FileExistsError, match="choose another name"):
         diffusers.write(path, model.config, model.params)
@@ -82,11 +82,11 @@ def test_layouts_are_those_of_torch(folder):
 
 def outputs(model):
     rng = np.random.default_rng(1)
-    x = rng.normal(size=(3, *model.experiment.image_shape)).astype(np.float32)
+    x = rng.normal(size=(3, *model.sample_shape)).astype(np.float32)
     t = np.array([0.0, 37.0, 999.0], np.float32)
     labels = np.array([0, 2, 4], np.int32)
-    cond = {"label": jnp.asarray(labels)} if model.experiment.num_classes else None
-    y = jax.jit(model.experiment.apply)(model.params, x, t, cond)
+    cond = {"label": jnp.asarray(labels)} if model.inputs.num_classes else {}
+    y = jax.jit(model.apply)(model.params, x, t, cond)
     return x, t, labels, np.asarray(y)
 
 
@@ -111,7 +111,7 @@ def test_outputs_are_those_of_diffusers(folder):
     path, model = folder
     theirs = UNet2DModel.from_pretrained(path / "unet").eval()
     x, t, labels, ours = outputs(checkpoints.load(path))
-    given = {"class_labels": torch.tensor(labels)} if model.experiment.num_classes else {}
+    given = {"class_labels": torch.tensor(labels)} if model.inputs.num_classes else {}
     with torch.no_grad():
         y = theirs(torch.tensor(x).permute(0, 3, 1, 2), torch.tensor(t), **given).sample
     y = y.permute(0, 2, 3, 1).numpy()
@@ -135,7 +135,7 @@ def test_what_diffusers_saves_is_read(tmp_path):
     scheduler = DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction")
     DDPMPipeline(net, scheduler).save_pretrained(tmp_path / "saved")
     model = checkpoints.load(tmp_path / "saved")
-    assert model.experiment.schedule.name == "ddpm_cosine"
+    assert model.schedule.name == "ddpm_cosine"
     x, t, _, ours = outputs(model)
     with torch.no_grad():
         y = net.eval()(torch.tensor(x).permute(0, 3, 1, 2), torch.tensor(t)).sample
@@ -204,7 +204,7 @@ def test_old_names_of_attention(tmp_path):
     assert any("proj_attn" in name for name in tensors)
     safetensors.numpy.save_file(tensors, file)
     back = checkpoints.load(tmp_path / "net")
-    assert checkpoints.fingerprint(back.params) == checkpoints.fingerprint(model.params)
+    assert back.fingerprint == model.fingerprint
 
 
 @pytest.mark.parametrize(

@@ -470,7 +470,7 @@ def test_the_command_stops_at_an_image_without_a_number(tmp_path, monkeypatch):
 
 def test_the_command_keeps_what_is_there_and_knows_its_data(tmp_path):
     (tmp_path / "a.json").write_text("")
-    with pytest.raises(SystemExit, match="exists; choose another --out, or pass --overwrite"):
+    with pytest.raises(SystemExit, match="exists; choose another name, or pass --overwrite"):
         likelihood.main([f"--out={tmp_path / 'a.json'}"])
     out = f"--out={tmp_path / 'b.json'}"
     images = np.zeros((3, 28, 28), np.uint8)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddim_jax import sampling, schedules
+from ddim_jax import losses, sampling, schedules
 from ddim_jax.losses.diffusion import diffusion
 from ddim_jax.losses.loss import Net, conditions, conditions_with_scale
 from ddim_jax.losses.time_samplers import log_normal, logit_normal, nodes, u_shaped, uniform
@@ -58,7 +58,7 @@ def evaluate(prediction, schedule, weighting=None, distance=None):
     return float(value), metrics, (x0_hat - x0) ** 2, (a / s) ** 2
 
 
-VP = schedules.cosine()
+VP, FLOW = schedules.cosine(), schedules.rectified_flow()
 
 
 @pytest.mark.parametrize("prediction", ["eps", "x0", "v", "flow", "edm"])
@@ -155,7 +155,9 @@ def test_logit_normal_times():
     t = np.asarray(logit_normal(schedules.rectified_flow(), 0.5, 0.8)(MANY))
     logit = np.log(t / (1 - t))
     assert abs(logit.mean() - 0.5) < 0.03 and abs(logit.std() - 0.8) < 0.03
-    with pytest.raises(ValueError, match="need a schedule over .0, 1.*use log_normal"):
+    with pytest.raises(
+        ValueError, match="logit_normal' needs a schedule over .0, 1.*use log_normal"
+    ):
         logit_normal(schedules.edm())
 
 
@@ -165,7 +167,7 @@ def test_u_shaped_times_have_their_density():
     rise = lambda t: np.exp(4 * t) - np.exp(4 * (1 - t))  # noqa: E731
     expected = np.diff(rise(edges)) / (rise(1) - rise(0)) * len(t)
     assert (abs(inside - expected) < 5 * np.sqrt(expected)).all()
-    with pytest.raises(ValueError, match="rate must be positive, got 0"):
+    with pytest.raises(ValueError, match="config.loss.times.rate must be positive, got 0"):
         u_shaped(schedules.rectified_flow(), 0)
 
 
@@ -217,15 +219,35 @@ def test_guidance_scales_are_uniform_and_independent_of_what_is_dropped():
     assert "guidance" not in conditions_with_scale(batch, MANY, {"label": 10}, 0.5, None)
 
 
-def test_every_row_has_a_dropout_key_of_its_own():
+@pytest.mark.parametrize("name", losses.LOSSES)
+def test_students_have_a_dropout_key_for_each_row_and_teachers_none(name):
     seen = []
 
-    def apply(params, x, model_time, inputs, dropout_keys):
-        seen.append(jax.random.key_data(dropout_keys))
+    def student(params, x, model_time, inputs, dropout_keys):
+        seen.append(dropout_keys)
         return params * x
 
-    diffusion(Net(apply, VP, PREDICTIONS["v"]()))(0.3, None, {"image": IMAGES}, KEYS, 0)
-    assert len(np.unique(np.asarray(seen[0]), axis=0)) == len(IMAGES)
+    def teacher(params, x, model_time, inputs, dropout_keys):
+        assert dropout_keys is None
+        return params * x
+
+    flow = name in ("mean_flow", "shortcut")
+    parts = (FLOW, PREDICTIONS["flow"]()) if flow else (VP, PREDICTIONS["v"]())
+    options = {
+        "consistency": dict(pairs=losses.PAIRS["shrinking"](every=9), distil=True),
+        "continuous_consistency": dict(distil=True),
+        "progressive": dict(steps=2),
+    }.get(name, {})
+    if name in ("guided", "progressive", "consistency", "continuous_consistency"):
+        options["teacher"] = Net(teacher, *parts)
+    loss = losses.LOSSES[name](Net(student, *parts), **options)
+    params = jnp.float32(0.3)
+    loss(params, loss.freeze(params, params), {"image": IMAGES}, KEYS, 0)
+    keys = [jax.random.key_data(keys) for keys in seen if keys is not None]
+    assert keys and len(np.unique(np.asarray(keys[0]), axis=0)) == len(IMAGES)
+    for other in keys[1:]:
+        np.testing.assert_array_equal(other, keys[0])
+    assert name == "shortcut" or len(keys) == len(seen)
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.5])

@@ -1,6 +1,8 @@
 """Plans: the parts that need no compiler but the CPU's; those of TPUs and GPUs are extras."""
 
+import contextlib
 import importlib.util
+import os
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from configs import digits
 from ddim_jax import parallel, planning
+from ddim_jax.topologies import devices
 from tests.tiny import tiny
 
 
@@ -104,7 +107,8 @@ def test_the_work_of_a_loop_is_counted_as_often_as_it_is_done(tmp_path, count):
 @pytest.mark.parametrize("topology", ["v5e", "b200:8", "v5e:", "v5e:4x", "h100:2x4x"])
 def test_unknown_devices(topology):
     with pytest.raises(ValueError, match="--plan must be like v5e:4x4 or h100:8, with one of v4,"):
-        planning.mesh_of(topology)
+        with devices(topology):
+            pass
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None, reason="libtpu is installed")
@@ -112,7 +116,8 @@ def test_without_the_compiler_the_extra_is_named():
     with pytest.raises(
         ValueError, match=r'no compiler for v5e:2x2 .*pip install "ddim_jax\[tpu\]"'
     ):
-        planning.mesh_of("v5e:2x2")
+        with devices("v5e:2x2"):
+            pass
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu")
@@ -121,6 +126,16 @@ def test_a_train_step_for_a_tpu(tmp_path, monkeypatch):
     config = tiny(digits.get_config(), levels=1)
     found = planning.plan_training(config, "v5e:2x2")
     assert found.fits and found.devices == 4 and found.collectives["all-reduce"][0] == 1
+
+
+def test_planning_leaves_environment_and_cache_as_they_were(monkeypatch):
+    monkeypatch.setenv("XLA_FLAGS", os.environ["XLA_FLAGS"])
+    before, cache = dict(os.environ), jax.config.jax_enable_compilation_cache
+    for topology in ("h100:2", "v5e:2x2"):
+        with contextlib.suppress(ValueError), devices(topology):
+            pass
+        assert dict(os.environ) == before
+        assert jax.config.jax_enable_compilation_cache == cache
 
 
 def test_pmap_is_not_planned():

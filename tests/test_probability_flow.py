@@ -45,7 +45,7 @@ def flow_level(sigma):
     return NoiseLevel(sigma, 1 - sigma, sigma, 1000 * sigma)
 
 
-def mixture_apply(params, x, model_time, cond):
+def mixture_apply(params, x, model_time, inputs):
     """The velocity of the mixture."""
     prediction = Mixture()(x, flow_level(model_time[0] / 1000))
     return prediction.eps - prediction.x0
@@ -76,9 +76,9 @@ def test_error_falls_with_the_tolerance_and_every_evaluation_is_counted(method, 
     monkeypatch.setattr(probability_flow, "FIRST_STEP", 8.0)  # rejected, to be tried again
     seen, errors, nfes = [], [], []
 
-    def counted(params, x, model_time, cond):
+    def counted(params, x, model_time, inputs):
         jax.debug.callback(lambda time: seen.append(float(time)), model_time[0] + 0 * x[0, 0])
-        return mixture_apply(params, x, model_time, cond)
+        return mixture_apply(params, x, model_time, inputs)
 
     call = make_adaptive_sampler(counted, predictions.flow, FLOW, clip="none", method=method)
     for value in (1e-2, 1e-4, 1e-6):
@@ -131,28 +131,28 @@ def test_guidance_moves_the_mean_and_numbers_do_not_recompile():
     """Velocities are affine in the mean of the data, so guidance extrapolates it."""
     traced = []
 
-    def velocity(params, x, model_time, cond):
+    def velocity(params, x, model_time, inputs):
         traced.append(x.shape)
-        data = GaussianData(cond.reshape(-1, 1), params["std"])
+        data = GaussianData(inputs.reshape(-1, 1), params["std"])
         prediction = data(x, flow_level(model_time[0] / 1000))
         return prediction.eps - prediction.x0
 
     call = make_adaptive_sampler(
-        velocity, predictions.flow, FLOW, null_cond=lambda c: 0 * c - 0.2, clip="none"
+        velocity, predictions.flow, FLOW, null_inputs=lambda c: 0 * c - 0.2, clip="none"
     )
 
-    def check(cond, scale, std, value):
+    def check(inputs, scale, std, value):
         params, guidance = {"std": jnp.float32(std)}, Guidance(jnp.asarray(scale))
-        result = call(params, tolerance(value), X, jnp.asarray(cond), guidance)
-        data = GaussianData((-0.2 + scale * (cond + 0.2))[:, None], std)
+        result = call(params, tolerance(value), X, None, jnp.asarray(inputs), guidance)
+        data = GaussianData((-0.2 + scale * (inputs + 0.2))[:, None], std)
         np.testing.assert_allclose(result.x, exact(data, FLOW, X), atol=5 * value)
 
-    cond = np.float32([-0.5, -0.1, 0.2, 0.5])
-    check(cond, np.float32([0, 1, 2, 4]), 0.5, 1e-4)
+    inputs = np.float32([-0.5, -0.1, 0.2, 0.5])
+    check(inputs, np.float32([0, 1, 2, 4]), 0.5, 1e-4)
     once = len(traced)
-    check(cond[::-1], np.float32([3, 2, 1, 0]), 0.4, 1e-5)
+    check(inputs[::-1], np.float32([3, 2, 1, 0]), 0.4, 1e-5)
     assert call._cache_size() == 1 and len(traced) == once and set(traced) == {(2, 4)}
-    jax.eval_shape(call, {"std": jnp.float32(0.5)}, tolerance(1e-4), X, cond)
+    jax.eval_shape(call, {"std": jnp.float32(0.5)}, tolerance(1e-4), X, None, inputs)
     assert set(traced[once:]) == {(1, 4)}
 
 
@@ -197,8 +197,8 @@ def test_running_out_of_steps_is_reported_for_each_sample():
             "unknown clip 'soft'; it is one",
         ),
         (
-            lambda: mixture_sampler()({}, tolerance(1e-3), X, jnp.zeros(4), Guidance(2.0)),
-            "guidance needs null_cond",
+            lambda: mixture_sampler()({}, tolerance(1e-3), X, None, jnp.zeros(4), Guidance(2.0)),
+            "guidance needs null_inputs",
         ),
     ],
 )

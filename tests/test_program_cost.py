@@ -78,10 +78,9 @@ def test_products_are_counted_as_the_mathematics_needs_them():
 
 
 def test_products_are_most_of_what_xla_counts():
-    config = digits.get_config()
-    parts = experiment.build(config)
-    params = jax.eval_shape(parts.init, jax.random.key(0))
-    x, t = jnp.zeros((4, *parts.image_shape)), jnp.zeros(4)
-    given = (params, x, t, parts.cond(jnp.zeros(4, jnp.int32)))
-    flops = jax.jit(parts.apply).lower(*given).cost_analysis()["flops"]
-    assert 0.9 < program_cost.product_flops(jax.make_jaxpr(parts.apply)(*given)) / flops < 1
+    model = experiment.build(digits.get_config())
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    inputs = {"label": jnp.zeros(4, jnp.int32)}
+    given = (params, jnp.zeros((4, *model.sample_shape)), jnp.zeros(4), inputs)
+    flops = jax.jit(model.apply).lower(*given).cost_analysis()["flops"]
+    assert 0.9 < program_cost.product_flops(jax.make_jaxpr(model.apply)(*given)) / flops < 1

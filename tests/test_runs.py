@@ -16,10 +16,11 @@ import numpy as np
 import pytest
 
 from configs import digits
-from ddim_jax import data, files
-from ddim_jax import checkpoints
-from ddim_jax.checkpoints import workdir as checkpoints
+from ddim_jax import checkpoints, data, files
+from ddim_jax.checkpoints import __main__ as export
+from ddim_jax.checkpoints import workdir as workdirs
 from ddim_jax.training import loop
+from ddim_jax.training.metrics import MetricsWriter
 from tests.tiny import tiny
 
 ROOT = Path(__file__).parent.parent
@@ -66,7 +67,7 @@ def test_a_pmapped_run_trains_and_draws_like_a_jitted_one(finished, tmp_path):
 
 
 def test_a_signal_saves_and_stops(tmp_path, monkeypatch):
-    add = loop.MetricsWriter.add
+    add = MetricsWriter.add
     calls = []
 
     def add_and_signal(self, metrics):
@@ -75,7 +76,7 @@ def test_a_signal_saves_and_stops(tmp_path, monkeypatch):
         if len(calls) == 3:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(loop.MetricsWriter, "add", add_and_signal)
+    monkeypatch.setattr(MetricsWriter, "add", add_and_signal)
     before = signal.getsignal(signal.SIGTERM)
     state = loop.train(config(50, checkpoint_every=50), tmp_path)
     assert int(state.step) == 3 and (tmp_path / "checkpoints" / "3").is_dir()
@@ -121,7 +122,7 @@ def largest_file(size):
 def test_a_save_that_fails_says_so_and_leaves_the_one_before(finished, tmp_path, steps):
     loop.train(config(2), tmp_path)
     message = "not be written to .*: File too large; that of step 2 is intact. .* goes on"
-    with largest_file(4096), pytest.raises(checkpoints.SaveError, match=message):
+    with largest_file(4096), pytest.raises(workdirs.SaveError, match=message):
         loop.train(config(steps), tmp_path)
     assert checkpoints.load(tmp_path).step == 2
     state = loop.train(config(6), tmp_path)
@@ -131,7 +132,7 @@ def test_a_save_that_fails_says_so_and_leaves_the_one_before(finished, tmp_path,
 
 
 def test_a_file_that_cannot_be_written_is_named_and_nothing_waits_for_it(tmp_path):
-    writer = loop.MetricsWriter(tmp_path, 0)
+    writer = MetricsWriter(tmp_path, 0)
     with largest_file(500), pytest.raises(OSError, match="File too large: .*metrics.jsonl"):
         for step in range(1, 100):
             writer.add({"loss": 1.0, "grad_norm": 1.0})
@@ -162,7 +163,7 @@ def test_a_run_whose_data_changed_is_refused(tmp_path):
         with pytest.raises(ValueError, match=message.format(last - first) + ".*another --workdir"):
             on(first, last, 4)
     assert sorted(curve(workdir)) == [1, 2] and int(on(0, 40, 3).step) == 3
-    about = workdir / checkpoints.CONFIG_FILE
+    about = workdir / workdirs.CONFIG_FILE
     old = json.loads(about.read_text())
     assert "40 images" in old.pop("data_fingerprint")
     about.write_text(json.dumps(old))  # as earlier versions wrote it, or to insist
@@ -173,9 +174,9 @@ def test_a_run_whose_data_changed_is_refused(tmp_path):
 def test_a_checkpoint_of_another_architecture_names_the_parameter(finished, tmp_path):
     workdir = tmp_path / "run"
     shutil.copytree(finished[0], workdir)
-    text = json.loads((workdir / checkpoints.CONFIG_FILE).read_text())
+    text = json.loads((workdir / workdirs.CONFIG_FILE).read_text())
     text["model"]["channels"] *= 2
-    (workdir / checkpoints.CONFIG_FILE).write_text(json.dumps(text))
+    (workdir / workdirs.CONFIG_FILE).write_text(json.dumps(text))
     with pytest.raises(ValueError, match="checkpoint 6 is of another architecture: parameter conv"):
         checkpoints.load(workdir)
 
@@ -191,15 +192,15 @@ def test_a_workdir_of_another_experiment_is_refused(finished):
 
 def test_a_config_that_names_a_default_is_of_the_same_experiment(finished, tmp_path):
     workdir = shutil.copytree(finished[0], tmp_path / "run")
-    file = workdir / checkpoints.CONFIG_FILE
+    file = workdir / workdirs.CONFIG_FILE
     old = json.loads(file.read_text())
     assert old["model"].pop("dtype") == "float32"
     file.write_text(json.dumps(old))
-    checkpoints.save_config(workdir, config(6))
+    workdirs.save_config(workdir, config(6))
     other = config(6)
     other.model.dtype = "bfloat16"
     with pytest.raises(ValueError, match="holds a run whose config.model is"):
-        checkpoints.save_config(workdir, other)
+        workdirs.save_config(workdir, other)
 
 
 def test_a_loss_that_is_not_finite_saves_the_last_good_state_and_stops(tmp_path):
@@ -219,7 +220,7 @@ def test_loading_what_is_not_there(tmp_path):
         checkpoints.load("nowhere")
     with pytest.raises(FileNotFoundError, match="not a training workdir .no config.json"):
         checkpoints.load(tmp_path)
-    checkpoints.save_config(tmp_path, config(1))
+    workdirs.save_config(tmp_path, config(1))
     with pytest.raises(FileNotFoundError, match="has no checkpoints yet"):
         checkpoints.load(tmp_path)
 
@@ -228,7 +229,7 @@ def test_loading_what_is_not_there(tmp_path):
 def test_an_exported_file_holds_the_network_and_its_config(finished, tmp_path, dtype, tolerance):
     model = checkpoints.load(finished[0])
     file = tmp_path / "model.safetensors"
-    checkpoints.main([str(finished[0]), str(file), f"--dtype={dtype}"])
+    export.main([str(finished[0]), str(file), f"--dtype={dtype}"])
     back = checkpoints.load(file)
     assert back.step == 6 and back.config.to_json() == model.config.to_json()
     model.config.data.name = "npz:/home/me/mine.npz"

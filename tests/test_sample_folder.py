@@ -6,19 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddim_jax import data, experiment, generation, sample_folder
-from ddim_jax import checkpoints
+from ddim_jax import checkpoints, data, sample_folder
 from tests.processes import finish, start
 
 
 @pytest.fixture(scope="module")
 def model():
-    return checkpoints.load("digits")
-
-
-@pytest.fixture(scope="module")
-def table(model):
-    return experiment.build_table(model.experiment.schedule, "ddim", "uniform", 2)
+    model = checkpoints.load("digits")
+    return model.replace(recipe=model.recipe.replace(steps=2, guidance_scale=1.0))
 
 
 def read(folder):
@@ -26,16 +21,16 @@ def read(folder):
 
 
 @pytest.fixture(scope="module")
-def drawn(model, table, tmp_path_factory):
+def drawn(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("drawn") / "set"
-    result = sample_folder.draw(folder, model, table, num_samples=7, labels=[3, 5], batch_size=4, seed=1)
-    assert (result.count, result.found) == (7, 0)
+    given = dict(num_samples=7, label=[3, 5], batch_size=4, seed=1)
+    result = sample_folder.draw(folder, model, **given)
+    assert (result.drawn, result.existing) == (7, 0)
     return folder
 
 
-def test_a_folder_holds_the_samples_of_the_set(model, table, drawn):
-    labels = generation.make_labels(model, [3, 5], 7)
-    expected = generation.generate(model, table, labels=labels, num_samples=7, seed=1).images
+def test_a_folder_holds_the_samples_of_the_set(model, drawn):
+    expected = model.draw(7, label=[3, 5], seed=1)
     for i, image in enumerate(expected):
         found = np.asarray(Image.open(drawn / "35"[i % 2] / f"{i:07d}.png"))
         assert np.abs(found.astype(int) - image[..., 0]).max() <= 1
@@ -46,28 +41,30 @@ def test_a_folder_is_a_source_of_data(drawn):
     assert len(source) == 7 and source[0]["image"].shape == (28, 28, 3)
 
 
-def test_what_is_missing_or_empty_is_drawn_again_and_more_extends_the_set(model, table, drawn):
+def test_what_is_missing_or_empty_is_drawn_again_and_more_extends_the_set(model, drawn):
     before = read(drawn)
     (drawn / "5" / "0000001.png").unlink()
     (drawn / "3" / "0000004.png").write_bytes(b"")
-    again = dict(labels=[3, 5], batch_size=4, seed=1)
-    result = sample_folder.draw(drawn, model, table, num_samples=8, **again)
-    assert (result.count, result.found) == (3, 5)
+    again = dict(label=[3, 5], batch_size=4, seed=1)
+    result = sample_folder.draw(drawn, model, num_samples=8, **again)
+    assert (result.drawn, result.existing) == (3, 5)
     after = read(drawn)
     assert sorted(after) == [*sorted(before), "0000007.png"]
     for name in before:
         assert np.abs(before[name].astype(int) - after[name]).max() <= 1
-    assert sample_folder.draw(drawn, model, table, num_samples=8, **again).count == 0
+    assert sample_folder.draw(drawn, model, num_samples=8, **again).drawn == 0
 
 
 @pytest.mark.parametrize(
     "change, what",
-    [({"seed": 2}, "seed"), ({"labels": [3]}, "labels"), ({"clip": "none"}, "clip")],
+    [({"seed": 2}, "seed"), ({"label": [3]}, "labels"), ({"clip": "none"}, "clip")],
 )
-def test_other_samples_are_not_mixed_in(model, table, drawn, change, what):
-    given = dict(num_samples=7, labels=[3, 5], seed=1) | change
+def test_other_samples_are_not_mixed_in(model, drawn, change, what):
+    given = dict(num_samples=7, label=[3, 5], seed=1) | change
+    if "clip" in given:
+        model = model.replace(recipe=model.recipe.replace(clip=given.pop("clip")))
     with pytest.raises(ValueError, match=f"set holds samples .* drawn with another {what}; choose"):
-        sample_folder.draw(drawn, model, table, **given)
+        sample_folder.draw(drawn, model, **given)
 
 
 def test_names_of_classes_sort_like_their_numbers(tmp_path):

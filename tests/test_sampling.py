@@ -19,11 +19,11 @@ SHAPE = (4, 4, 2)
 PARAMS = {"gain": jnp.float32(0.7)}
 
 
-def apply(params, x, model_time, cond):
+def apply(params, x, model_time, inputs):
     """A small v network without meaning, that mixes pixels and uses all its inputs."""
     time = (model_time / 1000).reshape(-1, 1, 1, 1)
     out = jnp.tanh(params["gain"] * x + time) - 0.3 * jnp.roll(x, 1, axis=1)
-    return out if cond is None else out + cond.reshape(-1, 1, 1, 1)
+    return out if inputs is None else out + inputs.reshape(-1, 1, 1, 1)
 
 
 def keys_of(batch):
@@ -140,16 +140,16 @@ def test_padded_rows_do_nothing(sampler):
 def test_numbers_do_not_recompile_and_the_network_is_traced_once():
     traced = []
 
-    def counted(params, x, model_time, cond):
+    def counted(params, x, model_time, inputs):
         traced.append(x.shape)
-        return apply(params, x, model_time, cond)
+        return apply(params, x, model_time, inputs)
 
-    call = make_sampler(counted, predictions.v, null_cond=jnp.zeros_like, clip="none")
-    cond = jnp.float32([1, 2, 3])
+    call = make_sampler(counted, predictions.v, null_inputs=jnp.zeros_like, clip="none")
+    inputs = jnp.float32([1, 2, 3])
 
     def sample(table, scale, interval=(0.0, np.inf)):
         guidance = Guidance(jnp.full(3, scale, jnp.float32), interval)
-        return call(PARAMS, table.pad(11, 2), start(), keys_of(3), cond, guidance).x
+        return call(PARAMS, table.pad(11, 2), start(), keys_of(3), inputs, guidance).x
 
     ends = [
         sample(table_of("heun_flow", 6), 2.0),
@@ -179,14 +179,14 @@ def test_the_program_does_not_grow_with_the_rows(sampler):
 def test_guidance_none_runs_the_network_on_the_batch_alone():
     sizes = []
 
-    def counted(params, x, model_time, cond):
+    def counted(params, x, model_time, inputs):
         sizes.append(len(x))
-        return apply(params, x, model_time, cond)
+        return apply(params, x, model_time, inputs)
 
-    cond = jnp.float32([1, 2, 3])
-    call = make_sampler(counted, predictions.v, null_cond=jnp.zeros_like, clip="none")
+    inputs = jnp.float32([1, 2, 3])
+    call = make_sampler(counted, predictions.v, null_inputs=jnp.zeros_like, clip="none")
     for guidance in (None, Guidance(1.0)):
-        jax.eval_shape(call, PARAMS, table_of(), start(), keys_of(3), cond, guidance)
+        jax.eval_shape(call, PARAMS, table_of(), start(), keys_of(3), inputs, guidance)
     assert sizes == [3, 6]
 
 
@@ -316,7 +316,7 @@ def test_clips_bound_the_result(clip, options, largest):
             lambda: make_sampler(apply, predictions.v)(
                 PARAMS, table_of(), start(), keys_of(3), jnp.zeros(3), Guidance(2.0)
             ),
-            "guidance needs null_cond",
+            "guidance needs null_inputs",
         ),
     ],
 )

@@ -14,11 +14,10 @@ import numpy as np
 import pytest
 
 from configs import digits
-from ddim_jax import data, experiment, generation, sampling
+from ddim_jax import checkpoints, experiment, sampling
 from ddim_jax.data import noise_pairs
-from ddim_jax.guidance import Guidance
-from ddim_jax import checkpoints
-from ddim_jax.training import loop, stages, teacher
+from ddim_jax.training import loop, reflow_pairs, stages
+from ddim_jax.training.metrics import MetricsWriter
 from tests.tiny import tiny
 
 ROOT = Path(__file__).parent.parent
@@ -69,8 +68,8 @@ def test_every_stage_starts_from_the_one_before_and_keeps_its_checkpoint(teacher
     assert first["start_from"] == str(teacher)
     assert second["start_from"] == str(workdir / "2_step")
     models = [checkpoints.load(workdir / f"{n}_step") for n in (2, 1)]
-    assert second["start_weights"] == checkpoints.fingerprint(models[0].params)
-    frozen = checkpoints.fingerprint(jax.device_get(state.frozen["teacher"]))
+    assert second["start_weights"] == models[0].fingerprint
+    frozen = models[0].replace(params=state.frozen["teacher"]).fingerprint
     assert frozen == second["start_weights"] and [m.step for m in models] == [2, 2]
     assert (workdir / "1_step" / "samples" / "step_0000002.png").exists()
 
@@ -86,7 +85,7 @@ def test_finished_stages_are_not_done_again(teacher, chain, capsys):
 def test_a_chain_stopped_inside_a_stage_goes_on_there_bit_for_bit(
     teacher, chain, tmp_path, monkeypatch
 ):
-    add, calls = loop.MetricsWriter.add, []
+    add, calls = MetricsWriter.add, []
 
     def add_and_signal(self, metrics):
         add(self, metrics)
@@ -94,7 +93,7 @@ def test_a_chain_stopped_inside_a_stage_goes_on_there_bit_for_bit(
         if len(calls) == 3:  # the first step of the second stage
             signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(loop.MetricsWriter, "add", add_and_signal)
+    monkeypatch.setattr(MetricsWriter, "add", add_and_signal)
     parts = config(teacher, student(2), student(1))
     stopped = stages.train(parts, tmp_path)
     assert int(stopped.step) == 1 and len(calls) == 3
@@ -105,13 +104,13 @@ def test_a_chain_stopped_inside_a_stage_goes_on_there_bit_for_bit(
 
 
 def test_a_stage_stopped_early_does_not_hand_over(teacher, tmp_path, monkeypatch):
-    add = loop.MetricsWriter.add
+    add = MetricsWriter.add
 
     def add_and_signal(self, metrics):
         add(self, metrics)
         signal.raise_signal(signal.SIGTERM)
 
-    monkeypatch.setattr(loop.MetricsWriter, "add", add_and_signal)
+    monkeypatch.setattr(MetricsWriter, "add", add_and_signal)
     stages.train(config(teacher, student(2), student(1)), tmp_path)
     assert not (tmp_path / "1_step").exists()
 
@@ -143,10 +142,7 @@ def test_kill_9_inside_the_second_stage(teacher, tmp_path):
     first = (broken / "2_step/metrics.jsonl").read_text()
     subprocess.run(child(broken), cwd=ROOT, check=True)
     assert (broken / "2_step/metrics.jsonl").read_text() == first
-    fingerprints = [
-        checkpoints.fingerprint(checkpoints.load(workdir / "1_step").params)
-        for workdir in (whole, broken)
-    ]
+    fingerprints = [checkpoints.load(run / "1_step").fingerprint for run in (whole, broken)]
     assert fingerprints[0] == fingerprints[1] and checkpoints.load(broken / "1_step").step == 80
 
 
@@ -211,7 +207,7 @@ def test_a_guided_student_takes_the_scale_as_an_input(teacher, tmp_path):
     before, after = checkpoints.load(teacher), checkpoints.load(tmp_path / "guided")
     assert set(after.params) - set(before.params) == {"guidance_0", "guidance_1"}
     with pytest.raises(ValueError, match="was distilled for guidance scales 1.0 to 4.0, got 6"):
-        generation.check(after, 2, 2, Guidance(6))
+        after.check(after.recipe.replace(guidance_scale=6))
 
 
 def test_scalars_of_a_network_change_what_it_says(teacher, tmp_path):
@@ -219,27 +215,28 @@ def test_scalars_of_a_network_change_what_it_says(teacher, tmp_path):
     changed = tiny(digits.get_config(), levels=1)
     changed.model.scalars = ("guidance",)
     changed.loss = dict(name="guided", guidance=(1.0, 4.0))
-    parts = experiment.build(changed)
-    leaves = jax.tree.leaves(jax.eval_shape(parts.init, jax.random.key(0)))
-    keys = iter(jax.random.split(jax.random.key(0), len(leaves)))
-    params = jax.tree.map(
-        lambda leaf: 0.3 * jax.random.normal(next(keys), leaf.shape),
-        jax.eval_shape(parts.init, jax.random.key(0)),
-    )
-    model = checkpoints.Pretrained("student", parts, params, changed, 1)
-    generator = generation.Generator(model)
-    table = experiment.build_table(parts.schedule, "ddim", "uniform", 1)
+    model = experiment.build(changed)
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    keys = iter(jax.random.split(jax.random.key(0), len(jax.tree.leaves(shapes))))
+    normal = lambda leaf: 0.3 * jax.random.normal(next(keys), leaf.shape)  # noqa: E731
+    model = model.replace(params=jax.tree.map(normal, shapes))
+    table = model.recipe.replace(steps=1).table(model.schedule)
     index, labels = np.arange(2), np.array([1, 2], np.int32)
-    draw = lambda guidance: generator.draw(table, index, labels=labels, guidance=guidance).x  # noqa: E731
-    plain, weak, strong = draw(None), draw(Guidance(1.0)), draw(Guidance(3.0))
-    np.testing.assert_allclose(plain, weak)
+
+    def draw(scale):
+        recipe = model.recipe.replace(guidance_scale=scale)
+        conditions = model.conditions(2, recipe, labels, table)
+        assert conditions["guidance"] is None
+        (batch,) = model.generator(recipe).batches(table, index, **conditions)
+        return batch.result.x
+
+    weak, strong = draw(1.0), draw(3.0)
     assert np.abs(weak - strong).max() > 1e-3
     keys = sampling.sample_keys(0, index)
-    noise = sampling.initial_noise(keys, parts.image_shape)
-    cond = parts.cond(labels, guidance=np.full(2, 3.0))
-    np.testing.assert_allclose(
-        parts.sampler()(params, table, noise, keys, cond).x, strong, atol=1e-5
-    )
+    noise = sampling.initial_noise(keys, model.sample_shape)
+    inputs = {"label": labels, "guidance": np.full(2, 3.0, np.float32)}
+    again = model.sampler()(model.params, table, noise, keys, inputs).x
+    np.testing.assert_allclose(again, strong, atol=1e-5)
 
 
 # --- pairs ----------------------------------------------------------------------------------------
@@ -257,74 +254,16 @@ def test_reflow_trains_on_what_the_stage_before_drew(teacher, tmp_path):
     saved = json.loads((tmp_path / "one_step" / "config.json").read_text())
     assert saved["data"]["name"] == f"pairs:{tmp_path / 'reflow' / 'pairs'}"
     assert saved["loss"]["name"] == "diffusion"
-    about = json.loads((tmp_path / "reflow" / "pairs" / pairs.ABOUT).read_text())
+    about = json.loads((tmp_path / "reflow" / "pairs" / noise_pairs.ABOUT).read_text())
     assert about["nfe"] == 2 and about["count"] == 8
-    assert about["weights"] == checkpoints.fingerprint(checkpoints.load(teacher).params)
+    assert about["weights"] == checkpoints.load(teacher).fingerprint
 
 
-@pytest.fixture(scope="module")
-def drawn(teacher, tmp_path_factory):
-    """Ten pairs of the tiny teacher."""
-    folder = tmp_path_factory.mktemp("pairs")
-    model = checkpoints.load(teacher)
-    return model, pairs.draw(model, folder, count=10, solver="ddim", steps=2, batch_size=4)
-
-
-def test_a_pair_is_a_noise_and_the_image_drawn_from_it(drawn):
-    model, folder = drawn
-    source = data.load(f"pairs:{folder}")
-    assert len(source) == 10 and source.image_shape == (8, 8, 1) and source.num_classes == 10
-    batch = next(data.batches(source, 10, seed=0))
-    assert batch["image"].dtype == np.float32 and sorted(batch["label"]) == list(range(10))
-    keys = jax.random.wrap_key_data(batch["noise_key"])
-    noise = sampling.initial_noise(keys, (8, 8, 1))
-    table = experiment.build_table(model.experiment.schedule, "ddim", "uniform", 2)
-    cond = model.experiment.cond(batch["label"])
-    draw = model.experiment.sampler(clip="none")
-    found = draw(model.params, table, noise, keys, cond).x
-    np.testing.assert_allclose(found, batch["image"], atol=1e-5)
-
-
-def test_pairs_are_drawn_once_extended_and_never_mixed(drawn, monkeypatch, tmp_path):
-    model, folder = drawn
-    file = folder / "pairs-00000.array_record"
-    before = file.stat().st_mtime_ns
-    pairs.draw(model, folder, count=10, solver="ddim", steps=2, batch_size=4)
-    assert file.stat().st_mtime_ns == before
-    with pytest.raises(ValueError, match="drawn with another nfe and steps; choose another folder"):
-        pairs.draw(model, folder, count=10, solver="ddim", steps=3)
-    with pytest.raises(ValueError, match="pairs need a deterministic solver, ddpm draws noise"):
-        pairs.draw(model, folder, count=10, solver="ddpm", steps=2)
-    folder = shutil.copytree(folder, tmp_path / "copy")
-    fingerprint = teacher.fingerprint(data.load(f"pairs:{folder}"))
-    before = data.load(f"pairs:{folder}")[7]
-    monkeypatch.setattr(pairs, "SHARD", 8)  # as 10 are of 1,000, so that the first has to go
-    pairs.draw(model, folder, count=12, solver="ddim", steps=2, batch_size=4)
-    longer = data.load(f"pairs:{folder}")
-    assert len(longer) == 12 and [longer[i]["label"] for i in (0, 9, 11)] == [0, 9, 1]
-    np.testing.assert_allclose(longer[7]["image"], before["image"], atol=1e-5)
-    np.testing.assert_array_equal(longer[7]["noise_key"], before["noise_key"])
-    pairs.draw(model, folder, count=16, solver="ddim", steps=2, batch_size=4)
-    assert len(data.load(f"pairs:{folder}")) == 16  # the short last shard was filled
-    assert teacher.fingerprint(data.load(f"pairs:{folder}")) == fingerprint  # a run may go on
-    pairs.draw(model, tmp_path / "other", count=2, solver="ddim", steps=3, batch_size=2)
-    assert teacher.fingerprint(data.load(f"pairs:{tmp_path / 'other'}")) != fingerprint
-
-
-def test_pairs_that_are_missing_or_damaged(drawn, tmp_path):
-    with pytest.raises(FileNotFoundError, match="no complete pairs in .*a stage with a section"):
-        data.load(f"pairs:{tmp_path}")
-    (tmp_path / pairs.ABOUT).write_text((drawn[1] / pairs.ABOUT).read_text())
-    with pytest.raises(FileNotFoundError, match="pairs-00000.array_record is missing"):
-        data.load(f"pairs:{tmp_path}")
-    (tmp_path / "pairs-00000.array_record").write_bytes(b"damaged")
-    with pytest.raises(ValueError, match="are damaged .*; remove the folder"):
-        data.load(f"pairs:{tmp_path}")
-
-
-def test_pairs_cannot_be_flipped(drawn, tmp_path):
+def test_pairs_cannot_be_flipped(teacher, tmp_path):
+    model, folder = checkpoints.load(teacher), tmp_path / "pairs"
+    reflow_pairs.draw(model, folder, count=4, solver="ddim", steps=2)
     flipped = tiny(digits.get_config(), levels=1)
-    flipped.data.update(name=f"pairs:{drawn[1]}", flip=True)
+    flipped.data.update(name=f"pairs:{folder}", flip=True)
     with pytest.raises(ValueError, match="pairs cannot be flipped"):
         loop.train(flipped, tmp_path / "run")
 
@@ -332,5 +271,5 @@ def test_pairs_cannot_be_flipped(drawn, tmp_path):
 def test_an_override_reaches_a_stage():
     parts = config("x", student(2), student(1))
     assert isinstance(parts, ml_collections.ConfigDict)
-    folder, second = stages.split(parts, pretrained.Path("w"))[1]
+    folder, second = stages.split(parts, Path("w"))[1]
     assert second.loss.steps == 1 and "stages" not in second and second.start_from == "w/2_step"

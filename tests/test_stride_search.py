@@ -2,6 +2,8 @@
 
 import json
 import re
+import tarfile
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +12,12 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-import sample as sample_script
-from ddim_jax import sampling, schedules, solvers, strides
+from ddim_jax import checkpoints, sampling, schedules, solvers, strides
+from ddim_jax.commands import sample as sample_command
+from ddim_jax.recipe import Recipe
 from ddim_jax.solvers import SOLVERS
-from ddim_jax.strides import adaptive, learned, fit, search
+from ddim_jax.strides import choose, fit, learned, search, trajectories
+from ddim_jax.strides.search import Drawer, TeacherSamples
 from ddim_jax.strides.search_space import FIXED, Candidate, Evidence, families, propose
 from tests.oracles import Mixture, level_of
 
@@ -22,83 +26,76 @@ SHAPE = (4, 4)
 
 
 @jax.jit
-def sample(params, table, x, keys, cond):
+def sample(params, table, x, keys, inputs):
     return sampling.run(Mixture(), table, x, keys).x + 0 * params
 
 
-def lesson(first, count):
+def teacher_samples(first, count):
     keys = sampling.sample_keys(0, jnp.arange(first, first + count))
     x = sampling.initial_noise(keys, SHAPE)
     end = Mixture().flow(np.asarray(x, np.float64), VP.level(1.0), level_of(1.0, 1e-9), 600)
-    return search.Lesson(x, keys, None, end)
+    return TeacherSamples(x, keys, {}, end)
 
 
 @pytest.fixture(scope="module")
-def lessons():
-    return lesson(0, 16), lesson(16, 16)
+def teacher():
+    """To learn from, and held out."""
+    return teacher_samples(0, 16), teacher_samples(16, 16)
 
 
-PARAMS = jnp.zeros(())
+def drawer(solver):
+    return Drawer(sample, jnp.zeros(()), VP, solver)
 
 
-def test_the_race_orders_by_distance(lessons):
-    solver, held_out = solvers.ddim(), lessons[1]
+def test_the_race_orders_by_distance(teacher):
+    solver, held_out = solvers.ddim(), teacher[1]
     times = {name: make(VP, 6) for name, make in list(FIXED.items())[:5]}
     seen = []
-    scores = search.race(
-        sample, PARAMS, solver, VP, times, held_out, progress=lambda *pair: seen.append(pair)
-    )
+    scores = search.race(drawer(solver), times, held_out, lambda *pair: seen.append(pair))
     assert list(scores.values()) == sorted(scores.values()) and dict(seen) == scores
     for name, score in scores.items():
         table = solver(VP, times[name])
-        end = table.run_numpy(Mixture(), np.asarray(held_out.x, np.float64))
-        assert score == pytest.approx(np.sqrt(np.mean((end - held_out.end) ** 2)), rel=1e-3)
+        end = table.run_numpy(Mixture(), np.asarray(held_out.noise, np.float64))
+        assert score == pytest.approx(np.sqrt(np.mean((end - held_out.samples) ** 2)), rel=1e-3)
 
 
 @pytest.mark.parametrize("name", ["ddim", "dpm_solver++_2m"])
-def test_refining_comes_nearer(name, lessons):
-    solver, start = SOLVERS[name].make(), strides.uniform(VP, 5)
-    before = search.distance(sample, PARAMS, solver(VP, start), lessons[1])
-    refined = search.refine(
-        sample, PARAMS, solver, VP, start, *lessons, iterations=60, learning_rate=0.1
-    )
+def test_refining_comes_nearer(name, teacher):
+    solver, start = SOLVERS[name], strides.uniform(VP, 5)
+    draw = drawer(solver)
+    before = draw.distance(solver(VP, start), teacher[1])
+    refined = search.refine(draw, start, *teacher, iterations=60, learning_rate=0.1)
     assert refined.distance < 0.75 * before and refined.history is None
-    assert refined.distance == pytest.approx(
-        search.distance(sample, PARAMS, solver(VP, refined.times), lessons[1])
-    )
+    assert refined.distance == pytest.approx(draw.distance(solver(VP, refined.times), teacher[1]))
     assert np.all(np.diff(refined.times) < 0)
     np.testing.assert_array_equal(refined.times[[0, -1]], start[[0, -1]])
-    further = search.refine(
-        sample, PARAMS, solver, VP, refined.times, *lessons, iterations=60, coefficients=True
-    )
+    further = search.refine(draw, refined.times, *teacher, iterations=60, coefficients=True)
     assert further.distance < 0.8 * refined.distance
     unused = solver(VP, further.times).history == 0
     assert np.all(further.history[unused] == 0) and np.any(further.history)
 
 
-def test_refining_never_returns_worse(lessons):
+def test_refining_never_returns_worse(teacher):
     """A learning rate that throws the knots about: the start is kept."""
-    solver, start = solvers.ddim(), strides.log_snr(VP, 5)
-    start = search.refine(sample, PARAMS, solver, VP, start, *lessons, iterations=40).times
-    before = search.distance(sample, PARAMS, solver(VP, start), lessons[1])
-    wild = search.refine(
-        sample, PARAMS, solver, VP, start, *lessons, iterations=10, learning_rate=50.0
-    )
+    draw, start = drawer(solvers.ddim()), strides.log_snr(VP, 5)
+    start = search.refine(draw, start, *teacher, iterations=40).times
+    before = draw.distance(draw.solver(VP, start), teacher[1])
+    wild = search.refine(draw, start, *teacher, iterations=10, learning_rate=50.0)
     assert wild.distance <= before and np.all(np.diff(wild.times) < 0)
 
 
-def test_the_gradient_is_that_of_the_loss(lessons):
+def test_the_gradient_is_that_of_the_loss(teacher):
     """Through the scan and the table, against differences of the loss itself over the knots."""
     solver, times = solvers.unipc(2), strides.log_snr(VP, 5)
     knots = search._Knots(VP, solver, times)
-    batch = lessons[0]
+    batch = teacher[0]
 
     def loss(lam):
         table = solver(VP, knots.times(lam))
-        return np.mean((table.run_numpy(Mixture(), host(batch.x)) - batch.end) ** 2)
+        return np.mean((table.run_numpy(Mixture(), host(batch.noise)) - batch.samples) ** 2)
 
     table = solver(VP, times)
-    slope = jax.grad(search._loss(sample, table), argnums=1)(PARAMS, search._floats(table), batch)
+    slope = jax.grad(search._loss(sample, table), argnums=1)(0.0, search._floats(table), batch)
     got = knots.pull_back(slope, knots.lam)
     for k in range(len(knots.lam)):
         step = 1e-4 * (np.arange(len(knots.lam)) == k)
@@ -117,22 +114,23 @@ def host(x):
         (solvers.ddim(1.0), 4, "needs a deterministic solver"),
     ],
 )
-def test_what_cannot_be_refined(solver, steps, message, lessons):
+def test_what_cannot_be_refined(solver, steps, message, teacher):
     with pytest.raises(ValueError, match=message):
-        search.refine(sample, PARAMS, solver, VP, strides.uniform(VP, steps), *lessons)
+        search.refine(drawer(solver), strides.uniform(VP, steps), *teacher)
 
 
 # --- candidates -----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def evidence(lessons):
-    def teach(table, x, keys, collect):
+def evidence(teacher):
+    def run(table, x, keys, collect):
         return jax.jit(lambda t, x: sampling.run(Mixture(), t, x, keys, collect=collect))(table, x)
 
-    path = adaptive.teacher(teach, VP, lessons[0].x, lessons[0].keys, nodes=31)
-    end = path.y[-1].reshape(lessons[0].x.shape)
-    mse = adaptive.noising_errors(teach, VP, end, lessons[0].keys, path.times[:-1])
+    noise, keys = teacher[0].noise, teacher[0].keys
+    path = trajectories.teacher(run, VP, noise, keys, nodes=31)
+    end = path.y[-1].reshape(noise.shape)
+    mse = trajectories.noising_errors(run, VP, end, keys, path.times[:-1])
     return Evidence(path, mse)
 
 
@@ -144,10 +142,10 @@ def test_candidates_are_strides_between_their_ends(steps, evidence):
         for start in (None, -3.0)
         for last in (None, 0.1)
     ]
-    found = propose(wanted, VP, evidence, steps, 2)
-    assert len(found) > 3
-    assert steps < 5 or {"elbo", "gits dev 1.15"} <= {c.family for c in found}
-    for candidate, times in found.items():
+    proposed = propose(wanted, VP, evidence, steps, 2)
+    assert len(proposed) > 3
+    assert steps < 5 or {"elbo", "gits dev 1.15"} <= {c.family for c in proposed}
+    for candidate, times in proposed.items():
         assert len(times) == steps + 1 and np.all(np.diff(times) < 0)
         assert times[-1] == 0
         lam = VP.half_log_snr(times[:-1])
@@ -155,52 +153,66 @@ def test_candidates_are_strides_between_their_ends(steps, evidence):
             assert lam[0] >= -3.0 - 1e-9
         if candidate.last is not None and candidate.family in ("karras", "log_snr") and steps > 1:
             assert np.exp(-lam[-1]) == pytest.approx(0.1)
-    strides_found = [times.tobytes() for times in found.values()]
-    assert len(set(strides_found)) == len(strides_found)
+    assert len({times.tobytes() for times in proposed.values()}) == len(proposed)
 
 
 # --- files ----------------------------------------------------------------------------------------
 
 
-def learned(**changes):
+def stride_of(**changes):
     fields = dict(
         times=np.array([1.0, 0.5, 0.0]), method="uniform", scores={"uniform": 0.1},
         solver="ddim", lam=VP.half_log_snr(np.array([1.0, 0.5])), guidance=1.0, checkpoint="digits",
         weights="0" * 64, history=None,
     )  # fmt: skip
-    return files.LearnedStride(**fields | changes)
+    return learned.LearnedStride(**fields | changes)
 
 
 @pytest.mark.parametrize("history", [None, np.full((2, 2, 1), 0.1)])
 def test_a_file_holds_what_was_saved(history, tmp_path):
-    stride = learned(history=history)
-    files.save(tmp_path / "a" / "s.json", stride)
-    again = files.load(tmp_path / "a" / "s.json")
+    stride = stride_of(history=history)
+    learned.save(tmp_path / "a" / "s.json", stride)
+    again = learned.load(tmp_path / "a" / "s.json")
     np.testing.assert_array_equal(again.times, stride.times)
     assert again.steps == 2 and again.scores == stride.scores and again.solver == "ddim"
     table, plain = again.table(VP, solvers.ddim()), solvers.ddim()(VP, again.times)
     added = 0 if history is None else history
     np.testing.assert_allclose(table.history, plain.history + added)
-    with pytest.raises(FileExistsError, match="pass --overwrite"):
-        files.save(tmp_path / "a" / "s.json", stride)
-    files.save(tmp_path / "a" / "s.json", stride, overwrite=True)
+    with pytest.raises(
+        FileExistsError, match="exists; choose another name, or pass overwrite=True"
+    ):
+        learned.save(tmp_path / "a" / "s.json", stride)
+    learned.save(tmp_path / "a" / "s.json", stride, overwrite=True)
+
+
+def test_a_file_of_release_0_1_loads(tmp_path):
+    with tarfile.open(Path(__file__).parent / "fixtures" / "release_0_1.tar.gz") as archive:
+        archive.extract("./stride.json", tmp_path, filter="data")
+    stride = learned.load(tmp_path / "stride.json")
+    assert (stride.method, stride.solver, stride.steps) == ("karras, refined", "ddim", 3)
+    assert stride.scores["uniform"] == 0.9391487892965251
+    np.testing.assert_allclose(stride.lam[0], -10.0)
+    learned.save(tmp_path / "again.json", stride)
+    assert json.loads((tmp_path / "again.json").read_text()) == json.loads(
+        (tmp_path / "stride.json").read_text()
+    )
 
 
 def test_coefficients_belong_to_their_solver():
-    stride = learned(history=np.full((2, 2, 1), 0.1))
+    stride = stride_of(history=np.full((2, 2, 1), 0.1))
     with pytest.raises(ValueError, match="coefficients for solver 'ddim' alone"):
         stride.table(VP, solvers.heun("flow"))
 
 
 def test_a_schedule_is_known_again():
     with pytest.raises(ValueError, match="another schedule than rectified_flow"):
-        learned().table(schedules.rectified_flow(), solvers.ddim())
+        stride_of().table(schedules.rectified_flow(), solvers.ddim())
     with pytest.raises(ValueError, match="another schedule than edm"):
-        learned(times=np.array([100.0, 1.0, 0.0])).table(schedules.edm(), solvers.ddim())
+        stride_of(times=np.array([100.0, 1.0, 0.0])).table(schedules.edm(), solvers.ddim())
 
 
 def test_differences_are_said():
-    stride = learned()
+    stride = stride_of()
     assert stride.differences(solver="ddim", guidance=1.0, weights="0" * 64) == []
     assert stride.differences(solver="lms", guidance=2.0, weights="1") == [
         "it was learned with another solver: 'ddim', now 'lms'",
@@ -215,21 +227,21 @@ def test_differences_are_said():
         ("{", "is not JSON"),
         ("[1, 2]", "is not a stride file"),
         ('{"times": [1, 0]}', "is not a stride file"),
-        (json.dumps({"format": files.FORMAT, "times": [1, 0]}), "fields .*solver.* are missing"),
+        (json.dumps({"format": learned.FORMAT, "times": [1, 0]}), "fields .*solver.* are missing"),
     ],
 )
 def test_damaged_files_are_named(text, message, tmp_path):
     (tmp_path / "s.json").write_text(text)
     with pytest.raises(ValueError, match=message):
-        files.load(tmp_path / "s.json")
+        learned.load(tmp_path / "s.json")
 
 
 def test_times_must_fall(tmp_path):
-    files.save(tmp_path / "s.json", learned(times=np.array([0.5, 1.0, 0.0])))
+    learned.save(tmp_path / "s.json", stride_of(times=np.array([0.5, 1.0, 0.0])))
     with pytest.raises(ValueError, match="must fall from noise to clean"):
-        files.load(tmp_path / "s.json")
+        learned.load(tmp_path / "s.json")
     with pytest.raises(FileNotFoundError, match="ddim_jax.strides.fit makes them"):
-        files.load(tmp_path / "absent.json")
+        learned.load(tmp_path / "absent.json")
 
 
 # --- the command ----------------------------------------------------------------------------------
@@ -238,8 +250,8 @@ def test_times_must_fall(tmp_path):
 @pytest.mark.parametrize("refine", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_stride_is_learned_and_used(refine, tmp_path, capsys, monkeypatch):
     """On the bundled digits, at the smallest sizes: files, plot, and a picture drawn with it."""
-    monkeypatch.setattr(fit, "LASTS", (0.1,))
-    monkeypatch.setattr(fit, "STARTS", (-3.0,))
+    monkeypatch.setattr(choose, "LASTS", (0.1,))
+    monkeypatch.setattr(choose, "STARTS", (-3.0,))
     fit.main(
         [
             "--solver=dpm_solver++_2m", "--steps=3", "--num_samples=2", "--nodes=6",
@@ -249,7 +261,7 @@ def test_a_stride_is_learned_and_used(refine, tmp_path, capsys, monkeypatch):
     said = capsys.readouterr().out
     path = tmp_path / "digits-dpm_solver++_2m-3.json"
     assert re.search(r"distance to them: .*uniform .*learned", said) and str(path) in said
-    stride = files.load(path)
+    stride = learned.load(path)
     fixed = [score for name, score in stride.scores.items() if name in FIXED]
     assert len(fixed) >= 4 and stride.scores[stride.method] <= min(fixed)
     assert path.with_suffix(".png").stat().st_size > 10_000
@@ -258,9 +270,36 @@ def test_a_stride_is_learned_and_used(refine, tmp_path, capsys, monkeypatch):
     with flagsaver.flagsaver(
         stride=str(path), solver="dpm_solver++_2m", num_samples=2, out=str(tmp_path / "a.png")
     ):
-        sample_script.main(["sample.py"])
+        sample_command.run(["sample.py"])
     said = capsys.readouterr()
     assert "3 NFE" in said.out and "it was learned with" not in said.err
+
+
+def test_strides_are_learned_with_the_checkpoints_own_clip(tmp_path, monkeypatch):
+    model = checkpoints.load("digits")
+    model = model.replace(recipe=model.recipe.replace(clip="none"))
+    monkeypatch.setattr(checkpoints, "load", lambda name: model)
+    made = []
+
+    def stop(noise_to_image, *_):
+        made.append(noise_to_image)
+        raise ValueError("far enough")
+
+    monkeypatch.setattr(fit, "make_teacher_data", stop)
+    with pytest.raises(SystemExit, match="far enough"):
+        fit.main(["--solver=ddim", "--steps=3", "--num_samples=2", f"--out={tmp_path}"])
+    (noise_to_image,), index = made, np.arange(2)
+    table = Recipe("ddim", "uniform", 3).table(model.schedule)
+    noise, keys = noise_to_image.noise(index)
+    expected = {
+        clip: sampling.run(model.denoiser(label=[0, 1], clip=clip), table, noise, keys).x
+        for clip in ("none", "static")
+    }
+    assert np.abs(expected["none"] - expected["static"]).max() > 0.01
+    drawn = noise_to_image.draw(table, index)  # as the teacher and the references are
+    np.testing.assert_allclose(drawn.x, expected["none"], atol=1e-3)
+    teacher = noise_to_image.teacher_samples(index, np.asarray(expected["none"]))
+    assert noise_to_image.drawer.distance(table, teacher) < 1e-4  # as candidates are
 
 
 @pytest.mark.parametrize(
@@ -270,7 +309,8 @@ def test_a_stride_is_learned_and_used(refine, tmp_path, capsys, monkeypatch):
         (["--solver=dim"], "unknown solver 'dim' .did you mean 'ddim'"),
         (["--steps=3,x"], "whole numbers like 5,8,12, got 3,x"),
         (["--steps=61"], r"must be 1..60 .below --nodes., got \[61\]"),
-        (["--num_samples=0"], "num_samples must be at least 1, got 0"),
+        (["--num_samples=0"], "num_samples must be at least 1 and a multiple of .* got 0"),
+        (["--num_samples=3"], "num_samples must be at least 1 and a multiple of the 2 devices"),
         (["--checkpoint=absent"], "no checkpoint 'absent'"),
     ],
 )
@@ -278,5 +318,7 @@ def test_the_command_checks_before_any_work(arguments, message, tmp_path):
     with pytest.raises(SystemExit, match=message):
         fit.main([*arguments, f"--out={tmp_path}"])
     (tmp_path / "digits-ddim-8.json").write_text("")
-    with pytest.raises(SystemExit, match="exists; choose another --out, or pass --overwrite"):
+    with pytest.raises(
+        SystemExit, match="ddim-8.json exists; choose another name, or pass --overwrite"
+    ):
         fit.main([f"--out={tmp_path}"])

@@ -6,10 +6,12 @@ import numpy as np
 import optax
 import pytest
 
-from ddim_jax import losses, parallel, predictions, schedules
+from ddim_jax import codecs, losses, parallel, predictions, schedules
+from ddim_jax.networks import UNet
 from ddim_jax.training import state as states
+from ddim_jax.training.optimizer import make_optimizer
 from ddim_jax.training.state import TrainState
-from ddim_jax.training.step import make_optimizer, make_step
+from ddim_jax.training.step import make_step
 
 
 def average(ema, values):
@@ -83,7 +85,7 @@ def apply(params, x, model_time, inputs, dropout_keys):
 def make(axis=None, gather=None, accumulate=1):
     loss = losses.diffusion(losses.Net(apply, schedules.cosine(), predictions.v))
     optimizer, ema = make_optimizer(learning_rate=1e-2), states.constant_ema(0.9)
-    return make_step(loss, optimizer, ema, axis, gather, accumulate)
+    return make_step(loss, optimizer, ema, axis, gather, accumulate, codecs.pixels((4, 4, 1)))
 
 
 def fresh():
@@ -139,6 +141,41 @@ def test_however_the_devices_are_used_training_is_alike(monkeypatch):
             results["plain"][1],
         )
         assert results[name][2] == 5
+
+
+def test_dropout_is_alike_however_the_devices_are_used(monkeypatch):
+    """One device, two, parameters split over them, pmap, and a batch taken in two parts."""
+    monkeypatch.setattr(parallel, "SPLIT_FROM", 16)
+    options = dict(channels=4, channel_mults=(1,), num_blocks=0, num_classes=3, dropout=0.3)
+    net = UNet(out_channels=1, **options)
+    rows = batch() | {"label": np.arange(8, dtype=np.int32) % 3}
+    example = rows["image"].astype(np.float32), np.ones(8), {"label": rows["label"]}
+    shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), *example))["params"]
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: np.float32(rng.normal(size=leaf.shape) / 3), shapes)
+
+    def evaluate(mode, devices=None, accumulate=1):
+        def make_mode(axis=None, gather=None):
+            codec = codecs.pixels((4, 4, 1))
+            return make_step(loss, still, average, axis, gather, accumulate, codec)
+
+        apply = lambda p, *rest: net.apply({"params": p}, *rest)  # noqa: E731
+        told = losses.Net(apply, schedules.cosine(), predictions.v, {"label": 3})
+        loss = losses.diffusion(told, label_dropout=0.3)
+        still, average = optax.sgd(0.0), states.constant_ema(0.9)
+        new, ema = (jax.tree.map(jnp.asarray, params) for _ in range(2))
+        state = TrainState(jnp.int32(0), new, ema, still.init(params), jax.random.key(5))
+        mesh, placed = parallel.make_mesh(devices), rows
+        if mode != "pmap":
+            state = jax.device_put(state, parallel.layout(state, mesh, mode))
+            placed = parallel.shard(rows, mesh)
+        metrics = parallel.parallelise_step(make_mode, mode, mesh)(state, placed)[1]
+        return [float(metrics["loss"]), float(metrics["grad_norm"])]
+
+    plain = evaluate("jit", jax.devices()[:1])
+    for mode in parallel.MODES:
+        np.testing.assert_allclose(evaluate(mode), plain, rtol=1e-5, err_msg=mode)
+    np.testing.assert_allclose(evaluate("jit", accumulate=2), plain, rtol=1e-5)
 
 
 def test_rows_name_their_keys():

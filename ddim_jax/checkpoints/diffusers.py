@@ -19,9 +19,8 @@ import numpy as np
 import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from ddim_jax import files, schedules
+from ddim_jax import experiment, files, schedules
 from ddim_jax.networks.layers import group_count
-from ddim_jax.networks.unet import UNet
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 PLAIN, ATTENTION = ("DownBlock2D", "UpBlock2D"), ("AttnDownBlock2D", "AttnUpBlock2D")
@@ -82,7 +81,6 @@ def read(path: Path) -> tuple[ml_collections.ConfigDict, dict[str, Any]]:
     config.model = _model(options, file)
     config.update(_scheduler(json.loads(scheduler.read_text()) if scheduler.exists() else {}))
     config.loss = dict(name="diffusion")
-    config.ema = dict(name="none")
     tensors = {
         _new_name(name): value for name, value in safetensors.numpy.load_file(weights).items()
     }
@@ -111,8 +109,7 @@ def write(path: Path, config: ml_collections.ConfigDict, params: Any) -> None:
         FileExistsError: the folder exists.
         ValueError: diffusers has no such network or schedule.
     """
-    if path.exists():
-        raise FileExistsError(f"{path} exists; choose another name, or remove it")
+    files.check_new(path, overwrite=None)
     options, scheduler = _their_model(config), _their_scheduler(config)
     flat = flatten_dict(jax.device_get(params), sep="/")
     tensors = {}
@@ -138,8 +135,8 @@ class _EveryName:
 
 def _their_model(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """UNet2DModel's config.json."""
-    net = UNet(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.model.items()})
-    only = {"patch_size": 1, "vector_dim": 0, "scalars": (), "resample_blocks": False}
+    net = experiment.build_network(config.model)
+    only = {"patch_size": 1, "scalars": (), "resample_blocks": False}
     only |= {"time_scale": 1.0}
     only |= {"null_label": False} if net.num_classes else {}
     only |= {} if net.head_channels else {"num_heads": 1}  # there heads have a width, not a number

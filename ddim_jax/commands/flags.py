@@ -1,5 +1,7 @@
 """Flags that `sample.py` and `train.py` share."""
 
+import sys
+
 from absl import flags
 
 DISTRIBUTED = flags.DEFINE_bool(
@@ -11,3 +13,10 @@ PLAN = flags.DEFINE_string(
 QUICK = flags.DEFINE_bool(
     "quick", False, "with --plan: a tenth of the time, and upper bounds of memory and traffic"
 )
+
+
+def list_in_help(module: str) -> None:
+    """Makes --help list the flags of a module and those shared, whatever script was started."""
+    for name in (module, __name__):
+        for flag in flags.FLAGS.get_key_flags_for_module(name):
+            flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)

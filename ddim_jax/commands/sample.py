@@ -13,7 +13,7 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
-from ddim_jax.commands.flags import DISTRIBUTED, PLAN, QUICK
+from ddim_jax.commands.flags import DISTRIBUTED, PLAN, QUICK, list_in_help
 
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint",
@@ -260,6 +260,7 @@ def _write(drawing, out: Path, trajectory: Path | None) -> None:
 def main(argv: list[str] | None = None) -> None:
     """The command line; of this process by default."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    list_in_help(run.__module__)
     app.run(run, argv=argv and ["sample.py", *argv])
 
 

@@ -12,7 +12,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from ddim_jax.commands import configs
-from ddim_jax.commands.flags import DISTRIBUTED, PLAN, QUICK
+from ddim_jax.commands.flags import DISTRIBUTED, PLAN, QUICK, list_in_help
 
 DEFAULT = "digits"
 # no default of the flag's own: overrides would then be checked against it, whatever --config says
@@ -93,6 +93,7 @@ def _parse(argv: list[str]) -> list[str]:
 def main(argv: list[str] | None = None) -> None:
     """The command line; of this process by default."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    list_in_help(run.__module__)
     app.run(run, argv=argv and ["train.py", *argv], flags_parser=_parse)
 
 

@@ -93,8 +93,8 @@ class Chain:
     """DDPM's chain over a stride, and which terms of its bound are evaluated.
 
         index = chain.choose(keys)                               # on the host
-        found = errors(params, chain.levels, images, keys, inputs, None, index)
-        bound = chain.bound(images, index, found["errors"], found["x0"])
+        result = errors(params, chain.levels, images, keys, inputs, None, index)
+        bound = chain.bound(images, index, result["errors"], result["x0"])
 
     Attributes:
         schedule: the forward process.

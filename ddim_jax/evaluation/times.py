@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ddim_jax import checkpoints, commands, files
+from ddim_jax import checkpoints, commands
 from ddim_jax.evaluation import feature_networks, metrics, scores
 from ddim_jax.model import Model
 from ddim_jax.recipe import Recipe
@@ -214,7 +214,8 @@ def run(args: argparse.Namespace) -> None:
     solver = args.solver or model.recipe.solver
     paths = {n: Path(args.out) / f"{model.name}-{solver}-{n}.json" for n in args.steps}
     for path in paths.values():
-        files.check_new(path, what="the stride file of --out", overwrite=args.overwrite)
+        if path.exists() and not args.overwrite:
+            raise FileExistsError(f"{path} exists; choose another --out, or pass --overwrite")
     objective = FrechetObjective(model, args)
     for steps, path in paths.items():
         stride = learn(model, objective, steps, args)

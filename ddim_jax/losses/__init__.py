@@ -1,4 +1,4 @@
-"""Training methods: one file each, all of them a `Loss`.
+"""Training methods, one file each; every one makes a `Loss` from a `Net`.
 
     diffusion               denoising; flow matching; reflow, on pairs
     guided                  a student of a guided teacher, or of one that predicts something else
@@ -7,8 +7,8 @@
     continuous_consistency  sCM
     shortcut, mean_flow     flows that are told how far to jump
 
-`time_samplers`, `level_pairs` and `weightings` are options of several: at which noise levels a loss
-looks, and how much an error counts there. `lpips` is a learned distance of images.
+`time_samplers` and `level_pairs` draw the noise levels at which a loss is evaluated, `weightings`
+weigh its error there, `lpips` is a learned distance of images.
 """
 
 from collections.abc import Callable

@@ -17,12 +17,12 @@ Array = Any
 
 
 class LevelPairs(NamedTuple):
-    """A sampler of pairs.
+    """A sampler of pairs of noise ratios.
 
     Attributes:
         sample: (keys [B], step) -> (high [B], low [B]), noise ratios, high > low >= 0.
-        lowest: the least ratio there can be, where the network must be the identity.
-        points: of a grid, step -> N.
+        lowest: the least ratio it can draw, where the network must be the identity.
+        points: step -> N, of a grid; None if there is no grid.
     """
 
     sample: Callable[[Array, Array], tuple[Array, Array]]
@@ -31,13 +31,15 @@ class LevelPairs(NamedTuple):
 
 
 Points = Callable[[Array], Array]
-"""step -> N, points of the grid."""
+"""step -> N, the number of points of a grid."""
 
 
 def constant(points: int = 18) -> Points:
-    """Always as many: 18 for CIFAR-10, 40 otherwise. Source: Song et al. 2023, appendix C."""
+    """A constant number; 18 for CIFAR-10, 40 otherwise. Source: Song et al. 2023, appendix C."""
     if points < 2:
-        raise ValueError(f"points must be at least 2, got {points}; CIFAR-10 used 18")
+        raise ValueError(
+            f"config.loss.pairs.points must be at least 2, got {points}; CIFAR-10 used 18"
+        )
     return lambda step: jnp.float32(points)
 
 
@@ -54,7 +56,7 @@ def growing(total_steps: int, start: int = 2, end: int = 150) -> Points:
 
 
 def doubling(total_steps: int, start: int = 10, end: int = 1280) -> Points:
-    """`min(s0 2^floor(k / K'), s1) + 1`, doubling equally often. Source: iCT, equation 14."""
+    """`min(s0 2^floor(k / K'), s1) + 1`, K' steps apart. Source: iCT, equation 14."""
     _check_growth(total_steps, start, end)
     every = int(total_steps // (np.log2(end // start) + 1))
 
@@ -66,7 +68,7 @@ def doubling(total_steps: int, start: int = 10, end: int = 1280) -> Points:
 
 
 def adaptive_decay(points: Points, start: int = 2, initial: float = 0.9) -> Callable:
-    """step -> mu of a target that slows down as the grid grows, `exp(s0 log(mu0) / (N - 1))`.
+    """Decay mu of the moving target, which grows with the grid: `exp(s0 log(mu0) / (N - 1))`.
 
     Source: Song et al. 2023, appendix C.
     """
@@ -76,7 +78,8 @@ def adaptive_decay(points: Points, start: int = 2, initial: float = 0.9) -> Call
 def _check_growth(total_steps, start, end):
     if total_steps < 1 or not 0 < start <= end:
         raise ValueError(
-            f"need total_steps >= 1 and 0 < start <= end, got {total_steps}, {start} and {end}"
+            "config.loss.pairs.points needs total_steps >= 1 and 0 < start <= end, got "
+            f"{total_steps}, {start} and {end}"
         )
 
 
@@ -85,7 +88,7 @@ POINTS: dict[str, Callable[..., Points]] = {
     "growing": growing,
     "doubling": doubling,
 }
-"""Numbers of points by name."""
+"""Numbers of points by the name that configs use."""
 
 
 def grid(
@@ -96,21 +99,23 @@ def grid(
     rho: float = 7.0,
     log_normal: tuple[float, float] | None = None,
 ) -> LevelPairs:
-    """Neighbours on EDM's grid of N points, `s_n^(1/rho)` even between its ends.
+    """Neighbouring points of EDM's grid of N points, evenly spaced in `s^(1/rho)`.
 
     Args:
         points: step -> N; default `constant()`.
         sigma_min: least ratio; 0 for networks that are the identity there (v, flow, edm).
         sigma_max: greatest ratio.
         rho: 7 crowds points at low noise.
-        log_normal: (mean, std) of log s, by which neighbours are chosen (iCT: -1.1, 2.0); None:
-            all alike.
+        log_normal: (mean, std) of log s, the density by which a pair is drawn (iCT: -1.1, 2.0);
+            None: every pair with the same probability.
 
     Raises:
         ValueError: not 0 <= sigma_min < sigma_max.
     """
     if not 0 <= sigma_min < sigma_max:
-        raise ValueError(f"need 0 <= sigma_min < sigma_max, got {sigma_min} and {sigma_max}")
+        raise ValueError(
+            f"config.loss.pairs needs 0 <= sigma_min < sigma_max, got {sigma_min} and {sigma_max}"
+        )
     points = points or constant()
     low_root, high_root = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
 
@@ -149,15 +154,15 @@ def shrinking(
     std: float = 2.0,
     sigma_max: float = np.inf,
 ) -> LevelPairs:
-    """High ratios log-normal, low ones nearer by stages: `s (1 - base^-(stage+1) n(s))`, >= 0.
+    """Log-normal high ratios s; low ratios `max(0, s (1 - base^-(stage+1) n(s)))`.
 
-    `n(s) = 1 + slope sigmoid(-rate s)`; the stage grows by 1 every so many steps. Where the low
-    ratio would be negative it is 0, so that training begins as plain denoising at low noise.
+    `n(s) = 1 + slope sigmoid(-rate s)`; the stage grows by 1 every `every` steps, so that the gap
+    shrinks. Where the low ratio is 0 the loss is plain denoising: so training begins at low noise.
 
     Args:
-        every: steps of a stage.
+        every: number of steps of a stage.
         base: q of the paper, 2 for CIFAR-10, 4 for ImageNet 64 x 64; 256 with one stage.
-        slope: k of the paper; 0 for a constant share.
+        slope: k of the paper; 0 for a gap in constant proportion to s.
         rate: b of the paper.
         mean: of log s.
         std: of log s.
@@ -166,7 +171,7 @@ def shrinking(
     Source: Geng et al. 2024, section 3.2 and the authors' code.
     """
     if every < 1 or base <= 1:
-        raise ValueError(f"need every >= 1 and base > 1, got {every} and {base}")
+        raise ValueError(f"config.loss.pairs needs every >= 1 and base > 1, got {every} and {base}")
 
     def sample(keys, step):
         high = jnp.exp(mean + std * jax.vmap(jax.random.normal)(keys))
@@ -179,4 +184,4 @@ def shrinking(
 
 
 PAIRS: dict[str, Callable[..., LevelPairs]] = {"grid": grid, "shrinking": shrinking}
-"""Samplers of pairs by name."""
+"""Samplers of pairs by the name that configs use."""

@@ -27,38 +27,42 @@ STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 SHIFT = np.array([-0.030, -0.088, -0.188], np.float32)
 SCALE = np.array([0.458, 0.448, 0.450], np.float32)
 SIZE = 224
+"""Least height and width that LPIPS sees."""
 
 
 def shapes() -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the tensors that are read from the file, as PyTorch has them."""
-    found, before, layer = {}, 3, 0
+    """Returns name -> shape of the tensors that `load` reads, in PyTorch's layout."""
+    tensors, before, layer = {}, 3, 0
     for stage, (channels, count) in enumerate(STAGES):
         layer += stage > 0  # the pooling before it
         for _ in range(count):
             name = f"net.slice{stage + 1}.{layer}"
-            found |= {f"{name}.weight": (channels, before, 3, 3), f"{name}.bias": (channels,)}
+            tensors |= {f"{name}.weight": (channels, before, 3, 3), f"{name}.bias": (channels,)}
             before, layer = channels, layer + 2  # a ReLU follows
-        found[f"lin{stage}.model.1.weight"] = (1, channels, 1, 1)
-    return found
+        tensors[f"lin{stage}.model.1.weight"] = (1, channels, 1, 1)
+    return tensors
 
 
 def load(path: str | Path) -> Callable[[Array, Array], Array]:
-    """The distance, a function of two batches [B, H, W, 1 or 3] in [-1, 1] that returns [B].
+    """Reads the weights and returns the distance of two batches of images.
 
     Images smaller than 224 are resized to it, bilinearly, as in consistency models.
 
     Args:
         path: the file described in this module.
 
+    Returns:
+        A function of two batches [B, H, W, 1 or 3] in [-1, 1] that returns [B].
+
     Raises:
         FileNotFoundError: no such file.
-        ValueError: it cannot be read, or holds something else.
+        ValueError: it is not a safetensors file, or its tensors are others.
     """
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(
-            f"no LPIPS weights at {path}; ddim_jax/models/lpips.py says how to write the file "
-            "where torch is installed; distance 'huber' or 'l2' needs none"
+            f"no LPIPS weights at {path}; ddim_jax/losses/lpips.py says how to write the file "
+            "where torch is installed; config.loss.distance 'huber' or 'l2' needs none"
         )
     try:
         tensors = safetensors.numpy.load_file(path)
@@ -94,8 +98,8 @@ def _prepare(x: Array) -> Array:
 
 
 def _features(params: dict[str, Array], x: Array) -> list[Array]:
-    """The last feature map of every stage, after its ReLU."""
-    found, layer = [], 0
+    """Returns the last feature map of every stage, after its ReLU."""
+    features, layer = [], 0
     for stage, (_, count) in enumerate(STAGES):
         if stage:
             b, h, w, c = x.shape
@@ -113,5 +117,5 @@ def _features(params: dict[str, Array], x: Array) -> list[Array]:
             )
             x = jax.nn.relu(x + params[f"{name}.bias"].reshape(1, 1, 1, -1))
             layer += 2
-        found.append(x)
-    return found
+        features.append(x)
+    return features

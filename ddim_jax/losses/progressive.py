@@ -65,8 +65,8 @@ def progressive(
         teacher: if another network than the student's, or one that predicts something else.
 
     Raises:
-        ValueError: steps below 1; a stride that does not halve; a student whose output says too
-            little about x0 in its first step (eps); label_dropout or guidance out of range.
+        ValueError: steps below 1; a stride that does not halve; a student whose output hardly
+            determines x0 in its first step (eps); label_dropout or guidance out of range.
     """
     check_dropout(label_dropout)
     check_guidance(guidance, net.null)
@@ -133,7 +133,7 @@ def _check_first_step(parameterization: Parameterization, levels: NoiseLevel) ->
     amplification = float(abs(level.sigma * row.output_scale / det)) if det else np.inf
     if amplification > MAX_AMPLIFICATION:
         raise ValueError(
-            "what this student predicts says next to nothing about x0 in its first step: an error "
+            "the student's output says next to nothing about x0 in its first step: an error "
             f"grows {amplification:.0f}-fold. Use prediction 'v', 'x0' or 'flow'; a teacher that "
             "predicts eps is converted first by a stage with config.loss.name='guided'"
         )

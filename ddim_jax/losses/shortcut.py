@@ -100,11 +100,11 @@ def shortcut(
         t_key, level_key, eps_key, drop_key, dropout_keys = split(keys, 5)
         eps = normal_like(eps_key, x0)
         k = jax.vmap(lambda key: jax.random.randint(key, (), 0, finest))(t_key)
-        t, d = (k + 1.0) / finest, jnp.full(len(k), 1 / finest)
+        t, d = (k + 1).astype(x0.dtype) / finest, jnp.full(len(k), 1 / finest)
         # rows of self-consistency: 1 / d is 1, 2, ..., finest / 2 alike, t a multiple of d
         rows = slice(None, None, every)
         level = jax.vmap(lambda key: jax.random.randint(key, (), 0, levels))(level_key[rows])
-        d_long = 2.0**-level
+        d_long = 2.0 ** -level.astype(x0.dtype)
         t = t.at[rows].set(jnp.ceil(t[rows] / d_long) * d_long)
         d = d.at[rows].set(d_long)
         x = add_noise(x0, eps, net.schedule.level(t))

@@ -1,4 +1,4 @@
-"""At which times a loss looks: samplers `keys [B] -> t [B]`, made from a schedule.
+"""Samplers of the times at which a loss is evaluated, `keys [B] -> t [B]`.
 
 Sources: Ho et al. 2020 (arXiv:2006.11239); Karras et al. 2022 (arXiv:2206.00364), table 1; Esser et
 al. 2024 (arXiv:2403.03206, logit-normal); Lee et al. 2024 (arXiv:2405.20320, U-shaped); Liu et al.
@@ -20,7 +20,7 @@ TimeSampler = Callable[[Array], Array]
 
 
 def uniform(schedule: Schedule) -> TimeSampler:
-    """Every index alike on a discrete schedule, every time alike on a continuous one."""
+    """Uniform over the indices of a discrete schedule, over the times of a continuous one."""
     noise = schedule.t_span[0]
 
     def sample(keys: Array) -> Array:
@@ -56,13 +56,13 @@ def logit_normal(schedule: Schedule, mean: float = 0.0, std: float = 1.0) -> Tim
 
 
 def u_shaped(schedule: Schedule, rate: float = 4.0) -> TimeSampler:
-    """Density `exp(rate t) + exp(rate (1 - t))`: more at both ends, for a second rectified flow.
+    """Density proportional to `exp(rate t) + exp(rate (1 - t))`, for a second rectified flow.
 
     After Lee et al. 2024, section 4.2 (a symmetric form of their density).
     """
     _check_unit_clock(schedule, "u_shaped")
     if rate <= 0:
-        raise ValueError(f"rate must be positive, got {rate}; 4 is usual")
+        raise ValueError(f"config.loss.times.rate must be positive, got {rate}; 4 is usual")
 
     def sample(keys: Array) -> Array:
         side, u = (jax.vmap(lambda key: jax.random.uniform(key, (2,)))(keys)).T
@@ -73,7 +73,7 @@ def u_shaped(schedule: Schedule, rate: float = 4.0) -> TimeSampler:
 
 
 def nodes(schedule: Schedule, steps: int = 1) -> TimeSampler:
-    """The times at which a sampler of so many uniform steps evaluates; 1: pure noise alone.
+    """The times at which a sampler of `steps` uniform steps evaluates; with 1, t of pure noise.
 
     Source: Liu et al. 2022, section 3.2 (distillation of a rectified flow to k steps).
     """
@@ -89,7 +89,7 @@ def nodes(schedule: Schedule, steps: int = 1) -> TimeSampler:
 def _check_unit_clock(schedule: Schedule, name: str) -> None:
     if schedule.t_span != (1.0, 0.0):
         raise ValueError(
-            f"{name} times need a schedule over [0, 1], {schedule.name} has "
+            f"config.loss.times.name='{name}' needs a schedule over [0, 1], {schedule.name} has "
             f"{schedule.t_span}; use log_normal"
         )
 
@@ -101,4 +101,4 @@ TIMES: dict[str, Callable[..., TimeSampler]] = {
     "u_shaped": u_shaped,
     "nodes": nodes,
 }
-"""Time samplers by name."""
+"""Time samplers by the name that configs use."""

@@ -1,4 +1,4 @@
-"""How much an error counts at a noise level: weights on `|x0_hat - x0|^2`, functions of lam.
+"""Weights on the squared error `|x0_hat - x0|^2`, functions of lam = log(alpha / sigma).
 
 `loss.regress` turns them into weights on the network's own output, so that "truncated_snr" means
 the same for eps, x0, v, flow and EDM's F; "simple" is the plain mean over F, whatever F is.
@@ -18,7 +18,7 @@ Weighting = Callable[[Array], Array]
 
 
 def truncated_snr() -> Weighting:
-    """max(SNR, 1): the larger of the errors in x0 and eps. Source: Salimans & Ho 2022, eq. 9."""
+    """max(SNR, 1): the larger squared error of x0 and eps. Source: Salimans & Ho 2022, eq. 9."""
     return lambda lam: jnp.maximum(jnp.exp(2 * lam), 1.0)
 
 
@@ -26,7 +26,7 @@ TRUNCATED_SNR = truncated_snr()
 
 
 def snr_plus_one() -> Weighting:
-    """SNR + 1: the plain error in v. Source: Salimans & Ho 2022, equation 10."""
+    """SNR + 1: the squared error in v. Source: Salimans & Ho 2022, equation 10."""
     return lambda lam: jnp.exp(2 * lam) + 1.0
 
 
@@ -36,7 +36,7 @@ def min_snr(gamma: float = 5.0) -> Weighting:
 
 
 def edm(sigma_data: float = 0.5) -> Weighting:
-    """`SNR + 1 / sigma_data^2`: EDM's `(s^2 + sd^2) / (s sd)^2`, the plain error in its F."""
+    """`SNR + 1 / sigma_data^2`: EDM's `(s^2 + sd^2) / (s sd)^2`, the squared error in its F."""
     return lambda lam: jnp.exp(2 * lam) + 1 / sigma_data**2
 
 
@@ -47,4 +47,4 @@ WEIGHTINGS: dict[str, Callable[..., Weighting] | None] = {
     "min_snr": min_snr,
     "edm": edm,
 }
-"""Weightings by name; "simple" is the plain mean of the network's own error."""
+"""Weightings by the name that configs use; "simple" is the unweighted mean squared error of F."""

@@ -42,10 +42,10 @@ REMAT = {
     "convolutions": lambda primitive, *_, **__: primitive.name == "conv_general_dilated",
     "blocks": jax.checkpoint_policies.nothing_saveable,
 }
-"""What of a block is kept for the way back; None: everything."""
+"""Policies of what a block keeps for the backward pass, by name; None keeps everything."""
 DTYPES = ("float32", "bfloat16")
 SCALAR_UNITS = 1000.0
-"""Of embedded scalars: 1 is as far from 0 as the ends of a schedule over [0, 1]."""
+"""Factor on embedded scalars: puts 1 as far from 0 as the ends of a schedule over [0, 1] are."""
 
 
 def check_inputs(net, x, t, inputs, dropout_keys):
@@ -83,7 +83,7 @@ def check_inputs(net, x, t, inputs, dropout_keys):
 
 
 def check_options(net):
-    """Raises ValueError where an attribute of the UNet net has no meaning."""
+    """Raises ValueError where an attribute of the UNet net is out of range."""
     known = {"dtype": DTYPES, "remat": tuple(REMAT), "time_embedding": TIME_EMBEDDINGS}
     for name, values in (known | {"down_padding": tuple(PADDINGS)}).items():
         if getattr(net, name) not in values:
@@ -125,9 +125,9 @@ class UNet(nn.Module):
         group_channels: least channels of a norm group; of at most 32 groups (see `GroupNorm`).
         patch_size: the network works on patch_size x patch_size pixels as channels.
         dtype: compute dtype, "float32" or "bfloat16"; the last norm and convolution are float32.
-        remat: what is computed again backwards to save memory: "none"; "convolutions" keeps only
-            their outputs, and norms, activations and attention are computed again, which costs next
-            to nothing; "blocks" computes whole residual and attention blocks again.
+        remat: what the backward pass recomputes to save memory: "none"; "convolutions" keeps the
+            outputs of convolutions and recomputes norms, activations and attention, which costs
+            next to nothing; "blocks" recomputes whole residual and attention blocks.
 
     Source: Ho et al. 2020, arXiv:2006.11239; Dhariwal & Nichol 2021, arXiv:2105.05233.
     """
@@ -168,7 +168,7 @@ class UNet(nn.Module):
             x: [B, H, W, C] float32; H and W divisible by patch_size * 2 ** (levels - 1).
             t: [B] float32 model time, in the units the network was trained on (0..999 for DDPM).
             inputs: name -> [B], exactly those of `self.inputs`.
-            dropout_keys: [B], one key per sample, in training; None for no dropout.
+            dropout_keys: [B], one key per sample, for training; None for no dropout.
 
         Returns:
             [B, H, W, out_channels] float32.
@@ -220,7 +220,7 @@ class UNet(nn.Module):
         return Conv3x3(features, stride=stride, padding=padding, dtype=self.dtype, name=name)
 
     def _kept(self, module):
-        """The module, with as much of it kept for the way back as `remat` says."""
+        """Wraps a module so that the backward pass recomputes what `remat` does not keep."""
         policy = REMAT[self.remat]
         return nn.remat(module, policy=policy) if policy else module
 

@@ -2,7 +2,7 @@
 
 Tiles of 4 x 4 pixels, 2 apart, and kernels are each transformed to 16 numbers; then a convolution
 is 16 matrix products over tiles, whose 16 results make 2 x 2 pixels. Kernels are transformed once,
-before sampling (`Experiment.prepared`): flax keeps them in a collection of their own, which
+before sampling (`Model.prepared`): flax keeps them in a collection of their own, which
 `Conv3x3` uses where it is given. In float32 the result is that of the plain convolution to 3e-6 of
 the greatest. Of a network of 128 and more channels it takes 0.65 to 0.8 of the time
 (`benchmarks/sampling.py`); of narrower ones it gains nothing.
@@ -26,13 +26,13 @@ KERNEL = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], np.
 
 
 def any_suits(params: Any) -> bool:
-    """Whether a network of these parameters may have a convolution to convolve in this way."""
+    """Returns whether a network of these parameters may have a convolution that `suits`."""
     shapes = [np.shape(leaf) for leaf in jax.tree.leaves(params)]
     return any(len(s) == 4 and s[:2] == (3, 3) and min(s[2:]) >= LEAST_CHANNELS for s in shapes)
 
 
 def suits(x: Array, features: int, stride: int) -> bool:
-    """Whether to convolve x [B, H, W, I] to so many features in this way."""
+    """Returns whether Winograd's method serves a convolution of x [B, H, W, I] to `features`."""
     _, height, width, channels = x.shape
     even = height % 2 == width % 2 == 0
     wide = min(channels, features) >= LEAST_CHANNELS
@@ -40,7 +40,7 @@ def suits(x: Array, features: int, stride: int) -> bool:
 
 
 def transform(kernel: Array) -> Array:
-    """[3, 3, I, O] -> [16, I, O]."""
+    """Transforms a kernel [3, 3, I, O] to [16, I, O]."""
     return jnp.einsum("ai,bj,ijco->abco", KERNEL, KERNEL, kernel).reshape(16, *kernel.shape[2:])
 
 

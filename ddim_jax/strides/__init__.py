@@ -1,9 +1,11 @@
 """Strides: which times a sampler visits, `(schedule, steps, **options) -> times[steps + 1]`.
 
 fixed         by formula, and by name in `STRIDES`
-adaptive      derived from a teacher's trajectories
+trajectories  what strides are learned from: runs of a teacher
+adaptive      strides derived from them
 search_space  candidates of both kinds, between several pairs of ends
 search        races them with the actual sampler, and refines one by gradients
+choose        the race in rounds
 learned       reads and writes learned strides as JSON
 fit           the command that learns them
 """

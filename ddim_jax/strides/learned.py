@@ -58,7 +58,7 @@ class LearnedStride:
         return self.times
 
     def table(self, schedule: Schedule, solver: Solver) -> SolverTable:
-        """Returns the solver's table on this stride, with the learned coefficients if there are any.
+        """Returns the solver's table on this stride, with the learned coefficients if any.
 
         Raises:
             ValueError: it was learned on another schedule; the coefficients belong to another
@@ -109,7 +109,7 @@ def save(path: str | Path, stride: LearnedStride, overwrite: bool = False) -> No
     for name in ("times", "lam", "history"):
         fields[name] = None if fields[name] is None else fields[name].tolist()
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"format": FORMAT} | fields, indent=1) + "\n")
+    files.write_json(path, {"format": FORMAT} | fields)
 
 
 def load(path: str | Path) -> LearnedStride:

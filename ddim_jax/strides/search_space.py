@@ -13,8 +13,9 @@ from typing import NamedTuple
 import numpy as np
 
 from ddim_jax.schedules import Schedule
-from ddim_jax.strides import adaptive
+from ddim_jax.strides import adaptive, trajectories
 from ddim_jax.strides.fixed import STRIDES, quadratic
+from ddim_jax.strides.trajectories import Trajectory
 
 FIXED = {
     "uniform": STRIDES["uniform"],
@@ -58,10 +59,10 @@ class Evidence(NamedTuple):
 
     Attributes:
         trajectory: the teacher's, on M noisy nodes.
-        mse: [M] of `adaptive.noising_errors` at these nodes.
+        mse: [M] of `trajectories.noising_errors` at these nodes.
     """
 
-    trajectory: adaptive.Trajectory
+    trajectory: Trajectory
     mse: np.ndarray
 
     def between(self, highest: float, lowest: float) -> "Evidence":
@@ -70,7 +71,7 @@ class Evidence(NamedTuple):
         Raises:
             ValueError: there are none.
         """
-        kept = adaptive.between(self.trajectory, highest, lowest)
+        kept = trajectories.between(self.trajectory, highest, lowest)
         return Evidence(kept, self.mse[np.isin(self.trajectory.times[:-1], kept.times)])
 
 

@@ -1,0 +1,161 @@
+"""A model draws as its recipe says: labels, guidance, tolerance, the parts, and what it refuses."""
+
+import io
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+import ddim_jax
+from ddim_jax import checkpoints, experiment, sampling, strides
+from ddim_jax.inputs import Inputs
+from ddim_jax.recipe import Recipe
+
+
+@pytest.fixture(scope="module")
+def model():
+    model = checkpoints.load("digits")
+    return model.replace(recipe=model.recipe.replace(solver="ddim", steps=3, guidance_scale=1.0))
+
+
+def test_draw_takes_labels_in_many_forms(model):
+    named = model.replace(inputs=Inputs(model.inputs.declared, tuple("abcdefghij")))
+    three = model.draw(label=[3, 1, 4])
+    assert three.shape == (3, 28, 28, 1) and three.dtype == np.uint8
+    np.testing.assert_array_equal(model.draw(label=["3", "1", "4"]), three)
+    np.testing.assert_array_equal(named.draw(label=["d", "b", "e"]), three)
+    np.testing.assert_array_equal(model.draw(3, label=np.array([3, 1, 4])), three)
+    assert len(model.draw(label=3)) == len(named.draw(label="d")) == 1
+    assert np.abs(model.draw(4, label=3)[1:].astype(int) - three[1:2]).max() > 50
+    with pytest.raises(ValueError, match="labels must be 0..9.*got 12"):
+        model.draw(label=12)
+    with pytest.raises(ValueError, match="a recipe has no option 'step'.*did you mean 'steps'"):
+        model.draw(2, step=5)
+
+
+def test_draw_shows_a_bar_when_asked(model, capsys):
+    model.draw(2, progress=True)
+    assert "3/3" in capsys.readouterr().err
+    model.draw(2)
+    assert capsys.readouterr().err == ""
+
+
+def test_the_parts_draw_what_the_model_draws(model):
+    """The three nouns by hand, guided and clipped, equal `draw`."""
+    wanted = model.draw(label=[3, 1, 4], steps=4, guidance_scale=2.0, seed=7)
+    denoise = model.denoiser(label=[3, 1, 4], guidance_scale=2.0)
+    times = strides.uniform(model.schedule, steps=4)
+    table = ddim_jax.solvers.ddim(eta=0.0)(model.schedule, times)
+    keys = sampling.sample_keys(seed=7, index=np.arange(3))
+    noise = sampling.initial_noise(keys, model.sample_shape)
+    x = sampling.run(denoise, table, noise, keys).x
+    assert np.abs(model.pictures(x).astype(int) - wanted).max() <= 1
+
+
+def test_the_trajectory_ends_in_the_picture(model):
+    drawing = model.generate(2, trajectory=True)
+    assert drawing.trajectory.shape == (3, 2, 28, 28, 1)
+    np.testing.assert_array_equal(drawing.trajectory[-1], drawing.pictures)
+    np.testing.assert_array_equal(drawing.nfe, [3, 3])
+    adaptive = model.recipe.replace(solver="adaptive", solver_options={"tolerance": 0.1})
+    with pytest.raises(ValueError, match="a trajectory needs a table"):
+        model.generate(2, adaptive, trajectory=True)
+    assert np.all(model.generate(2, adaptive).nfe > 6)
+
+
+def test_guidance_that_a_network_does_not_know_is_refused(model):
+    guided = model.recipe.replace(guidance_scale=2.0)
+    with pytest.raises(ValueError, match="num_samples and batch_size must be at least 1, got 0"):
+        model.generate(0)
+    config = model.config.copy_and_resolve_references()
+    config.loss.label_dropout = 0.0
+    with pytest.raises(ValueError, match="trained without label dropout.*guidance_scale=1"):
+        model.replace(config=config).check(guided)
+    plain = model.replace(inputs=Inputs({}))
+    with pytest.raises(ValueError, match="is unconditional: guidance needs"):
+        plain.check(guided)
+    student = checkpoints.load("digits_4step")
+    low, high = student.config.loss.guidance
+    for scale in (low - 0.5, high + 0.5):
+        with pytest.raises(ValueError, match=f"was distilled for guidance scales {low} to {high}"):
+            student.check(student.recipe.replace(guidance_scale=scale))
+    assert student.passes(student.recipe) == 1 and model.passes(guided) == 2
+
+
+def test_a_recipe_is_replaced_as_a_reader_expects():
+    own = Recipe("dpm_solver++_2m", "karras", 8, {"lower_order_final": False}, {"rho": 5.0})
+    assert own.replace() == own and own.replace(steps=None) == own
+    assert own.replace(steps=9).solver_options == {"lower_order_final": False}
+    other = own.replace(solver="heun")
+    assert (other.stride, other.solver_options, other.stride_options) == (None, {}, {})
+    same = own.replace(solver="dpm_solver++_2m")
+    assert (same.stride, same.solver_options, same.stride_options["rho"]) == ("karras", {}, 5.0)
+    assert own.replace(stride="uniform").stride_options == {}
+    assert own.replace(stride="x.json").steps is None
+    adaptive = own.replace(solver="adaptive", solver_options={"tolerance": 0.01})
+    assert adaptive.table(None).rtol == 0.01 and adaptive.steps is None
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"clip": "soft"}, "unknown clip 'soft'"),
+        ({"guidance_scale": np.nan}, "guidance_scale must be finite"),
+        ({"guidance_rescale": 1.5}, r"guidance_rescale must be in \[0, 1\], got 1.5"),
+        ({"guidance_interval": (2.0, 1.0)}, "with 0 <= low < high, got 2.0,1.0"),
+    ],
+)
+def test_a_bad_recipe_is_refused_when_it_is_made(changes, message):
+    with pytest.raises(ValueError, match=message):
+        Recipe(**changes)
+
+
+def test_a_config_names_its_network():
+    config = checkpoints.load("digits").config.copy_and_resolve_references()
+    with config.unlocked():
+        config.model.name = "unet"
+    shapes = [
+        jax.eval_shape(experiment.build(c).init, jax.random.key(0))
+        for c in (config, checkpoints.load("digits").config)
+    ]
+    assert jax.tree.all(jax.tree.map(lambda a, b: a.shape == b.shape, *shapes))
+    config.model.name = "unett"
+    with pytest.raises(ValueError, match="unknown network 'unett' .did you mean 'unet'"):
+        experiment.build(config)
+
+
+def test_save_grid_writes_and_never_overwrites(model, tmp_path):
+    pictures = model.draw(2)
+    ddim_jax.save_grid(tmp_path / "a.png", pictures)
+    with pytest.raises(FileExistsError, match="exists; choose another name, or pass overwrite"):
+        ddim_jax.save_grid(tmp_path / "a.png", pictures)
+
+
+LOADING = """
+import sys
+import ddim_jax
+ddim_jax.load("digits")
+wrong = [name for name in sys.modules if name.startswith(("ddim_jax.training", "ddim_jax.losses",
+    "orbax", "tensorboardX", "matplotlib", "grain", "diffrax"))]
+assert not wrong, wrong
+"""
+
+
+def test_loading_weights_imports_no_trainer():
+    subprocess.run([sys.executable, "-c", LOADING], check=True, timeout=120)
+
+
+def test_the_old_module_says_where_it_went():
+    with pytest.raises(ImportError, match="ddim_jax.models.pretrained is now ddim_jax.checkpoints"):
+        from ddim_jax.models import pretrained  # noqa: F401
+    with pytest.raises(ImportError, match="ddim_jax.models.UNet is now ddim_jax.networks.UNet"):
+        from ddim_jax.models import UNet  # noqa: F401
+    told = io.StringIO(
+        subprocess.run(
+            [sys.executable, "-m", "ddim_jax.models.pretrained", "digits", "x.bin"],
+            capture_output=True, text=True, timeout=120,
+        ).stderr
+    )  # fmt: skip
+    assert "must end in .safetensors, got x.bin" in told.read()

@@ -1,0 +1,116 @@
+"""The command `sample.py`: pictures, arrays, folders, and one clear line for bad flags."""
+
+import re
+
+import numpy as np
+import pytest
+from absl.testing import flagsaver
+from PIL import Image
+
+from ddim_jax import checkpoints
+from ddim_jax.commands import sample
+
+
+@pytest.fixture(scope="module")
+def model():
+    return checkpoints.load("digits")
+
+
+@pytest.fixture
+def command(monkeypatch, tmp_path):
+    """Runs sample.py with flags, in a directory of its own."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(**flags):
+        steps = {} if flags.get("solver") == "adaptive" else {"steps": 2}
+        with flagsaver.flagsaver(**(steps | {"num_samples": 2} | flags)):
+            sample.run(["sample.py"])
+
+    sample.flags.FLAGS(["sample.py"])
+    return run
+
+
+def test_the_command_draws_a_picture_and_never_overwrites(command, tmp_path, capsys):
+    command(labels=["3", "1"], trajectory="t.gif", guidance_scale=2.0, progress=True)
+    command(out="set.npz")
+    with Image.open(tmp_path / "samples" / "digits-0001.png") as picture:
+        assert picture.size[0] > 100
+    with Image.open(tmp_path / "t.gif") as gif:
+        assert gif.n_frames >= 2
+    arrays = np.load(tmp_path / "set.npz")
+    assert arrays["images"].shape == (2, 28, 28, 1) and list(arrays["labels"]) == [0, 1]
+    out, err = capsys.readouterr()
+    assert "2 NFE x 2 forward passes (guided)" in out and "images/s" in out and "compiled in" in out
+    assert "2/2" in err  # the bar over network evaluations
+    with pytest.raises(SystemExit, match="--out set.npz exists; .*--overwrite"):
+        command(out="set.npz")
+    command(out="set.npz", overwrite=True)
+
+
+def test_the_checkpoints_own_guidance_scale_is_the_default(command, tmp_path, model):
+    """Three pictures of one seed: as the config says, told the same, told 1."""
+    own = model.replace(config=model.config.copy_and_resolve_references())
+    with own.config.unlocked():
+        own.config.sample.guidance_scale = 3.0
+    checkpoints.save(tmp_path / "own.safetensors", own)
+    sets = {}
+    for name, flags in {
+        "own": {},
+        "three": {"guidance_scale": 3.0},
+        "one": {"guidance_scale": 1.0},
+    }.items():
+        command(checkpoint=str(tmp_path / "own.safetensors"), out=f"{name}.npz", **flags)
+        sets[name] = np.load(tmp_path / f"{name}.npz")["images"]
+    np.testing.assert_array_equal(sets["own"], sets["three"])
+    assert (sets["own"] != sets["one"]).any()
+
+
+def test_the_command_draws_to_a_tolerance(command, tmp_path, capsys):
+    command(solver="adaptive", tolerance=0.1, num_samples=3, batch_size=2, guidance_scale=2.0)
+    out = capsys.readouterr().out
+    low, high, mean = re.search(r"tolerance 0.1, NFE (\d+)\.\.(\d+) \(mean (\d+)\)", out).groups()
+    assert 7 <= int(low) <= int(mean) <= int(high) < 60 and "(guided)" in out
+    with Image.open(tmp_path / "samples" / "digits-0001.png") as picture:
+        assert np.std(np.asarray(picture)) > 20
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        ({"solver": "dddim"}, "unknown solver 'dddim'.*ddim, ddpm"),
+        ({"stride": "cubic"}, "unknown stride 'cubic'.*one of uniform"),
+        ({"steps": 0}, "steps must be .*got 0"),
+        ({"eta": 1.5}, r"eta must be in \[0, 1\], got 1.5"),
+        ({"solver_options": ["order"]}, "must be like name=value,name=value, got 'order'"),
+        ({"solver": "unipc_2", "solver_options": ["varient=bh1"]}, "did you mean 'variant'"),
+        ({"solver": "unipc_2", "solver_options": ["variant=bh3"]}, "'bh1' or 'bh2', got 'bh3'"),
+        (
+            {"solver": "unipc_2", "solver_options": ["analytical_first_step=0.5"]},
+            "needs a deterministic solver that keeps one point",
+        ),
+        ({"stride_options": ["rho=3"]}, "stride 'uniform' has no option 'rho'"),
+        ({"stride": "absent.json"}, "no stride file absent.json; python -m"),
+        ({"solver": "heun", "eta": 0.5}, "solver 'heun' has no option 'eta'"),
+        ({"labels": ["12"]}, "labels must be 0..9, got 12"),
+        ({"labels": ["cat"]}, "labels must be 0..9, got cat"),
+        ({"guidance_interval": ["1"]}, "guidance_interval must be low,high"),
+        ({"checkpoint": "nowhere"}, "no checkpoint 'nowhere'"),
+        ({"out": "picture.bmp"}, "--out must end in .png or .npz, got picture.bmp"),
+        (
+            {"out": "folder", "overwrite": True},
+            "folder is a folder: it takes no --trajectory and no",
+        ),
+        ({"out": "folder", "solver": "adaptive"}, "adaptive does not draw into a folder; use"),
+        ({"plan": "v5e"}, "--plan must be like v5e:4x4"),
+        ({"plan": "v5e:4x4", "solver": "adaptive"}, "adaptive has no fixed number of evaluations"),
+        ({"num_samples": 0}, "num_samples and batch_size must be at least 1"),
+        ({"solver": "adaptive", "steps": 20}, "chooses its own steps and takes no --steps"),
+        ({"solver": "adaptive", "stride": "uniform"}, "takes no --stride; .* --tolerance"),
+        ({"solver": "adaptive", "trajectory": "t.gif"}, "takes no --trajectory"),
+        ({"solver": "adaptive", "tolerance": 0.0}, "rtol must be positive, got 0.0"),
+        ({"tolerance": 0.1}, "--tolerance is for --solver=adaptive, got ddim"),
+    ],
+)
+def test_bad_flags_end_with_a_clear_line(command, flags, message):
+    with pytest.raises(SystemExit, match=f"sample.py: .*{message}"):
+        command(**flags)
