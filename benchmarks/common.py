@@ -1,4 +1,4 @@
-"""What benchmarks share: experiments of config files, and timing by turns."""
+"""What benchmarks share: models of config files, and timing by turns."""
 
 import importlib.util
 import time
@@ -11,6 +11,7 @@ import ml_collections
 import numpy as np
 
 from ddim_jax import experiment
+from ddim_jax.model import Model
 
 
 def load_config(config_file: str) -> ml_collections.ConfigDict:
@@ -21,8 +22,8 @@ def load_config(config_file: str) -> ml_collections.ConfigDict:
     return module.get_config()
 
 
-def load(config_file: str) -> experiment.Experiment:
-    """The experiment of a config file."""
+def load(config_file: str) -> Model:
+    """The model of a config file, without parameters."""
     return experiment.build(load_config(config_file))
 
 

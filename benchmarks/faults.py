@@ -30,8 +30,9 @@ import numpy as np
 
 from benchmarks.common import load_config
 from ddim_jax import data, parallel
-from ddim_jax.training import loop
 from ddim_jax.checkpoints.workdir import Checkpointer
+from ddim_jax.training import loop
+from ddim_jax.training.method import build
 
 ROOT = Path(__file__).parent.parent
 SHORT, LONG = 60, 400
@@ -109,8 +110,7 @@ class Bench:
     def restored(self, workdir: Path) -> dict[str, np.ndarray]:
         """The arrays of the newest checkpoint that can be read, by their paths."""
         config, mesh = load_config(str(self.folder / "config.py")), parallel.make_mesh()
-        parts, loss, optimizer, _ = loop.build(config, None, mesh)
-        like = loop.abstract_state(config, parts, optimizer, loss, None, mesh)
+        like = loop.abstract_state(config, build(config, None, mesh), None, mesh)
         state = Checkpointer(workdir, create=False).restore(like)
         state = state.replace(key=jax.random.key_data(state.key))
         leaves = jax.tree_util.tree_flatten_with_path(state)[0]

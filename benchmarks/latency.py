@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ddim_jax import data, experiment, generation, parallel
-from ddim_jax import checkpoints
+from ddim_jax import checkpoints, parallel
+from ddim_jax.recipe import Recipe
 
 ROOT = Path(__file__).parent.parent
 
@@ -48,17 +48,18 @@ def main() -> None:
 
     start = time.perf_counter()
     model = checkpoints.load(args.checkpoint)
-    generator = generation.Generator(model)
+    generator = model.generator()
     print(f"loading: {time.perf_counter() - start:.2f} s")
     counts = [int(part) for part in args.nfe.split(",")]
-    schedule = model.experiment.schedule
-    tables = {n: experiment.build_table(schedule, "ddim", "uniform", n) for n in counts}
-    labels = generation.make_labels(model, None, args.repeats)
+    tables = {n: Recipe("ddim", "uniform", n).table(model.schedule) for n in counts}
+    labels = model.inputs.labels(None, args.repeats)
 
     def request(nfe, i):
-        own = None if labels is None else labels[[i]]
+        label = None if labels is None else labels[[i]]
         begin = time.perf_counter()
-        data.to_uint8(generator.draw(tables[nfe], np.array([i]), labels=own).x)
+        conditions = model.conditions(1, model.recipe, label, tables[nfe])
+        (batch,) = generator.batches(tables[nfe], np.array([i]), **conditions)
+        model.pictures(batch.result.x)
         return time.perf_counter() - begin
 
     first = {}

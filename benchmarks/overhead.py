@@ -21,16 +21,18 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.common import alternate, load, ratio
-from ddim_jax import experiment, predictions, sampling, schedules
+from ddim_jax import predictions, sampling, schedules
+from ddim_jax.model import Model
+from ddim_jax.recipe import Recipe
 
 WIDTH = 64
 """Of the small network."""
 
 
-def programs(parts: experiment.Experiment, steps: int, table, arguments) -> None:
+def programs(model: Model, steps: int, table, arguments) -> None:
     """Prints what samplers of different tables compile to."""
     params, *rest = arguments
-    draw = parts.sampler()
+    draw = model.sampler()
     print(f"{'program':26}{'compile s':>10}{'instructions':>14}{'temporaries MB':>16}")
     for solver, nfe in (("ddim", steps), ("heun", steps), ("ddim", 1000)):
         start = time.perf_counter()
@@ -41,23 +43,23 @@ def programs(parts: experiment.Experiment, steps: int, table, arguments) -> None
         print(f"{solver + f', {nfe} evaluations':26}{took:10.1f}{count:14}{memory:16.1f}")
 
 
-def scans(parts: experiment.Experiment, steps: int, repeats: int, table, arguments) -> None:
+def scans(model: Model, steps: int, repeats: int, table, arguments) -> None:
     """Prints the time of a sampler over that of its forward passes, and of a padded table."""
-    params, x, keys, cond = arguments
-    draw, forward = parts.sampler(), jax.jit(parts.apply)
+    params, x, keys, inputs = arguments
+    draw, forward = model.sampler(), jax.jit(model.apply)
     times = jnp.full(len(x), 500.0)
     short = table("ddim", steps, 1)
     padded = short.pad(4 * steps, 6)
 
     def passes():
         for _ in range(steps):
-            jax.block_until_ready(forward(params, x, times, cond))
+            jax.block_until_ready(forward(params, x, times, inputs))
 
     taken = alternate(
         {
             "passes": passes,
-            "sampler": lambda: draw(params, short, x, keys, cond).x,
-            "padded": lambda: draw(params, padded, x, keys, cond).x,
+            "sampler": lambda: draw(params, short, x, keys, inputs).x,
+            "padded": lambda: draw(params, padded, x, keys, inputs).x,
         },
         repeats,
     )
@@ -76,7 +78,7 @@ def python_loop(repeats: int, steps: int = 1000) -> None:
     shapes = ((3, WIDTH), (WIDTH, WIDTH), (WIDTH, 2))
     params = [(rng.normal(size=s) / s[0] ** 0.5).astype(np.float32) for s in shapes]
 
-    def apply(params, x, t, cond):
+    def apply(params, x, t, inputs):
         h = jnp.concatenate([x, t[:, None] / 1000], axis=-1)
         return jnp.tanh(jnp.tanh(h @ params[0]) @ params[1]) @ params[2]
 
@@ -94,7 +96,7 @@ def python_loop(repeats: int, steps: int = 1000) -> None:
             sample = scheduler.step(eps, t, sample, eta=0.0).prev_sample
         return sample
 
-    table = experiment.build_table(schedules.ddpm_linear(), "ddim", "uniform", steps)
+    table = Recipe("ddim", "uniform", steps).table(schedules.ddpm_linear())
     draw = sampling.make_sampler(apply, predictions.eps, clip="none")
     keys = sampling.sample_keys(0, np.arange(1))
 
@@ -118,22 +120,22 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=7)
     args = parser.parse_args()
-    parts = load(args.config)
+    model = load(args.config)
     keys = sampling.sample_keys(0, np.arange(args.batch))
     arguments = (
-        jax.jit(parts.init)(jax.random.key(0)),
-        sampling.initial_noise(keys, parts.image_shape),
+        jax.jit(model.init)(jax.random.key(0)),
+        sampling.initial_noise(keys, model.sample_shape),
         keys,
-        parts.cond(jnp.zeros(args.batch, jnp.int32)),
+        model.inputs.arrays(np.zeros(args.batch, np.int32)),
     )
 
     def table(solver, nfe, history):
         steps = (nfe + 1) // 2 if solver.startswith("heun") else nfe
-        made = experiment.build_table(parts.schedule, solver, "log_snr", steps)
+        made = Recipe(solver, "log_snr", steps).table(model.schedule)
         return made.pad(nfe, history)
 
-    programs(parts, args.steps, table, arguments)
-    scans(parts, args.steps, args.repeats, table, arguments)
+    programs(model, args.steps, table, arguments)
+    scans(model, args.steps, args.repeats, table, arguments)
     if importlib.util.find_spec("torch") and importlib.util.find_spec("diffusers"):
         python_loop(args.repeats)
 

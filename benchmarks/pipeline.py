@@ -25,6 +25,7 @@ from PIL import Image
 from benchmarks.common import alternate, load_config, ratio
 from ddim_jax import data, parallel
 from ddim_jax.training import loop
+from ddim_jax.training.method import build
 
 COUNT = 2048
 """Images of a source."""
@@ -84,16 +85,16 @@ def training(name: str, batch: int, steps: int):
     config = load_config(f"configs/{name}.py")
     config.train.batch_size = batch
     mesh = parallel.make_mesh()
-    parts, loss, optimizer, step = loop.build(config, None, mesh)
-    state = loop.init_state(config, parts, optimizer, loss, None, mesh)
+    method = build(config, None, mesh)
+    state = loop.init_state(config, method, None, mesh)
 
     def take(batches):
         nonlocal state
         for _ in range(steps):
-            state, metrics = step(state, parallel.shard(next(batches), mesh))
+            state, metrics = method.step(state, parallel.shard(next(batches), mesh))
         return metrics
 
-    return parts.image_shape, take
+    return method.model.codec.picture_shape, take
 
 
 def reading_rate(batches, batch: int, seconds: float = 5.0) -> float:

@@ -16,9 +16,12 @@ import argparse
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from benchmarks.common import load_config
 from ddim_jax import experiment, parallel, planning, program_cost
+from ddim_jax.model import Model
+from ddim_jax.topologies import devices
 
 HEADS = (
     f"{'devices':>7} {'chip':5}{'memory GB':>10}{'traffic GB':>11}{'GFLOP':>8}{'over model':>11}"
@@ -26,18 +29,19 @@ HEADS = (
 )
 
 
-def model_flops(parts: experiment.Experiment, images: int) -> int:
+def model_flops(model: Model, images: int) -> int:
     """Operations of the products of a train step: forward once, backward twice."""
-    params = jax.eval_shape(parts.init, jax.random.key(0))
-    x, t = jnp.zeros((1, *parts.image_shape)), jnp.zeros(1)
-    cond = parts.cond(jnp.zeros(1, jnp.int32))
-    return 3 * images * program_cost.product_flops(jax.make_jaxpr(parts.apply)(params, x, t, cond))
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    x, t = jnp.zeros((1, *model.sample_shape)), jnp.zeros(1)
+    inputs = model.inputs.arrays(np.zeros(1, np.int32), interval=np.ones(1))
+    jaxpr = jax.make_jaxpr(model.apply)(params, x, t, inputs)
+    return 3 * images * program_cost.product_flops(jaxpr)
 
 
-def gradient_bytes(parts: experiment.Experiment) -> int:
+def gradient_bytes(model: Model) -> int:
     """Bytes of all gradients in the network's dtype."""
-    leaves = jax.tree.leaves(jax.eval_shape(parts.init, jax.random.key(0)))
-    return sum(leaf.size for leaf in leaves) * jnp.dtype(parts.model.dtype).itemsize
+    leaves = jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0)))
+    return sum(leaf.size for leaf in leaves) * jnp.dtype(model.network.dtype).itemsize
 
 
 def row(plan: planning.Plan, needed: int, gradients: int) -> str:
@@ -65,15 +69,16 @@ def main() -> None:
     config = load_config(args.config)
     with config.unlocked():
         config.model.update(dtype=args.dtype, remat=args.remat)
-    parts = experiment.build(config)
-    needed, gradients = model_flops(parts, args.each), gradient_bytes(parts)
+    model = experiment.build(config)
+    needed, gradients = model_flops(model, args.each), gradient_bytes(model)
     print(
         f"{args.config}, {args.each} images a device: the model's products are "
         f"{needed / 1e9:,.0f} GFLOP, its gradients {gradients / 1e6:.1f} MB"
     )
     print(HEADS, flush=True)
     for topology in args.plan.split(","):
-        config.train.batch_size = args.each * planning.mesh_of(topology).size
+        with devices(topology) as mesh:
+            config.train.batch_size = args.each * mesh.size
         plan = planning.plan_training(config, topology, args.quick)
         print(row(plan, needed, gradients), flush=True)
 

@@ -3,10 +3,11 @@
     pip install -e ".[parity]"
     python -m benchmarks.sampling [--networks=digits,cifar10] [--batch=1,4,16,64] [--steps=10]
 
-A `UNet2DModel` with random weights is saved by diffusers and read by `checkpoints.load`; the outputs
-of both are compared first. Then DDIM, by turns: ours as sample.py draws, theirs as `DDIMPipeline`
-does, in the three ways torch runs it: as it is, with channels last, compiled with channels last.
-The ratio is of the minima (of the medians) to the best of theirs; below 1, ours is faster.
+A `UNet2DModel` with random weights is saved by diffusers and read by `checkpoints.load`; the
+outputs of both are compared first. Then DDIM, by turns: ours as sample.py draws, theirs as
+`DDIMPipeline` does, in the three ways torch runs it: as it is, with channels last, compiled with
+channels last. The ratio is of the minima (of the medians) to the best of theirs; below 1, ours is
+faster.
 """
 
 import argparse
@@ -21,8 +22,9 @@ import numpy as np
 import torch
 
 from benchmarks.common import alternate, ratio
-from ddim_jax import experiment, generation, parallel
-from ddim_jax import checkpoints
+from ddim_jax import checkpoints, parallel
+from ddim_jax.model import Model
+from ddim_jax.recipe import Recipe
 
 COMMON = dict(
     layers_per_block=2, downsample_padding=0, flip_sin_to_cos=False, freq_shift=1,
@@ -42,7 +44,7 @@ NETWORKS = {
 }  # fmt: skip
 
 
-def copies(name: str) -> tuple[diffusers.UNet2DModel, checkpoints.Pretrained]:
+def copies(name: str) -> tuple[diffusers.UNet2DModel, Model]:
     """A network of diffusers and ours with its weights.
 
     Raises:
@@ -54,9 +56,9 @@ def copies(name: str) -> tuple[diffusers.UNet2DModel, checkpoints.Pretrained]:
         path = Path(folder) / "saved"
         diffusers.DDIMPipeline(net, diffusers.DDIMScheduler()).save_pretrained(path)
         model = checkpoints.load(path)
-    x = np.random.default_rng(0).normal(size=(2, *model.experiment.image_shape)).astype(np.float32)
+    x = np.random.default_rng(0).normal(size=(2, *model.sample_shape)).astype(np.float32)
     t = np.array([3.0, 700.0], np.float32)
-    ours = np.asarray(model.experiment.apply(model.params, jnp.asarray(x), jnp.asarray(t), None))
+    ours = np.asarray(model.apply(model.params, jnp.asarray(x), jnp.asarray(t), {}))
     with torch.inference_mode():
         theirs = net(torch.from_numpy(x).permute(0, 3, 1, 2), torch.from_numpy(t)).sample
     theirs = theirs.permute(0, 2, 3, 1).numpy()
@@ -65,6 +67,18 @@ def copies(name: str) -> tuple[diffusers.UNet2DModel, checkpoints.Pretrained]:
     count = sum(p.numel() for p in net.parameters()) / 1e6
     print(f"{name}: {count:.1f}M parameters, outputs differ by {difference:.0e} of the largest")
     return net, model
+
+
+def our_loop(model: Model, steps: int):
+    """DDIM as sample.py draws."""
+    generator = model.generator()
+    table = Recipe("ddim", "uniform", steps).table(model.schedule)
+
+    def draw(batch):
+        (drawn,) = generator.batches(table, np.arange(batch), batch_size=batch)
+        return drawn.result.x
+
+    return draw
 
 
 def torch_loop(net, image_shape: tuple[int, ...], steps: int, layout: torch.memory_format):
@@ -95,10 +109,9 @@ def main() -> None:
     for name in args.networks.split(","):
         net, model = copies(name)
         swapped = copy.deepcopy(net).to(memory_format=torch.channels_last)
-        generator, image_shape = generation.Generator(model), model.experiment.image_shape
-        table = experiment.build_table(model.experiment.schedule, "ddim", "uniform", args.steps)
+        image_shape = model.sample_shape
         loops = {
-            "ours": lambda batch, gen=generator, table=table: gen.draw(table, np.arange(batch)).x,
+            "ours": our_loop(model, args.steps),
             "plain": torch_loop(net, image_shape, args.steps, torch.contiguous_format),
             "last": torch_loop(swapped, image_shape, args.steps, torch.channels_last),
             "compiled": torch_loop(

@@ -15,14 +15,14 @@ import jax
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ddim_jax import data, experiment, generation, parallel, sampling
-from ddim_jax import checkpoints
+from ddim_jax import checkpoints, data, parallel, sampling
+from ddim_jax.recipe import Recipe
 from ddim_jax.solvers import SOLVERS
 
 
 def sheet(rows: dict[str, np.ndarray], scale: int = 2) -> Image.Image:
     """One labelled row of images per name."""
-    strips = [data.grid(images, len(images), scale=scale) for images in rows.values()]
+    strips = [data.grid(images, columns=len(images), scale=scale) for images in rows.values()]
     width, height, margin = strips[0].width, strips[0].height, 230
     canvas = Image.new("RGB", (margin + width, height * len(rows)), "white")
     for k, (name, strip) in enumerate(zip(rows, strips, strict=True)):
@@ -45,20 +45,19 @@ def main() -> None:
     parallel.use_compilation_cache()
     parallel.check_batch(args.num_samples, jax.device_count())
     model = checkpoints.load(args.checkpoint)
-    parts = model.experiment
     keys = sampling.sample_keys(args.seed, np.arange(args.num_samples))
-    noise = sampling.initial_noise(keys, parts.image_shape)
-    cond = parts.cond(generation.make_labels(model, None, args.num_samples))
+    noise = sampling.initial_noise(keys, model.sample_shape)
+    inputs = model.inputs.arrays(model.inputs.labels(None, args.num_samples))
     mesh = parallel.make_mesh()
     params = parallel.replicate(model.params, mesh)
-    noise, keys, cond = parallel.shard((noise, keys, cond), mesh)
-    sampler = parts.sampler()
+    noise, keys, inputs = parallel.shard((noise, keys, inputs), mesh)
+    sampler = model.sampler()
 
     def draw(table):
-        return np.asarray(jax.device_get(sampler(params, table, noise, keys, cond).x))
+        return np.asarray(jax.device_get(sampler(params, table, noise, keys, inputs).x))
 
     def table(solver, stride, steps):
-        return experiment.build_table(parts.schedule, solver, stride, steps)
+        return Recipe(solver, stride, steps).table(model.schedule)
 
     exact = draw(table("ddim", "uniform", 1000))
     tables = {name: table(name, args.stride, args.steps) for name in SOLVERS}

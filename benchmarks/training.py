@@ -23,24 +23,25 @@ from benchmarks.common import alternate, load_config, ratio
 from ddim_jax import parallel
 from ddim_jax.networks.layers import group_count
 from ddim_jax.training import loop
+from ddim_jax.training.method import build
 
 
 def ours(config: ml_collections.ConfigDict, batch: int):
     """(parameters, a call that takes a step): as train.py takes it, its images in host memory."""
     config.train.batch_size = batch
     mesh = parallel.make_mesh()
-    parts, loss, optimizer, step = loop.build(config, None, mesh)
-    state = loop.init_state(config, parts, optimizer, loss, None, mesh)
+    method = build(config, None, mesh)
+    state = loop.init_state(config, method, None, mesh)
     count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
     rows = {
-        "image": np.zeros((batch, *parts.image_shape), np.uint8),
+        "image": np.zeros((batch, *method.model.sample_shape), np.uint8),
         "label": np.zeros(batch, np.int32),
         "row": np.arange(batch, dtype=np.int32),
     }
 
     def take():
         nonlocal state
-        state, metrics = step(state, parallel.shard(rows, mesh))
+        state, metrics = method.step(state, parallel.shard(rows, mesh))
         return metrics
 
     return count, take

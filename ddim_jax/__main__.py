@@ -48,7 +48,9 @@ def main(argv: list[str] | None = None) -> None:
             sys.exit("ddim-jax plan: say the devices first, like ddim-jax plan v5e:4x4")
         rest = [f"--plan={rest[0]}", *rest[1:]]
     sys.argv = [f"ddim-jax {name}", *rest]  # by which argparse and absl call the command
-    importlib.import_module(COMMANDS[name][0]).main(rest)
+    command = importlib.import_module(COMMANDS[name][0])
+    sys.modules["__main__"].__doc__ = command.__doc__  # with which absl's --help begins
+    command.main(rest)
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ from ddim_jax.schedules import NoiseLevel
 
 Array = Any
 Apply = Callable[..., Array]
-"""`(params, x [B, ...], model_time [B], inputs[, dropout_keys [B]]) -> F`: the network as a function;
-with dropout keys, one a row, it is in training mode."""
+"""`(params, x [B, ...], model_time [B], inputs[, dropout_keys [B]]) -> F`: the network as a
+function; with dropout keys, one a row, it is in training mode."""
 Network = Callable[[Array, NoiseLevel, Any], Array]
 """`(x, level, inputs) -> F`; guidance wraps here."""
 Denoiser = Callable[[Array, NoiseLevel], Prediction]

@@ -13,7 +13,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -134,24 +134,30 @@ class Model:
 
     # --- the parts of drawing ---------------------------------------------------------------------
 
-    def sampler(self, clip: str = "static", **options: Any) -> Callable[..., Any]:
-        """`sampling.make_sampler` for this network; options as there."""
-        nulled = self.inputs.nulled if self.inputs.null else None
-        return sampling.make_sampler(
-            self.apply, self.parameterization, null_inputs=nulled, clip=clip, **options
+    def sampler(self, recipe: Recipe | None = None, **options: Any) -> Callable[..., Any]:
+        """The jitted sampler of a recipe, default the model's own; only its clip matters to it.
+
+        Args:
+            recipe: with a table, `sampling.make_sampler`; adaptive, `make_adaptive_sampler` of
+                `probability_flow`.
+            **options: of these.
+
+        Raises:
+            ValueError: something to collect without a table.
+        """
+        recipe = recipe or self.recipe
+        options |= {"null_inputs": self._nulled, "clip": recipe.clip}
+        if recipe.solver != ADAPTIVE:
+            return sampling.make_sampler(self.apply, self.parameterization, **options)
+        if options.pop("collect", ()):
+            raise ValueError("a trajectory needs a table: samples under a tolerance share no steps")
+        return probability_flow.make_adaptive_sampler(
+            self.apply, self.parameterization, self.schedule, **options
         )
 
-    def adaptive_sampler(self, clip: str = "static", **options: Any) -> Callable[..., Any]:
-        """`probability_flow.make_adaptive_sampler` for this network; options as there."""
-        nulled = self.inputs.nulled if self.inputs.null else None
-        return probability_flow.make_adaptive_sampler(
-            self.apply,
-            self.parameterization,
-            self.schedule,
-            null_inputs=nulled,
-            clip=clip,
-            **options,
-        )
+    @property
+    def _nulled(self) -> Callable[[dict], dict] | None:
+        return self.inputs.nulled if self.inputs.null else None
 
     def denoiser(self, label: Any = None, **recipe: Any) -> Denoiser:
         """The network as `(x, level) -> Prediction(x0, eps)`, guided and clipped by a recipe.
@@ -168,8 +174,9 @@ class Model:
         self.check(chosen)
         count = 1 if label is None or isinstance(label, str) else max(1, np.size(label))
         conditions = self.conditions(count, chosen, self.inputs.labels(label, count))
-        nulled = self.inputs.nulled if self.inputs.null else None
-        make = sampling.make_denoiser(self.apply, self.parameterization, nulled, chosen.clip, None)
+        make = sampling.make_denoiser(
+            self.apply, self.parameterization, self._nulled, chosen.clip, None
+        )
         return make(self.params, conditions["inputs"], conditions["guidance"])
 
     def check(self, recipe: Recipe) -> None:
@@ -237,35 +244,16 @@ class Model:
         return float(gaps.mean())
 
     def generator(
-        self,
-        recipe: Recipe | None = None,
-        *,
-        collect: Sequence[str] = (),
-        task: sampling.Task | None = None,
-        progress: Callable[[int], None] | None = None,
-        parallel: str = "jit",
+        self, recipe: Recipe | None = None, *, parallel: str = "jit", **options: Any
     ) -> Generator:
-        """The batch loop over this network's sampler.
+        """The batch loop over `sampler`.
 
         Args:
-            recipe: its clip, and whether it is adaptive; default the model's own.
-            collect: "x0", "x": what results have of every row; of a table only.
-            task: what samples have to agree with; of a table only.
-            progress: called with the number of each finished row; of a table only.
+            recipe: as of `sampler`.
             parallel: "jit" or "pmap".
-
-        Raises:
-            ValueError: something to collect without a table.
+            **options: of a sampler with a table: collect, task, progress.
         """
-        recipe = recipe or self.recipe
-        if recipe.solver == ADAPTIVE:
-            if collect:
-                raise ValueError(
-                    "a trajectory needs a table: samples under a tolerance share no steps"
-                )
-            sampler = self.adaptive_sampler(recipe.clip)
-        else:
-            sampler = self.sampler(recipe.clip, collect=collect, task=task, progress=progress)
+        sampler = self.sampler(recipe, **options)
         return Generator(
             sampler, self.params, self.sample_shape, prepare=self.prepared, mode=parallel
         )
@@ -342,12 +330,9 @@ class Model:
         size = min(batch_size, count)
         total = -(-count // size) * (1 if adaptive else table.nfe)
         with tqdm(total=total, unit="batch" if adaptive else "eval", disable=not progress) as bar:
-            generator = self.generator(
-                recipe,
-                collect=("x0",) if trajectory else (),
-                progress=(lambda row: bar.update()) if progress and not adaptive else None,
-                parallel=parallel,
-            )
+            options = {"progress": lambda row: bar.update()} if progress and not adaptive else {}
+            options |= {"collect": ("x0",)} if trajectory else {}
+            generator = self.generator(recipe, parallel=parallel, **options)
             pictures, estimates, nfe = [], [], []
             for _, result in generator.batches(
                 table,

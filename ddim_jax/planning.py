@@ -257,7 +257,7 @@ def plan_sampling(
 
         fixed = [on(tree, whole) for tree in (model.params, table, told["guidance"])]
         varied = [on(tree, rows) for tree in (noise, keys, told["inputs"])]
-        return model.sampler(recipe.clip).lower(*fixed[:2], *varied, fixed[2])
+        return model.sampler(recipe).lower(*fixed[:2], *varied, fixed[2])
 
     with devices(topology) as mesh:
         parallel.check_batch(batch_size, mesh.size)

@@ -1,5 +1,6 @@
 """Test set-up: CPU with two host devices, strict ranks, strict dtypes for the maths, `--slow`."""
 
+import gc
 import os
 import tempfile
 
@@ -33,6 +34,14 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if "slow" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="slow; run with --slow"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """Drops compiled programs after every file: they would fill gigabytes by the end."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture

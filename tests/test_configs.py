@@ -120,7 +120,7 @@ def change(path, value):
         ("sample.stride", "quadratc", "unknown stride 'quadratc' .did you mean 'quadratic'"),
         ("sample.steps", 0, "steps must be a whole number >= 1, got 0"),
         ("sample.clip", "statik", "unknown clip 'statik'; it is one of none, static, dynamic"),
-        ("sample.guidance_scale", 2.0, "config.sample.guidance_scale: .*needs a class-conditional net"),
+        ("sample.guidance_scale", 2.0, "config.sample.guidance_scale: .*needs a class-condit"),
         ("sample.num_samples", 0, "config.sample.num_samples must be at least 1, got 0"),
         ("data.name", "digit", "digits"),
         ("data.image_shape", (10, 10, 1), "holds images of shape .8, 8, 1.*the config says"),

@@ -43,7 +43,8 @@ def test_denoiser_scales_the_input_and_predicts():
     """The network sees x / sqrt(sigma^2 + sd^2); D = c_skip x + c_out F (Karras et al. 2022)."""
     level = schedules.edm().level(jnp.float32(2.0))
     x, norm = noisy(), np.sqrt(2.0**2 + 0.5**2)
-    denoise = denoisers.denoiser(lambda x, level, inputs: inputs * x, predictions.edm(0.5), inputs=3.0)
+    net = lambda x, level, inputs: inputs * x  # noqa: E731
+    denoise = denoisers.denoiser(net, predictions.edm(0.5), inputs=3.0)
     expected = 0.25 / norm**2 * x + 2.0 * 0.5 / norm * (3.0 * x / norm)
     np.testing.assert_allclose(denoise(x, level).x0, expected, rtol=1e-5)
 

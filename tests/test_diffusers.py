@@ -10,8 +10,7 @@ import pytest
 import safetensors.numpy
 
 from configs import cifar10, digits
-from ddim_jax import experiment
-from ddim_jax import checkpoints
+from ddim_jax import checkpoints, experiment
 from ddim_jax.checkpoints import diffusers
 from tests.tiny import tiny
 

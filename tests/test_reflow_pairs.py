@@ -36,7 +36,7 @@ def test_a_pair_is_a_noise_and_the_image_drawn_from_it(drawn):
     noise = sampling.initial_noise(keys, (8, 8, 1))
     table = model.recipe.replace(solver="ddim", steps=2).table(model.schedule)
     inputs = {"label": batch["label"]}
-    x = model.sampler(clip="none")(model.params, table, noise, keys, inputs).x
+    x = model.sampler(model.recipe.replace(clip="none"))(model.params, table, noise, keys, inputs).x
     np.testing.assert_allclose(x, batch["image"], atol=1e-5)
 
 

@@ -1,7 +1,6 @@
 """Methods of several stages on a tiny network: chains, resuming, pairs, and what is refused."""
 
 import json
-import shutil
 import signal
 import subprocess
 import sys

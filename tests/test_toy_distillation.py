@@ -14,8 +14,9 @@ from ddim_jax import losses, predictions, sampling, schedules, solvers, strides
 from ddim_jax.losses import Net, level_pairs
 from ddim_jax.predictions import expand
 from ddim_jax.training import state as states
+from ddim_jax.training.optimizer import make_optimizer
 from ddim_jax.training.state import TrainState
-from ddim_jax.training.step import make_optimizer, make_step
+from ddim_jax.training.step import make_step
 
 COSINE, FLOW = schedules.cosine(-12.0, 12.0), schedules.rectified_flow()
 CENTRES = 0.7 * np.array([[1, 1], [1, -1], [-1, 1], [-1, -1], [0, 0]], np.float32)

@@ -56,7 +56,7 @@ def growing(total_steps: int, start: int = 2, end: int = 150) -> Points:
 
 
 def doubling(total_steps: int, start: int = 10, end: int = 1280) -> Points:
-    """`min(s0 2^floor(k / K'), s1) + 1`, K' steps apart. Source: iCT, equation 14."""
+    """Doubles every K' steps, `min(s0 2^floor(k / K'), s1) + 1`. Source: iCT, equation 14."""
     _check_growth(total_steps, start, end)
     every = int(total_steps // (np.log2(end // start) + 1))
 

@@ -5,7 +5,7 @@
 
 A teacher, a sampler of many steps, takes some noise to images. Its trajectories give the learned
 candidates (`strides.adaptive`), which are raced with the fixed strides on held-out noise, by the
-actual solver, guidance and clipping (`strides.search`). With --refine the winner's times, and with
+actual solver and the checkpoint's own guidance and clipping (`strides.search`). With --refine the winner's times, and with
 --coefficients its solver's weights too, are improved by gradients. So by distance to the teacher
 the result is at least as good as the best fixed stride. Beside each file goes a plot of the times
 and of the distances. At the end all strides are measured on fresh noise against DDIM of
@@ -59,7 +59,7 @@ class NoiseToImage:
         model.check(recipe)
         self.model, self.recipe = model, recipe
         self._mesh = parallel.make_mesh(jax.local_devices())
-        self._sampler = model.sampler(recipe.clip)
+        self._sampler = model.sampler(recipe)
         self._guidance = self._conditions(np.arange(1))["guidance"]
         self._generators: dict[tuple[str, ...], Generator] = {}
         params = parallel.replicate(model.params, self._mesh)
@@ -260,7 +260,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--checkpoint", default="digits", help="as of sample.py")
     add("--solver", default="ddim", help="a deterministic one of SOLVERS")
     add("--steps", default="8", help="numbers of steps, like 5,8,12")
-    add("--guidance_scale", type=float, default=1.0, help="1: none")
+    add("--guidance_scale", type=float, help="1: none; default the checkpoint's")
     add("--num_samples", type=int, default=64, help="of each set of noise")
     add("--nodes", type=int, default=61, help="of the teacher's trajectory")
     add("--refine", type=int, default=0, help="gradient steps after the race, like 40")
