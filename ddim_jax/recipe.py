@@ -184,7 +184,7 @@ class Recipe:
         """The stride and its options as text, like quadratic:fraction=1; of a file its name."""
         stride = self.stride or lookup(SOLVERS, self.solver, "solver").stride
         stride = Path(stride).name if _is_file(stride) else stride
-        return ":".join([stride, *(f"{k}={v!r}" for k, v in self.stride_options.items())])
+        return ":".join([stride, *(f"{k}={v}" for k, v in self.stride_options.items())])
 
     def describe(self, table: SolverTable | Tolerance) -> str:
         """The recipe in a few words, for reports."""

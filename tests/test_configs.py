@@ -124,6 +124,7 @@ def change(path, value):
         ("sample.num_samples", 0, "config.sample.num_samples must be at least 1, got 0"),
         ("data.name", "digit", "digits"),
         ("data.image_shape", (10, 10, 1), "holds images of shape .8, 8, 1.*the config says"),
+        ("model.null_label", False, "label_dropout=0.1 needs a null label to drop to; set"),
         ("model.num_classes", 3, "has 10 classes, the network 3; set config.model.num_classes=10"),
         ("train.batch_size", 3, "divisible by the 2 devices, got 3; use 4"),
         ("train.steps", 0, "config.train.steps must be at least 1, got 0"),

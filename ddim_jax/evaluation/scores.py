@@ -183,7 +183,7 @@ def provenance(model: Model, evaluator: Evaluator) -> dict[str, Any]:
         "checkpoint": model.name,
         "weights_sha256": model.fingerprint,
         "training_steps": model.step,
-        "ema": config["ema"],
+        "ema": config.get("ema"),
         "features": evaluator.network.name,
         "features_sha256": evaluator.network.sha256,
         "resize": evaluator.network.resize,

@@ -47,7 +47,7 @@ def settings(recipe: Recipe, seed: int = 0) -> dict[str, Any]:
     """
     values = {
         "solver": recipe.solver,
-        "stride": _stride(recipe),
+        "stride": recipe.stride_name,
         "steps": recipe.steps,
         "solver_options": dict(recipe.solver_options),
         "guidance_scale": recipe.guidance_scale,
@@ -60,7 +60,7 @@ def settings(recipe: Recipe, seed: int = 0) -> dict[str, Any]:
 def cell_name(recipe: Recipe, seed: int = 0) -> str:
     """Returns a folder name that says what a cell is."""
     learned = recipe.stride is not None and recipe.stride.endswith(".json")
-    stride = Path(recipe.stride).stem if learned else _stride(recipe).replace(":", ",")
+    stride = Path(recipe.stride).stem if learned else recipe.stride_name.replace(":", ",")
     parts = [recipe.solver, stride, str(recipe.steps)]
     parts += [f"{name}={value}" for name, value in recipe.solver_options.items()]
     parts += [f"guidance={recipe.guidance_scale:g}"] if recipe.guidance_scale != 1 else []
@@ -75,11 +75,6 @@ def identity(recipe: Recipe, seed: int, model: Model, table: SolverTable) -> dic
     values = settings(recipe, seed) | {"solver_options": list(recipe.solver_options.items())}
     labels = "all classes in rotation" if model.inputs.num_classes else None
     return json.loads(json.dumps(values | model.origin(table) | {"labels": labels}))
-
-
-def _stride(recipe: Recipe) -> str:
-    """The stride and its options as text, strings in them without quotation marks."""
-    return recipe.stride_name.replace("'", "")
 
 
 def _guidance_changes(recipe: Recipe) -> dict[str, Any]:

@@ -82,6 +82,11 @@ def check(config: ml_collections.ConfigDict, model: Model, devices: int) -> None
     SampleGrid.check(model)
     if config.data.flip and config.data.name.startswith("pairs:"):
         raise ValueError("pairs cannot be flipped: the noise would not be; set data.flip=False")
+    if config.loss.get("label_dropout", 0) and not config.model.get("null_label", True):
+        raise ValueError(
+            f"config.loss.label_dropout={config.loss.label_dropout} needs a null label to drop to; "
+            "set config.model.null_label=True, or label_dropout=0"
+        )
     channels = model.sample_shape[-1]
     if model.network.out_channels != channels:  # the loss would broadcast over them, unnoticed
         raise ValueError(
