@@ -117,10 +117,7 @@ class Generator:
             ValueError: no samples, a batch size below 1, a tolerance that was not met.
         """
         count = len(index)
-        if count < 1 or batch_size < 1:
-            raise ValueError(
-                f"num_samples and batch_size must be at least 1, got {count} and {batch_size}"
-            )
+        check_count(count, batch_size)
         size = min(batch_size, count)
         size += -size % min(size, jax.local_device_count())
         for first in range(0, count, size):
@@ -165,6 +162,14 @@ class Generator:
             devices = jax.local_devices()[: len(arguments[3])]
             return parallel.pmap_program(self._sampler, devices, arguments)
         return self._sampler.lower(*arguments).compile()
+
+
+def check_count(count: int, batch_size: int) -> None:
+    """Raises ValueError for no samples, or batches of none."""
+    if count < 1 or batch_size < 1:
+        raise ValueError(
+            f"num_samples and batch_size must be at least 1, got {count} and {batch_size}"
+        )
 
 
 def _first(result: Any, count: int) -> Any:

@@ -26,13 +26,13 @@ from tqdm import tqdm
 from ddim_jax import probability_flow, sampling
 from ddim_jax.codecs import Codec
 from ddim_jax.denoisers import Denoiser
-from ddim_jax.generation import Generator
+from ddim_jax.generation import Generator, check_count
 from ddim_jax.inputs import Inputs
 from ddim_jax.networks import winograd
-from ddim_jax.predictions import Parameterization
+from ddim_jax.predictions import Parameterization, Prediction
 from ddim_jax.probability_flow import Tolerance
 from ddim_jax.recipe import ADAPTIVE, Recipe
-from ddim_jax.schedules import Schedule
+from ddim_jax.schedules import NoiseLevel, Schedule
 from ddim_jax.solvers import SolverTable
 
 Array = Any
@@ -58,7 +58,7 @@ class Drawing(NamedTuple):
     seconds: float
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Model:
     """A network, what it predicts, what it is told, and how to draw with it.
 
@@ -85,6 +85,13 @@ class Model:
     config: ml_collections.ConfigDict
     name: str = "model"
     step: int = 0
+
+    def __repr__(self) -> str:
+        count = sum(leaf.size for leaf in jax.tree.leaves(self.params))
+        return (
+            f"Model({self.name!r}, step {self.step}, {count:,} parameters, "
+            f"pictures {self.codec.picture_shape}, {self.schedule.name} schedule, {self.recipe})"
+        )
 
     def replace(self, **changes: Any) -> "Model":
         """The model with other attributes, such as other `params`."""
@@ -163,8 +170,8 @@ class Model:
         """The network as `(x, level) -> Prediction(x0, eps)`, guided and clipped by a recipe.
 
         Args:
-            label: of each row of x: a number or name, or a list of them; for a network with
-                classes. One label serves a batch of one.
+            label: for a network with classes, a number or name for all rows of x, or a list with
+                one for each row.
             **recipe: fields of `Recipe` to replace, such as guidance_scale=2 or clip="none".
 
         Raises:
@@ -177,7 +184,13 @@ class Model:
         make = sampling.make_denoiser(
             self.apply, self.parameterization, self._nulled, chosen.clip, None
         )
-        return make(self.params, conditions["inputs"], conditions["guidance"])
+        inputs, guidance = conditions["inputs"], conditions["guidance"]
+
+        def denoise(x: Array, level: NoiseLevel) -> Prediction:
+            rows = {k: jnp.repeat(v, len(x), 0) if count == 1 else v for k, v in inputs.items()}
+            return make(self.params, rows, guidance)(x, level)
+
+        return denoise
 
     def check(self, recipe: Recipe) -> None:
         """Raises ValueError for guidance that this network was not trained for."""
@@ -324,7 +337,7 @@ class Model:
         """
         recipe = recipe or self.recipe
         self.check(recipe)
-        _check_count(count, batch_size)
+        check_count(count, batch_size)
         table, labels = recipe.table(self.schedule), self.inputs.labels(label, count)
         adaptive = isinstance(table, Tolerance)
         size = min(batch_size, count)
@@ -391,10 +404,3 @@ def fingerprint(params: Any) -> str:
         digest.update(f"{name}{value.shape}".encode())
         digest.update(np.ascontiguousarray(value, np.float32).tobytes())
     return digest.hexdigest()
-
-
-def _check_count(count: int, batch_size: int) -> None:
-    if count < 1 or batch_size < 1:
-        raise ValueError(
-            f"num_samples and batch_size must be at least 1, got {count} and {batch_size}"
-        )

@@ -266,19 +266,19 @@ def plan_sampling(
 
 def advice(config: Any, plan: Plan) -> str:
     """What to change where a train step does not fit."""
-    found = []
+    changes = []
     remat = config.model.get("remat", "none")
     if remat == "none":
-        found.append("--config.model.remat=convolutions computes norms and activations again")
+        changes.append("--config.model.remat=convolutions computes norms and activations again")
     if remat == "convolutions":
-        found.append("--config.model.remat=blocks computes convolutions again as well")
+        changes.append("--config.model.remat=blocks computes convolutions again as well")
     if config.model.get("dtype", "float32") == "float32":
-        found.append("--config.model.dtype=bfloat16 halves them")
+        changes.append("--config.model.dtype=bfloat16 halves them")
     if config.parallel == "jit" and plan.arguments > 0.2 * plan.chip.memory:
-        found.append("--config.parallel=fsdp splits the state over the devices")
+        changes.append("--config.parallel=fsdp splits the state over the devices")
     each = config.train.batch_size // plan.devices
     if each // config.train.get("accumulate", 1) > 1:
-        found.append(f"--config.train.accumulate=2 takes the {each} images of a device in parts")
-    found.append("or take more devices, or a smaller --config.train.batch_size")
+        changes.append(f"--config.train.accumulate=2 takes the {each} images of a device in parts")
+    changes.append("or take more devices, or a smaller --config.train.batch_size")
     start = "it may not fit (ask without --quick): " if plan.quick else "it does not fit: "
-    return start + "; ".join(found)
+    return start + "; ".join(changes)

@@ -73,14 +73,14 @@ def collectives(text: str) -> dict[str, tuple[int, int]]:
 
     Of a pair of -start and -done the second is counted.
     """
-    found = {name: [0, 0] for name in COLLECTIVES}
+    totals = {name: [0, 0] for name in COLLECTIVES}
     pattern = re.compile(rf"= (.*?) ({'|'.join(COLLECTIVES)})(-start|-done)?\(")
     for line in text.splitlines():
         match = pattern.search(line)
         if match and match[3] != "-start":
-            found[match[2]][0] += 1
-            found[match[2]][1] += sum(size for size, _ in _arrays(match[1]))
-    return {name: tuple(value) for name, value in found.items() if value[0]}
+            totals[match[2]][0] += 1
+            totals[match[2]][1] += sum(size for size, _ in _arrays(match[1]))
+    return {name: tuple(value) for name, value in totals.items() if value[0]}
 
 
 def traffic(text: str) -> int:

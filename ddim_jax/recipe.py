@@ -62,8 +62,19 @@ class Recipe:
     def __post_init__(self):
         """Checks what does not depend on a schedule."""
         lookup(CLIPS, self.clip, "clip")
-        if not np.isfinite(self.guidance_scale):
-            raise ValueError(f"guidance_scale must be finite, got {self.guidance_scale}; 1 is none")
+        for name in ("solver", "stride"):
+            value = getattr(self, name)
+            if not isinstance(value, str) and (value is not None or name == "solver"):
+                raise ValueError(
+                    f"a recipe's {name} must be a name, got {type(value).__name__}; a {name} of "
+                    "your own makes a table for sampling.run"
+                )
+        if not isinstance(self.guidance_scale, (int, float)) or not np.isfinite(
+            self.guidance_scale
+        ):
+            raise ValueError(
+                f"guidance_scale must be a finite number, got {self.guidance_scale!r}; 1 is none"
+            )
         if not 0 <= self.guidance_rescale <= 1:
             raise ValueError(f"guidance_rescale must be in [0, 1], got {self.guidance_rescale}")
         low, high = self.guidance_interval

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from ddim_jax import files
 from ddim_jax.data.images import to_pil
+from ddim_jax.generation import check_count
 from ddim_jax.model import Model
 from ddim_jax.recipe import Recipe
 
@@ -73,10 +74,7 @@ def draw(
     """
     recipe, folder = recipe or model.recipe, Path(folder)
     model.check(recipe)
-    if num_samples < 1 or batch_size < 1:
-        raise ValueError(
-            f"num_samples and batch_size must be at least 1, got {num_samples} and {batch_size}"
-        )
+    check_count(num_samples, batch_size)
     table, labels = recipe.table(model.schedule), model.inputs.labels(label, num_samples)
     about = model.origin(table) | {
         "seed": seed,
@@ -92,8 +90,8 @@ def draw(
     generator, total = model.generator(recipe, parallel=parallel), len(mine)
     with _bar(folder, total, total - len(missing)) as bar:
         if len(missing):
-            own = None if labels is None else labels[missing]
-            conditions = model.conditions(len(missing), recipe, own, table)
+            classes = None if labels is None else labels[missing]
+            conditions = model.conditions(len(missing), recipe, classes, table)
             for rows, result in generator.batches(
                 table, missing, seed=seed, batch_size=batch_size, **conditions
             ):

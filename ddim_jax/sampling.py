@@ -2,15 +2,10 @@
 
 The table is an argument of the jitted sampler, so that solvers of equal (nfe, H), strides, eta and
 guidance strengths swap without recompiling, and the network is traced once. Noise is drawn under a
-scalar `lax.cond`: a deterministic table draws none. Every sample has its own key, so that it is the
-same picture (to rounding) whatever the batch size, device count or process count.
-
-    key of sample i  = fold_in(key(seed), i)
-    key of a purpose = fold_in(key of sample i, Purpose)       initial noise, solver noise, ...
-    key of a row     = fold_in(key of the purpose, row + 1)    0 is the table's start
+scalar `lax.cond`: a deterministic table draws none. Every sample has its own key (`keys.py`), so
+that it is the same picture (to rounding) whatever the batch size, device or process count.
 """
 
-import enum
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -21,20 +16,15 @@ import jax.numpy as jnp
 from ddim_jax import denoisers
 from ddim_jax.denoisers import Apply, Denoiser
 from ddim_jax.guidance import Guidance, classifier_free
+from ddim_jax.keys import Purpose, initial_noise, normal, purpose_keys, sample_keys
 from ddim_jax.predictions import Parameterization
 from ddim_jax.schedules import NoiseLevel
 from ddim_jax.solvers.table import SolverTable, State
 
+__all__ = ["RunResult", "Task", "initial_noise", "make_sampler", "run", "sample_keys"]
+
 Array = Any
 Constraint = Callable[[Array, NoiseLevel, Array], Array]
-
-
-class Purpose(enum.IntEnum):
-    """What a random number is for; one stream each."""
-
-    INITIAL_NOISE = 0
-    SOLVER_NOISE = 1
-    CONSTRAINT = 2
 
 
 class Task(NamedTuple):
@@ -61,26 +51,6 @@ class RunResult(NamedTuple):
     x: Array
     state: State
     collected: dict[str, Array]
-
-
-def sample_keys(seed: int, index: Array) -> Array:
-    """[B] keys of the samples with global indices `index`: `fold_in(key(seed), i)`."""
-    return jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(jnp.asarray(index))
-
-
-def purpose_keys(keys: Array, purpose: Purpose, row: Array | None = None) -> Array:
-    """[B] keys for one purpose, and for one row of it."""
-    keys = jax.vmap(lambda key: jax.random.fold_in(key, int(purpose)))(keys)
-    return keys if row is None else jax.vmap(lambda key: jax.random.fold_in(key, row))(keys)
-
-
-def _normal(keys: Array, shape: Sequence[int], dtype=jnp.float32) -> Array:
-    return jax.vmap(lambda key: jax.random.normal(key, tuple(shape), dtype))(keys)
-
-
-def initial_noise(keys: Array, shape: Sequence[int]) -> Array:
-    """[B, *shape] standard normals, float32: what sampling starts from."""
-    return _normal(purpose_keys(keys, Purpose.INITIAL_NOISE), shape)
 
 
 def run(
@@ -189,7 +159,7 @@ def _add_noise(multiples: Array, state: State, keys: Array, row: Array) -> State
 
     def draw(state: State) -> State:
         row_keys = purpose_keys(keys, Purpose.SOLVER_NOISE, row)
-        z = _normal(row_keys, state.evaluate.shape[1:], state.evaluate.dtype)
+        z = normal(row_keys, state.evaluate.shape[1:], state.evaluate.dtype)
         return State(state.evaluate + multiples[0] * z, state.base + multiples[1] * z)
 
     return jax.lax.cond(jnp.any(multiples != 0), draw, lambda state: state, state)

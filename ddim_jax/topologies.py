@@ -76,14 +76,14 @@ def devices(topology: str) -> Iterator[Mesh]:
     cuda = CHIPS[name].platform == "cuda"
     with _environment(_variables(name, cuda)), _no_compilation_cache():
         try:
-            found = _describe(topology, shape, cuda)
+            described = _describe(topology, shape, cuda)
         except Exception as error:  # plugins raise many kinds
             raise ValueError(
                 f"no compiler for {topology} ({' '.join(str(error).split())[:200]}); "
                 f'pip install "ddim_jax[{"cuda" if cuda else "tpu"}]" brings it, or the shape is '
                 f"not one of {name}"
             ) from error
-        yield parallel.make_mesh(list(found.devices))
+        yield parallel.make_mesh(list(described.devices))
 
 
 def _describe(topology: str, shape: str, cuda: bool) -> Any:

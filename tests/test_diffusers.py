@@ -57,9 +57,7 @@ def test_what_is_written_is_read_again(folder):
     names = "channels channel_mults num_blocks attention_resolutions scale_shift norm_eps"
     for name in f"{names} head_channels down_padding time_embedding num_classes".split():
         assert getattr(back.network, name) == getattr(model.network, name)
-    np.testing.assert_array_equal(
-        back.schedule.level(0.5).alpha, model.schedule.level(0.5).alpha
-    )
+    np.testing.assert_array_equal(back.schedule.level(0.5).alpha, model.schedule.level(0.5).alpha)
     with pytest.raises(FileExistsError, match="choose another name"):
         diffusers.write(path, model.config, model.params)
 

@@ -54,6 +54,17 @@ def test_the_parts_draw_what_the_model_draws(model):
     assert np.abs(model.pictures(x).astype(int) - wanted).max() <= 1
 
 
+def test_one_label_serves_any_batch(model):
+    denoise, level = model.denoiser(label=3, guidance_scale=2.0), model.schedule.level(0.5)
+    x = np.random.default_rng(0).normal(size=(2, 28, 28, 1)).astype(np.float32)
+    wanted = model.denoiser(label=[3, 3], guidance_scale=2.0)(x, level).x0
+    np.testing.assert_array_equal(denoise(x, level).x0, wanted)
+
+
+def test_a_model_is_shown_in_a_line_or_two(model):
+    assert len(repr(model)) < 500 and "1,4" in repr(model) and "digits" in repr(model)
+
+
 def test_the_trajectory_ends_in_the_picture(model):
     drawing = model.generate(2, trajectory=True)
     assert drawing.trajectory.shape == (3, 2, 28, 28, 1)
@@ -102,7 +113,10 @@ def test_a_recipe_is_replaced_as_a_reader_expects():
     "changes, message",
     [
         ({"clip": "soft"}, "unknown clip 'soft'"),
-        ({"guidance_scale": np.nan}, "guidance_scale must be finite"),
+        ({"guidance_scale": np.nan}, "guidance_scale must be a finite number"),
+        ({"guidance_scale": "2"}, "guidance_scale must be a finite number, got '2'"),
+        ({"solver": ddim_jax.solvers.ddim()}, "solver must be a name, got Solver; .*sampling.run"),
+        ({"stride": [1.0, 0.0]}, "a recipe's stride must be a name, got list"),
         ({"guidance_rescale": 1.5}, r"guidance_rescale must be in \[0, 1\], got 1.5"),
         ({"guidance_interval": (2.0, 1.0)}, "with 0 <= low < high, got 2.0,1.0"),
     ],

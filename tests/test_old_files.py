@@ -76,9 +76,7 @@ def test_an_old_folder_of_samples_is_extended(old):
     recipe = model.recipe.replace(solver="dpm_solver++_2m", steps=4, guidance_scale=2.0)
     before = {path: path.read_bytes() for path in (old / "folder").rglob("*.png")}
     assert len(before) == 3
-    report = sample_folder.draw(
-        old / "folder", model, recipe, num_samples=5, label=[3, 1], seed=5
-    )
+    report = sample_folder.draw(old / "folder", model, recipe, num_samples=5, label=[3, 1], seed=5)
     assert (report.drawn, report.existing) == (2, 3)
     assert all(path.read_bytes() == content for path, content in before.items())
     with pytest.raises(ValueError, match="drawn with another table"):

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import resource
 import shutil
@@ -129,6 +130,14 @@ def test_a_save_that_fails_says_so_and_leaves_the_one_before(finished, tmp_path,
     for ours, theirs in zip(leaves(state), leaves(finished[1]), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert curve(tmp_path) == curve(finished[0])
+
+
+def test_a_checkpointer_leaves_hooks_as_they_were(tmp_path):
+    before = sys.unraisablehook, list(logging.getLogger("asyncio").filters)
+    checkpointer = workdirs.Checkpointer(tmp_path)
+    assert sys.unraisablehook is not before[0]
+    checkpointer.close()
+    assert (sys.unraisablehook, logging.getLogger("asyncio").filters) == before
 
 
 def test_a_file_that_cannot_be_written_is_named_and_nothing_waits_for_it(tmp_path):

@@ -8,7 +8,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ddim_jax import predictions, sampling, schedules, solvers, strides
 from ddim_jax.guidance import Guidance
-from ddim_jax.sampling import Purpose, make_sampler, purpose_keys, run, sample_keys
+from ddim_jax.keys import Purpose, purpose_keys
+from ddim_jax.sampling import make_sampler, run, sample_keys
 from ddim_jax.solvers import SOLVERS, State
 from tests.oracles import Mixture
 

@@ -16,7 +16,7 @@ from ddim_jax import checkpoints, sampling, schedules, solvers, strides
 from ddim_jax.commands import sample as sample_command
 from ddim_jax.recipe import Recipe
 from ddim_jax.solvers import SOLVERS
-from ddim_jax.strides import choose, fit, learned, search, trajectories
+from ddim_jax.strides import fit, learned, search, search_space, trajectories
 from ddim_jax.strides.search import Drawer, TeacherSamples
 from ddim_jax.strides.search_space import FIXED, Candidate, Evidence, families, propose
 from tests.oracles import Mixture, level_of
@@ -250,8 +250,8 @@ def test_times_must_fall(tmp_path):
 @pytest.mark.parametrize("refine", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_stride_is_learned_and_used(refine, tmp_path, capsys, monkeypatch):
     """On the bundled digits, at the smallest sizes: files, plot, and a picture drawn with it."""
-    monkeypatch.setattr(choose, "LASTS", (0.1,))
-    monkeypatch.setattr(choose, "STARTS", (-3.0,))
+    monkeypatch.setattr(search_space, "LASTS", (0.1,))
+    monkeypatch.setattr(search_space, "STARTS", (-3.0,))
     fit.main(
         [
             "--solver=dpm_solver++_2m", "--steps=3", "--num_samples=2", "--nodes=6",

@@ -235,8 +235,8 @@ def _model(options: dict[str, Any], file: Path) -> dict[str, Any]:
     if shifts not in ("default", "scale_shift"):
         raise ValueError(f"{file}: resnet_time_scale_shift={shifts!r} is not supported")
     groups = options.get("norm_num_groups", 32)
-    own = groups if shifts == "default" else None  # what diffusers takes for None
-    if (options.get("attn_norm_num_groups") or own) != groups:
+    default = groups if shifts == "default" else None  # what diffusers takes for None
+    if (options.get("attn_norm_num_groups") or default) != groups:
         raise ValueError(
             f"{file}: attn_norm_num_groups={options.get('attn_norm_num_groups')} with "
             f"resnet_time_scale_shift={shifts!r} is not supported, only {groups}"

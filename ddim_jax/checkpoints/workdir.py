@@ -118,8 +118,6 @@ class Checkpointer:
 
     def __init__(self, workdir: Path, keep: int = 2, create: bool = True):
         """Opens the directory."""
-        self._quiet = contextlib.ExitStack()
-        self._quiet.enter_context(_quiet())
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=create)
         self._damaged = set()
         self.directory = Path(workdir).absolute() / "checkpoints"
@@ -129,6 +127,8 @@ class Checkpointer:
         self._manager = ocp.CheckpointManager(
             self.directory, item_handlers=handlers, options=options
         )
+        self._quiet = contextlib.ExitStack()
+        self._quiet.enter_context(_quiet())
 
     def save(self, state: State, *, wait: bool = False) -> None:
         """Saves a state under its step, in the background unless `wait`.
@@ -203,20 +203,20 @@ class Checkpointer:
             items = ocp.args.Composite(ema=ocp.args.StandardRestore(_abstract(like)))
             return self._manager.restore(step, args=items)["ema"], step
 
-        found = self._newest(read)
-        if found is None:
+        newest = self._newest(read)
+        if newest is None:
             raise FileNotFoundError(
                 f"no checkpoint in {self._manager.directory}; the first is written after "
                 "config.train.checkpoint_every steps, or on SIGTERM"
             )
-        return found
+        return newest
 
     def _newest(self, read):
         steps = sorted(self._manager.all_steps(), reverse=True)
         failures = []
         for step in steps:
             try:
-                found = read(step)
+                restored = read(step)
             except Mismatch:
                 raise
             except Exception as error:  # orbax and tensorstore raise many kinds for damaged files
@@ -226,7 +226,7 @@ class Checkpointer:
                 continue
             for failure in failures:
                 logging.warning("Skipped the damaged checkpoint of %s; using %d", failure, step)
-            return found
+            return restored
         if failures:
             raise ValueError(
                 f"no checkpoint in {self._manager.directory} can be read: {'; '.join(failures)}; "

@@ -16,13 +16,6 @@ from ddim_jax.data.pipeline import batches
 from ddim_jax.data.sources import Source, load
 
 __all__ = [
-    "Source",
-    "batches",
-    "grid",
-    "load",
-    "save_gif",
-    "save_grid",
-    "save_png",
-    "to_uint8",
+    "Source", "batches", "grid", "load", "save_gif", "save_grid", "save_png", "to_uint8",
     "to_unit_range",
-]
+]  # fmt: skip

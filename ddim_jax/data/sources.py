@@ -103,11 +103,7 @@ def load(
 
 
 def _of_arrays(
-    name: str,
-    images: np.ndarray,
-    labels: np.ndarray | None,
-    size: int | None,
-    channels: int | None,
+    name: str, images: np.ndarray, labels: np.ndarray | None, size: int | None, channels: int | None
 ) -> Source:
     """Returns a source over arrays in memory: uint8 [N, H, W, C] and integers [N], or None."""
 

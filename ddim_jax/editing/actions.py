@@ -11,7 +11,7 @@ import numpy as np
 
 from ddim_jax import checkpoints, files, sampling
 from ddim_jax.editing import latents, pictures
-from ddim_jax.editing.editor import Editor, Latents, squared_error
+from ddim_jax.editing.editor import Editor, squared_error
 from ddim_jax.editing.inversion import RoundTrip, round_trip
 from ddim_jax.editing.judging import judge
 from ddim_jax.editing.pictures import read, write
@@ -28,24 +28,20 @@ def make_editor(model: Model, args: argparse.Namespace) -> Editor:
 
 
 def single_steps(args: argparse.Namespace) -> int:
-    """`--steps` of a command that takes one number.
-
-    Raises:
-        ValueError: more than one.
-    """
+    """`--steps` of a command that takes one number."""
     if len(args.steps) > 1:
         raise ValueError(f"{args.command} takes one number of --steps, got {args.steps}")
     return args.steps[0]
 
 
-def read_labelled(model: Model, args: argparse.Namespace) -> tuple[Array, Any]:
-    """The samples of `--images`, and `--label` for all of them; default their own labels."""
-    x, labels = read(model, args)
-    return x, labels if args.label is None else args.label
+def table_recipe(args: argparse.Namespace, solver: str, **options: Any) -> Recipe:
+    """The recipe of a solver with these options, on `--stride` in its one number of `--steps`."""
+    stride = parse_stride(args.stride or "uniform")
+    return Recipe(solver, steps=single_steps(args), solver_options=options, **stride)
 
 
 def _round_trip(model: Model, args: argparse.Namespace, steps: int | None = None) -> RoundTrip:
-    """The inversion that the flags describe, of so many steps; default the only `--steps`."""
+    """The inversion that the flags describe; its steps default to the only `--steps`."""
     options = {} if args.refinements is None else {"refinements": args.refinements}
     steps = single_steps(args) if steps is None else steps
     return round_trip(model.schedule, args.method, steps, args.stride, **options)
@@ -57,51 +53,40 @@ def _noise(model: Model, args: argparse.Namespace, index: Any) -> Array:
     return np.asarray(sampling.initial_noise(keys, model.sample_shape))
 
 
-# --- there and back -------------------------------------------------------------------------------
-
-
 def invert(model: Model, args: argparse.Namespace) -> None:
     """Inverts images and draws them again; several --steps make a table and a plot."""
-    x, labels = read_labelled(model, args)
+    x, labels = read(model, args)
     editor, table, rows = make_editor(model, args), [], {"image": x}
     trips = {steps: _round_trip(model, args, steps) for steps in args.steps}
     for steps, trip in trips.items():
-        inverted = editor.invert(trip, x, labels)
-        rows[f"{steps} steps"] = editor.draw(trip.down, inverted.state, labels)
-        table.append(_inversion_row(steps, trip, inverted, x, rows[f"{steps} steps"]))
-        print(pictures.summary(table[-1]), flush=True)
+        state, residual = editor.invert(trip, x, labels)
+        redrawn = rows[f"{steps} steps"] = editor.draw(trip.down, state, labels)
+        errors = squared_error(x, redrawn)
+        numbers = {
+            "steps": steps,
+            "evaluations": trip.up.nfe + trip.down.nfe,
+            "mean_squared_error": float(errors.mean()),
+            "greatest_difference": float(np.abs(x - redrawn).max() / 2),
+            "latent_std": float(np.std(state.evaluate)),
+            "residual": None if residual is None else float(residual.mean()),
+            "errors": errors.tolist(),
+        }
+        table.append(numbers)
+        print(pictures.summary(numbers), flush=True)
     if args.latents:
-        state = inverted.state
         np.savez(args.latents, latents=state.evaluate, base=state.base, steps=args.steps[-1])
     if len(table) > 1:
         _plot_errors(args, table)
     write(model, args, rows, {"method": args.method, "images": len(x), "table": table})
 
 
-def _inversion_row(
-    steps: int, trip: RoundTrip, inverted: Latents, x: Array, redrawn: Array
-) -> dict[str, Any]:
-    errors = squared_error(x, redrawn)
-    return {
-        "steps": steps,
-        "evaluations": trip.up.nfe + trip.down.nfe,
-        "mean_squared_error": float(errors.mean()),
-        "greatest_difference": float(np.abs(x - redrawn).max() / 2),
-        "latent_std": float(np.std(inverted.state.evaluate)),
-        "residual": None if inverted.residual is None else float(inverted.residual.mean()),
-        "errors": errors.tolist(),
-    }
-
-
 def _plot_errors(args: argparse.Namespace, table: list[dict]) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 3.5), layout="constrained")
-    axes = figure.add_subplot()
+    title, y = f"round trip by {args.method}", "mean squared error, pixels in 0..1"
+    axes = figure.add_subplot(xlabel="steps", ylabel=y, title=title)
     axes.loglog([r["steps"] for r in table], [r["mean_squared_error"] for r in table], "o-")
-    axes.set_xlabel("steps")
-    axes.set_ylabel("mean squared error, pixels in 0..1")
-    axes.set_title(f"round trip by {args.method}")
     axes.grid(alpha=0.3, which="both")
     path = files.next_free(pictures.folder_of(args), "invert_error")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -113,10 +98,10 @@ def compare(model: Model, args: argparse.Namespace) -> None:
     """Draws the same noises in several numbers of steps, and measures how the pictures differ."""
     noise = _noise(model, args, np.arange(args.num))
     labels = model.inputs.labels(args.label, args.num)
-    editor = make_editor(model, args)
+    editor, table = make_editor(model, args), []
     tables = {str(steps): _round_trip(model, args, steps).down for steps in args.steps}
-    rows = {name: editor.draw(table, noise, labels) for name, table in tables.items()}
-    finest, table = rows[str(args.steps[-1])], []
+    rows = {name: editor.draw(down, noise, labels) for name, down in tables.items()}
+    finest = rows[str(args.steps[-1])]
     for name, drawn in rows.items():
         pairs = zip(drawn.reshape(args.num, -1), finest.reshape(args.num, -1), strict=True)
         correlation = np.mean([np.corrcoef(a, b)[0, 1] for a, b in pairs])
@@ -126,22 +111,17 @@ def compare(model: Model, args: argparse.Namespace) -> None:
     write(model, args, rows, {"method": args.method, "images": args.num, "table": table})
 
 
-# --- changes of latents ---------------------------------------------------------------------------
-
-
 def interpolate(model: Model, args: argparse.Namespace) -> None:
     """Walks between images or noises: a chain, or a grid between four."""
     editor, trip = make_editor(model, args), _round_trip(model, args)
     if args.seeds:
         ends = _noise(model, args, args.seeds)
     else:
-        x, _ = read(model, args)
-        ends = editor.invert(trip, x, args.label).state.evaluate
+        ends = editor.invert(trip, read(model, args)[0], args.label).state.evaluate
     if args.grid:
-        path = np.asarray(latents.grid(ends, args.grid, args.grid))
-        path = path.reshape(-1, *path.shape[2:])
+        path = latents.grid(ends, args.grid, args.grid).reshape(-1, *ends.shape[1:])
     else:
-        path = np.asarray(latents.chain(ends, args.frames))
+        path = latents.chain(ends, args.frames)
     drawn = editor.draw(trip.down, path, args.label)
     step = np.sqrt(squared_error(drawn[1:], drawn[:-1]))
     numbers = {"frames": len(drawn), "greatest_step": float(step.max()), "step": step.tolist()}
@@ -150,13 +130,12 @@ def interpolate(model: Model, args: argparse.Namespace) -> None:
     if not (args.grid or str(args.out).endswith(".gif")):
         del rows[-1]  # the last end alone
     rows = {str(i): row for i, row in enumerate(rows)}
-    write(model, args, rows, numbers, columns=columns, named=False)
+    write(model, args, rows, numbers, columns)
 
 
 def arithmetic(model: Model, args: argparse.Namespace) -> None:
     """Adds the difference of two sets of images to others."""
-    toward, _ = read(model, args, args.toward)
-    away, _ = read(model, args, args.away)
+    toward, away = (read(model, args, images)[0] for images in (args.toward, args.away))
     _add_direction(model, args, toward, away)
 
 
@@ -195,7 +174,7 @@ def _add_direction(model: Model, args: argparse.Namespace, toward: Array, away: 
         direction = latents.random_direction(jax.random.key(args.seed), direction)
     start, rows = editor.invert(trip, x).state.evaluate, {"image": x}
     for strength in args.strength:
-        moved = np.asarray(latents.add(start, direction, strength))
+        moved = latents.add(start, direction, strength)
         rows[f"{strength:+g}"] = editor.draw(trip.down, moved)
     numbers = {
         "toward": len(toward),
@@ -207,14 +186,11 @@ def _add_direction(model: Model, args: argparse.Namespace, toward: Array, away: 
     write(model, args, rows, numbers | judge(model, rows))
 
 
-# --- other labels, models, starts -----------------------------------------------------------------
-
-
 def translate(model: Model, args: argparse.Namespace) -> None:
     """Inverts under one label or model, and draws under another (dual diffusion bridges)."""
     if args.toward is None and not args.target:
         raise ValueError("translate needs --toward, a class, or --target, another checkpoint")
-    x, labels = read_labelled(model, args)
+    x, labels = read(model, args)
     editor, trip = make_editor(model, args), _round_trip(model, args)
     target, target_trip = editor, trip
     if args.target:
@@ -236,8 +212,8 @@ def translate(model: Model, args: argparse.Namespace) -> None:
 
 def sdedit(model: Model, args: argparse.Namespace) -> None:
     """Noises images part of the way, and draws from there."""
-    x, labels = read_labelled(model, args)
-    recipe = Recipe(args.solver, steps=single_steps(args), **parse_stride(args.stride or "uniform"))
+    x, labels = read(model, args)
+    recipe = table_recipe(args, args.solver)
     tables = {f"{s:g}": sdedit_table(model.schedule, recipe, s) for s in args.strength}
     editor, rows = make_editor(model, args), {"image": x}
     for name, table in tables.items():

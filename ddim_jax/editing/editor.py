@@ -47,25 +47,20 @@ class Latents(NamedTuple):
 class Editor:
     """Maps images to latents and back; keeps what it has compiled.
 
-    Attributes:
-        model: the model.
+    Args:
+        model: the model, also an attribute. Its clean estimates are not clipped here.
+        batch_size: images at a time.
+        show_progress: show a bar over images, on a terminal.
+        **guidance: `guidance_scale`, `guidance_interval` and `guidance_rescale` as of `Recipe`,
+            applied both ways; default none, which inverts best.
+
+    Raises:
+        ValueError: guidance that the model was not trained for; a batch size below 1.
     """
 
     def __init__(
         self, model: Model, *, batch_size: int = 64, show_progress: bool = True, **guidance: Any
     ):
-        """Compiles nothing yet.
-
-        Args:
-            model: the model. Its clean estimates are not clipped here.
-            batch_size: images at a time.
-            show_progress: show a bar over images, on a terminal.
-            **guidance: `guidance_scale`, `guidance_interval` and `guidance_rescale` as of `Recipe`,
-                applied both ways; default none, which inverts best.
-
-        Raises:
-            ValueError: guidance that the model was not trained for; a batch size below 1.
-        """
         if batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}; 64 is usual")
         self.model = model
@@ -86,11 +81,11 @@ class Editor:
         Raises:
             ValueError: samples of another shape, labels that the model does not have.
         """
-        iterates = ("x",) if trip.repeats > 2 else ()
+        collect = ("x",) if trip.repeats > 2 else ()
         states, residuals = [], []
-        for result in self._run(trip.up, x, labels, "inverting", collect=iterates):
+        for result in self._run(trip.up, x, labels, "inverting", collect):
             states.append(result.state)
-            if iterates:
+            if collect:
                 residuals.append(_residual(result.collected["x"], trip.repeats))
         state = jax.tree.map(lambda *parts: np.concatenate(parts), *states)
         return Latents(state, np.concatenate(residuals) if residuals else None)
@@ -125,48 +120,36 @@ class Editor:
         return np.concatenate([result.x for result in results])
 
     def _run(
-        self, table, x, labels, what, *, collect=(), task=None, known=None, seed=0
+        self, table, x, labels, what, collect=(), *, task=None, known=None, seed=0
     ) -> Iterator[RunResult]:
         """Yields the results of the batches, with a bar."""
         x, known = jax.tree.map(np.asarray, (x, known))
         if x is not None:
-            self._check_shape(x.evaluate if isinstance(x, State) else x)
+            self._check(x.evaluate if isinstance(x, State) else x)
             x = jax.tree.map(np.float32, x)
         count = len(jax.tree.leaves((x, known))[0])
-        labels = self._labels(labels, count)
-        batches = self._generator(collect, task).batches(
-            table,
-            np.arange(count),
-            seed=seed,
-            x=x,
-            known=known,
-            batch_size=self._batch_size,
-            **self.model.conditions(count, self._recipe, labels, table),
-        )
+        if labels is None and self.model.inputs.num_classes:
+            labels = np.full(count, self.model.inputs.num_classes, np.int32)  # the null label
+        else:
+            labels = self.model.inputs.labels(labels, count)
+        if (collect, task) not in self._generators:
+            made = self.model.generator(self._recipe, collect=collect, task=task)
+            self._generators[collect, task] = made
+        conditions = self.model.conditions(count, self._recipe, labels, table)
+        given = conditions | {"x": x, "known": known, "seed": seed, "batch_size": self._batch_size}
+        batches = self._generators[collect, task].batches(table, np.arange(count), **given)
         disable = not (self._show and sys.stderr.isatty())
         with tqdm(total=count, unit="image", desc=what, disable=disable) as bar:
             for _, result in batches:
                 yield result
                 bar.update(len(result.x))
 
-    def _generator(self, collect: tuple[str, ...], task: Task | None) -> Generator:
-        if (collect, task) not in self._generators:
-            made = self.model.generator(self._recipe, collect=collect, task=task)
-            self._generators[collect, task] = made
-        return self._generators[collect, task]
-
-    def _labels(self, labels: Any, count: int) -> np.ndarray | None:
-        inputs = self.model.inputs
-        if labels is None and inputs.num_classes:
-            return np.full(count, inputs.num_classes, np.int32)
-        return inputs.labels(labels, count)
-
-    def _check_shape(self, x: Array) -> None:
+    def _check(self, x: np.ndarray) -> None:
         wanted = self.model.sample_shape
-        if np.shape(x)[1:] != wanted or not len(x):
+        if x.shape[1:] != wanted or not len(x):
             raise ValueError(
                 f"{self.model.name} takes images [N, {', '.join(map(str, wanted))}], got "
-                f"{list(np.shape(x))}; crop and resize them first"
+                f"{list(x.shape)}; crop and resize them first"
             )
 
 

@@ -5,13 +5,12 @@ import argparse
 import numpy as np
 
 from ddim_jax.editing import pictures, restoration
-from ddim_jax.editing.actions import make_editor, read_labelled, single_steps
+from ddim_jax.editing.actions import make_editor, table_recipe
 from ddim_jax.editing.editor import squared_error
 from ddim_jax.editing.judging import judge
 from ddim_jax.editing.restoration import Known, Operator
 from ddim_jax.model import Model
 from ddim_jax.names import lookup
-from ddim_jax.recipe import Recipe, parse_stride
 from ddim_jax.sampling import Task
 from ddim_jax.solvers import SolverTable
 
@@ -26,15 +25,14 @@ def inpaint(model: Model, args: argparse.Namespace) -> None:
             f"inpaint works on pixels, and {model.name} draws samples of shape "
             f"{tuple(model.sample_shape)} that are decoded; use a model of pixels"
         )
-    x, labels = read_labelled(model, args)
+    x, labels = pictures.read(model, args)
     operator, mask = _operator(args, x.shape)
     table, task = _table_and_task(model, args, operator)
     y = np.asarray(operator.forward(x, mask))
     measured = np.asarray(operator.inverse(y, mask))
     measured = measured if mask is None else measured - (1 - mask)  # black where it is unknown
-    restored = make_editor(model, args).draw(
-        table, None, labels, task=task, known=Known(y, mask), seed=args.seed
-    )
+    given = {"task": task, "known": Known(y, mask), "seed": args.seed}
+    restored = make_editor(model, args).draw(table, None, labels, **given)
     numbers = {
         "method": args.restoration,
         "evaluations": table.nfe,
@@ -50,12 +48,14 @@ def _operator(
 ) -> tuple[Operator, np.ndarray | None]:
     """`--operator`, and the mask of an operator that has one."""
     name, _, value = args.operator.partition(":")
+
+    def number(default: float) -> float:
+        return pictures.number(value, default, f"--operator={name}:")
+
     makers = {
         "mask": restoration.masking,
-        "average": lambda: restoration.average(
-            int(pictures.number(value, 2, "--operator=average:"))
-        ),
-        "blur": lambda: restoration.blur(pictures.number(value, 1.5, "--operator=blur:")),
+        "average": lambda: restoration.average(int(number(2))),
+        "blur": lambda: restoration.blur(number(1.5)),
         "grey": restoration.grey,
     }
     operator = lookup(makers, name, "operator")()
@@ -74,18 +74,14 @@ def _operator(
 def _table_and_task(
     model: Model, args: argparse.Namespace, operator: Operator
 ) -> tuple[SolverTable, Task]:
-    steps = single_steps(args)
-    eta = 0.85 if args.restoration == "ddnm" else 1.0
-    stride = parse_stride(args.stride or "uniform")
-    recipe = Recipe("ddim", steps=steps, solver_options={"eta": eta}, **stride)
+    recipe = table_recipe(args, "ddim", eta=0.85 if args.restoration == "ddnm" else 1.0)
     if args.restoration == "repaint":
-        jump = max(1, steps // 25) if args.jump_length is None else args.jump_length
+        jump = max(1, recipe.steps // 25) if args.jump_length is None else args.jump_length
         times = recipe.times(model.schedule)
         table = restoration.repaint(model.schedule, times, jump, args.resamplings)
-        return table, restoration.replacement()
-    tasks = {
-        "replacement": restoration.replacement,
-        "ddnm": lambda: restoration.ddnm(operator),
-        "dps": lambda: restoration.dps(operator),
-    }
-    return recipe.table(model.schedule), tasks[args.restoration]()
+    else:
+        table = recipe.table(model.schedule)
+    tasks = {"ddnm": restoration.ddnm, "dps": restoration.dps}
+    if args.restoration in tasks:
+        return table, tasks[args.restoration](operator)
+    return table, restoration.replacement()

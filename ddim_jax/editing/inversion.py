@@ -57,23 +57,18 @@ def reverse(solver: Solver | None = None) -> Inversion:
     The clean end has no trained level: the first row goes from there to the lowest one,
     `schedule.t_min`, with the noise that the network predicts at that level.
 
-    Args:
-        solver: a deterministic solver that can run in this direction.
-
     Raises:
         ValueError: (of the result) a stochastic solver, or a stride that the solver cannot end at.
     """
     solver = solver or ddim()
 
     def tables(schedule: Schedule, times: np.ndarray) -> RoundTrip:
-        down, upwards = solver(schedule, times), times[::-1]
+        down, upwards, rows = solver(schedule, times), times[::-1], None
         if not down.deterministic:
             raise ValueError("inversion needs a deterministic solver; use ddim with eta=0")
-        rows = None
         if times[-1] == schedule.t_span[1]:
             lowest = _lowest(schedule, times)
-            upwards = upwards[upwards > lowest]
-            upwards = np.append(lowest, upwards)
+            upwards = np.append(lowest, upwards[upwards > lowest])
             level = schedule.level(lowest)
             rows = Rows(schedule, np.array([times[-1], lowest]), start=(1.0, 0.0))
             rows.move(level.alpha * POINT + level.sigma * rows.predict(lowest, eps=1.0))
@@ -87,10 +82,8 @@ def reverse(solver: Solver | None = None) -> Inversion:
 def fixed_point(refinements: int = 5) -> Inversion:
     """Undoes DDIM's steps by iteration; it contracts where tan(d) times the slope of u is below 1.
 
-    The first guess of each step is extrapolated with u of the step before.
-
-    Args:
-        refinements: further iterations; each costs an evaluation a step.
+    The first guess of each step is extrapolated with u of the step before; each refinement is one
+    more evaluation a step.
 
     Raises:
         ValueError: a negative number; (of the result) a step of almost a right angle or more.
@@ -122,13 +115,10 @@ def edict(mixing: float = 0.93) -> Inversion:
 
     The chains change places after every step, as in the authors' code. The last mixing is left out,
     so that the table up starts at a pair of equal images. Upwards the difference of the two grows
-    by p^-2 a step, so p is the value for 50 steps, and p^(50 / S) is used for S.
-
-    Args:
-        mixing: p in (0, 1] at 50 steps.
+    by p^-2 a step, so `mixing` is p for 50 steps, and p^(50 / S) is used for S.
 
     Raises:
-        ValueError: p out of range.
+        ValueError: p out of (0, 1].
 
     Source: Wallace et al. 2022, equations 12 to 15, with rotations for steps.
     """
@@ -153,14 +143,11 @@ def edict(mixing: float = 0.93) -> Inversion:
             u = turn.velocity(up, k)
             up.move(turn.undo(k, BASE, u), POINT)
             u = turn.velocity(up, k)
-            x, y = turn.undo(k, BASE, u), POINT
+            x, y = POINT, turn.undo(k, BASE, u)
             if k > 0:
-                x, y = y, x
                 y = (y - (1 - p) * x) / p
                 x = (x - (1 - p) * y) / p
-                up.move(x, y)
-            else:
-                up.move(y, x)
+            up.move(x, y)
         return RoundTrip(_to_unit(up.table(), schedule, times).validate(), down.table().validate())
 
     return tables
@@ -172,11 +159,10 @@ def bdia(gamma: float = 1.0) -> Inversion:
     The first step up is a step of DDIM at the lowest level. The latent is the pair of the two
     noisiest points; the first row down only exchanges them.
 
-    Args:
-        gamma: g in (0, 1]; 1 is symmetric, less damps, and upwards errors grow by 1 / g a step.
+    `gamma` is g: 1 is symmetric, less damps, and upwards errors grow by 1 / g a step.
 
     Raises:
-        ValueError: g out of range.
+        ValueError: g out of (0, 1].
 
     Source: Zhang et al. 2023, equations 10 and 11.
     """
@@ -205,18 +191,12 @@ def bdia(gamma: float = 1.0) -> Inversion:
 
 
 class _Rotation:
-    """DDIM's step over the angle, between the points of a stride.
-
-    Args:
-        schedule: the forward process.
-        times: [steps + 1] towards the clean end.
-    """
+    """DDIM's step over the angle, between the points of a stride."""
 
     def __init__(self, schedule: Schedule, times: np.ndarray):
-        level = schedule.level(times)
         self._times, self._schedule = times, schedule
-        self._angle, self._scale = _polar(level)
-        self._turn = self._angle[:-1] - self._angle[1:]
+        angle, self._scale = _polar(schedule.level(times))
+        self._turn = angle[:-1] - angle[1:]
         if np.any(self._turn > 1.5):
             raise ValueError(
                 f"{len(times) - 1} steps are too few to invert: one of them spans almost the whole "
@@ -225,8 +205,8 @@ class _Rotation:
 
     def velocity(self, rows: Rows, k: int, at: float | None = None) -> Combination:
         """Begins a row: u at time k of the stride, or at another time."""
-        angle, _ = _polar(self._schedule.level(self._times[k] if at is None else at))
         t = self._times[k] if at is None else at
+        angle, _ = _polar(self._schedule.level(t))
         return rows.predict(t, x0=-np.sin(angle), eps=np.cos(angle))
 
     def down(self, k: int, x: Combination, u: Combination) -> Combination:
@@ -263,12 +243,7 @@ def _to_unit(table: SolverTable, schedule: Schedule, times: np.ndarray) -> Solve
     return table._replace(state=state, history=history)
 
 
-INVERSIONS: dict[str, Callable[..., Inversion]] = {
-    "reverse": reverse,
-    "fixed_point": fixed_point,
-    "edict": edict,
-    "bdia": bdia,
-}
+INVERSIONS = {make.__name__: make for make in (reverse, fixed_point, edict, bdia)}
 """Inversions by name."""
 
 
@@ -295,11 +270,10 @@ def round_trip(
     lookup(SOLVERS | INVERSIONS, method, "inversion")
     chosen = {} if stride is None else parse_stride(stride)
     if method in SOLVERS:
-        make, what = SOLVERS[method].make, f"solver {method!r}"
         recipe = Recipe(method, steps=steps, solver_options=options, **chosen)
+        inversion = reverse(recipe.make_solver())
     else:
-        make, what = INVERSIONS[method], f"inversion {method!r}"
         recipe = Recipe("ddim", steps=steps, **chosen)
-    check_options(make, options, what)
-    inversion = make(**options) if method in INVERSIONS else reverse(make(**options))
+        check_options(INVERSIONS[method], options, f"inversion {method!r}")
+        inversion = INVERSIONS[method](**options)
     return inversion(schedule, recipe.times(schedule))

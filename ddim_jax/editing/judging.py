@@ -7,25 +7,22 @@ import numpy as np
 from ddim_jax.evaluation import feature_networks, metrics, references
 from ddim_jax.model import Model
 
-DIGITS_SHAPE = (28, 28, 1)
 ENOUGH = 500
 """Pictures in a row from which on the row's FDD is worth giving."""
 
 
 def judge(model: Model, rows: dict[str, Any]) -> dict[str, Any]:
-    """Classifies digits; returns {} for a model of other pictures.
+    """Classifies samples of digits; returns {} for a model of other pictures.
 
-    Args:
-        model: whose samples they are.
-        rows: name -> [N, *sample_shape]; the first row is what the others are compared with.
+    The rows are name -> [N, *sample_shape]; the first is what the others are compared with.
 
     Returns:
         "read": name -> the class of each picture; "changed": name -> share of pictures whose class
         is not that of the first row; with `ENOUGH` pictures also "FDD": name -> distance to MNIST.
     """
-    if tuple(model.codec.picture_shape) != DIGITS_SHAPE:
-        return {}
     network = feature_networks.load("digits")
+    if tuple(model.codec.picture_shape) != network.image_shape:
+        return {}
     features = {name: network.extract(model.pictures(x)) for name, x in rows.items()}
     classes = {name: row.logits.argmax(axis=1) for name, row in features.items()}
     original = next(iter(classes.values()))

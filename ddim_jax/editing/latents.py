@@ -21,10 +21,7 @@ PARALLEL = 1e-4
 def slerp(first: Array, second: Array, share: Array) -> Array:
     """Spherical interpolation; at the ends exactly the ends.
 
-    Args:
-        first: [..., H, W, C], share 0.
-        second: like it, share 1.
-        share: a number, or [N] for a path [N, ..., H, W, C].
+    From one [..., H, W, C] at share 0 to another at 1; N shares give a path [N, ..., H, W, C].
 
     Raises:
         ValueError: latents of different shapes.
@@ -33,9 +30,8 @@ def slerp(first: Array, second: Array, share: Array) -> Array:
         raise ValueError(f"latents must have one shape, got {first.shape} and {second.shape}")
     many = (1,) * jnp.ndim(share)
     first, second = (jnp.reshape(x, many + x.shape) for x in (first, second))
-    dot = jnp.sum(first * second, (-3, -2, -1), keepdims=True)
     norms = _norm(first) * _norm(second)
-    angle = jnp.arccos(jnp.clip(dot / jnp.maximum(norms, 1e-12), -1, 1))
+    angle = jnp.arccos(jnp.clip(_dot(first, second) / jnp.maximum(norms, 1e-12), -1, 1))
     share = jnp.reshape(share, jnp.shape(share) + (1,) * (first.ndim - jnp.ndim(share)))
     sine = jnp.sin(angle)
     straight = (angle < PARALLEL) | (sine < PARALLEL)
@@ -47,11 +43,10 @@ def slerp(first: Array, second: Array, share: Array) -> Array:
 
 
 def chain(latents: Array, steps: int) -> Array:
-    """A path through all latents, so many steps from each to the next: [(N - 1) steps + 1, ...].
+    """A path through latents [N, H, W, C], so many steps from each to the next.
 
-    Args:
-        latents: [N, H, W, C], at least two.
-        steps: at least 1.
+    Returns:
+        [(N - 1) steps + 1, H, W, C].
 
     Raises:
         ValueError: fewer than two latents, or less than one step.
@@ -68,10 +63,7 @@ def chain(latents: Array, steps: int) -> Array:
 def grid(corners: Array, rows: int, columns: int) -> Array:
     """Between four corners, [rows, columns, H, W, C]: slerps along the sides, and across.
 
-    Args:
-        corners: [4, H, W, C]: top left, top right, bottom left, bottom right.
-        rows: at least 2.
-        columns: at least 2.
+    The corners [4, H, W, C] are top left, top right, bottom left and bottom right.
 
     Raises:
         ValueError: another number of corners, or a side below 2.
@@ -102,40 +94,29 @@ def probe_direction(latents: Array, positive: Array, ridge: float = 1.0) -> Arra
     """[H, W, C]: the normal of a linear probe of two classes, of the length of their distance.
 
     Ridge regression of +-1, its penalty in units of the mean eigenvalue of the latents' second
-    moments; with a great penalty it is `mean_direction` of sets of equal size.
-
-    Args:
-        latents: [N, H, W, C].
-        positive: bool [N].
-        ridge: penalty, above 0.
+    moments; with a great penalty it is `mean_direction` of sets of equal size. The latents are
+    [N, H, W, C], their classes bool [N].
 
     Raises:
         ValueError: one of the classes is empty, or a penalty that is not positive.
     """
-    positive = np.asarray(positive, bool)
-    latents = np.asarray(latents, np.float64)
+    positive, latents = np.asarray(positive, bool), np.asarray(latents, np.float64)
     difference = np.asarray(mean_direction(latents[positive], latents[~positive]), np.float64)
     if ridge <= 0:
         raise ValueError(f"ridge must be positive, got {ridge}; 1 is usual")
-    x = latents.reshape(len(latents), -1)
-    x = x - x.mean(0)
+    x = (latents - latents.mean(0)).reshape(len(latents), -1)
     y = np.where(positive, 1.0, -1.0)
     kernel = x @ x.T  # N is small beside the dimension, so the dual
     penalty = ridge * np.trace(kernel) / len(x)
-    normal = (x.T @ np.linalg.solve(kernel + penalty * np.eye(len(x)), y - y.mean())).reshape(
-        difference.shape
-    )
-    normal = normal / max(np.linalg.norm(normal), 1e-12)
+    normal = x.T @ np.linalg.solve(kernel + penalty * np.eye(len(x)), y - y.mean())
+    normal = normal.reshape(difference.shape) / max(np.linalg.norm(normal), 1e-12)
     return jnp.asarray(normal * np.sum(normal * difference), jnp.float32)
 
 
 def add(latents: Array, direction: Array, strength: Array = 1.0) -> Array:
     """`latents + strength * direction`, brought back to the norms they had.
 
-    Args:
-        latents: [..., H, W, C].
-        direction: [H, W, C].
-        strength: a number, or [N] like the first axis of the latents.
+    The direction is [H, W, C]; the strength a number, or [N] like the latents' first axis.
     """
     direction = jnp.reshape(direction, (1,) * (latents.ndim - 3) + direction.shape)
     spread = (1,) * (latents.ndim - jnp.ndim(strength))
@@ -149,5 +130,9 @@ def random_direction(key: Array, like: Array) -> Array:
     return direction * _norm(like) / _norm(direction)
 
 
+def _dot(a: Array, b: Array) -> Array:
+    return jnp.sum(a * b, (-3, -2, -1), keepdims=True)
+
+
 def _norm(x: Array) -> Array:
-    return jnp.sqrt(jnp.sum(x**2, (-3, -2, -1), keepdims=True))
+    return jnp.sqrt(_dot(x, x))

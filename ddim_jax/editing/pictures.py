@@ -10,6 +10,7 @@ import numpy as np
 
 from ddim_jax import data, files
 from ddim_jax.data import folders
+from ddim_jax.evaluation.features import read_images
 from ddim_jax.model import Model
 
 Array = np.ndarray
@@ -29,7 +30,8 @@ def read(
         first: read so many from the beginning, whatever `index`, `only` and `num` say.
 
     Returns:
-        [N, *sample_shape]; and labels int [N], None where they are not the model's classes.
+        [N, *sample_shape]; and `--label`, or else the labels int [N], None where they are not the
+        model's classes.
 
     Raises:
         ValueError: pictures of another size or mode than the model's, unless `--resize`; none.
@@ -46,9 +48,7 @@ def read(
             spec, args.split, image_size=size, channels=channels if args.resize else None
         )
         index = _choose(args, source) if first is None else range(min(first, len(source)))
-        chosen = [source[i] for i in index]
-        pictures = np.stack([example["image"] for example in chosen])
-        labels = np.array([example["label"] for example in chosen])
+        pictures, labels = read_images(source, index)
         known = source.num_classes and source.num_classes == model.inputs.num_classes
         labels = labels if known else None
     if pictures.shape[1:] != shape:
@@ -56,7 +56,9 @@ def read(
             f"{spec} holds images of shape {pictures.shape[1:]}, {model.name} draws {shape}; "
             "--resize crops and resizes them"
         )
-    return np.asarray(model.codec.encode(model.codec.params, pictures, None)), labels
+    x = np.asarray(model.codec.encode(model.codec.params, pictures, None))
+    asked = vars(args).get("label")  # some commands do not have this flag
+    return x, labels if asked is None else asked
 
 
 def _read_file(path: Path, size: int | None, channels: int, resize: bool) -> Array:
@@ -87,14 +89,10 @@ def _choose(args: argparse.Namespace, source: data.Source) -> list[int]:
 
 
 def read_mask(args: argparse.Namespace, shape: tuple[int, ...]) -> Array:
-    """Reads `--mask`: a file, or a name in `MASKS`.
-
-    Args:
-        args: `mask`; `seed` of a random one.
-        shape: [N, H, W, C] of what it is for.
+    """Reads `--mask`, a file or a name in `MASKS`, for images [N, H, W, C]; 1 where it is known.
 
     Returns:
-        [N, H, W, 1] float32, 1 where pixels are known.
+        [N, H, W, 1] float32.
 
     Raises:
         ValueError: an unknown name, a file of another size.
@@ -123,28 +121,19 @@ def _mask_of_file(path: Path, height: int, width: int) -> Array:
 
 
 def _mask_of_name(name: str, height: int, width: int) -> Array:
-    everything, half = slice(None), (height // 2, width // 2)
-    inner = slice(height // 4, -(height // 4)), slice(width // 4, -(width // 4))
-    unknown = {
-        "left": (everything, slice(half[1])),
-        "right": (everything, slice(half[1], None)),
-        "top": (slice(half[0]), everything),
-        "bottom": (slice(half[0], None), everything),
-        "center": inner,
-    }
+    down, across = np.arange(height)[:, None], np.arange(width)
+    left, top = across < width // 2, down < height // 2
+    inner_rows = (height // 4 <= down) & (down < height - height // 4)
+    inner_columns = (width // 4 <= across) & (across < width - width // 4)
+    unknown = {"left": left, "right": ~left, "top": top, "bottom": ~top}
+    unknown["center"] = inner_rows & inner_columns
     if name not in unknown:
         raise ValueError(f"--mask must be a file or one of {', '.join(MASKS)}, got {name}")
-    mask = np.ones((height, width), bool)
-    mask[unknown[name]] = False
-    return mask
+    return np.broadcast_to(~unknown[name], (height, width))
 
 
 def number(text: str, default: float, what: str) -> float:
-    """Returns the number that a text holds, or the default of an empty one.
-
-    Raises:
-        ValueError: the text is no number.
-    """
+    """Returns the number that a text holds, or the default of an empty one."""
     try:
         return float(text or default)
     except ValueError:
@@ -161,9 +150,7 @@ def write(
     args: argparse.Namespace,
     rows: dict[str, Array],
     numbers: dict[str, Any],
-    *,
     columns: int | None = None,
-    named: bool = True,
 ) -> None:
     """Writes rows of samples as a contact sheet, or a GIF, and the numbers as JSON beside it.
 
@@ -172,30 +159,24 @@ def write(
         args: `out`, `overwrite`; `save`, where the last row goes as arrays; `columns`; `began`.
         rows: name -> [N, *sample_shape]. A GIF shows one after the other, there and back.
         numbers: for the JSON file; single numbers are also printed.
-        columns: most pictures of a row on the sheet; default `--columns`.
-        named: write its name above each row.
+        columns: pictures of a row; default up to `--columns`, and the row's name above it.
     """
-    out = Path(args.out) if args.out else files.next_free(folder_of(args), args.command)
+    out = Path(args.out or files.next_free(folder_of(args), args.command))
     pictures = {name: model.pictures(x) for name, x in rows.items()}
     if out.suffix == ".gif":
-        _write_gif(out, np.concatenate(list(pictures.values())), args.overwrite)
+        scale = max(1, 128 // model.codec.picture_shape[0])  # twice the size it has on a sheet
+        frames = [data.grid(one[None], scale=scale) for row in pictures.values() for one in row]
+        data.save_gif(out, [*frames, *frames[-2:0:-1]], 80, overwrite=args.overwrite)
     else:
-        columns = min(columns or args.columns, *(len(row) for row in pictures.values()))
-        tiles = np.concatenate([row[:columns] for row in pictures.values()])
-        labels = [text for name in pictures for text in (name, *[""] * (columns - 1))]
-        data.save_grid(
-            out, tiles, labels if named else None, columns=columns, overwrite=args.overwrite
-        )
+        most = min(columns or args.columns, *(len(row) for row in pictures.values()))
+        tiles = np.concatenate([row[:most] for row in pictures.values()])
+        names = [text for name in pictures for text in (name, *[""] * (most - 1))]
+        labels = None if columns else names
+        data.save_grid(out, tiles, labels, columns=most, overwrite=args.overwrite)
     if args.save:
         np.savez(args.save, images=list(pictures.values())[-1])
     files.write_json(out.with_suffix(".json"), numbers | {"seconds": time.time() - args.began})
     print(f"{out}: {summary(numbers)}")
-
-
-def _write_gif(path: Path, pictures: Array, overwrite: bool) -> None:
-    scale = max(1, 128 // pictures.shape[1])  # a single picture: twice the size it has on a sheet
-    frames = [data.grid(picture[None], scale=scale) for picture in pictures]
-    data.save_gif(path, [*frames, *frames[-2:0:-1]], 80, overwrite=overwrite)
 
 
 def summary(numbers: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ Sources: Song et al. 2021 (arXiv:2011.13456), appendix I.2 (replacement); Lugmay
 (arXiv:2209.14687, DPS); Song et al. 2023 (PiGDM, its covariance).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddim_jax.denoisers import Denoiser
+from ddim_jax.keys import normal
 from ddim_jax.predictions import Prediction, expand
 from ddim_jax.sampling import Task
 from ddim_jax.schedules import NoiseLevel, Schedule
@@ -36,24 +37,14 @@ LEAST_COSINE = 0.1
 
 
 class Known(NamedTuple):
-    """What was measured of a batch; other values do not recompile.
-
-    Attributes:
-        y: [B, ...] A x0.
-        mask: [B, H, W, 1], 1 where pixels are known, for `masking`; else None.
-    """
+    """What was measured of a batch: y = A x0; of `masking` the mask [B, H, W, 1], 1 where known."""
 
     y: Array
     mask: Array | None = None
 
 
 class Operator(NamedTuple):
-    """A linear map and its pseudo-inverse.
-
-    Attributes:
-        forward: (x0 [B, H, W, C], mask) -> y.
-        inverse: (y, mask) -> [B, H, W, C], A+ y.
-    """
+    """A linear map A, (x0 [B, H, W, C], mask) -> y, and its pseudo-inverse A+, (y, mask) -> x0."""
 
     forward: Callable[[Array, Array | None], Array]
     inverse: Callable[[Array, Array | None], Array]
@@ -95,11 +86,9 @@ def grey() -> Operator:
 
 
 def blur(std: float, floor: float = 0.02) -> Operator:
-    """Blurs by a Gaussian that wraps around at the edges: deblurring.
+    """Blurs by a Gaussian of `std` pixels that wraps around at the edges: deblurring.
 
-    Args:
-        std: of the kernel, in pixels.
-        floor: frequencies that are damped below this are neither measured nor restored.
+    Frequencies that are damped below the floor are neither measured nor restored.
 
     Raises:
         ValueError: a width that is not positive.
@@ -107,19 +96,14 @@ def blur(std: float, floor: float = 0.02) -> Operator:
     if std <= 0:
         raise ValueError(f"std must be positive, got {std}; 1.5 is usual")
 
-    def response(height, width):
-        rows, columns = np.fft.fftfreq(height), np.fft.rfftfreq(width)
-        squared = rows[:, None] ** 2 + columns**2
-        gain = np.exp(-2 * (np.pi * std) ** 2 * squared)
-        return np.where(gain < floor, 0.0, gain)[None, :, :, None]
-
-    def filtered(x, invert):
-        gain = response(*x.shape[1:3])
-        gain = np.where(gain > 0, 1 / np.where(gain > 0, gain, 1), 0.0) if invert else gain
+    def filtered(x, power):
+        rows, columns = np.fft.fftfreq(x.shape[1])[:, None], np.fft.rfftfreq(x.shape[2])
+        gain = np.exp(-2 * (np.pi * std) ** 2 * (rows**2 + columns**2))
+        gain = np.where(gain < floor, 0.0, np.maximum(gain, floor) ** power)[None, :, :, None]
         spectrum = jnp.fft.rfft2(x, axes=(1, 2)) * gain.astype(np.complex64)
         return jnp.fft.irfft2(spectrum, s=x.shape[1:3], axes=(1, 2)).astype(x.dtype)
 
-    return Operator(lambda x, mask=None: filtered(x, False), lambda y, mask=None: filtered(y, True))
+    return Operator(lambda x, mask=None: filtered(x, 1.0), lambda y, mask=None: filtered(y, -1.0))
 
 
 def replacement() -> Task:
@@ -129,7 +113,7 @@ def replacement() -> Task:
     """
 
     def constrain(x: Array, level: NoiseLevel, keys: Array, known: Known) -> Array:
-        z = jax.vmap(lambda key: jax.random.normal(key, x.shape[1:], x.dtype))(keys)
+        z = normal(keys, x.shape[1:], x.dtype)
         noisy = expand(level.alpha, x) * known.y + expand(level.sigma, x) * z
         return known.mask * noisy + (1 - known.mask) * x
 
@@ -161,9 +145,7 @@ def dps(operator: Operator, scale: float = 1.0) -> Task:
     that meets y; the factor is an exact line search, and for a scalar y the result is exact on
     Gaussian data. DPS itself takes steps of a fixed length, tuned to one sampler.
 
-    Args:
-        operator: A.
-        scale: strength; 1 meets y along p.
+    A scale of 1 meets y along p.
 
     Source: Chung et al. 2023, algorithm 1; the covariance: Song et al. 2023 (PiGDM), equation 7.
     """
@@ -222,18 +204,17 @@ def repaint(
     return rows.table().validate()
 
 
-def _jumps(steps: int, length: int, resamplings: int) -> list[tuple[int, int]]:
-    """(here, there) of every evaluation: at point `here` of the stride, then on at `there`."""
+def _jumps(steps: int, length: int, resamplings: int) -> Iterator[tuple[int, int]]:
+    """Yields (here, there) of every evaluation: at point `here` of the stride, then at `there`."""
     left = {steps - 1 - n: resamplings - 1 for n in range(0, steps - length, length)}
-    visits, here = [], 0
+    here = 0
     while here < steps:
         there = here + 1
         if left.get(there, 0) > 0:
             left[there] -= 1
             there -= length
-        visits.append((here, there))
+        yield here, there
         here = there
-    return visits
 
 
 def _project(operator: Operator, x0: Array, known: Known) -> Array:

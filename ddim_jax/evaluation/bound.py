@@ -28,6 +28,7 @@ from scipy.special import log_ndtr
 
 from ddim_jax import data, sampling
 from ddim_jax.denoisers import Apply
+from ddim_jax.keys import normal
 from ddim_jax.predictions import Parameterization, expand
 from ddim_jax.schedules import NoiseLevel, Schedule
 from ddim_jax.strides.adaptive import elbo_costs
@@ -36,14 +37,10 @@ Array = Any
 
 
 class Bound(NamedTuple):
-    """The terms of the variational bound, in bits per dimension of each image.
+    """The terms of the variational bound, in bits per dimension of each image: [B], steps [B, M].
 
-    Attributes:
-        prior: [B].
-        steps: [B, M], of the steps `index`.
-        decoder: [B].
-        index: int [B, M], 0 for the noisiest step; all of them, or a random choice.
-        total: [B], the bound; the mean of the chosen steps is taken for that of all.
+    The steps are those of `index`, 0 for the noisiest: all, or a random choice, whose mean the
+    total takes for that of all.
     """
 
     prior: np.ndarray
@@ -58,16 +55,11 @@ def make_errors(
 ) -> Callable[..., dict[str, Array]]:
     """A jitted `f(params, levels, images, keys, inputs, guidance=None, index) -> {"errors", "x0"}`.
 
-    It is called like a sampler of `sampling.make_sampler`: with the levels of a chain (of
-    `Chain.levels`, S of them) for the table, images uint8 [B, H, W, C] for x, and `index` [B, R]
-    for what is known. For image b noised to `levels[index[b, r]]` it answers with the squared
-    errors of x0 summed over dimensions, "errors" [B, R], and with x0 itself at the last of them,
-    "x0" [B, H, W, C]. An image's noise at a level depends on its key alone.
-
-    Args:
-        apply: the network, `(params, x, model_time, inputs) -> F`.
-        parameterization: what it predicts.
-        clip: of the clean estimate, see `denoisers.CLIPS`.
+    It is called like a sampler of `sampling.make_sampler`, of which the arguments are: with the
+    levels of a chain (of `Chain.levels`, S of them) for the table, images uint8 [B, H, W, C] for x,
+    and `index` [B, R] for what is known. For image b noised to `levels[index[b, r]]` it answers
+    with the squared errors of x0 summed over dimensions, "errors" [B, R], and with x0 itself at the
+    last of them, "x0" [B, H, W, C]. An image's noise at a level depends on its key alone.
     """
     denoiser = sampling.make_denoiser(apply, parameterization, None, clip, None)
 
@@ -76,8 +68,7 @@ def make_errors(
 
         def evaluate(_, which):
             level = jax.tree.map(lambda field: field[which], levels)
-            level_keys = jax.vmap(jax.random.fold_in)(keys, which)
-            eps = jax.vmap(lambda key: jax.random.normal(key, x0.shape[1:], x0.dtype))(level_keys)
+            eps = normal(jax.vmap(jax.random.fold_in)(keys, which), x0.shape[1:], x0.dtype)
             x = expand(level.alpha, x0) * x0 + expand(level.sigma, x0) * eps
             estimate = denoise(x, level).x0
             return estimate, jnp.sum((x0 - estimate) ** 2, axis=tuple(range(1, x0.ndim)))
@@ -114,7 +105,6 @@ class Chain:
     variance: str = "small"
 
     def __post_init__(self):
-        """Checks the fields."""
         if self.variance not in ("small", "large"):
             raise ValueError(
                 "variance must be 'small' (posterior) or 'large' (sigma-hat), got "
@@ -161,13 +151,10 @@ class Chain:
     def bound(
         self, images: np.ndarray, index: np.ndarray, errors: np.ndarray, x0: np.ndarray
     ) -> Bound:
-        """Computes the variational bound of images, float64.
+        """Computes the variational bound, float64, of images uint8 [N, H, W, C].
 
-        Args:
-            images: uint8 [N, H, W, C].
-            index: [N, M + 1] of `choose`.
-            errors: [N, M + 1] squared errors of x0 at these levels, summed over dimensions.
-            x0: [N, H, W, C] the estimate at the decoder's level.
+        `index` [N, M + 1] is of `choose`; `errors` [N, M + 1] at these levels and `x0` [N, H, W, C]
+        at the decoder's are what `make_errors` answers.
         """
         level, index = self.schedule.level(self.times[:-1]), index[:, :-1]
         with np.errstate(divide="ignore"):
@@ -196,12 +183,7 @@ def log_bin(image: np.ndarray, mean: np.ndarray, std: float) -> np.ndarray:
     """Computes the log of the mass of N(mean, std^2) in each pixel's bin of 2/255.
 
     The outer bins are open. In float64, and exact in the tails, where the published codes take at
-    least 1e-12.
-
-    Args:
-        image: uint8.
-        mean: like the image, in [-1, 1] or not.
-        std: standard deviation, above 0.
+    least 1e-12. The image is uint8, its mean and standard deviation are in units of [-1, 1].
 
     Source: Ho et al. 2020, equation 13.
     """

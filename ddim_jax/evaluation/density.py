@@ -139,12 +139,8 @@ def make_flow_bits(
     met, and "integration", an `AdaptiveResult`. Each image has step sizes of its own. Guidance and
     known are not used.
 
-    Args:
-        apply: the network, `(params, x, model_time, inputs) -> F`.
-        parameterization: what it predicts.
-        schedule: the forward process.
-        probes: Rademacher probes of each image.
-        **options: `lam_min`, `method` and `max_steps` of `log_density`.
+    `probes` counts the Rademacher probes of each image. The options are `lam_min`, `method` and
+    `max_steps` of `log_density`.
     """
 
     def flow_bits(params, tolerance, images, keys, inputs, guidance=None, known=None):

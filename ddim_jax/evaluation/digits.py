@@ -60,20 +60,11 @@ def save(path: Path, params) -> None:
         np.savez(file, **{name: value.astype(np.float16) for name, value in sorted(flat.items())})
 
 
-def load(path: Path):
-    """Reads what `save` wrote, as float32."""
+def feature_network(path: Path) -> FeatureNetwork:
+    """Loads the classifier from a file of `save` for FDD, KDD and DS."""
     with np.load(path) as file:
         flat = {name: jnp.asarray(file[name], jnp.float32) for name in file}
-    return unflatten_dict(flat, sep="/")
-
-
-def feature_network(path: Path) -> FeatureNetwork:
-    """Loads the classifier from a file of `save` for FDD, KDD and DS.
-
-    Raises:
-        FileNotFoundError: no such file.
-    """
-    params = load(path)
+    params = unflatten_dict(flat, sep="/")
 
     @jax.jit
     def apply(images) -> Features:
@@ -92,14 +83,7 @@ def feature_network(path: Path) -> FeatureNetwork:
 
 
 def train(images: np.ndarray, labels: np.ndarray, *, epochs: int, seed: int = 0):
-    """Parameters after Adam with a cosine decay, on randomly shifted images.
-
-    Args:
-        images: uint8 [N, 28, 28, 1].
-        labels: int [N], 0..9.
-        epochs: passes over the images, in batches of 128.
-        seed: of initialisation, order, shifts and dropout.
-    """
+    """Parameters after Adam with a cosine decay, on randomly shifted uint8 [N, 28, 28, 1]."""
     model, batch_size = DigitClassifier(), 128
     per_epoch = len(images) // batch_size
     optimizer = optax.adam(optax.cosine_decay_schedule(1e-3, epochs * per_epoch))

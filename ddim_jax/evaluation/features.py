@@ -7,7 +7,7 @@ Pictures are uint8: round a float picture first, as it would be in a file.
 """
 
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -81,12 +81,10 @@ class FeatureNetwork(NamedTuple):
         batch_size: int = 250,
         update: Callable[[int], None] = lambda count: None,
     ) -> Features:
-        """Computes the features of a set, spread over all devices of this process.
+        """Computes the features of uint8 [N, H, W, C], spread over all devices of this process.
 
-        Args:
-            images: uint8 [N, H, W, C].
-            batch_size: pictures at a time, rounded up to a multiple of the devices.
-            update: called with the number of pictures of each finished batch.
+        A batch is rounded up to a multiple of the devices; `update` is called with the number of
+        pictures of each that is finished.
 
         Raises:
             ValueError: pictures that are not uint8, or of a shape that it does not take.
@@ -108,9 +106,11 @@ class FeatureNetwork(NamedTuple):
         return Features.join(parts)
 
 
-def read_images(source: Source) -> tuple[np.ndarray, np.ndarray]:
-    """Reads all of a source: (uint8 [N, H, W, C], int labels [N])."""
-    examples = [source[i] for i in range(len(source))]
+def read_images(
+    source: Source, index: Iterable[int] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Reads all of a source, or these places: (uint8 [N, H, W, C], int labels [N])."""
+    examples = [source[i] for i in (range(len(source)) if index is None else index)]
     return np.stack([e["image"] for e in examples]), np.array([e["label"] for e in examples])
 
 

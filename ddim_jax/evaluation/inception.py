@@ -19,6 +19,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from ddim_jax import files
 from ddim_jax.evaluation.features import FeatureNetwork, Features
 from ddim_jax.evaluation.inception_network import SIZE, Inception, preprocess
 
@@ -31,15 +32,11 @@ GET = (
 
 
 def feature_network(path: str | Path, resize: str) -> FeatureNetwork:
-    """Loads the network from a file of its weights for FID, KID and IS.
+    """Loads the network from a file as `load` does, for FID, KID and IS.
 
     Args:
         path: as of `load`.
         resize: one of `inception_network.RESIZES`.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: as `load`.
     """
     params, sha256 = load(path)
 
@@ -143,23 +140,15 @@ def _read(path: Path, sha256_prefix: str | None) -> tuple[dict[str, np.ndarray],
 def convert(
     source: str | Path, target: str | Path, *, sha256_prefix: str | None = SHA256_PREFIX
 ) -> str:
-    """Writes the weights to a file that needs no torch, and returns the SHA-256 of the source.
-
-    Args:
-        source: the `.pth`.
-        target: ends in .safetensors; must not exist.
-        sha256_prefix: as in `load`.
+    """Writes the weights to a .safetensors file, which needs no torch; returns their SHA-256.
 
     Raises:
         FileExistsError: the target exists.
         FileNotFoundError: no source.
         ValueError: another ending, or as in `load`.
     """
-    target = Path(target).expanduser()
-    if target.suffix != ".safetensors":
-        raise ValueError(f"the file to write must end in .safetensors, got {target}")
-    if target.exists():
-        raise FileExistsError(f"{target} exists; choose another name, or remove it")
+    target, suffixes = Path(target).expanduser(), (".safetensors",)
+    files.check_new(target, what="the file to write", suffixes=suffixes, overwrite=None)
     tensors, sha256 = _read(Path(source).expanduser(), sha256_prefix)
     target.write_bytes(safetensors.numpy.save(tensors, {"source_sha256": sha256}))
     return sha256

@@ -29,14 +29,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from ddim_jax import checkpoints, commands, data, files, sampling
-from ddim_jax.evaluation import bound, density, scores
+from ddim_jax import checkpoints, commands, data, files
+from ddim_jax.evaluation import bound, density, features, scores
 from ddim_jax.generation import Generator
+from ddim_jax.keys import sample_keys
 from ddim_jax.model import Model
 from ddim_jax.probability_flow import Tolerance, noisy_end
 from ddim_jax.recipe import make_times
-
-Array = Any
 
 OPTIONS = {
     "ode": {"tolerance": 1e-3, "probes": 1},
@@ -49,13 +48,7 @@ DIGITS_NFE = 52
 
 
 class Images(NamedTuple):
-    """What is measured.
-
-    Attributes:
-        images: uint8 [N, H, W, C].
-        labels: int32 [N], or None for a model without classes.
-        index: int [N], their places in the source.
-    """
+    """What is measured: uint8 [N, H, W, C], with labels if the model has any, and their places."""
 
     images: np.ndarray
     labels: np.ndarray | None
@@ -63,12 +56,7 @@ class Images(NamedTuple):
 
 
 def read(model: Model, args: argparse.Namespace) -> Images:
-    """Reads a random choice of images that fit the model, the same for the same seed.
-
-    Raises:
-        FileNotFoundError: there is no such data.
-        ValueError: images or labels that the model cannot take, fewer than asked for.
-    """
+    """Reads a random choice of images that fit the model, the same for the same seed."""
     image_shape, resize = model.sample_shape, model.config.data.get("resize")
     size = {"image_size": resize, "channels": image_shape[-1]} if resize else {}
     source = data.load(args.data, args.split, **size)
@@ -89,49 +77,43 @@ def read(model: Model, args: argparse.Namespace) -> Images:
             f"{source.num_classes} classes; choose data with the labels it was trained on"
         )
     index = np.random.default_rng(args.seed).permutation(len(source))[: args.num_images]
-    examples = [source[i] for i in index]
-    labels = np.array([example["label"] for example in examples], np.int32)
-    images = np.stack([example["image"] for example in examples])
-    return Images(images, labels if classes else None, index)
+    images, labels = features.read_images(source, index)
+    return Images(images, labels.astype(np.int32) if classes else None, index)
 
 
 class Method(NamedTuple):
-    """One way of measuring.
+    """One way of measuring images.
 
     Attributes:
         sampler: jitted `(params, table, images, keys, inputs, guidance, known) -> dict`, [B, ...].
         table: what it takes in that place.
-        known: keys [N] -> [N, ...] what it knows of each image, or None.
-        finish: (result, images, known) of a batch -> {"bits": [B], ...}, on the host.
-        describe: (results, images) of all -> what else to report, JSON.
+        known: [N, ...] what it knows of each image, or None.
+        finish: (rows, result) of a batch -> {"bits": [B], ...}, on the host.
+        describe: results of all -> what else to report, JSON.
         cost: of all images, in words.
     """
 
     sampler: Callable[..., dict[str, Any]]
     table: Any
-    known: Callable[[Array], np.ndarray | None]
-    finish: Callable[[dict, np.ndarray, np.ndarray | None], dict[str, np.ndarray]]
-    describe: Callable[[dict, np.ndarray], dict[str, Any]]
+    known: np.ndarray | None
+    finish: Callable[[slice, dict], dict[str, np.ndarray]]
+    describe: Callable[[dict], dict[str, Any]]
     cost: str
 
 
-def by_flow(model: Model, args: argparse.Namespace) -> Method:
-    """Measures by the probability flow.
-
-    Raises:
-        ValueError: a tolerance that is not positive.
-    """
+def by_flow(model: Model, images: Images, args: argparse.Namespace) -> Method:
+    """Measures by the probability flow."""
     schedule = model.schedule
     sampler = density.make_flow_bits(
         model.apply, model.parameterization, schedule, probes=args.probes
     )
 
-    def finish(result: dict, images: np.ndarray, known: None) -> dict[str, np.ndarray]:
+    def finish(rows: slice, result: dict) -> dict[str, np.ndarray]:
         return {"bits": result["bits"], "nfe": result["integration"].validate().nfe}
 
-    def describe(results: dict, images: np.ndarray) -> dict[str, Any]:
-        nfe, end = results["nfe"], noisy_end(schedule)
-        lost = bound.prior_divergence(schedule, end.t, images) / (images[0].size * np.log(2))
+    def describe(results: dict) -> dict[str, Any]:
+        nfe, end, size = results["nfe"], noisy_end(schedule), images.images[0].size
+        lost = bound.prior_divergence(schedule, end.t, images.images) / (size * np.log(2))
         return {
             "nfe": {"mean": float(nfe.mean()), "min": int(nfe.min()), "max": int(nfe.max())},
             "lam": [float(schedule.half_log_snr(t)) for t in (schedule.t_min, end.t)],
@@ -145,33 +127,29 @@ def by_flow(model: Model, args: argparse.Namespace) -> Method:
         f"take at this tolerance), each with {args.probes} jvp: as much work as about "
         f"{args.num_images * nfe * (1 + args.probes):,.0f} forward passes"
     )
-    return Method(sampler, table, lambda keys: None, finish, describe, cost)
+    return Method(sampler, table, None, finish, describe, cost)
 
 
-def by_bound(model: Model, args: argparse.Namespace) -> Method:
-    """Measures by the variational bound; sets `args.steps` where it was not given.
-
-    Raises:
-        ValueError: an unknown stride; steps or terms out of range.
-    """
-    schedule = model.schedule
+def by_bound(model: Model, images: Images, args: argparse.Namespace) -> Method:
+    """Measures by the variational bound; sets `args.steps` where it was not given."""
     if args.steps is None:
-        args.steps = schedule.num_steps or 1000
-    times = make_times(schedule, args.stride, args.steps)
-    chain = bound.Chain(schedule, times, args.terms, args.variance)
+        args.steps = model.schedule.num_steps or 1000
+    times = make_times(model.schedule, args.stride, args.steps)
+    chain = bound.Chain(model.schedule, times, args.terms, args.variance)
+    index = chain.choose(sample_keys(args.seed, images.index))
 
-    def finish(result: dict, images: np.ndarray, index: np.ndarray) -> dict[str, np.ndarray]:
-        terms = chain.bound(images, index, result["errors"], result["x0"])
+    def finish(rows: slice, result: dict) -> dict[str, np.ndarray]:
+        terms = chain.bound(images.images[rows], index[rows], result["errors"], result["x0"])
         return {"bits": terms.total, **terms._asdict()}
 
-    def describe(results: dict, images: np.ndarray) -> dict[str, Any]:
+    def describe(results: dict) -> dict[str, Any]:
         index, steps = results["index"].ravel(), results["steps"].ravel()
         count = np.bincount(index, minlength=chain.steps)
         with np.errstate(invalid="ignore"):
             means = np.bincount(index, steps, minlength=chain.steps) / count
         return {
             "nfe": {"mean": float(chain.nfe), "min": chain.nfe, "max": chain.nfe},
-            "lam": schedule.half_log_snr(times[:-1]).tolist(),
+            "lam": model.schedule.half_log_snr(times[:-1]).tolist(),
             "terms": {
                 "prior": float(results["prior"].mean()),
                 "steps": [None if np.isnan(mean) else mean for mean in means.tolist()],
@@ -184,7 +162,7 @@ def by_bound(model: Model, args: argparse.Namespace) -> Method:
         f"{args.num_images} images x {chain.nfe} network evaluations, no jvp: "
         f"{args.num_images * chain.nfe:,} forward passes"
     )
-    return Method(errors, chain.levels, chain.choose, finish, describe, cost)
+    return Method(errors, chain.levels, index, finish, describe, cost)
 
 
 METHODS = {"ode": by_flow, "vlb": by_bound}
@@ -193,28 +171,16 @@ METHODS = {"ode": by_flow, "vlb": by_bound}
 def measure(
     model: Model, method: Method, images: Images, args: argparse.Namespace
 ) -> dict[str, np.ndarray]:
-    """Measures all images, batch by batch over the devices, with a bar.
-
-    Raises:
-        ValueError: an image without a finite value.
-    """
+    """Measures all images, batch by batch over the devices, with a bar."""
     generator = Generator(method.sampler, model.params, model.sample_shape)
-    known = method.known(sampling.sample_keys(args.seed, images.index))
     count, parts = len(images.index), []
+    inputs = model.inputs.arrays(images.labels, np.ones(count))
+    given = {"x": images.images, "known": method.known, "batch_size": args.batch_size}
     with tqdm(total=count, unit="image", desc=args.method) as bar:
         for rows, result in generator.batches(
-            method.table,
-            images.index,
-            model.inputs.arrays(images.labels, np.ones(count)),
-            seed=args.seed,
-            x=images.images,
-            known=known,
-            batch_size=args.batch_size,
+            method.table, images.index, inputs, seed=args.seed, **given
         ):
-            part = method.finish(
-                result, images.images[rows], None if known is None else known[rows]
-            )
-            parts.append(part)
+            parts.append(method.finish(rows, result))
             bits = np.concatenate([part["bits"] for part in parts])
             if not np.all(np.isfinite(bits)):
                 raise ValueError(
@@ -227,28 +193,7 @@ def measure(
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """Reads the command line and checks it as far as it can be without a model.
-
-    Raises:
-        FileExistsError: the result exists.
-        ValueError: a flag of the other method; a number out of range; another ending.
-    """
-    args = _parser().parse_args(argv)
-    for method, defaults in OPTIONS.items():
-        for name, value in defaults.items():
-            if method == args.method and getattr(args, name) is None:
-                setattr(args, name, value)
-            elif method != args.method and getattr(args, name) is not None:
-                raise ValueError(f"--{name} belongs to --method={method}, got {args.method}")
-    for name, least in {"num_images": 2, "batch_size": 1, "probes": 1, "seed": 0}.items():
-        value = getattr(args, name)
-        if value is not None and value < least:
-            raise ValueError(f"--{name} must be at least {least}, got {value}")
-    files.check_new(args.out, what="--out", suffixes=(".json",), overwrite=args.overwrite)
-    return args
-
-
-def _parser() -> argparse.ArgumentParser:
+    """Reads the command line and checks it as far as it can be without a model."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--checkpoint", default="digits", help="as of sample.py")
@@ -266,14 +211,26 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="of the choice and of all noise")
     add("--out", default="likelihood.json")
     add("--overwrite", action="store_true")
-    return parser
+    args = parser.parse_args(argv)
+    for method, defaults in OPTIONS.items():
+        for name, value in defaults.items():
+            if method == args.method and getattr(args, name) is None:
+                setattr(args, name, value)
+            elif method != args.method and getattr(args, name) is not None:
+                raise ValueError(f"--{name} belongs to --method={method}, got {args.method}")
+    for name, least in {"num_images": 2, "batch_size": 1, "probes": 1, "seed": 0}.items():
+        value = getattr(args, name)
+        if value is not None and value < least:
+            raise ValueError(f"--{name} must be at least {least}, got {value}")
+    files.check_new(args.out, what="--out", suffixes=(".json",), overwrite=args.overwrite)
+    return args
 
 
 def run(args: argparse.Namespace) -> None:
     """Checks, says the cost, measures and writes."""
     model = checkpoints.load(args.checkpoint)
-    method = METHODS[args.method](model, args)
     images = read(model, args)
+    method = METHODS[args.method](model, images, args)
     training = args.split.startswith("train")
     what = f"{args.num_images} images of {args.data}, split {args.split}"
     what += " (training images: the model may have seen them)" if training else ""
@@ -287,7 +244,7 @@ def run(args: argparse.Namespace) -> None:
     report = {
         "bits_per_dim": {"mean": mean, "standard_error": error},
         "training_images": training,
-        **method.describe(results, images.images),
+        **method.describe(results),
         "seconds": time.perf_counter() - start,
         "settings": {name: value for name, value in vars(args).items() if value is not None},
         "step": model.step,

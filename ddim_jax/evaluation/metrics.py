@@ -23,13 +23,7 @@ BLOCK = 2000
 
 
 class Moments(NamedTuple):
-    """Mean and covariance of a set.
-
-    Attributes:
-        count: N; None where a file does not say.
-        mean: [D] float64.
-        covariance: [D, D] float64, unbiased.
-    """
+    """Mean [D] and unbiased covariance [D, D], float64, of `count` samples; None: not known."""
 
     count: int | None
     mean: np.ndarray
@@ -86,8 +80,8 @@ def frechet_distance(a: Moments, b: Moments) -> float:
         raise ValueError(
             f"moments must be of the same features, got {len(a.mean)} and {len(b.mean)} dimensions"
         )
-    for moments_of_set in (a, b):
-        check_count(moments_of_set.count, len(moments_of_set.mean))
+    for one in (a, b):
+        check_count(one.count, len(one.mean))
     cross = np.linalg.svd(_root(a.covariance) @ _root(b.covariance), compute_uv=False).sum()
     means = np.sum((a.mean - b.mean) ** 2)
     return float(means + np.trace(a.covariance) + np.trace(b.covariance) - 2 * cross)
@@ -101,25 +95,18 @@ def _root(covariance: np.ndarray) -> np.ndarray:
 def kid(
     a: np.ndarray, b: np.ndarray, *, subsets: int = 100, subset_size: int = 1000, seed: int = 2020
 ) -> tuple[float, float]:
-    """Kernel distance: mean and standard deviation over random subsets.
+    """Kernel distance of features [N, D] and [M, D]: mean and deviation over random subsets.
 
-    Args:
-        a: [N, D] features.
-        b: [M, D] features.
-        subsets: how many.
-        subset_size: samples of each set in a subset, at most N and M.
-        seed: of the choice. The default and the order of draws are torch-fidelity's, so that the
-            numbers are.
+    The default seed and the order of draws are torch-fidelity's, so that the numbers are.
 
     Raises:
         ValueError: subsets larger than a set.
 
     Source: Binkowski et al. 2018, equation 4 and section 3.
     """
-    if subset_size > min(len(a), len(b)):
+    if subset_size > (most := min(len(a), len(b))):
         raise ValueError(
-            f"subset_size must be at most the number of samples, {min(len(a), len(b))}, got "
-            f"{subset_size}"
+            f"subset_size must be at most the number of samples, {most}, got {subset_size}"
         )
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     rng, estimates = np.random.RandomState(seed), []
@@ -144,9 +131,7 @@ def _squared_mmd(x: np.ndarray, y: np.ndarray) -> float:
 def inception_score(logits: np.ndarray, *, splits: int = 10) -> tuple[float, float]:
     """exp of the mutual information of picture and class: mean and deviation over splits.
 
-    Args:
-        logits: [N, K], in random order of classes.
-        splits: parts, in order, of which the score is taken.
+    The splits of the logits [N, K] are in order, so the order of the classes must be random.
 
     Source: Salimans et al. 2016, section 4.
     """
@@ -171,13 +156,10 @@ class Manifold(NamedTuple):
 
 
 def manifold(real: np.ndarray, fake: np.ndarray, *, k: int = 3, k_density: int = 5) -> Manifold:
-    """Precision and recall with k neighbours, density and coverage with k_density.
+    """How samples lie among data, from features [N, D] of data and [M, D] of samples.
 
-    Args:
-        real: [N, D] features of data.
-        fake: [M, D] features of samples.
-        k: neighbour whose distance is the radius of a ball, for precision and recall.
-        k_density: the same for density and coverage.
+    The radius of a ball is the distance of the k-th neighbour; of the k_density-th for density and
+    coverage.
 
     Raises:
         ValueError: not more samples than neighbours.

@@ -22,8 +22,6 @@ from ddim_jax.evaluation.results import Record
 from ddim_jax.solvers import SOLVERS
 
 MARKERS = "osD^vP*X<>hp"
-DPI = 110
-
 SHOWN = 10
 """Pictures in a block of the sheet."""
 
@@ -38,13 +36,9 @@ def all_plots(
 ) -> list[Path]:
     """Draws every plot that the records allow, at BASE_*.png; returns the paths.
 
-    Args:
-        base: of the file names.
-        about: provenance; its "baseline" is the name of a cell or None.
-        records: one for each cell.
-        quality_name: the metric to plot, lower is better.
-        few: the first images [SHOWN, H, W, C] of every record, uint8.
-        others: records of other sweeps, for quality and Pareto front.
+    The provenance's "baseline" is the name of a cell or None. Of the metric lower must be better.
+    Of each record there are a `few` images uint8 [SHOWN, H, W, C]. Records of other sweeps join
+    quality and Pareto front.
     """
     caption = (
         f"{quality_name} of {about['num_samples']} samples of {about['checkpoint']} "
@@ -60,11 +54,10 @@ def all_plots(
     }
     if len({record["guidance_scale"] for record in records}) > 1:
         plots["guidance"] = lambda path: guidance(path, records, quality_name)
-    written = []
+    paths = {name: base.with_name(f"{base.name}_{name}.png") for name in plots}
     for name, plot in plots.items():
-        written.append(base.with_name(f"{base.name}_{name}.png"))
-        plot(written[-1])
-    return written
+        plot(paths[name])
+    return list(paths.values())
 
 
 def curve_name(record: Record) -> str:
@@ -96,12 +89,7 @@ def quality(
 ) -> None:
     """Plots quality against network evaluations, both axes logarithmic, a curve for each solver.
 
-    Args:
-        path: of the PNG.
-        records: of a sweep.
-        name: of the metric.
-        baseline: name of a cell, drawn as a line at its quality with bands 5% and 10% above.
-        caption: title.
+    The cell that is the baseline is a line at its quality, with bands 5% and 10% above.
     """
     figure = Figure(figsize=(9, 5.5))
     axes = figure.subplots()
@@ -109,19 +97,15 @@ def quality(
     groups = curves(records)
     lines = {k: part for k, part in groups.items() if part != reference or len(groups) == 1}
     for i, (label, part) in enumerate(lines.items()):
-        axes.plot(
-            [r["nfe"] for r in part], [r[name] for r in part],
-            color=_color(i), marker=MARKERS[i % len(MARKERS)],
-            markersize=5, linewidth=1.3, label=label,
-        )  # fmt: skip
+        nfe, values = [r["nfe"] for r in part], [r[name] for r in part]
+        axes.plot(nfe, values, markersize=5, linewidth=1.3, label=label, **_style(i))
     for record in reference:
         level = record[name]
         axes.axhline(level, color="black", linewidth=1, label=f"{baseline}: {level:.3g}")
         axes.axhspan(level, 1.05 * level, color="black", alpha=0.18, lw=0, label="within 5%")
         axes.axhspan(1.05 * level, 1.1 * level, color="black", alpha=0.08, lw=0, label="within 10%")
     _log_axes(axes, {r["nfe"] for part in lines.values() for r in part})
-    axes.set_xlabel("network evaluations (NFE)")
-    axes.set_ylabel(f"{name} (lower is better)")
+    axes.set(xlabel="network evaluations (NFE)", ylabel=f"{name} (lower is better)")
     axes.set_title(caption, fontsize=10)
     axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     _save(figure, path)
@@ -131,9 +115,7 @@ def pareto(path: Path, records: list[Record], name: str, caption: str = "") -> N
     """Plots all cells over the forward passes they cost, and the Pareto front."""
     figure = Figure(figsize=(9, 5.5))
     axes = figure.subplots()
-    cost, value = (
-        np.array([record[key] for record in records]) for key in ("forward_passes", name)
-    )
+    cost, value = (np.array([r[key] for r in records]) for key in ("forward_passes", name))
     axes.scatter(cost, value, s=16, color="0.65")
     front = pareto_front(cost, value)
     axes.step(cost[front], value[front], where="post", color="tab:red", linewidth=1)
@@ -142,8 +124,8 @@ def pareto(path: Path, records: list[Record], name: str, caption: str = "") -> N
         text = f" {curve_name(records[i])}, {records[i]['steps']} steps"
         axes.annotate(text, (cost[i], value[i]), fontsize=7, rotation=25, va="bottom")
     _log_axes(axes, set(cost.tolist()))
-    axes.set_xlabel("forward passes of a sample (a guided evaluation takes two)")
-    axes.set_ylabel(f"{name} (lower is better)")
+    x = "forward passes of a sample (a guided evaluation takes two)"
+    axes.set(xlabel=x, ylabel=f"{name} (lower is better)")
     axes.set_title(caption, fontsize=10)
     _save(figure, path)
 
@@ -171,12 +153,9 @@ def guidance(path: Path, records: list[Record], name: str) -> None:
         best = np.unravel_index(np.nanargmin(values), values.shape)
         for i, j in itertools.product(*map(range, values.shape)):
             if np.isfinite(values[i, j]):
-                weight = "bold" if (i, j) == best else "normal"
-                box = {"facecolor": "white", "alpha": 0.75, "lw": 0, "pad": 1}
-                axes.text(
-                    j, i, f"{values[i, j]:.3g}", ha="center", va="center", fontsize=8,
-                    weight=weight, bbox=box,
-                )  # fmt: skip
+                style = {"weight": "bold" if (i, j) == best else "normal", "fontsize": 8}
+                style["bbox"] = {"facecolor": "white", "alpha": 0.75, "lw": 0, "pad": 1}
+                axes.text(j, i, f"{values[i, j]:.3g}", ha="center", va="center", **style)
         corner = (best[1] - 0.5, best[0] - 0.5)
         axes.add_patch(Rectangle(corner, 1, 1, fill=False, ec="red", lw=2.5))
         axes.set_xticks(range(len(steps)), steps)
@@ -194,15 +173,13 @@ def cost(path: Path, records: list[Record]) -> None:
     left, right = figure.subplots(1, 2)
 
     def kind(record: Record) -> str:
-        return record.get("student", record["solver"]) + (
-            "" if record["guidance_scale"] == 1 else ", guided"
-        )
+        guided = "" if record["guidance_scale"] == 1 else ", guided"
+        return record.get("student", record["solver"]) + guided
 
     for i, (label, part) in enumerate(curves(records, kind).items()):
         part = sorted(part, key=lambda r: r["forward_passes"])
         passes = [r["forward_passes"] for r in part]
-        style = {"marker": MARKERS[i % len(MARKERS)], "markersize": 4, "linewidth": 0.8}
-        style |= {"color": _color(i)}
+        style = _style(i) | {"markersize": 4, "linewidth": 0.8}
         left.plot(passes, [r["images_per_second"] for r in part], label=label, **style)
         right.plot(passes, [r["program_bytes"] / 1e6 for r in part], **style)
         process = [r["process_bytes"] / 1e6 for r in part]
@@ -212,19 +189,15 @@ def cost(path: Path, records: list[Record]) -> None:
         axes.set_xlabel("forward passes of a sample")
     left.set_ylabel("images per second")
     left.legend(fontsize=7)
-    right.set_yscale("linear")
-    right.set_ylim(0)
-    right.set_ylabel("MB; solid: compiled program, a device; dotted: process")
-    right.yaxis.label.set_size(8)
+    right.set(yscale="linear", ylim=0)
+    right.set_ylabel("MB; solid: compiled program, a device; dotted: process", fontsize=8)
     _save(figure, path)
 
 
 def sheet(path: Path, sets: Sequence[tuple[Record, np.ndarray]]) -> None:
     """Shows pictures from the same noise: a row of blocks for each solver, a column for each NFE.
 
-    Args:
-        path: of the PNG.
-        sets: (record, images [N, H, W, C]) of each cell; the first `SHOWN` are shown, in two rows.
+    A block is the first `SHOWN` images [N, H, W, C] of a cell, in two rows.
     """
     rows = list(dict.fromkeys(curve_name(record) for record, _ in sets))
     steps = sorted({record["nfe"] for record, _ in sets})
@@ -240,23 +213,21 @@ def sheet(path: Path, sets: Sequence[tuple[Record, np.ndarray]]) -> None:
         grey = block.shape[-1] == 1
         all_axes[i, j].imshow(block.squeeze(-1) if grey else block, cmap="gray", vmin=0, vmax=255)
     for axes, name in zip(all_axes[:, 0], rows, strict=True):
-        axes.text(
-            -0.03, 0.5, name.replace(", ", "\n"), transform=axes.transAxes, ha="right", va="center",
-            fontsize=7,
-        )  # fmt: skip
+        place = {"transform": axes.transAxes, "ha": "right", "va": "center"}
+        axes.text(-0.03, 0.5, name.replace(", ", "\n"), fontsize=7, **place)
     for axes, nfe in zip(all_axes[0], steps, strict=True):
         axes.set_title(f"{nfe} NFE", fontsize=8)
     _save(figure, path, tight=False)
 
 
-def _color(i: int) -> Any:
-    """The strong colours of tab20 first."""
-    return matplotlib.colormaps["tab20"]((2 * i + i // 10) % 20)
+def _style(i: int) -> dict[str, Any]:
+    """Of curve i; the strong colours of tab20 first."""
+    color = matplotlib.colormaps["tab20"]((2 * i + i // 10) % 20)
+    return {"color": color, "marker": MARKERS[i % len(MARKERS)]}
 
 
 def _log_axes(axes: Any, ticks: set) -> None:
-    axes.set_xscale("log")
-    axes.set_yscale("log")
+    axes.set(xscale="log", yscale="log")
     ticks = sorted(ticks)
     shown = [tick for i, tick in enumerate(ticks) if i == 0 or tick >= 1.12 * ticks[i - 1]]
     axes.set_xticks(shown, shown, fontsize=8)
@@ -271,4 +242,4 @@ def _log_axes(axes: Any, ticks: set) -> None:
 def _save(figure: Figure, path: Path, tight: bool = True) -> None:
     if tight:
         figure.tight_layout()
-    figure.savefig(path, dpi=DPI, bbox_inches="tight")
+    figure.savefig(path, dpi=110, bbox_inches="tight")

@@ -44,14 +44,7 @@ def save(
     name: str,
     spatial: Moments | None = None,
 ) -> None:
-    """Writes reference statistics; pytorch-fid and ADM's evaluator read the file too.
-
-    Args:
-        path: must not exist.
-        pool: moments of the pooled features.
-        network: which computed the features.
-        name: of the data.
-        spatial: moments of the spatial features.
+    """Writes what `Reference` holds; pytorch-fid and ADM's evaluator read the file too.
 
     Raises:
         FileExistsError: the file exists.
@@ -110,14 +103,7 @@ def load(path: str | Path) -> Reference:
     )
 
 
-def _moments(
-    path: Path, arrays: dict[str, np.ndarray], mean: str, covariance: str, count: int | None
-) -> Moments:
-    """The moments under these names.
-
-    Raises:
-        ValueError: shapes that do not belong together.
-    """
+def _moments(path, arrays, mean: str, covariance: str, count: int | None) -> Moments:
     mu, sigma = (np.asarray(arrays[key], np.float64) for key in (mean, covariance))
     if mu.ndim != 1 or sigma.shape != (len(mu), len(mu)):
         raise ValueError(

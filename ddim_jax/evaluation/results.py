@@ -25,12 +25,7 @@ def write(base: Path, about: dict[str, Any], records: list[Record]) -> None:
 
 
 def read(paths: Iterable[str | Path], num_samples: int, quality: str) -> list[Record]:
-    """Reads the records of CSV files that `write` has written.
-
-    Args:
-        paths: of the files.
-        num_samples: that each of their cells must have.
-        quality: a metric that they must have.
+    """Reads the records of CSV files of `write`, all of so many samples and with that metric.
 
     Raises:
         FileNotFoundError: a file is not there.
@@ -50,27 +45,14 @@ def read(paths: Iterable[str | Path], num_samples: int, quality: str) -> list[Re
                     f"{path} holds cells of {row['num_samples']} samples, not {num_samples}; only "
                     "equal numbers can be compared"
                 )
-            records.append(_record(row))
+            options = parse_options(row["solver_options"].split(";"), "solver_options")
+            values = {name: parse_value(text) for name, text in row.items() if text}
+            records.append(values | {"solver_options": options})
     return records
 
 
-def _record(row: dict[str, str]) -> Record:
-    options = parse_options(row["solver_options"].split(";"), "solver_options")
-    values = {name: parse_value(text) for name, text in row.items() if text}
-    return values | {"solver_options": options}
-
-
 def check_name(base: Path, cells: list[str], num_samples: int) -> None:
-    """Checks that results of another sweep do not have that name, since they would be lost.
-
-    Args:
-        base: of the file names.
-        cells: names of the cells of the sweep.
-        num_samples: of each.
-
-    Raises:
-        ValueError: results of another sweep have that name.
-    """
+    """Raises ValueError if results of another sweep, which would be lost, have that name."""
     if not (path := base.with_suffix(".json")).exists():
         return
     try:

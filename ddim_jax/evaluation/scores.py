@@ -1,10 +1,10 @@
 """All metrics of a set of samples, with what is needed to draw and to measure it again."""
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
 import platform
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,10 +41,7 @@ class Evaluator(NamedTuple):
 
 
 def find_data(
-    network: FeatureNetwork,
-    reference: str | None,
-    real: str | None,
-    image_shape: tuple[int, int, int],
+    network: FeatureNetwork, reference: str | None, real: str | None, image_shape: tuple[int, ...]
 ) -> tuple[Reference | None, Source | None]:
     """Opens what to compare samples with and checks it; nothing is measured yet.
 
@@ -84,20 +81,16 @@ def make_evaluator(
     reference: Reference | None,
     source: Source | None,
     folder: Path | None = None,
-    update: Callable[[int], None] = lambda count: None,
+    **progress: Any,
 ) -> Evaluator:
     """Makes an evaluator of what `find_data` returns; measures the real images.
 
-    Args:
-        network: of the features.
-        reference: statistics; None for those of the real images.
-        source: of real images; None for none.
-        folder: where features of real images are kept for the next time; None for nowhere.
-        update: called with the number of real images of each finished batch.
+    Without a reference the real images' statistics are taken. In the folder, if any, their features
+    are kept for the next time. `progress` is the `update` of `FeatureNetwork.extract`.
     """
     if source is None:
         return Evaluator(network, reference)
-    real = _real_features(network, source, folder, update)
+    real = _real_features(network, source, folder, **progress)
     name = f"{source.name}, {len(real.pool)} images"
     if reference is None:
         spatial = None if real.spatial is None else metrics.moments(real.spatial)
@@ -107,22 +100,19 @@ def make_evaluator(
 
 
 def _real_features(
-    network: FeatureNetwork,
-    source: Source,
-    folder: Path | None,
-    update: Callable[[int], None],
+    network: FeatureNetwork, source: Source, folder: Path | None, **progress: Any
 ) -> Features:
     """Features of real images: those in the folder if they are there, else computed and kept."""
     images = features.read_images(source)[0]
+    if folder is None:
+        return network.extract(images, **progress)
     digest = hashlib.sha256(images.tobytes() + f"{network.sha256} {network.resize}".encode())
-    path = None if folder is None else folder / f"real_{digest.hexdigest()[:16]}.npz"
-    kept = None if path is None else features.read(path)
-    if kept is not None:
+    path = folder / f"real_{digest.hexdigest()[:16]}.npz"
+    if (kept := features.read(path)) is not None:
         return kept
-    real = network.extract(images, update=update)
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        features.write(path, real)
+    real = network.extract(images, **progress)
+    folder.mkdir(parents=True, exist_ok=True)
+    features.write(path, real)
     return real
 
 
@@ -148,26 +138,23 @@ def score(
 ) -> dict[str, Any]:
     """Computes all metrics of a set of samples, by name; what does not apply is left out.
 
-    Args:
-        samples: their features.
-        evaluator: what to compare with.
-        labels: [N] that the samples were drawn for.
+    The labels [N] are those that the samples were drawn for.
 
     Raises:
         ValueError: fewer samples than feature dimensions.
     """
-    network, reference, count = evaluator.network, evaluator.reference, len(samples.pool)
-    frechet, kernel, classes = network.names
+    network, reference, real, _ = evaluator
+    count, (frechet, kernel, classes) = len(samples.pool), network.names
     distance = metrics.frechet_distance(metrics.moments(samples.pool), reference.pool)
     scores = {"num_samples": count, frechet: distance}
     if samples.spatial is not None and reference.spatial is not None:
         spatial = metrics.moments(samples.spatial)
         scores[f"s{frechet}"] = metrics.frechet_distance(spatial, reference.spatial)
-    if evaluator.real is not None:
-        size = min(1000, count, len(evaluator.real))
-        mean, deviation = metrics.kid(samples.pool, evaluator.real, subset_size=size)
+    if real is not None:
+        size = min(1000, count, len(real))
+        mean, deviation = metrics.kid(samples.pool, real, subset_size=size)
         scores |= {kernel: mean, f"{kernel}_deviation": deviation}
-        scores |= metrics.manifold(evaluator.real, samples.pool)._asdict()
+        scores |= metrics.manifold(real, samples.pool)._asdict()
     order = np.random.default_rng(0).permutation(count)  # the splits must not follow the labels
     mean, deviation = metrics.inception_score(samples.logits[order])
     scores |= {classes: mean, f"{classes}_deviation": deviation}
@@ -198,11 +185,8 @@ def provenance(model: Model, evaluator: Evaluator) -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Returns the versions of the packages that numbers depend on."""
-    return {name: _version(name) for name in PACKAGES}
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+    found = dict.fromkeys(PACKAGES, "not installed")
+    for package in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found

@@ -12,6 +12,7 @@ batch size, so a cell is extended by drawing the shards that are missing. A shar
 not at all.
 """
 
+import contextlib
 import json
 import sys
 import zipfile
@@ -34,10 +35,8 @@ from ddim_jax.solvers import SolverTable
 SHARD = 500
 """Samples in a shard."""
 
-NUMBERS = ("seconds", "process_bytes", "program_bytes")
-"""What a shard holds beside images."""
-
-# --- names ----------------------------------------------------------------------------------------
+NUMBERS = {"seconds": 0.0, "process_bytes": 0, "program_bytes": 0}
+"""What a shard holds beside images, and what stands for an unknown size."""
 
 
 def settings(recipe: Recipe, seed: int = 0) -> dict[str, Any]:
@@ -84,9 +83,6 @@ def _guidance_changes(recipe: Recipe) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value != getattr(Recipe, name)}
 
 
-# --- files ----------------------------------------------------------------------------------------
-
-
 class Samples(NamedTuple):
     """Samples of a cell, and what it took to draw them.
 
@@ -108,11 +104,7 @@ class Shards:
     """The folder of one cell."""
 
     def __init__(self, folder: str | Path, identity: dict[str, Any]):
-        """Opens the folder; it is made when the first shard is written.
-
-        Args:
-            folder: of this cell alone.
-            identity: from `identity`.
+        """Opens the folder of this cell alone; it is made when the first shard is written.
 
         Raises:
             ValueError: it holds samples that were drawn in another way.
@@ -125,35 +117,20 @@ class Shards:
 
         A damaged shard counts as missing; it is put aside, with a message.
         """
-        shards = [
-            range(first, min(first + SHARD, num_samples)) for first in range(0, num_samples, SHARD)
-        ]
+        starts = range(0, num_samples, SHARD)
+        shards = [range(first, min(first + SHARD, num_samples)) for first in starts]
         return [places for places in shards if self._length(places.start) < len(places)]
 
-    def write(
-        self,
-        first: int,
-        images: np.ndarray,
-        *,
-        seconds: float,
-        process_bytes: int = 0,
-        program_bytes: int = 0,
-    ) -> None:
-        """Writes the shard that begins with sample `first`; numbers as of `Samples`."""
+    def write(self, first: int, images: np.ndarray, *, seconds: float, **sizes: int) -> None:
+        """Writes the shard that begins with sample `first`; sizes in bytes as of `Samples`."""
         if not (about := self.folder / "cell.json").exists():
             self.folder.mkdir(parents=True, exist_ok=True)
             files.write_json(about, self.identity)
-        values = (seconds, process_bytes, program_bytes)
-        numbers = dict(zip(NUMBERS, values, strict=True))
-        path = self._path(first)
-        files.replace(path, lambda file: np.savez_compressed(file, images=images, **numbers))
+        arrays = {"images": images} | NUMBERS | {"seconds": seconds} | sizes
+        files.replace(self._path(first), lambda file: np.savez_compressed(file, **arrays))
 
     def read(self, num_samples: int) -> Samples:
-        """Reads the first num_samples samples.
-
-        Raises:
-            ValueError: some are not there.
-        """
+        """Reads the first num_samples samples; ValueError if some are not there."""
         if missing := self.missing(num_samples):
             raise ValueError(f"{self.folder} lacks samples {missing[0]} and maybe more; draw them")
         images, numbers = [], []
@@ -162,16 +139,11 @@ class Shards:
                 images.append(shard["images"])
                 seconds, *sizes = (float(shard[name]) for name in NUMBERS)
             numbers.append((len(images[-1]) / seconds, *sizes))
-        rate, process, program = np.max(numbers, axis=0)
-        images = np.concatenate(images)[:num_samples]
-        return Samples(images, float(rate), int(process), int(program))
+        rate, *sizes = np.max(numbers, axis=0).tolist()
+        return Samples(np.concatenate(images)[:num_samples], rate, *map(int, sizes))
 
     def features(self, network: FeatureNetwork, num_samples: int) -> Features:
-        """Returns features of the first num_samples samples; they are kept beside the shards.
-
-        Raises:
-            ValueError: some samples are not there.
-        """
+        """Returns features of the samples that `read` returns; they are kept beside the shards."""
         images, parts = self.read(num_samples).images, []
         folder = self.folder / f"features_{network.name}_{network.sha256[:8]}_{network.resize}"
         folder.mkdir(exist_ok=True)
@@ -206,9 +178,6 @@ class Shards:
             return 0
 
 
-# --- drawing --------------------------------------------------------------------------------------
-
-
 def draw(
     model: Model,
     recipe: Recipe,
@@ -220,28 +189,18 @@ def draw(
     batch_size: int = 100,
     update: Callable[[int], None] = lambda count: None,
 ) -> None:
-    """Draws the samples of a cell that are missing.
+    """Draws the samples of a cell that are missing, until there are `num_samples`.
 
-    Args:
-        model: what draws.
-        recipe: how.
-        generator: of the model, with the recipe's clip.
-        shards: where to.
-        num_samples: how many there must be at the end.
-        seed: of the noise.
-        batch_size: samples at a time.
-        update: called with the number of samples of each finished batch.
+    The generator is the model's, with the recipe's clip. `update` is called with the number of
+    samples of each finished batch.
     """
     table, labels = recipe.table(model.schedule), model.inputs.labels(None, num_samples)
     for places in shards.missing(num_samples):
         reset_peak()
-        before, images, index = generator.seconds, [], np.arange(places.start, places.stop)
-        conditions = model.conditions(
-            len(index), recipe, None if labels is None else labels[index], table
-        )
-        for _, result in generator.batches(
-            table, index, seed=seed, batch_size=batch_size, **conditions
-        ):
+        before, images, index = generator.seconds, [], np.array(places)
+        own = None if labels is None else labels[index]
+        given = model.conditions(len(index), recipe, own, table) | {"batch_size": batch_size}
+        for _, result in generator.batches(table, index, seed=seed, **given):
             images.append(model.pictures(result.x))
             update(len(result.x))
         shards.write(
@@ -255,10 +214,8 @@ def draw(
 
 def reset_peak() -> None:
     """Resets the most memory that this process has held; Linux only."""
-    try:
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass
 
 
 def peak_bytes() -> int:

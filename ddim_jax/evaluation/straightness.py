@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ddim_jax import checkpoints, commands, sampling
+from ddim_jax import checkpoints, commands, keys
 from ddim_jax.model import Model
 from ddim_jax.recipe import Recipe
 
@@ -21,14 +21,9 @@ Array = Any
 
 
 def straightness(path: Array, times: Array) -> np.ndarray:
-    """Computes the mean square of velocity minus mean velocity, over time and pixels.
+    """Computes the mean square of velocity minus mean velocity, over time and pixels; [N] float64.
 
-    Args:
-        path: [E + 1, N, ...] points of N paths.
-        times: [E + 1].
-
-    Returns:
-        float64 [N].
+    The N paths have points [E + 1, N, ...] at times [E + 1].
 
     Raises:
         ValueError: fewer than two points, or not as many as times.
@@ -47,11 +42,7 @@ def straightness(path: Array, times: Array) -> np.ndarray:
 
 
 def measure(model: Model, steps: int, count: int, seed: int = 0) -> np.ndarray:
-    """Measures [count] paths of a model, labels in rotation.
-
-    Raises:
-        ValueError: the model is not a rectified flow.
-    """
+    """Measures [count] paths of a model, which must be a rectified flow; labels in rotation."""
     if model.config.schedule.name != "rectified_flow":
         raise ValueError(
             f"straightness is of rectified flows, and {model.name} was trained on the schedule "
@@ -60,9 +51,7 @@ def measure(model: Model, steps: int, count: int, seed: int = 0) -> np.ndarray:
     recipe = Recipe("ddim", "uniform", steps, clip="none")
     table, times = recipe.table(model.schedule), recipe.times(model.schedule)
     labels, index, parts = model.inputs.labels(None, count), np.arange(count), []
-    noise = np.asarray(
-        sampling.initial_noise(sampling.sample_keys(seed, index), model.sample_shape)
-    )
+    noise = np.asarray(keys.initial_noise(keys.sample_keys(seed, index), model.sample_shape))
     generator = model.generator(recipe, collect=("x",))
     conditions = model.conditions(count, recipe, labels, table)
     for rows, result in generator.batches(table, index, seed=seed, x=noise, **conditions):

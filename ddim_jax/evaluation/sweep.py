@@ -16,6 +16,7 @@ from typing import NamedTuple
 from ddim_jax import checkpoints
 from ddim_jax.evaluation import shards
 from ddim_jax.evaluation.shards import Shards
+from ddim_jax.generation import Generator
 from ddim_jax.model import Model
 from ddim_jax.names import lookup
 from ddim_jax.recipe import ADAPTIVE, Recipe, parse_stride
@@ -30,8 +31,9 @@ class PlannedCell(NamedTuple):
 
     Attributes:
         model: what draws it.
+        recipe: how.
+        generator: of the model; the cells of a model share it, so that it compiles once.
         family: of a student, the name of its curve; empty for the checkpoint.
-        recipe: how it is drawn.
         shards: where its samples are.
         nfe: network evaluations of a sample.
         passes: forward passes of a sample; guided evaluations take two.
@@ -39,8 +41,9 @@ class PlannedCell(NamedTuple):
     """
 
     model: Model
-    family: str
     recipe: Recipe
+    generator: Generator
+    family: str
     shards: Shards
     nfe: int
     passes: int
@@ -53,50 +56,29 @@ class PlannedCell(NamedTuple):
 
 
 def grid(args: argparse.Namespace) -> list[Recipe]:
-    """Returns the recipes that the command line asks for, in its order.
-
-    Raises:
-        ValueError: an unknown solver, or an eta that no solver takes.
-    """
+    """Returns the recipes that the command line asks for, in its order."""
     etas = args.eta or PAPER["eta"] if args.preset == "paper" else args.eta
     solvers = ["ddim", "ddpm_large"] if args.preset == "paper" else args.solver
-    takes_eta = {name: _takes_eta(name) for name in solvers}
+    makers = {name: lookup(SOLVERS, name, "solver").make for name in solvers}
+    takes_eta = {name: "eta" in inspect.signature(make).parameters for name, make in makers.items()}
     if etas and not any(takes_eta.values()):
         raise ValueError(f"--eta is for ddim and its like, got --solver={','.join(solvers)}")
     recipes = []
     for solver in solvers:
-        for stride, eta, scale in itertools.product(
-            args.stride or [None],
-            etas if etas and takes_eta[solver] else [None],
-            args.guidance_scale,
-        ):
-            for steps in _steps(args, solver):
-                # ddim with eta = 1 is ddpm, which is then drawn once
-                name = "ddpm" if solver == "ddim" and eta == 1 else solver
-                recipes.append(
-                    Recipe(
-                        solver=name,
-                        steps=steps,
-                        solver_options={"eta": eta} if eta and name == solver else {},
-                        guidance_scale=scale,
-                        clip=args.clip,
-                        **_stride(stride, solver, steps),
-                    )
-                )
+        own_etas = etas if etas and takes_eta[solver] else [None]
+        axes = (args.stride or [None], own_etas, args.guidance_scale, list(_steps(args, solver)))
+        for stride, eta, scale, steps in itertools.product(*axes):
+            # ddim with eta = 1 is ddpm, which is then drawn once
+            name = "ddpm" if solver == "ddim" and eta == 1 else solver
+            options = {"eta": eta} if eta and name == solver else {}
+            rest = {"guidance_scale": scale, "clip": args.clip}
+            if stride is not None:
+                own_stride = stride.replace("{solver}", solver).replace("{steps}", str(steps))
+                rest |= parse_stride(own_stride)
+            recipes.append(Recipe(name, steps=steps, solver_options=options, **rest))
     if args.baseline:
         recipes.append(baseline(args))
     return list({shards.cell_name(recipe): recipe for recipe in recipes}.values())
-
-
-def _takes_eta(solver: str) -> bool:
-    return "eta" in inspect.signature(lookup(SOLVERS, solver, "solver").make).parameters
-
-
-def _stride(text: str | None, solver: str, steps: int) -> dict:
-    """The fields of a recipe for one of `--stride`; none for the solver's own."""
-    if text is None:
-        return {}
-    return parse_stride(text.replace("{solver}", solver).replace("{steps}", str(steps)))
 
 
 def _steps(args: argparse.Namespace, solver: str) -> Iterator[int]:
@@ -113,11 +95,7 @@ def _steps(args: argparse.Namespace, solver: str) -> Iterator[int]:
 
 
 def baseline(args: argparse.Namespace) -> Recipe:
-    """Returns the recipe of `--baseline`.
-
-    Raises:
-        ValueError: it is not like ddpm:1000, or the solver is unknown.
-    """
+    """Returns the recipe of `--baseline`."""
     solver, _, steps = args.baseline.partition(":")
     if not steps.isdigit():
         raise ValueError(f"--baseline must be like ddpm:1000, got {args.baseline}")
@@ -125,31 +103,29 @@ def baseline(args: argparse.Namespace) -> Recipe:
     return Recipe(solver=solver, steps=int(steps), clip=args.clip)
 
 
-def plan(args: argparse.Namespace, model: Model) -> list[PlannedCell]:
+def plan(args: argparse.Namespace, model: Model, generator: Generator) -> list[PlannedCell]:
     """Makes the table of every cell and opens its folder, so that errors show before any work.
 
-    Args:
-        args: of `tradeoff.parse`, with a clip.
-        model: the checkpoint.
+    The model and its generator, which clips as the command line says, are the checkpoint's.
 
     Raises:
         ValueError: guidance that the model cannot serve, steps out of range, samples that were
             drawn in another way, a student that is drawn to a tolerance.
     """
-    cells = [_planned(args, model, recipe) for recipe in grid(args)]
+    cells = [_planned(args, model, recipe, generator) for recipe in grid(args)]
     for text in args.students:
         student, name, step_counts = _student(text)
-        family = f"{_family(name)}, {student.config.loss.name}"
-        prefix = f"{name.replace('/', '-')}_"
+        # digits_4step, runs/4_step and runs/2_step are of the families digits, runs and runs
+        family = re.sub(r"[_/]?\d+_?steps?$", "", name) or name
+        curve, prefix = f"{family}, {student.config.loss.name}", f"{name.replace('/', '-')}_"
+        drawn_by = student.generator()
         for steps in step_counts:
             recipe = student.recipe.replace(steps=steps)
-            cells.append(_planned(args, student, recipe, family, prefix))
+            cells.append(_planned(args, student, recipe, drawn_by, curve, prefix))
     return cells
 
 
-def _planned(
-    args: argparse.Namespace, model: Model, recipe: Recipe, family: str = "", prefix: str = ""
-) -> PlannedCell:
+def _planned(args, model, recipe, generator, family="", prefix="") -> PlannedCell:
     """One cell; its folder's name begins with `prefix`."""
     model.check(recipe)
     if recipe.solver == ADAPTIVE:
@@ -161,15 +137,9 @@ def _planned(
     table = recipe.table(model.schedule)
     folder = Path(args.workdir) / "cells" / f"{prefix}{shards.cell_name(recipe, args.seed)}"
     samples = Shards(folder, shards.identity(recipe, args.seed, model, table))
-    return PlannedCell(
-        model=model,
-        family=family,
-        recipe=recipe,
-        shards=samples,
-        nfe=table.nfe,
-        passes=table.nfe * model.passes(recipe),
-        missing=sum(len(places) for places in samples.missing(args.num_samples)),
-    )
+    missing = sum(len(places) for places in samples.missing(args.num_samples))
+    passes = table.nfe * model.passes(recipe)
+    return PlannedCell(model, recipe, generator, family, samples, table.nfe, passes, missing)
 
 
 def _student(text: str) -> tuple[Model, str, list[int | None]]:
@@ -180,8 +150,3 @@ def _student(text: str) -> tuple[Model, str, list[int | None]]:
     model, folder = checkpoints.load(path), Path(path)
     name = f"{folder.parent.name}/{folder.name}" if folder.is_dir() else folder.stem
     return model, name.lstrip("/"), [int(n) for n in steps] or [None]
-
-
-def _family(name: str) -> str:
-    """`digits_4step`, `runs/4_step` and `runs/2_step` without their steps: digits, runs, runs."""
-    return re.sub(r"[_/]?\d+_?steps?$", "", name) or name

@@ -22,7 +22,6 @@ from tqdm import tqdm
 from ddim_jax import checkpoints, commands
 from ddim_jax.evaluation import feature_networks, metrics, scores
 from ddim_jax.model import Model
-from ddim_jax.recipe import Recipe
 from ddim_jax.strides import learned
 
 GOLDEN = (5**0.5 - 1) / 2
@@ -33,13 +32,10 @@ ROOM = 0.05
 def golden_section(
     score: Callable[[float], float], low: float, high: float, trials: int
 ) -> tuple[float, float]:
-    """Searches the minimum of a function that is unimodal in low..high: (argument, value).
+    """Searches the minimum of a function that is unimodal in low..high, by so many values of it.
 
-    Args:
-        score: the function.
-        low: lower end.
-        high: upper end.
-        trials: values taken, at least 2.
+    Returns:
+        Argument and value.
 
     Raises:
         ValueError: fewer than two trials, or an empty interval.
@@ -64,14 +60,10 @@ def golden_section(
 def search(
     score: Callable[[list[float]], float], first: float, last: float, steps: int, trials: int
 ) -> list[float]:
-    """Searches the half log-SNRs [steps] of the evaluations one after another, from `first` on.
+    """Searches the half log-SNRs [steps] of the evaluations one after another.
 
-    Args:
-        score: of the half log-SNRs of the evaluations; less is better.
-        first: the noisiest.
-        last: the cleanest that is allowed.
-        steps: evaluations.
-        trials: scores taken for each.
+    The noisiest is `first`, and none is cleaner than `last`. Less of the score, of some or all of
+    them, is better; `trials` scores are taken for each.
     """
     chosen = [first]
     while len(chosen) < steps:
@@ -83,20 +75,18 @@ def search(
 class FrechetObjective:
     """The Frechet distance of samples as a function of the sampler's times; the noise is fixed.
 
-    The first time is that of the recipe's stride.
-
     Attributes:
         recipe: how samples are drawn but for the times.
-        start: the first time.
+        start: the first time, that of the recipe's stride.
     """
 
     def __init__(self, model: Model, args: argparse.Namespace):
-        """Loads the feature network and the statistics.
-
-        Raises:
-            ValueError: too few samples; a recipe that the model cannot serve; no such statistics.
-        """
-        self._model, self._args, self.recipe = model, args, _recipe(model, args)
+        self._model, self._args, own = model, args, model.recipe
+        self.recipe = own.replace(
+            solver=args.solver, guidance_scale=args.guidance_scale,
+            stride=own.stride or own.make_solver().stride,  # another solver starts there as well
+            stride_options=own.stride_options,
+        )  # fmt: skip
         model.check(self.recipe)
         self._solver = self.recipe.make_solver()
         self.start = float(self.recipe.replace(steps=1).times(model.schedule)[0])
@@ -115,28 +105,13 @@ class FrechetObjective:
 
     def __call__(self, lam: list[float]) -> float:
         """Draws samples with evaluations at these half log-SNRs; returns their distance."""
-        model, count = self._model, self._args.num_samples
+        model, index = self._model, np.arange(self._args.num_samples)
         table = self._solver(model.schedule, self.times(lam)).validate()
-        batches = self._generator.batches(
-            table,
-            np.arange(count),
-            seed=self._args.seed,
-            batch_size=self._args.batch_size,
-            **model.conditions(count, self.recipe, self._labels, table),
-        )
+        given = model.conditions(len(index), self.recipe, self._labels, table)
+        given |= {"seed": self._args.seed, "batch_size": self._args.batch_size}
+        batches = self._generator.batches(table, index, **given)
         pools = (self._network.extract(model.pictures(result.x)).pool for _, result in batches)
         return metrics.frechet_distance(metrics.moments(pools), self._reference)
-
-
-def _recipe(model: Model, args: argparse.Namespace) -> Recipe:
-    """The model's own recipe with the solver and the guidance that were asked for.
-
-    Another solver is started where the model's own is.
-    """
-    stride = {"stride": model.recipe.stride, "stride_options": model.recipe.stride_options}
-    if model.recipe.stride is None:
-        stride["stride"] = model.recipe.make_solver().stride
-    return model.recipe.replace(solver=args.solver, guidance_scale=args.guidance_scale, **stride)
 
 
 def learn(
@@ -177,11 +152,7 @@ def _name(lam: list[float]) -> str:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """Reads the command line and checks it as far as it can be without a model.
-
-    Raises:
-        ValueError: --steps or --trials out of range.
-    """
+    """Reads the command line and checks it as far as it can be without a model."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--checkpoint", default="digits", help="as of sample.py")

@@ -33,15 +33,7 @@ from tqdm import tqdm
 
 from ddim_jax import checkpoints, commands, parallel
 from ddim_jax.denoisers import CLIPS
-from ddim_jax.evaluation import (
-    feature_networks,
-    metrics,
-    plots,
-    results,
-    scores,
-    shards,
-    sweep,
-)
+from ddim_jax.evaluation import feature_networks, metrics, plots, results, scores, shards, sweep
 from ddim_jax.evaluation.features import FeatureNetwork
 from ddim_jax.evaluation.scores import Evaluator
 from ddim_jax.evaluation.sweep import PlannedCell
@@ -50,23 +42,8 @@ from ddim_jax.model import Model
 from ddim_jax.recipe import Recipe
 
 
-class Generators:
-    """Compiled samplers of a sweep: one for each model and clip."""
-
-    def __init__(self):
-        """Begins with none."""
-        self._made: dict[tuple[int, str], Generator] = {}
-
-    def of(self, model: Model, recipe: Recipe) -> Generator:
-        """Returns the generator that draws this recipe."""
-        key = (id(model), recipe.clip)
-        if key not in self._made:
-            self._made[key] = model.generator(recipe)
-        return self._made[key]
-
-
 def announce(
-    cells: list[PlannedCell], model: Model, generators: Generators, args: argparse.Namespace
+    cells: list[PlannedCell], model: Model, generator: Generator, args: argparse.Namespace
 ) -> None:
     """Says what will be drawn and how long it will take."""
     total = sum(cell.missing * cell.passes for cell in cells)
@@ -78,15 +55,14 @@ def announce(
         + (f", {total:,} forward passes with guidance" if total != evaluations else "")
     )
     if total:
-        rate = _passes_per_second(model, generators, args)
+        rate = _passes_per_second(model, generator, args.batch_size)
         print(f"about {_duration(total / rate)} at {rate:,.0f} forward passes a second", flush=True)
 
 
-def _passes_per_second(model: Model, generators: Generators, args: argparse.Namespace) -> float:
-    """Forward passes a second of a batch, measured on four steps of DDIM."""
-    recipe, count = Recipe("ddim", "uniform", 4, clip=args.clip), args.batch_size
+def _passes_per_second(model: Model, generator: Generator, count: int) -> float:
+    """Forward passes a second of a batch of `count`, measured on four steps of DDIM."""
+    recipe = Recipe("ddim", "uniform", 4)
     table, labels = recipe.table(model.schedule), model.inputs.labels(None, count)
-    generator = generators.of(model, recipe)
     conditions = model.conditions(count, recipe, labels, table)
     for _ in range(2):  # the first run is slower
         before = generator.seconds
@@ -104,120 +80,84 @@ def _duration(seconds: float) -> str:
 
 def measure(cell: PlannedCell, evaluator: Evaluator, args: argparse.Namespace) -> dict[str, Any]:
     """Measures a cell whose samples are there; returns its record."""
-    samples = cell.shards.read(args.num_samples)
+    drawing = cell.shards.read(args.num_samples)._asdict()
+    del drawing["images"]
     features = cell.shards.features(evaluator.network, args.num_samples)
     labels = cell.model.inputs.labels(None, args.num_samples)
     record = shards.settings(cell.recipe, args.seed) | {"cell": cell.name}
     if cell.family:
         record |= {"student": cell.family, "weights": cell.shards.identity["weights"]}
-    return (
-        record
-        | {"nfe": cell.nfe, "forward_passes": cell.passes}
-        | scores.score(features, evaluator, labels)
-        | {
-            "images_per_second": samples.images_per_second,
-            "process_bytes": samples.process_bytes,
-            "program_bytes": samples.program_bytes,
-        }
-    )
+    record |= {"nfe": cell.nfe, "forward_passes": cell.passes}
+    return record | scores.score(features, evaluator, labels) | drawing
 
 
 def run(args: argparse.Namespace) -> None:
     """Plans, draws, measures and plots."""
-    start, base = time.perf_counter(), Path(args.workdir) / args.name
-    model = checkpoints.load(args.checkpoint)
+    start, folder = time.perf_counter(), Path(args.workdir)
+    base, model = folder / args.name, checkpoints.load(args.checkpoint)
     args.clip = args.clip or model.recipe.clip
     network = feature_networks.load(args.features)
-    _check_count(args.num_samples, network)
+    metrics.check_count(args.num_samples, network.dimensions)
+    if args.num_samples < scores.FEW:
+        print(
+            f"note: {network.names[0]} of {args.num_samples} samples is biased upwards; compare "
+            f"equal numbers only, and publish none below {scores.FEW}",
+            file=sys.stderr,
+        )
     statistics, real = scores.find_data(network, args.reference, args.real, model.sample_shape)
-    cells = sweep.plan(args, model)
+    generator = model.generator(Recipe(clip=args.clip))
+    cells = sweep.plan(args, model, generator)
     names = [cell.name for cell in cells]
     results.check_name(base, names, args.num_samples)
     others = results.read(args.also, args.num_samples, network.names[0])
-    generators = Generators()
-    announce(cells, model, generators, args)
+    announce(cells, model, generator, args)
     if args.plan:
         return
     with tqdm(total=real and len(real), unit="image", desc="real images", leave=False) as bar:
-        folder = Path(args.workdir)
-        evaluator = scores.make_evaluator(network, statistics, real, folder, bar.update)
+        evaluator = scores.make_evaluator(network, statistics, real, folder, update=bar.update)
     about = scores.provenance(model, evaluator) | {
         "num_samples": args.num_samples,
         "cells": names,
         "baseline": shards.cell_name(sweep.baseline(args), args.seed) if args.baseline else None,
     }
-    records = draw_and_measure(base, about, cells, generators, evaluator, args)
+    records = draw_and_measure(about, cells, evaluator, args)
     few = [cell.shards.read(min(plots.SHOWN, args.num_samples)).images for cell in cells]
     written = plots.all_plots(base, about, records, network.names[0], few, others)
     if args.preset == "paper":
         base.with_suffix(".md").write_text(results.paper_table(records, network.names[0]))
         written.append(base.with_suffix(".md"))
-    print(f"{_duration(time.perf_counter() - start)}: {base}.json, .csv")
-    print("\n".join(str(path) for path in written))
+    print(f"{_duration(time.perf_counter() - start)}: {base}.json, .csv", *written, sep="\n")
 
 
 def draw_and_measure(
-    base: Path,
-    about: dict[str, Any],
-    cells: list[PlannedCell],
-    generators: Generators,
-    evaluator: Evaluator,
-    args: argparse.Namespace,
+    about: dict[str, Any], cells: list[PlannedCell], evaluator: Evaluator, args: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """Draws what is missing of each cell, measures it, and writes the records so far.
-
-    Args:
-        base: of the names of the files.
-        about: what the records have in common.
-        cells: of the sweep.
-        generators: where compiled samplers are.
-        evaluator: what to measure with.
-        args: of `parse`.
-    """
+    """Draws what is missing of each cell, measures it, and writes the records so far."""
     records, total = [], sum(cell.missing * cell.passes for cell in cells)
     with tqdm(total=total, unit="pass", unit_scale=True, disable=not total) as bar:
         for cell in cells:
             bar.set_description(cell.name)
             shards.draw(
-                cell.model,
-                cell.recipe,
-                generators.of(cell.model, cell.recipe),
-                cell.shards,
-                args.num_samples,
-                seed=args.seed,
-                batch_size=args.batch_size,
+                cell.model, cell.recipe, cell.generator, cell.shards, args.num_samples,
+                seed=args.seed, batch_size=args.batch_size,
                 update=lambda count, cell=cell: bar.update(count * cell.passes),
-            )
+            )  # fmt: skip
             bar.set_description(f"{cell.name}: features")
             records.append(measure(cell, evaluator, args))
-            results.write(base, about, records)
+            results.write(Path(args.workdir) / args.name, about, records)
             tqdm.write(_summary(records[-1], cell, evaluator.network))
     return records
 
 
 def _summary(record: dict[str, Any], cell: PlannedCell, network: FeatureNetwork) -> str:
     """A cell's main numbers in one line."""
-    shown = (*network.names[:1], "precision", "recall", "accuracy")
+    shown = (network.names[0], "precision", "recall", "accuracy")
     parts = [f"{name} {record[name]:.4g}" for name in shown if name in record]
     return f"{cell.name}: NFE {cell.nfe}, {', '.join(parts)}"
 
 
-def _check_count(num_samples: int, network: FeatureNetwork) -> None:
-    metrics.check_count(num_samples, network.dimensions)
-    if num_samples < scores.FEW:
-        print(
-            f"note: {network.names[0]} of {num_samples} samples is biased upwards; compare equal "
-            f"numbers only, and publish none below {scores.FEW}",
-            file=sys.stderr,
-        )
-
-
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    """Reads the command line and checks it as far as it can be without a network.
-
-    Raises:
-        ValueError: flags that exclude each other; a batch size that the devices cannot share.
-    """
+    """Reads the command line and checks it as far as it can be without a network."""
     args = _parser().parse_args(argv)
     if args.steps and args.nfe:
         raise ValueError("give --steps or --nfe, not both")

@@ -37,15 +37,6 @@ LOSSES: dict[str, Callable[..., Loss]] = {
 """Losses by the name that configs use; each is made from a `Net` and its options."""
 
 __all__ = [
-    "LOSSES",
-    "PAIRS",
-    "POINTS",
-    "TIMES",
-    "WEIGHTINGS",
-    "LevelPairs",
-    "Loss",
-    "Net",
-    "Weighting",
-    "adaptive_decay",
-    *LOSSES,
-]
+    "LOSSES", "PAIRS", "POINTS", "TIMES", "WEIGHTINGS", "LevelPairs", "Loss", "Net", "Weighting",
+    "adaptive_decay", *LOSSES,
+]  # fmt: skip

@@ -19,7 +19,6 @@ rhoAB of order p is k-diffusion's LMS of order p + 1; Zhou et al. 2024 (iPNDM_v 
 arXiv:2312.00094).
 """
 
-import dataclasses
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -53,9 +52,7 @@ def _transfer(schedule: Schedule, t: float, s: float, point: Combination, eps: C
         return scale * point + (after.sigma - scale * now.sigma) * eps
 
 
-def _multistep(
-    order: int, coefficients: Coefficients, warm_up: Sequence[Callable] = ()
-) -> MakeTable:
+def _multistep(order: int, coefficients: Coefficients, warm_up: Sequence[Callable]) -> MakeTable:
     """The common loop: warm-up steps first, the order grows with the history.
 
     A warm-up step (schedule, rows, t, s) -> eps_t writes the rows of one step and returns the
@@ -83,13 +80,26 @@ def _multistep(
     return make_table
 
 
-def _check_order(order: int, most: int) -> None:
-    if order not in range(1, most + 1):
-        raise ValueError(f"order must be 1..{most}, got {order}")
-
-
-ORDER_OF_EQUAL_STEPS = 2
-"""The most that the fixed numbers reach on steps that are unequal in u."""
+def _adams(
+    name: str,
+    source: str,
+    coefficients: Coefficients,
+    order: int,
+    warm_up: Sequence[Callable] = (),
+    extra: tuple[int, ...] = (),
+) -> Solver:
+    """The solver of one kind of coefficients; `extra` are the evaluations of its warm-up steps."""
+    if order not in ADAMS_BASHFORTH:
+        raise ValueError(f"order must be 1..{len(ADAMS_BASHFORTH)}, got {order}")
+    return Solver(
+        make_table=_multistep(order, coefficients, warm_up),
+        order=min(order, 2) if coefficients is _equal_steps else order,
+        lam_min=LIMIT,
+        stride="karras" if warm_up else "uniform",
+        source=source,
+        warm_up=extra,
+        name=name,
+    )
 
 
 def _equal_steps(schedule: Schedule, times: np.ndarray, u: np.ndarray) -> np.ndarray:
@@ -127,16 +137,7 @@ def plms(order: int = 4) -> Solver:
 
     Source: Liu et al. 2022; the warm-up is that of Rombach et al. 2022 (code).
     """
-    _check_order(order, 4)
-    return Solver(
-        make_table=_multistep(order, _equal_steps, (_pseudo_heun,)),
-        order=min(order, ORDER_OF_EQUAL_STEPS),
-        lam_min=LIMIT,
-        stride="karras",
-        source=PNDM,
-        warm_up=(1,),
-        name="plms",
-    )
+    return _adams("plms", PNDM, _equal_steps, order, (_pseudo_heun,), (1,))
 
 
 def pndm() -> Solver:
@@ -146,15 +147,7 @@ def pndm() -> Solver:
 
     Source: Liu et al. 2022, algorithm 2.
     """
-    return Solver(
-        make_table=_multistep(4, _equal_steps, (_pseudo_rk4,) * 3),
-        order=ORDER_OF_EQUAL_STEPS,
-        lam_min=LIMIT,
-        stride="karras",
-        source=PNDM,
-        warm_up=(3, 3, 3),
-        name="pndm",
-    )
+    return _adams("pndm", PNDM, _equal_steps, 4, (_pseudo_rk4,) * 3, (3, 3, 3))
 
 
 def ipndm(order: int = 4, variable: bool = False) -> Solver:
@@ -168,16 +161,9 @@ def ipndm(order: int = 4, variable: bool = False) -> Solver:
 
     Source: Zhang & Chen 2023, section 4; Zhou et al. 2024 (code) for unequal steps.
     """
-    _check_order(order, 4)
     if variable:
-        return dataclasses.replace(lms(order), source=IPNDM_V, name="ipndm_v")
-    return Solver(
-        make_table=_multistep(order, _equal_steps),
-        order=min(order, ORDER_OF_EQUAL_STEPS),
-        lam_min=LIMIT,
-        source=DEIS,
-        name="ipndm",
-    )
+        return _adams("ipndm_v", IPNDM_V, _polynomial_in_u, order)
+    return _adams("ipndm", DEIS, _equal_steps, order)
 
 
 def lms(order: int = 4) -> Solver:
@@ -188,14 +174,7 @@ def lms(order: int = 4) -> Solver:
 
     Source: k-diffusion's LMS (code); Zhang & Chen 2023, rhoAB of order `order - 1`.
     """
-    _check_order(order, 4)
-    return Solver(
-        make_table=_multistep(order, _polynomial_in_u),
-        order=order,
-        lam_min=LIMIT,
-        source=f"k-diffusion; {DEIS}",
-        name="lms",
-    )
+    return _adams("lms", f"k-diffusion; {DEIS}", _polynomial_in_u, order)
 
 
 def deis(order: int = 3, space: str = "t") -> Solver:
@@ -213,13 +192,7 @@ def deis(order: int = 3, space: str = "t") -> Solver:
     if space not in ("t", "rho"):
         raise ValueError(f"space must be 't' (tAB) or 'rho' (rhoAB), got {space!r}")
     polynomial = _polynomial_in_t if space == "t" else _polynomial_in_u
-    return Solver(
-        make_table=_multistep(order + 1, polynomial),
-        order=order + 1,
-        lam_min=LIMIT,
-        source=DEIS,
-        name="deis",
-    )
+    return _adams("deis", DEIS, polynomial, order + 1)
 
 
 def _lagrange(nodes: np.ndarray, at: np.ndarray) -> np.ndarray:

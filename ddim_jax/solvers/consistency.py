@@ -45,8 +45,5 @@ def consistency(sigma_min: float = 0.002) -> Solver:
         return rows.table()
 
     return Solver(
-        make_table=make_table,
-        stochastic=True,
-        source=CM if sigma_min else LCM,
-        name="consistency",
+        make_table=make_table, stochastic=True, source=CM if sigma_min else LCM, name="consistency"
     )

@@ -8,21 +8,31 @@ Sources: Lu et al. 2022 (DPM-Solver, arXiv:2206.00927), Lu et al. 2022 (DPM-Solv
 arXiv:2211.01095) and their code.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
 from ddim_jax.schedules import Schedule
-from ddim_jax.solvers.exponential import (
-    DPM_SOLVER,
-    DPM_SOLVER_PP,
-    Exponential,
-    check_derivative,
-    check_form,
-)
+from ddim_jax.solvers.exponential import DPM_SOLVER_PP, PAPERS, Exponential, check
 from ddim_jax.solvers.rows import BASE, NOISE, POINT, Rows
-from ddim_jax.solvers.solver import LIMIT, Solver
+from ddim_jax.solvers.solver import LIMIT, MakeTable, Solver
 from ddim_jax.solvers.table import SolverTable
+
+
+def _stepwise(form: str, write: Callable[[Exponential, Rows, float, float], None]) -> MakeTable:
+    """The tables whose every step, from s to t, is written alike but the one to the clean end."""
+
+    def make_table(schedule: Schedule, times: np.ndarray) -> SolverTable:
+        line, rows = Exponential(schedule, form), Rows(schedule, times)
+        for s, t in zip(times[:-1], times[1:], strict=True):
+            if schedule.level(t).sigma == 0:
+                rows.into_clean(s)
+            else:
+                write(line, rows, s, t)
+        return rows.table()
+
+    return make_table
 
 
 def _block(
@@ -75,29 +85,18 @@ def singlestep(order: int = 2, form: str = "eps", derivative: str = "midpoint") 
 
     Source: Lu et al. 2022 (DPM-Solver), algorithms 1 and 2; (DPM-Solver++), algorithm 1.
     """
-    if order not in (1, 2, 3):
-        raise ValueError(f"order must be 1, 2 or 3, got {order}")
-    check_derivative(derivative)
-    check_form(form)
+    check(order, form, derivative)
     parts = {1: (), 2: (1 / 2,), 3: (1 / 3, 2 / 3)}[order]
 
-    def make_table(schedule: Schedule, times: np.ndarray) -> SolverTable:
-        line, rows = Exponential(schedule, form), Rows(schedule, times)
-        for s, t in zip(times[:-1], times[1:], strict=True):
-            if schedule.level(t).sigma == 0:
-                rows.into_clean(s)
-            else:
-                inner = [line.inside(s, t, part) for part in parts]
-                _block(line, rows, s, inner, t, derivative)
-        return rows.table()
+    def write(line: Exponential, rows: Rows, s: float, t: float) -> None:
+        _block(line, rows, s, [line.inside(s, t, part) for part in parts], t, derivative)
 
-    data = form == "data"
     return Solver(
-        make_table=make_table,
+        make_table=_stepwise(form, write),
         order=order,
         stages=order,
-        lam_min=None if data and order == 1 else LIMIT,
-        source=DPM_SOLVER_PP if data else DPM_SOLVER,
+        lam_min=None if form == "data" and order == 1 else LIMIT,
+        source=PAPERS[form],
         name="singlestep",
     )
 
@@ -125,8 +124,7 @@ def fast(form: str = "eps", derivative: str = "midpoint") -> Solver:
 
     Source: Lu et al. 2022 (DPM-Solver), appendix D.3.
     """
-    check_derivative(derivative)
-    check_form(form)
+    check(2, form, derivative)
 
     def make_table(schedule: Schedule, times: np.ndarray) -> SolverTable:
         line, rows = Exponential(schedule, form), Rows(schedule, times)
@@ -140,13 +138,12 @@ def fast(form: str = "eps", derivative: str = "midpoint") -> Solver:
             rows.into_clean(times[-2])
         return rows.table()
 
-    data = form == "data"
     return Solver(
         make_table=make_table,
         order=2,
         lam_min=LIMIT,
-        stride="uniform" if data else "log_snr",
-        source=DPM_SOLVER_PP if data else DPM_SOLVER,
+        stride="uniform" if form == "data" else "log_snr",
+        source=PAPERS[form],
         name="fast",
     )
 
@@ -172,17 +169,8 @@ def sde_singlestep(eta: float = 1.0, part: float = 1 / 2) -> Solver:
             "singlestep(2, 'data') is the deterministic solver"
         )
 
-    def make_table(schedule: Schedule, times: np.ndarray) -> SolverTable:
-        line, rows = Exponential(schedule, "data"), Rows(schedule, times)
-        for s, t in zip(times[:-1], times[1:], strict=True):
-            if schedule.level(t).sigma == 0:
-                rows.into_clean(s)
-            else:
-                _sde_block(line, rows, s, t, eta, part)
-        return rows.table()
-
     return Solver(
-        make_table=make_table,
+        make_table=_stepwise("data", partial(_sde_block, eta, part)),
         stages=2,
         stochastic=True,
         lam_min=LIMIT,
@@ -191,7 +179,7 @@ def sde_singlestep(eta: float = 1.0, part: float = 1 / 2) -> Solver:
     )
 
 
-def _sde_block(line: Exponential, rows: Rows, s: float, t: float, eta: float, part: float) -> None:
+def _sde_block(eta: float, part: float, line: Exponential, rows: Rows, s: float, t: float) -> None:
     middle, h = line.inside(s, t, part), line.h(s, t)
     sigma_s, sigma_m, sigma_t = (line.schedule.level(time).sigma for time in (s, middle, t))
 

@@ -8,12 +8,7 @@ Sources: Lu et al. 2022 (DPM-Solver++, arXiv:2211.01095) and its code.
 import numpy as np
 
 from ddim_jax.schedules import Schedule
-from ddim_jax.solvers.exponential import (
-    DPM_SOLVER_PP,
-    Exponential,
-    check_derivative,
-    check_form,
-)
+from ddim_jax.solvers.exponential import DPM_SOLVER_PP, Exponential, check
 from ddim_jax.solvers.rows import NOISE, POINT, Rows
 from ddim_jax.solvers.solver import LIMIT, Solver
 from ddim_jax.solvers.table import SolverTable
@@ -60,14 +55,11 @@ def multistep(
 
     Source: Lu et al. 2022 (DPM-Solver++), algorithm 2 and section 5; published code for order 3.
     """
-    if order not in (1, 2, 3):
-        raise ValueError(f"order must be 1, 2 or 3, got {order}")
+    check(order, form, derivative)
     if not 0 <= eta <= 1:
         raise ValueError(f"eta must be in [0, 1], got {eta}")
     if eta and form != "data":
         raise ValueError(f"eta = {eta} needs form='data', the SDE solvers of DPM-Solver++")
-    check_derivative(derivative)
-    check_form(form)
 
     def make_table(schedule: Schedule, times: np.ndarray) -> SolverTable:
         line, rows, steps = Exponential(schedule, form), Rows(schedule, times), len(times) - 1

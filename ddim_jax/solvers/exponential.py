@@ -26,11 +26,9 @@ import numpy as np
 from ddim_jax.schedules import Schedule
 from ddim_jax.solvers.rows import Combination, Rows
 
-DPM_SOLVER = "Lu et al. 2022, arXiv:2206.00927"
 DPM_SOLVER_PP = "Lu et al. 2022, arXiv:2211.01095"
-
-DERIVATIVES = ("midpoint", "taylor")
-"""How a slope is weighted: q1 / 2, the published default, or q2."""
+PAPERS = {"data": DPM_SOLVER_PP, "eps": "Lu et al. 2022, arXiv:2206.00927"}
+"""Where the solvers of a form were published."""
 
 
 class Exponential:
@@ -68,17 +66,15 @@ class Exponential:
 
     def inside(self, s: float, t: float, part: float) -> float:
         """The time between s and t at `lam_s + part * h`."""
-        lam = self.schedule.half_log_snr(np.array([s, t]))
-        return float(self.schedule.time_of(lam[0] + part * (lam[1] - lam[0])))
+        lam = self.schedule.half_log_snr(s) + part * self.h(s, t)
+        return float(self.schedule.time_of(lam))
 
 
-def check_form(form: str) -> None:
-    """Raises ValueError for a form that is neither "data" nor "eps"."""
-    if form not in ("data", "eps"):
-        raise ValueError(f"form must be 'data' (DPM-Solver++) or 'eps' (DPM-Solver), got {form!r}")
-
-
-def check_derivative(derivative: str) -> None:
-    """Raises ValueError for another estimate of the derivatives."""
-    if derivative not in DERIVATIVES:
+def check(order: int, form: str, derivative: str = "midpoint") -> None:
+    """Raises ValueError for an order, form or weight of slopes (q1 / 2 or q2) that is none."""
+    if order not in (1, 2, 3):
+        raise ValueError(f"order must be 1, 2 or 3, got {order}")
+    if derivative not in ("midpoint", "taylor"):
         raise ValueError(f"derivative must be 'midpoint' or 'taylor', got {derivative!r}")
+    if form not in PAPERS:
+        raise ValueError(f"form must be 'data' (DPM-Solver++) or 'eps' (DPM-Solver), got {form!r}")

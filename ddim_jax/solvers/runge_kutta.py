@@ -20,13 +20,14 @@ Sources: Karras et al. 2022 (arXiv:2206.00364), algorithms 1 and 2; Song et al. 
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
 from ddim_jax.schedules import NoiseLevel, Schedule
 from ddim_jax.solvers.rows import BASE, NOISE, POINT, Combination, Rows
-from ddim_jax.solvers.solver import LIMIT, MakeTable, Solver
+from ddim_jax.solvers.solver import LIMIT, Solver
 from ddim_jax.solvers.table import SolverTable
 
 EDM = "Karras et al. 2022, arXiv:2206.00364"
@@ -57,11 +58,7 @@ def _angle(level: NoiseLevel) -> Knot:
     return Knot(level.t, n, np.arctan2(level.sigma, level.alpha), slope)
 
 
-SPACES: dict[str, Callable[[NoiseLevel], Knot]] = {
-    "sigma": _sigma,
-    "flow": _flow,
-    "angle": _angle,
-}
+SPACES = {"sigma": _sigma, "flow": _flow, "angle": _angle}
 """Spaces by name."""
 
 _LAM_AT = {  # u -> lam
@@ -74,8 +71,8 @@ Step = Callable[[Rows, Knot, Knot, Callable[[float], Knot]], None]
 """Writes the rows of one step between two knots; the last argument finds the knot at a clock u."""
 
 
-def _one_step(space: str, step: Step) -> MakeTable:
-    """The tables that take the given step everywhere but into the clean end."""
+def _one_step(name: str, space: str, stages: int, step: Step, **facts) -> Solver:
+    """The solver that takes a step of order `stages` everywhere but into the clean end."""
     if space not in SPACES:
         raise ValueError(f"unknown space {space!r}; the spaces are {', '.join(SPACES)}")
 
@@ -93,11 +90,14 @@ def _one_step(space: str, step: Step) -> MakeTable:
                 step(rows, now, after, knot_at)
         return rows.table()
 
-    return make_table
-
-
-def _lam_min(space: str) -> float | None:
-    return LIMIT if space == "sigma" else None
+    return Solver(
+        make_table=make_table,
+        order=stages,
+        stages=stages,
+        lam_min=LIMIT if space == "sigma" else None,
+        name=name,
+        **{"source": EDM} | facts,
+    )
 
 
 def _slope(rows: Rows, at: Knot) -> Combination:
@@ -109,7 +109,7 @@ def _along(point: Combination, start: Knot, end: Knot, slope: Combination) -> Co
     return end.n / start.n * point + end.n * (end.u - start.u) * slope
 
 
-def _euler_step(space: str, rows: Rows, now: Knot, after: Knot) -> None:
+def _euler_step(space: str, rows: Rows, now: Knot, after: Knot, knot_at=None) -> None:
     """The step that is exact for a fixed prediction."""
     slope = _slope(rows, now)
     if space == "angle":
@@ -125,18 +125,12 @@ def euler(space: str = "sigma") -> Solver:
     Args:
         space: what is integrated, "sigma", "flow" or "angle".
     """
-    return Solver(
-        make_table=_one_step(
-            space, lambda rows, now, after, _: _euler_step(space, rows, now, after)
-        ),
-        order=1,
-        lam_min=_lam_min(space),
-        source=EDM,
-        name="euler",
-    )
+    return _one_step("euler", space, 1, partial(_euler_step, space))
 
 
-def _heun_step(rows: Rows, now: Knot, after: Knot, finish=lambda point: point) -> None:
+def _heun_step(
+    rows: Rows, now: Knot, after: Knot, knot_at=None, finish=lambda point: point
+) -> None:
     first = _slope(rows, now)
     rows.move(_along(POINT, now, after, first), base=POINT)
     second = _slope(rows, after)
@@ -151,15 +145,8 @@ def heun(space: str = "sigma") -> Solver:
 
     Source: Karras et al. 2022, algorithm 1 (sigma space).
     """
-    return Solver(
-        make_table=_one_step(space, lambda rows, now, after, _: _heun_step(rows, now, after)),
-        order=2,
-        stages=2,
-        lam_min=_lam_min(space),
-        stride="karras" if space == "sigma" else "uniform",
-        source=EDM,
-        name="heun",
-    )
+    stride = "karras" if space == "sigma" else "uniform"
+    return _one_step("heun", space, 2, _heun_step, stride=stride)
 
 
 def midpoint(space: str = "sigma") -> Solver:
@@ -178,14 +165,7 @@ def midpoint(space: str = "sigma") -> Solver:
         rows.move(_along(POINT, now, middle, _slope(rows, now)), base=POINT)
         rows.move(_along(BASE, now, after, _slope(rows, middle)))
 
-    return Solver(
-        make_table=_one_step(space, step),
-        order=2,
-        stages=2,
-        lam_min=_lam_min(space),
-        source=EDM,
-        name="midpoint",
-    )
+    return _one_step("midpoint", space, 2, step)
 
 
 def rk4(space: str = "angle") -> Solver:
@@ -206,14 +186,8 @@ def rk4(space: str = "angle") -> Solver:
         fourth = _slope(rows, after)
         rows.move(_along(BASE, now, after, (first + 2 * second + 2 * third + fourth) / 6))
 
-    return Solver(
-        make_table=_one_step(space, step),
-        order=4,
-        stages=4,
-        lam_min=_lam_min(space),
-        source="Runge, Kutta" + "; over the angle" * (space == "angle"),
-        name="rk4",
-    )
+    source = "Runge, Kutta" + "; over the angle" * (space == "angle")
+    return _one_step("rk4", space, 4, step, source=source)
 
 
 def heun_churn(
@@ -247,10 +221,8 @@ def heun_churn(
         steps = sum(knot.u > 0 for knot in knots)
 
         def raise_level(knot: Knot) -> tuple[Knot, Callable[[Combination], Combination]]:
-            if not s_min <= knot.u <= s_max:
-                return knot, lambda point: point
             gamma = min(churn / steps, np.sqrt(2) - 1)
-            if not gamma:
+            if not gamma or not s_min <= knot.u <= s_max:
                 return knot, lambda point: point
             # time_of stops at the schedule's noisy end
             high = _sigma(schedule.level(schedule.time_of(-np.log(knot.u * (1 + gamma)))))
@@ -266,7 +238,7 @@ def heun_churn(
                 _euler_step("sigma", rows, now, after)
                 break
             high, noised = raise_level(after)
-            _heun_step(rows, now, after, noised)
+            _heun_step(rows, now, after, finish=noised)
             now = high
         return rows.table()
 

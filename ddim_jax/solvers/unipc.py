@@ -18,7 +18,7 @@ import numpy as np
 
 from ddim_jax.schedules import Schedule
 from ddim_jax.solvers.dpm_solver_multistep import step_orders
-from ddim_jax.solvers.exponential import Exponential, check_form
+from ddim_jax.solvers.exponential import Exponential, check
 from ddim_jax.solvers.rows import BASE, POINT, Combination, Rows, combine
 from ddim_jax.solvers.solver import LIMIT, Solver
 from ddim_jax.solvers.table import SolverTable
@@ -48,9 +48,7 @@ def unipc(
 
     Source: Zhao et al. 2023, algorithms 5 to 8.
     """
-    if order not in (1, 2, 3):
-        raise ValueError(f"order must be 1, 2 or 3, got {order}")
-    check_form(form)
+    check(order, form)
     if variant not in ("bh1", "bh2"):
         raise ValueError(f"variant must be 'bh1' or 'bh2', got {variant!r}")
 

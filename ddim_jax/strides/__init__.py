@@ -3,9 +3,8 @@
 fixed         by formula, and by name in `STRIDES`
 trajectories  what strides are learned from: runs of a teacher
 adaptive      strides derived from them
-search_space  candidates of both kinds, between several pairs of ends
-search        races them with the actual sampler, and refines one by gradients
-choose        the race in rounds
+search        races strides with the actual sampler, and refines one by gradients
+search_space  candidates of both kinds, between several pairs of ends, raced in rounds
 learned       reads and writes learned strides as JSON
 fit           the command that learns them
 """
@@ -23,13 +22,6 @@ from ddim_jax.strides.fixed import (
 )
 
 __all__ = [
-    "ALIGN_YOUR_STEPS",
-    "STRIDES",
-    "align_your_steps",
-    "karras",
-    "learned",
-    "log_snr",
-    "poly_exponential",
-    "quadratic",
-    "uniform",
-]
+    "ALIGN_YOUR_STEPS", "STRIDES", "align_your_steps", "karras", "learned", "log_snr",
+    "poly_exponential", "quadratic", "uniform",
+]  # fmt: skip

@@ -2,7 +2,7 @@
 
 With y = x / alpha and s = sigma / alpha the probability flow is dy/ds = eps(y, s). One pass of a
 teacher over nodes 0..M, or one over noised images, is all that a method needs of the network; both
-are in `trajectories`.
+are in `trajectories`. The schedule of a stride is that of its trajectory.
 
 GITS, a shortest path. One DDIM step from node i to s_j, with the teacher's prediction, misses the
 teacher's node j by C; over K steps the least sum is found by dynamic programming:
@@ -128,8 +128,6 @@ def gits(
     """Geometry-inspired time scheduling: the shortest path over the teacher's nodes.
 
     Args:
-        schedule: the forward process.
-        trajectory: of the teacher.
         steps: intervals, 1..M; with terminal "min" 1..M - 1.
         metric: see `path_costs`; the defaults are those of the authors' code.
         discount: see `shortest_path`.
@@ -152,7 +150,6 @@ def elbo(
     """The stride of the best evidence lower bound, and of the least KLUB; needs no teacher.
 
     Args:
-        schedule: the forward process.
         times: [M] noise to clean, without the clean end.
         mse: [M] at these times, from `noising_errors`.
         steps: intervals, 1..M; with terminal "min" 1..M - 1.
@@ -194,8 +191,6 @@ def curvature(
     """Knots at equal quantiles of the density of errors; any number of steps.
 
     Args:
-        schedule: the forward process.
-        trajectory: of the teacher.
         steps: intervals, at least 1.
         order: p, of the solver.
         space: "sigma" for solvers that extrapolate eps over sigma / alpha (DDIM, Heun, Adams),

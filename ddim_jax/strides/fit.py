@@ -31,9 +31,8 @@ from ddim_jax.sampling import RunResult
 from ddim_jax.schedules import Schedule
 from ddim_jax.solvers import SOLVERS, SolverTable
 from ddim_jax.strides import learned, search, trajectories
-from ddim_jax.strides.choose import choose
 from ddim_jax.strides.search import Drawer, TeacherSamples
-from ddim_jax.strides.search_space import FIXED, Evidence
+from ddim_jax.strides.search_space import FIXED, Evidence, choose
 
 SEED = 0
 """Of all noise; sets of noise differ in their indices."""
@@ -48,14 +47,12 @@ class NoiseToImage:
         model: the model.
         recipe: its solver, guidance and clip.
         drawer: the sampler as the search takes it: one batch, and differentiable.
+
+    Raises:
+        ValueError: guidance that the model was not trained for.
     """
 
     def __init__(self, model: Model, recipe: Recipe):
-        """Compiles nothing yet.
-
-        Raises:
-            ValueError: guidance that the model was not trained for.
-        """
         model.check(recipe)
         self.model, self.recipe = model, recipe
         self._mesh = parallel.make_mesh(jax.local_devices())
@@ -145,13 +142,9 @@ def make_teacher_data(noise_to_image: NoiseToImage, num_samples: int, nodes: int
     with tqdm(total=3, desc=f"teacher, {2 * nodes - 1} evaluations", unit="pass") as bar:
         trajectory, samples = run_teacher(noise_to_image, index, nodes)
         bar.update()
-        mse = trajectories.noising_errors(
-            noise_to_image.sampler(index),
-            noise_to_image.model.schedule,
-            samples,
-            noise_to_image.noise(index)[1],
-            trajectory.times[:-1],
-        )
+        sampler, (_, keys) = noise_to_image.sampler(index), noise_to_image.noise(index)
+        schedule, times = noise_to_image.model.schedule, trajectory.times[:-1]
+        mse = trajectories.noising_errors(sampler, schedule, samples, keys, times)
         bar.update()
         _, others = run_teacher(noise_to_image, num_samples + index, nodes)
         bar.update()
@@ -172,14 +165,9 @@ def refine(
             bar.update()
             bar.set_postfix(distance=f"{loss:.4f}")
 
+        options = {"iterations": args.refine, "coefficients": args.coefficients}
         return search.refine(
-            drawer,
-            times,
-            data.training,
-            data.held_out,
-            iterations=args.refine,
-            coefficients=args.coefficients,
-            progress=progress,
+            drawer, times, data.training, data.held_out, progress=progress, **options
         )
 
 

@@ -1,10 +1,17 @@
 """Strides chosen by formula: `(schedule, steps, **options) -> times`, float64 [steps + 1].
 
-`steps` counts intervals. The last point is exactly clean (alpha = 1, sigma = 0) unless
-`terminal="min"`, which ends at the cleanest trained level `schedule.t_min`. `lam_min` (half
-log-SNR) moves the noisy end to the first trained level above it, for solvers that cannot start
-from pure noise. Times are strictly monotone. On a discrete schedule the index strides (uniform,
-quadratic) visit whole indices n at t = (n + 1) / T; the others interpolate.
+All take these, beside options of their own, and raise ValueError for a value that is out of range:
+
+    schedule  the forward process
+    steps     intervals, at least 1
+    terminal  "zero": the last point is exactly clean (alpha = 1, sigma = 0); "min": it is the
+              cleanest trained level, `schedule.t_min`
+    lam_min   moves the noisy end to the first trained level above this half log-SNR, for solvers
+              that cannot start from pure noise; None leaves it
+
+Times are strictly monotone. On a discrete schedule the index strides (uniform, quadratic) visit
+whole indices n at t = (n + 1) / T and hold at most T steps; the others interpolate, and
+need a finite log-SNR: give them `lam_min` where the schedule ends at alpha = 0.
 
 Sources: Song et al. 2021 (arXiv:2010.02502), appendix D.2 (uniform, quadratic); Lin et al. 2024
 (arXiv:2305.08891), table 2 (leading, linspace, trailing); Karras et al. 2022 (arXiv:2206.00364),
@@ -40,17 +47,10 @@ def uniform(
     """Evenly spaced times.
 
     Args:
-        schedule: the forward process.
-        steps: intervals, at least 1; at most T on a discrete schedule.
         spacing: "trailing" starts at pure noise, e.g. indices 999, 899, ..., 99; "linspace" spreads
             the evaluations over T-1 .. 0, ends included; "leading" is 900, 800, ..., 0 (it never
             evaluates at pure noise).
         offset: added to the indices of "leading" (Stable Diffusion uses 1).
-        terminal: "zero" ends at the clean image, "min" at `schedule.t_min`.
-        lam_min: see the module.
-
-    Raises:
-        ValueError: steps out of range, unknown spacing or terminal.
     """
     if spacing not in ("trailing", "linspace", "leading"):
         raise ValueError(f"unknown spacing {spacing!r}; it is 'trailing', 'linspace' or 'leading'")
@@ -106,14 +106,7 @@ def quadratic(
     uses `linspace(sqrt(fraction t_noise), sqrt(t_min))^2`.
 
     Args:
-        schedule: the forward process.
-        steps: intervals, at least 1; at most T on a discrete schedule.
         fraction: the noisiest point as a share of the schedule, in (0, 1].
-        terminal: "zero" ends at the clean image, "min" at `schedule.t_min`.
-        lam_min: see the module.
-
-    Raises:
-        ValueError: steps or fraction out of range, unknown terminal.
 
     Source: Song et al. 2021, appendix D.2 and the authors' code.
     """
@@ -149,14 +142,7 @@ def karras(
     """EDM's grid: `(sigma / alpha)^(1 / rho)` evenly spaced. Source: Karras et al. 2022, eq. 5.
 
     Args:
-        schedule: the forward process.
-        steps: intervals, at least 1.
         rho: 7 in the paper; 1 is uniform in sigma / alpha; `log_snr` is the limit of large rho.
-        terminal: "zero" ends at the clean image, "min" at `schedule.t_min`.
-        lam_min: see the module; needed where the schedule ends at alpha = 0.
-
-    Raises:
-        ValueError: steps or rho out of range, an infinite end, unknown terminal.
     """
     if not 0 < rho < np.inf:
         raise ValueError(f"rho must be positive and finite, got {rho}; EDM uses 7")
@@ -171,17 +157,7 @@ def karras(
 def log_snr(
     schedule: Schedule, steps: int, *, terminal: str = "zero", lam_min: float | None = None
 ) -> np.ndarray:
-    """Evenly spaced in log-SNR. Source: Lu et al. 2022, section 3.3.
-
-    Args:
-        schedule: the forward process.
-        steps: intervals, at least 1.
-        terminal: "zero" ends at the clean image, "min" at `schedule.t_min`.
-        lam_min: see the module; needed where the schedule ends at alpha = 0.
-
-    Raises:
-        ValueError: steps out of range, an infinite end, unknown terminal.
-    """
+    """Evenly spaced in log-SNR. Source: Lu et al. 2022, section 3.3."""
     return _by_lam(schedule, steps, np.linspace, "log_snr", terminal, lam_min)
 
 
@@ -196,14 +172,7 @@ def poly_exponential(
     """A power law in log-SNR: `log(sigma / alpha) = low + (high - low) ramp^rho`, ramp 1 to 0.
 
     Args:
-        schedule: the forward process.
-        steps: intervals, at least 1.
         rho: 1 is `log_snr`; more puts more points at the clean end, less at the noisy end.
-        terminal: "zero" ends at the clean image, "min" at `schedule.t_min`.
-        lam_min: see the module; needed where the schedule ends at alpha = 0.
-
-    Raises:
-        ValueError: steps or rho out of range, an infinite end, unknown terminal.
 
     Source: k-diffusion (code), `get_sigmas_polyexponential`.
     """
@@ -235,7 +204,6 @@ def align_your_steps(
         knots: a name in `ALIGN_YOUR_STEPS`.
         terminal: "zero" ends at the clean image, "min" at `schedule.t_min`; the evaluations are the
             same.
-        lam_min: see the module; needed where the schedule ends at alpha = 0.
 
     Raises:
         ValueError: unknown knots, knots beyond the schedule's ends, steps out of range, an infinite

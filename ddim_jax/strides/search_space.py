@@ -1,4 +1,4 @@
-"""Candidates for the race: fixed and learned families of strides between several pairs of ends.
+"""Candidates: fixed and learned families between several pairs of ends, raced in rounds.
 
 Where a stride starts and where it evaluates last matters as much as what lies between. At the
 noisiest levels a network predicts little more than the mean of the data, so a later start (the
@@ -7,14 +7,18 @@ from which a first-order step goes to the clean image, is wasted at a level with
 """
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
 from ddim_jax.schedules import Schedule
-from ddim_jax.strides import adaptive, trajectories
+from ddim_jax.solvers.solver import LIMIT
+from ddim_jax.strides import adaptive, search, trajectories
 from ddim_jax.strides.fixed import STRIDES, quadratic
+from ddim_jax.strides.search import Drawer, TeacherSamples
 from ddim_jax.strides.trajectories import Trajectory
 
 FIXED = {
@@ -32,6 +36,13 @@ STARTS = (-4.0, -3.25, -2.5)
 
 LASTS = (0.02, 0.05, 0.1, 0.2, 0.4)
 """Levels of the last evaluation to try, in sigma / alpha."""
+
+FEW = 16
+"""Samples of the first two rounds."""
+STARTED = 4
+"""Candidates of the first round whose start is varied."""
+FINALISTS = 6
+"""Candidates of the first two rounds that take part in the last."""
 
 
 class Candidate(NamedTuple):
@@ -76,11 +87,7 @@ class Evidence(NamedTuple):
 
 
 def families(order: int) -> dict[str, Callable[..., np.ndarray]]:
-    """Returns the functions `(schedule, evidence, steps, lam_min) -> times` by name.
-
-    Args:
-        order: of the solver, which some of the learned families depend on.
-    """
+    """The functions `(schedule, evidence, steps, lam_min) -> times` by name, for a solver's order."""
 
     def fixed(make):
         return lambda schedule, evidence, steps, lam_min: make(schedule, steps, lam_min=lam_min)
@@ -94,17 +101,14 @@ def families(order: int) -> dict[str, Callable[..., np.ndarray]]:
         return adaptive.elbo(schedule, evidence.trajectory.times[:-1], evidence.mse, steps)
 
     makers = {name: fixed(make) for name, make in FIXED.items()} | {"elbo": elbo}
-    for metric, discount in (("l2", 1.0), ("l2", 1.15), ("dev", 1.0), ("dev", 1.15)):
-        makers[f"gits {metric} {discount}"] = learned(
-            adaptive.gits, metric=metric, discount=discount
-        )
-    for space in ("sigma", "lam"):
-        for power in sorted({1, 2, order}):
-            for propagate in (True, False):
-                name = f"curvature {space} {power}" + " propagated" * propagate
-                makers[name] = learned(
-                    adaptive.curvature, order=power, space=space, propagate=propagate
-                )
+    for metric, discount in itertools.product(("l2", "dev"), (1.0, 1.15)):
+        options = {"metric": metric, "discount": discount}
+        makers[f"gits {metric} {discount}"] = learned(adaptive.gits, **options)
+    powers = sorted({1, 2, order})
+    for space, power, propagate in itertools.product(("sigma", "lam"), powers, (True, False)):
+        options = {"space": space, "order": power, "propagate": propagate}
+        name = f"curvature {space} {power}" + " propagated" * propagate
+        makers[name] = learned(adaptive.curvature, **options)
     return makers
 
 
@@ -136,3 +140,38 @@ def propose(
         if len(times) == steps + 1 and not repeated:
             proposed[candidate] = times
     return proposed
+
+
+def choose(
+    drawer: Drawer, evidence: Evidence, held_out: TeacherSamples, steps: int
+) -> tuple[np.ndarray, str, dict[str, float]]:
+    """Returns the best candidate's times and name, and the distances of the last round.
+
+    The first round races every learned and fixed family with several last levels on few samples;
+    the second varies where the best of them start; the last races the best of both, and the plain
+    fixed strides, on all held-out noise.
+
+    Args:
+        drawer: sampler, schedule and solver.
+        evidence: what learned candidates are derived from.
+        held_out: what distances are measured on; nothing of it is in the evidence.
+        steps: intervals.
+    """
+    order, lam_min = drawer.solver.order, drawer.solver.lam_min
+    few = held_out.take(np.arange(min(FEW, len(held_out.noise))))
+
+    def race(candidates: Iterable[Candidate], teacher: TeacherSamples, what: str):
+        times = propose(candidates, drawer.schedule, evidence, steps, order)
+        with tqdm(total=len(times), desc=f"{steps} steps: {what}", unit="stride") as bar:
+            return search.race(drawer, times, teacher, lambda *_: bar.update()), times
+
+    limit = LIMIT if lam_min is None else lam_min
+    kinds = [Candidate(name, limit, last) for name in families(order) for last in (None, *LASTS)]
+    first, _ = race(kinds, few, "families and last levels")
+    started = [c._replace(start=start) for c in list(first)[:STARTED] for start in STARTS]
+    second, _ = race(started, few, "starts")
+    best = sorted((first | second).items(), key=lambda item: item[1])[:FINALISTS]
+    fixed = [Candidate(name, lam_min) for name in FIXED]
+    scores, times = race([*fixed, *(candidate for candidate, _ in best)], held_out, "race")
+    winner = next(iter(scores))
+    return times[winner], str(winner), {str(name): score for name, score in scores.items()}

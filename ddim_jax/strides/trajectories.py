@@ -50,7 +50,6 @@ def teacher(
 
     Args:
         sample: see `Sample`; with the guidance of later use.
-        schedule: the forward process.
         x: [B, ...] standard normals.
         keys: [B] of the samples.
         nodes: M, the evaluated levels, at least 2.
@@ -89,8 +88,6 @@ def noising_errors(
     """Measures `E |x0 - x0hat(alpha x0 + sigma z)|^2` at each time, all in one run.
 
     Args:
-        sample: see `Sample`.
-        schedule: the forward process.
         images: [B, ...] float32 in [-1, 1], of the data.
         keys: [B], one per image.
         times: [M] noise to clean, without the clean end.

@@ -55,11 +55,11 @@ def split(config: ml_collections.ConfigDict, workdir: Path) -> list[tuple[Path, 
     Raises:
         ValueError: a stage without a name, or two of one name.
     """
-    found, before, drawn = [], config.get("start_from", ""), None
+    stages, before, drawn = [], config.get("start_from", ""), None
     for changes in config.stages:
         changes = dict(changes)
         name = changes.pop("name", "")
-        if not name or name in [folder.name for folder, _ in found]:
+        if not name or name in [folder.name for folder, _ in stages]:
             raise ValueError(f"every stage needs a name of its own, got {name!r}")
         folder = workdir / name
         stage = config.copy_and_resolve_references()
@@ -78,9 +78,9 @@ def split(config: ml_collections.ConfigDict, workdir: Path) -> list[tuple[Path, 
                     "a section pairs=dict(count=...)"
                 )
             stage.data.name = drawn if stage.data.name == "pairs" else stage.data.name
-        found.append((folder, stage))
+        stages.append((folder, stage))
         before = str(folder)
-    return found
+    return stages
 
 
 def check(stages: list) -> None:
