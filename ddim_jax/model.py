@@ -23,14 +23,14 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from tqdm import tqdm
 
-from ddim_jax import probability_flow, sampling
+from ddim_jax import adaptive_sampling, sampling
+from ddim_jax.adaptive_sampling import Tolerance
+from ddim_jax.batch_loop import Generator, check_count
 from ddim_jax.codecs import Codec
 from ddim_jax.denoisers import Denoiser
-from ddim_jax.generation import Generator, check_count
 from ddim_jax.inputs import Inputs
 from ddim_jax.networks import winograd
 from ddim_jax.predictions import Parameterization, Prediction
-from ddim_jax.probability_flow import Tolerance
 from ddim_jax.recipe import ADAPTIVE, Recipe
 from ddim_jax.schedules import NoiseLevel, Schedule
 from ddim_jax.solvers import SolverTable
@@ -146,7 +146,7 @@ class Model:
 
         Args:
             recipe: with a table, `sampling.make_sampler`; adaptive, `make_adaptive_sampler` of
-                `probability_flow`.
+                `adaptive_sampling`.
             **options: of these.
 
         Raises:
@@ -158,7 +158,7 @@ class Model:
             return sampling.make_sampler(self.apply, self.parameterization, **options)
         if options.pop("collect", ()):
             raise ValueError("a trajectory needs a table: samples under a tolerance share no steps")
-        return probability_flow.make_adaptive_sampler(
+        return adaptive_sampling.make_adaptive_sampler(
             self.apply, self.parameterization, self.schedule, **options
         )
 

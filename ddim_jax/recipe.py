@@ -16,16 +16,16 @@ import ml_collections
 import numpy as np
 
 from ddim_jax import solvers
+from ddim_jax.adaptive_sampling import Tolerance
 from ddim_jax.denoisers import CLIPS
 from ddim_jax.guidance import Guidance
 from ddim_jax.names import check_options, lookup, parse_options
-from ddim_jax.probability_flow import Tolerance
 from ddim_jax.schedules import Schedule
 from ddim_jax.solvers import SOLVERS, Solver, SolverTable
 from ddim_jax.strides import STRIDES, learned
 
 ADAPTIVE = "adaptive"
-"""The solver that is no table: it chooses its own steps, see `probability_flow`."""
+"""The solver that is no table: it chooses its own steps, see `adaptive_sampling`."""
 DEFAULT_STEPS = 20
 
 

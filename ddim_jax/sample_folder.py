@@ -19,8 +19,8 @@ import numpy as np
 from tqdm import tqdm
 
 from ddim_jax import files
+from ddim_jax.batch_loop import check_count
 from ddim_jax.data.images import to_pil
-from ddim_jax.generation import check_count
 from ddim_jax.model import Model
 from ddim_jax.recipe import Recipe
 

@@ -119,7 +119,11 @@ def change(path, value):
         ("sample.solver", "dpm", "unknown solver 'dpm' .did you mean 'ddpm'.*it is one of ddim"),
         ("sample.stride", "quadratc", "unknown stride 'quadratc' .did you mean 'quadratic'"),
         ("sample.steps", 0, "steps must be a whole number >= 1, got 0"),
-        ("sample.clip", "statik", "unknown clip 'statik' .did you mean 'static'.*none, static, dynamic"),
+        (
+            "sample.clip",
+            "statik",
+            "unknown clip 'statik' .did you mean 'static'.*static, dynamic",
+        ),
         ("sample.guidance_scale", 2.0, "config.sample.guidance_scale: .*needs a class-condit"),
         ("sample.num_samples", 0, "config.sample.num_samples must be at least 1, got 0"),
         ("data.name", "digit", "digits"),

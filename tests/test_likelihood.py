@@ -11,18 +11,18 @@ from scipy.special import logsumexp
 from scipy.stats import norm
 
 from ddim_jax import (
+    adaptive_sampling,
     checkpoints,
     data,
     predictions,
-    probability_flow,
     sampling,
     schedules,
     strides,
 )
+from ddim_jax.adaptive_sampling import Tolerance, noisy_end
 from ddim_jax.evaluation import bound, density, likelihood
 from ddim_jax.model import Model
 from ddim_jax.predictions import Prediction, expand
-from ddim_jax.probability_flow import Tolerance, noisy_end
 from tests.oracles import GaussianData, Mixture
 
 FLOW = schedules.rectified_flow(model_time=lambda sigma: sigma)
@@ -163,7 +163,7 @@ def test_a_small_part_of_the_state_meets_the_tolerance_too():
 
     state = jnp.zeros(3000), jnp.zeros(())
     tolerance = Tolerance(0.0, 1e-3)
-    result, after = jax.jit(lambda: probability_flow.solve(slope, state, 4.0, -5.0, tolerance))()
+    result, after = jax.jit(lambda: adaptive_sampling.solve(slope, state, 4.0, -5.0, tolerance))()
     assert result.x[1] == pytest.approx((np.sin(-15) - np.sin(12)) / 3, abs=2e-3)
     assert after[1] == pytest.approx(np.cos(-15), abs=1e-5)
 

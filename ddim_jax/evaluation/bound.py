@@ -31,7 +31,7 @@ from ddim_jax.denoisers import Apply
 from ddim_jax.keys import normal
 from ddim_jax.predictions import Parameterization, expand
 from ddim_jax.schedules import NoiseLevel, Schedule
-from ddim_jax.strides.adaptive import elbo_costs
+from ddim_jax.strides.from_trajectories import elbo_costs
 
 Array = Any
 

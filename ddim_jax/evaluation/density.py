@@ -6,7 +6,7 @@ An image u of 0..255 is dequantised to x, uniform in its bin, and
 
 for bins of 2/256. p is the density of `y = x0 + s eps`, `s = sigma / alpha` of the cleanest trained
 level: the least noise under which the network knows the data. So it does not depend on how alpha
-and sigma are scaled. Along the flow of `z = cos(phi) y` over lam (see `probability_flow`)
+and sigma are scaled. Along the flow of `z = cos(phi) y` over lam (see `adaptive_sampling`)
 
     d log p / dlam = -tr(d slope / dz)
     log p(x) = log N(z_noisy; 0, scale^2 I) + int_clean^noisy tr(d slope / dz) dlam + D log cos(phi)
@@ -32,10 +32,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddim_jax import denoisers, probability_flow
+from ddim_jax import adaptive_sampling, denoisers
+from ddim_jax.adaptive_sampling import AdaptiveResult, Tolerance
 from ddim_jax.denoisers import Apply, Denoiser
 from ddim_jax.predictions import Parameterization
-from ddim_jax.probability_flow import AdaptiveResult, Tolerance
 from ddim_jax.schedules import Schedule
 
 Array = Any
@@ -88,10 +88,10 @@ def log_density(
         x: [...] without a batch; clean.
         probes: [P, ...] from `rademacher` or `every_direction`; P `jax.jvp` an evaluation.
         lam_min: half log-SNR at which to end, where the schedule goes lower.
-        method: a name in `probability_flow.METHODS`. A low order does not pay here: on the digits
+        method: a name in `adaptive_sampling.METHODS`. A low order does not pay here: on the digits
             of this package bosh3 is off by 0.036 bits per dimension at 1e-3 for 70 evaluations,
             dopri5 by 0.002 for 52, and by as little at 1e-4 for 72.
-        max_steps: see `probability_flow.integrate`.
+        max_steps: see `adaptive_sampling.integrate`.
 
     Returns:
         Nats, NaN where failed, and the integration, whose x is the standard normal that x maps to.
@@ -101,11 +101,11 @@ def log_density(
 
     Source: Song et al. 2021, appendix D.2 (there over t).
     """
-    first, last = schedule.level(schedule.t_min), probability_flow.noisy_end(schedule, lam_min)
+    first, last = schedule.level(schedule.t_min), adaptive_sampling.noisy_end(schedule, lam_min)
     cos = float(first.alpha / np.hypot(first.alpha, first.sigma))
     scale = float(schedule.prior_std(last.t) / np.hypot(last.alpha, last.sigma))
     begin, end = (float(schedule.half_log_snr(at.t)) for at in (first, last))
-    flow = probability_flow.slope(denoise, schedule)
+    flow = adaptive_sampling.slope(denoise, schedule)
 
     def slope(lam: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
         at_lam = lambda z: flow(lam, z[None])[0]  # noqa: E731
@@ -114,7 +114,7 @@ def log_density(
         return value, jnp.mean(probes * pushed)  # the trace, per dimension
 
     start = (cos * x, jnp.zeros((), x.dtype))
-    result, _ = probability_flow.solve(
+    result, _ = adaptive_sampling.solve(
         slope, start, begin, end, tolerance, method=method, max_steps=max_steps
     )
     latent, change = result.x[0] / scale, result.x[1]
@@ -134,7 +134,7 @@ def make_flow_bits(
 ) -> Callable[..., dict[str, Any]]:
     """A jitted `f(params, tolerance, images, keys, inputs, guidance=None, known=None) -> dict`.
 
-    It is called like a sampler of `probability_flow.make_adaptive_sampler`, with images uint8
+    It is called like a sampler of `adaptive_sampling.make_adaptive_sampler`, with images uint8
     [B, H, W, C] for x, and answers with "bits" per dimension [B], NaN where the tolerance was not
     met, and "integration", an `AdaptiveResult`. Each image has step sizes of its own. Guidance and
     known are not used.

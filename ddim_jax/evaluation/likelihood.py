@@ -30,11 +30,11 @@ import numpy as np
 from tqdm import tqdm
 
 from ddim_jax import checkpoints, commands, data, files
+from ddim_jax.adaptive_sampling import Tolerance, noisy_end
+from ddim_jax.batch_loop import Generator
 from ddim_jax.evaluation import bound, density, features, scores
-from ddim_jax.generation import Generator
 from ddim_jax.keys import sample_keys
 from ddim_jax.model import Model
-from ddim_jax.probability_flow import Tolerance, noisy_end
 from ddim_jax.recipe import make_times
 
 OPTIONS = {

@@ -24,9 +24,9 @@ import numpy as np
 from tqdm import tqdm
 
 from ddim_jax import files
+from ddim_jax.batch_loop import Generator
 from ddim_jax.evaluation import features
 from ddim_jax.evaluation.features import FeatureNetwork, Features
-from ddim_jax.generation import Generator
 from ddim_jax.model import Model
 from ddim_jax.program_cost import memory_bytes
 from ddim_jax.recipe import Recipe

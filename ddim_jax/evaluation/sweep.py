@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ddim_jax import checkpoints
+from ddim_jax.batch_loop import Generator
 from ddim_jax.evaluation import shards
 from ddim_jax.evaluation.shards import Shards
-from ddim_jax.generation import Generator
 from ddim_jax.model import Model
 from ddim_jax.names import lookup
 from ddim_jax.recipe import ADAPTIVE, Recipe, parse_stride

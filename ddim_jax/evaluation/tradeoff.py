@@ -32,12 +32,12 @@ import numpy as np
 from tqdm import tqdm
 
 from ddim_jax import checkpoints, commands, parallel
+from ddim_jax.batch_loop import Generator
 from ddim_jax.denoisers import CLIPS
 from ddim_jax.evaluation import feature_networks, metrics, plots, results, scores, shards, sweep
 from ddim_jax.evaluation.features import FeatureNetwork
 from ddim_jax.evaluation.scores import Evaluator
 from ddim_jax.evaluation.sweep import PlannedCell
-from ddim_jax.generation import Generator
 from ddim_jax.model import Model
 from ddim_jax.recipe import Recipe
 

@@ -4,8 +4,8 @@
     python sample.py --solver=ddim --stride=strides/digits-ddim-8.json
 
 A teacher, a sampler of many steps, takes some noise to images. Its trajectories give the learned
-candidates (`strides.adaptive`), which are raced with the fixed strides on held-out noise by the
-actual solver, with the checkpoint's own guidance and clip (`strides.search`). With --refine the
+candidates (`strides.from_trajectories`), which are raced with the fixed strides on held-out noise
+by the actual solver, with the checkpoint's own guidance and clip (`strides.search`). With --refine the
 winner's times, and with --coefficients its solver's weights too, are improved by gradients. So by
 distance to the teacher the result is at least as good as the best fixed stride. Beside each file
 goes a plot of the times and of the distances. At the end all strides are measured on fresh noise
@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from ddim_jax import checkpoints, commands, files, parallel, sampling
-from ddim_jax.generation import Generator
+from ddim_jax.batch_loop import Generator
 from ddim_jax.model import Model
 from ddim_jax.names import lookup
 from ddim_jax.recipe import Recipe

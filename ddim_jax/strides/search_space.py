@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from ddim_jax.schedules import Schedule
 from ddim_jax.solvers.solver import LIMIT
-from ddim_jax.strides import adaptive, search, trajectories
+from ddim_jax.strides import from_trajectories, search, trajectories
 from ddim_jax.strides.fixed import STRIDES, quadratic
 from ddim_jax.strides.search import Drawer, TeacherSamples
 from ddim_jax.strides.trajectories import Trajectory
@@ -87,7 +87,7 @@ class Evidence(NamedTuple):
 
 
 def families(order: int) -> dict[str, Callable[..., np.ndarray]]:
-    """The functions `(schedule, evidence, steps, lam_min) -> times` by name, for a solver's order."""
+    """Functions `(schedule, evidence, steps, lam_min) -> times` by name, for a solver's order."""
 
     def fixed(make):
         return lambda schedule, evidence, steps, lam_min: make(schedule, steps, lam_min=lam_min)
@@ -98,17 +98,17 @@ def families(order: int) -> dict[str, Callable[..., np.ndarray]]:
         )
 
     def elbo(schedule, evidence, steps, lam_min):
-        return adaptive.elbo(schedule, evidence.trajectory.times[:-1], evidence.mse, steps)
+        return from_trajectories.elbo(schedule, evidence.trajectory.times[:-1], evidence.mse, steps)
 
     makers = {name: fixed(make) for name, make in FIXED.items()} | {"elbo": elbo}
     for metric, discount in itertools.product(("l2", "dev"), (1.0, 1.15)):
         options = {"metric": metric, "discount": discount}
-        makers[f"gits {metric} {discount}"] = learned(adaptive.gits, **options)
+        makers[f"gits {metric} {discount}"] = learned(from_trajectories.gits, **options)
     powers = sorted({1, 2, order})
     for space, power, propagate in itertools.product(("sigma", "lam"), powers, (True, False)):
         options = {"space": space, "order": power, "propagate": propagate}
         name = f"curvature {space} {power}" + " propagated" * propagate
-        makers[name] = learned(adaptive.curvature, **options)
+        makers[name] = learned(from_trajectories.curvature, **options)
     return makers
 
 

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from ddim_jax import checkpoints, generation
+from ddim_jax import batch_loop, checkpoints
 from ddim_jax.sampling import RunResult
 from ddim_jax.solvers import State
 
@@ -22,7 +22,7 @@ def echo(params, table, x, keys, inputs, guidance, known):
 
 
 def echoed(count, batch_size, **options):
-    generator = generation.Generator(jax.jit(echo), np.float32(5), (3,), **options)
+    generator = batch_loop.Generator(jax.jit(echo), np.float32(5), (3,), **options)
     x = np.arange(3 * count, dtype=np.float32).reshape(count, 3)
     inputs = {"a": np.arange(count, dtype=np.float32)}
     batches = list(
@@ -65,9 +65,9 @@ def test_parameters_can_be_replaced_without_compiling():
 
 def test_bad_arguments():
     with pytest.raises(ValueError, match="parallel must be one of jit, pmap, got 'mpi'"):
-        generation.Generator(echo, None, (3,), mode="mpi")
+        batch_loop.Generator(echo, None, (3,), mode="mpi")
     for count, size in ((0, 1), (1, 0)):
-        generator = generation.Generator(jax.jit(echo), None, (3,))
+        generator = batch_loop.Generator(jax.jit(echo), None, (3,))
         with pytest.raises(ValueError, match="num_samples and batch_size must be at least 1"):
             list(generator.batches(None, np.arange(count), batch_size=size))
 

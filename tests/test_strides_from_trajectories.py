@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from ddim_jax import sampling, schedules, solvers, strides
-from ddim_jax.strides import adaptive, trajectories
+from ddim_jax.strides import from_trajectories as learn
+from ddim_jax.strides import trajectories
 from tests.oracles import GaussianData, Mixture, level_of
 
 SCHEDULES = {name: make() for name, make in schedules.SCHEDULES.items()}
@@ -58,36 +59,39 @@ def cost_of(path, costs, discount):
 def matrices():
     random = np.random.default_rng(1).normal(size=(13, 13))
     trajectory = trajectory_on("edm", nodes=12)
-    kinds = {metric: adaptive.path_costs(trajectory, metric) for metric in adaptive.METRICS}
+    kinds = {metric: learn.path_costs(trajectory, metric) for metric in learn.METRICS}
     ratio = np.geomspace(80, 0.02, 13)
-    return kinds | {"random": random, "elbo": adaptive.elbo_costs(ratio, ratio**2 / (1 + ratio**2))}
+    return kinds | {
+        "random": random,
+        "elbo": learn.elbo_costs(ratio, ratio**2 / (1 + ratio**2)),
+    }
 
 
-@pytest.mark.parametrize("kind", ["random", "elbo", *adaptive.METRICS])
+@pytest.mark.parametrize("kind", ["random", "elbo", *learn.METRICS])
 @pytest.mark.parametrize("discount", [0.8, 1.0, 1.15])
 def test_shortest_path_is_the_best_of_all_subsets(kind, discount):
     costs, last = matrices()[kind], 12
     inner = itertools.combinations(range(1, last), 3)
     best = min(cost_of((0, *middle, last), costs, discount) for middle in inner)
-    path = adaptive.shortest_path(costs, 4, discount)
+    path = learn.shortest_path(costs, 4, discount)
     assert path[0] == 0 and path[-1] == last and np.all(np.diff(path) > 0)
     assert cost_of(path, costs, discount) == pytest.approx(best, rel=1e-12)
 
 
 def test_shortest_path_of_all_steps_visits_every_node():
     costs = np.random.default_rng(2).normal(size=(9, 9))
-    np.testing.assert_array_equal(adaptive.shortest_path(costs, 8), np.arange(9))
-    np.testing.assert_array_equal(adaptive.shortest_path(costs, 1), [0, 8])
+    np.testing.assert_array_equal(learn.shortest_path(costs, 8), np.arange(9))
+    np.testing.assert_array_equal(learn.shortest_path(costs, 1), [0, 8])
 
 
 @pytest.mark.parametrize("name", list(strides.STRIDES))
 def test_no_fixed_stride_is_cheaper_on_the_same_table(name):
     trajectory = trajectory_on("edm", nodes=61)
-    costs, nodes = adaptive.path_costs(trajectory, "l2"), trajectory.times
+    costs, nodes = learn.path_costs(trajectory, "l2"), trajectory.times
     for steps in (3, 5, 10, 20):
         knots = strides.STRIDES[name](SCHEDULES["edm"], steps)
         fixed = np.unique(np.abs(nodes[:, None] - knots).argmin(0))
-        path = adaptive.shortest_path(costs, len(fixed) - 1)
+        path = learn.shortest_path(costs, len(fixed) - 1)
         assert cost_of(path, costs, 1.0) <= cost_of(fixed, costs, 1.0)
 
 
@@ -104,7 +108,7 @@ def test_costs_of_one_step_by_hand():
         "dev": np.array([1.0 - 2.0, 2.0, 1.0]) / np.sqrt(2),
     }
     for metric, values in expected.items():
-        costs = adaptive.path_costs(trajectory, metric)
+        costs = learn.path_costs(trajectory, metric)
         np.testing.assert_allclose(costs[[0, 0, 1], [1, 2, 2]], values, atol=1e-14)
         assert np.all(np.isposinf(costs[np.tril_indices(3)]))
 
@@ -128,7 +132,7 @@ def test_elbo_is_klub_and_a_constant():
 
     s = np.geomspace(ratio[-1], ratio[0], 40001)
     constant = np.trapezoid(mse(s) / s**2, np.log(s))
-    costs = adaptive.elbo_costs(ratio, mse(ratio))
+    costs = learn.elbo_costs(ratio, mse(ratio))
     for path in ([0, 30, 60, 90, 120], [0, 50, 70, 80, 100, 120]):
         levels = ratio[path]
         total = sum(klub(*ends) for ends in zip(levels[:-1], levels[1:], strict=True))
@@ -149,13 +153,13 @@ def bent(eps_of, ratio=None):
 def test_constant_curvature_is_even_in_sigma(slope):
     """So is none at all."""
     trajectory = bent(lambda s: slope * s)
-    times = adaptive.curvature(EDM, trajectory, 7, propagate=False, terminal="min")
+    times = learn.curvature(EDM, trajectory, 7, propagate=False, terminal="min")
     np.testing.assert_allclose(times, np.linspace(80, 0.02, 8), rtol=1e-9)
 
 
 def test_constant_second_derivative_is_even_in_sigma():
     trajectory = bent(lambda s: 3 * s**2, np.linspace(80, 0.02, 400))
-    times = adaptive.curvature(EDM, trajectory, 7, order=2, propagate=False, terminal="min")
+    times = learn.curvature(EDM, trajectory, 7, order=2, propagate=False, terminal="min")
     np.testing.assert_allclose(np.diff(times), (0.02 - 80) / 7, rtol=0.01)
 
 
@@ -163,7 +167,7 @@ def test_constant_second_derivative_is_even_in_sigma():
 def test_constant_curvature_of_x0_is_even_in_log_snr(order):
     # eps = (y - x0) / sigma with y = 1 and x0 = lam^order: gradient() is exact up to the ends
     trajectory = bent(lambda s: (1 - (-np.log(s)) ** order) / s)
-    times = adaptive.curvature(
+    times = learn.curvature(
         EDM, trajectory, 7, order=order, space="lam", propagate=False, terminal="min"
     )
     tolerance = 1e-9 if order == 1 else 0.02
@@ -172,7 +176,7 @@ def test_constant_curvature_of_x0_is_even_in_log_snr(order):
 
 def test_propagated_errors_are_weighed_by_the_flow():
     """Equal quantiles of the integral of (std^2 + s^2)^(-1/4)."""
-    times = adaptive.curvature(EDM, bent(lambda s: s), 6, data_std=0.5, terminal="min")
+    times = learn.curvature(EDM, bent(lambda s: s), 6, data_std=0.5, terminal="min")
     pieces = []
     for end, start in itertools.pairwise(times[::-1]):
         s = np.linspace(end, start, 20001)
@@ -185,8 +189,8 @@ def test_data_std_is_that_of_the_end_points():
     trajectory = trajectory_on("edm")
     std = np.std(trajectory.y[-1])
     np.testing.assert_array_equal(
-        adaptive.curvature(SCHEDULES["edm"], trajectory, 6),
-        adaptive.curvature(SCHEDULES["edm"], trajectory, 6, data_std=std),
+        learn.curvature(SCHEDULES["edm"], trajectory, 6),
+        learn.curvature(SCHEDULES["edm"], trajectory, 6, data_std=std),
     )
 
 
@@ -227,14 +231,14 @@ def learned(method, steps):
     if method in ("karras", "log_snr"):
         return strides.STRIDES[method](EDM, steps, **options)
     if method == "elbo":
-        return adaptive.elbo(EDM, trajectory.times[:-1], mse, steps, **options)
+        return learn.elbo(EDM, trajectory.times[:-1], mse, steps, **options)
     if method.startswith("gits"):
         discount = float(method.split()[1])
-        return adaptive.gits(EDM, trajectory, steps, metric="l2", discount=discount, **options)
+        return learn.gits(EDM, trajectory, steps, metric="l2", discount=discount, **options)
     options |= dict(propagate="propagated" in method, data_std=MIXTURE_STD)
     if method.startswith("lam"):
         options |= dict(space="lam", order=2)
-    return adaptive.curvature(EDM, trajectory, steps, **options)
+    return learn.curvature(EDM, trajectory, steps, **options)
 
 
 TWO_M = solvers.multistep(2, lower_order_final=False)
@@ -271,14 +275,14 @@ def test_distance_to_the_exact_flow(solver, method):
 # --- what every learned stride keeps --------------------------------------------------------------
 
 METHODS = {
-    "gits dev": adaptive.gits,
-    "gits l2": functools.partial(adaptive.gits, metric="l2", discount=1.0),
-    "gits l1": functools.partial(adaptive.gits, metric="l1"),
-    "curvature": adaptive.curvature,
-    "curvature plain": functools.partial(adaptive.curvature, propagate=False),
-    "curvature 3": functools.partial(adaptive.curvature, order=3),
-    "curvature lam": functools.partial(adaptive.curvature, space="lam", order=2),
-    "elbo": lambda schedule, trajectory, steps, **options: adaptive.elbo(
+    "gits dev": learn.gits,
+    "gits l2": functools.partial(learn.gits, metric="l2", discount=1.0),
+    "gits l1": functools.partial(learn.gits, metric="l1"),
+    "curvature": learn.curvature,
+    "curvature plain": functools.partial(learn.curvature, propagate=False),
+    "curvature 3": functools.partial(learn.curvature, order=3),
+    "curvature lam": functools.partial(learn.curvature, space="lam", order=2),
+    "elbo": lambda schedule, trajectory, steps, **options: learn.elbo(
         schedule,
         trajectory.times[:-1],
         GaussianData(0.0, 0.5).std ** 2 / (1 + (0.5 / trajectory.ratio[:-1]) ** 2),
@@ -319,9 +323,9 @@ def test_last_is_the_level_of_the_last_evaluation():
     schedule, trajectory = SCHEDULES["ddpm_linear"], trajectory_on("ddpm_linear")
     for space in ("sigma", "lam"):
         options = dict(space=space, last=0.1)
-        times = adaptive.curvature(schedule, trajectory, 6, **options)
+        times = learn.curvature(schedule, trajectory, 6, **options)
         assert np.exp(-schedule.half_log_snr(times[-2])) == pytest.approx(0.1, rel=1e-9)
-        noisy = adaptive.curvature(schedule, trajectory, 5, terminal="min", **options)
+        noisy = learn.curvature(schedule, trajectory, 5, terminal="min", **options)
         np.testing.assert_array_equal(noisy, times[:-1])
 
 
@@ -377,7 +381,13 @@ def test_noising_errors_are_the_posterior_variance(name):
 # --- bad arguments --------------------------------------------------------------------------------
 
 
-def call(method=adaptive.gits, steps=5, schedule="edm", change=lambda trajectory: trajectory, **o):
+def call(
+    method=learn.gits,
+    steps=5,
+    schedule="edm",
+    change=lambda trajectory: trajectory,
+    **o,
+):
     return lambda: method(SCHEDULES[schedule], change(trajectory_on("edm")), steps, **o)
 
 
@@ -401,14 +411,26 @@ def spoiled(trajectory):
             "schedule vp_linear",
         ),
         (call(change=spoiled), "the trajectory is not finite; raise"),
-        (call(adaptive.curvature, change=spoiled), "the trajectory is not finite"),
-        (call(adaptive.curvature, space="rho"), "unknown space 'rho'; it is 'sigma' or 'lam'"),
-        (call(adaptive.curvature, order=0), "order must be 1..30, below the noisy nodes, got 0"),
-        (call(adaptive.curvature, last=90), r"last must be in \[0.002, 80\), .* got 90"),
-        (call(adaptive.curvature, last=1e-4), "last must be in"),
+        (call(learn.curvature, change=spoiled), "the trajectory is not finite"),
+        (
+            call(learn.curvature, space="rho"),
+            "unknown space 'rho'; it is 'sigma' or 'lam'",
+        ),
+        (
+            call(learn.curvature, order=0),
+            "order must be 1..30, below the noisy nodes, got 0",
+        ),
+        (call(learn.curvature, last=90), r"last must be in \[0.002, 80\), .* got 90"),
+        (call(learn.curvature, last=1e-4), "last must be in"),
         (lambda: trajectories.between(trajectory_on("edm"), 1e-3), "no node .* from 80 to 0.002"),
-        (lambda: adaptive.shortest_path(np.full((3, 3), np.nan), 1), "costs must be finite"),
-        (lambda: adaptive.elbo(EDM, [1.0, 0.0], [1.0, 1.0], 1), "leave the clean end out of times"),
+        (
+            lambda: learn.shortest_path(np.full((3, 3), np.nan), 1),
+            "costs must be finite",
+        ),
+        (
+            lambda: learn.elbo(EDM, [1.0, 0.0], [1.0, 1.0], 1),
+            "leave the clean end out of times",
+        ),
         (lambda: trajectories.teacher(None, EDM, None, None, nodes=1), "at least 2, got 1"),
     ],
 )

@@ -12,8 +12,8 @@ import jax
 import numpy as np
 
 from ddim_jax import parallel, sampling
+from ddim_jax.adaptive_sampling import AdaptiveResult, Tolerance
 from ddim_jax.guidance import Guidance
-from ddim_jax.probability_flow import AdaptiveResult, Tolerance
 from ddim_jax.solvers import SolverTable, State
 
 Array = Any

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ddim_jax import predictions, probability_flow, schedules
+from ddim_jax import adaptive_sampling, predictions, schedules
+from ddim_jax.adaptive_sampling import METHODS, Tolerance, integrate, make_adaptive_sampler
 from ddim_jax.guidance import Guidance
-from ddim_jax.probability_flow import METHODS, Tolerance, integrate, make_adaptive_sampler
 from ddim_jax.schedules import NoiseLevel
 from tests.oracles import GaussianData, Mixture
 
@@ -73,7 +73,7 @@ def test_gaussian_data_are_met_to_tolerance(schedule, lam_min):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_error_falls_with_the_tolerance_and_every_evaluation_is_counted(method, monkeypatch):
-    monkeypatch.setattr(probability_flow, "FIRST_STEP", 8.0)  # rejected, to be tried again
+    monkeypatch.setattr(adaptive_sampling, "FIRST_STEP", 8.0)  # rejected, to be tried again
     seen, errors, nfes = [], [], []
 
     def counted(params, x, model_time, inputs):
