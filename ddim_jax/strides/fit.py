@@ -5,9 +5,9 @@
 
 A teacher, a sampler of many steps, takes some noise to images. Its trajectories give the learned
 candidates (`strides.from_trajectories`), which are raced with the fixed strides on held-out noise
-by the actual solver, with the checkpoint's own guidance and clip (`strides.search`). With --refine the
-winner's times, and with --coefficients its solver's weights too, are improved by gradients. So by
-distance to the teacher the result is at least as good as the best fixed stride. Beside each file
+by the actual solver, with the checkpoint's own guidance and clip (`strides.search`). With --refine
+the winner's times, and with --coefficients its solver's weights too, are improved by gradients. So
+by distance to the teacher the result is at least as good as the best fixed stride. Beside each file
 goes a plot of the times and of the distances. At the end all strides are measured on fresh noise
 against DDIM of --reference_steps.
 """
