@@ -19,7 +19,7 @@ import argparse
 import functools
 import time
 
-from ddim_jax import checkpoints, commands, files
+from ddim_jax import checkpoints, command_line, files
 from ddim_jax.editing import actions
 from ddim_jax.editing.inpainting import RESTORATIONS, inpaint
 from ddim_jax.editing.inversion import INVERSIONS
@@ -142,7 +142,7 @@ def run(args: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> None:
     """Edits from the command line."""
     args = parse(argv)
-    commands.run(__file__, lambda: run(args))
+    command_line.run(__file__, lambda: run(args))
 
 
 if __name__ == "__main__":

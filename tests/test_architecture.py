@@ -17,7 +17,7 @@ LAYERS = [
     ["solvers"],
     ["sampling"],
     ["adaptive_sampling", "strides", "parallel"],
-    ["networks", "data", "batch_loop", "commands"],
+    ["networks", "data", "batch_loop", "command_line"],
     ["recipe"],
     ["model"],
     ["experiment"],
@@ -26,7 +26,7 @@ LAYERS = [
     ["training"],
     ["topologies", "sample_folder", "evaluation"],
     ["planning", "editing", "strides.fit"],
-    ["commands.sample", "commands.train", "edit", "checkpoints.__main__", "models"],
+    ["commands", "edit", "checkpoints.__main__", "models"],
     ["__main__"],
 ]
 """Of every module; imports go to the same layer or a lower one."""

@@ -9,7 +9,7 @@
 import argparse
 from pathlib import Path
 
-from ddim_jax import commands
+from ddim_jax import command_line
 from ddim_jax.checkpoints import DTYPES, diffusers, load, save
 
 
@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("file", help="ends in .safetensors, or is a folder for diffusers")
     parser.add_argument("--dtype", default="float32", choices=DTYPES)
     args = parser.parse_args(argv)
-    commands.run("export", lambda: _export(args))
+    command_line.run("export", lambda: _export(args))
 
 
 def _export(args: argparse.Namespace) -> None:

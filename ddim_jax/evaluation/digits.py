@@ -24,7 +24,7 @@ import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 from tqdm import tqdm
 
-from ddim_jax import commands, data, files
+from ddim_jax import command_line, data, files
 from ddim_jax.evaluation import features, metrics, references
 from ddim_jax.evaluation.features import FeatureNetwork, Features
 from ddim_jax.networks.layers import space_to_depth
@@ -117,7 +117,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", default="digit_classifier.npz", help="must not exist")
     parser.add_argument("--epochs", type=int, default=15)
     args = parser.parse_args(argv)
-    commands.run("digits", lambda: run(args))
+    command_line.run("digits", lambda: run(args))
 
 
 def run(args: argparse.Namespace) -> None:

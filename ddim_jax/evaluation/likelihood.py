@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from ddim_jax import checkpoints, commands, data, files
+from ddim_jax import checkpoints, command_line, data, files
 from ddim_jax.adaptive_sampling import Tolerance, noisy_end
 from ddim_jax.batch_loop import Generator
 from ddim_jax.evaluation import bound, density, features, scores
@@ -262,7 +262,7 @@ def run(args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Measures from the command line."""
-    commands.run("likelihood", lambda: run(parse(argv)))
+    command_line.run("likelihood", lambda: run(parse(argv)))
 
 
 if __name__ == "__main__":

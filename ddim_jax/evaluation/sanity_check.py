@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import numpy as np
 from scipy import ndimage
 
-from ddim_jax import commands, data
+from ddim_jax import command_line, data
 from ddim_jax.evaluation import feature_networks, features, metrics, scores
 
 BLURS = (0.5, 0.75, 1.0, 1.5, 2.0)
@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--features", default="digits", help=feature_networks.NAMES)
     parser.add_argument("--reference", help="npz of statistics; default digits_train")
     args = parser.parse_args(argv)
-    commands.run("sanity_check", lambda: run(args))
+    command_line.run("sanity_check", lambda: run(args))
 
 
 def run(args: argparse.Namespace) -> None:

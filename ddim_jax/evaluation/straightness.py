@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ddim_jax import checkpoints, commands, keys
+from ddim_jax import checkpoints, command_line, keys
 from ddim_jax.model import Model
 from ddim_jax.recipe import Recipe
 
@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--num_samples", type=int, default=64, help="paths")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(argv)
-    commands.run("straightness", lambda: run(args))
+    command_line.run("straightness", lambda: run(args))
 
 
 def run(args: argparse.Namespace) -> None:

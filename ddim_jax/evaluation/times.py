@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ddim_jax import checkpoints, commands
+from ddim_jax import checkpoints, command_line
 from ddim_jax.evaluation import feature_networks, metrics, scores
 from ddim_jax.model import Model
 from ddim_jax.strides import learned
@@ -196,7 +196,7 @@ def run(args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Searches from the command line."""
-    commands.run("times", lambda: run(parse(argv)))
+    command_line.run("times", lambda: run(parse(argv)))
 
 
 if __name__ == "__main__":

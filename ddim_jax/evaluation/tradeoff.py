@@ -31,7 +31,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from ddim_jax import checkpoints, commands, parallel
+from ddim_jax import checkpoints, command_line, parallel
 from ddim_jax.batch_loop import Generator
 from ddim_jax.denoisers import CLIPS
 from ddim_jax.evaluation import feature_networks, metrics, plots, results, scores, shards, sweep
@@ -218,7 +218,7 @@ def _list(kind: type):
 def main(argv: list[str] | None = None) -> None:
     """Runs a sweep from the command line."""
     try:
-        commands.run("tradeoff", lambda: run(parse(argv)))
+        command_line.run("tradeoff", lambda: run(parse(argv)))
     except KeyboardInterrupt:
         sys.exit("stopped; the same command continues from here")
 

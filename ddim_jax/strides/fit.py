@@ -22,7 +22,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from ddim_jax import checkpoints, commands, files, parallel, sampling
+from ddim_jax import checkpoints, command_line, files, parallel, sampling
 from ddim_jax.batch_loop import Generator
 from ddim_jax.model import Model
 from ddim_jax.names import lookup
@@ -307,7 +307,7 @@ def run(args: argparse.Namespace) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Learns strides from the command line."""
-    commands.run(__file__, lambda: run(parse(argv)))
+    command_line.run(__file__, lambda: run(parse(argv)))
 
 
 if __name__ == "__main__":
