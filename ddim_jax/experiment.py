@@ -52,6 +52,8 @@ def build_network(section: ml_collections.ConfigDict) -> Any:
         ValueError: an unknown name or option.
     """
     options = dict(section)
+    if not options.get("vector_dim"):  # which version 0.1 had, and nothing could use
+        options.pop("vector_dim", None)
     network = lookup(NETWORKS, options.pop("name", "unet"), "network")
     check_options(network, options, "model")
     return network(**{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()})

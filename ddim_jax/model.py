@@ -171,7 +171,7 @@ class Model:
 
         Args:
             label: for a network with classes, a number or name for all rows of x, or a list with
-                one for each row.
+                one for each row; default the null label.
             **recipe: fields of `Recipe` to replace, such as guidance_scale=2 or clip="none".
 
         Raises:
@@ -180,7 +180,11 @@ class Model:
         chosen = self.recipe.replace(**recipe)
         self.check(chosen)
         count = 1 if label is None or isinstance(label, str) else max(1, np.size(label))
-        conditions = self.conditions(count, chosen, self.inputs.labels(label, count))
+        if label is None and self.inputs.num_classes:
+            labels = np.array([self.inputs.num_classes], np.int32)  # the null label
+        else:
+            labels = self.inputs.labels(label, count)
+        conditions = self.conditions(count, chosen, labels)
         make = sampling.make_denoiser(
             self.apply, self.parameterization, self._nulled, chosen.clip, None
         )
@@ -195,7 +199,7 @@ class Model:
     def check(self, recipe: Recipe) -> None:
         """Raises ValueError for guidance that this network was not trained for."""
         guided = recipe.guidance_scale != 1
-        if self.inputs.takes("guidance"):
+        if guided and self.inputs.takes("guidance"):
             low, high = self.config.loss.get("guidance") or (1.0, 1.0)
             if not low <= recipe.guidance_scale <= high:
                 raise ValueError(

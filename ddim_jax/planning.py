@@ -197,7 +197,6 @@ def plan_training(config: Any, topology: str, quick: bool = False) -> Plan:
     """
     if config.parallel == "pmap":
         raise ValueError("--plan is of parallel='jit' or 'fsdp'; pmap runs in one process")
-    start = teacher.load(config)
     size, image_shape = config.train.batch_size, tuple(config.data.image_shape)
 
     def lower(mesh: Mesh) -> Any:
@@ -211,7 +210,8 @@ def plan_training(config: Any, topology: str, quick: bool = False) -> Plan:
         batch = {"image": rows(np.uint8, *image_shape), "label": rows(np.int32)}
         return method.step.lower(state, batch | {"row": rows(np.int32)})
 
-    with devices(topology) as mesh:
+    with devices(topology) as mesh:  # before anything starts a backend, which reads XLA_FLAGS once
+        start = teacher.load(config)
         return compile_plan(
             lower, topology, mesh, repeats=config.train.get("accumulate", 1), quick=quick
         )

@@ -69,9 +69,8 @@ class Recipe:
                     f"a recipe's {name} must be a name, got {type(value).__name__}; a {name} of "
                     "your own makes a table for sampling.run"
                 )
-        if not isinstance(self.guidance_scale, (int, float)) or not np.isfinite(
-            self.guidance_scale
-        ):
+        number = np.ndim(self.guidance_scale) == 0 and np.asarray(self.guidance_scale).dtype.kind
+        if number not in ("i", "u", "f") or not np.isfinite(self.guidance_scale):
             raise ValueError(
                 f"guidance_scale must be a finite number, got {self.guidance_scale!r}; 1 is none"
             )
@@ -86,14 +85,10 @@ class Recipe:
 
     @staticmethod
     def of(config: ml_collections.ConfigDict) -> "Recipe":
-        """The recipe in a config's section `sample`, which also holds `num_samples`.
-
-        Raises:
-            ValueError: the section has a field that no recipe has.
-        """
+        """The recipe in a config's section `sample`, which holds more, such as `num_samples`."""
         section = dict(config.get("sample") or {})
-        section.pop("num_samples", None)
-        check_options(Recipe, section, "config.sample")
+        known = [field.name for field in dataclasses.fields(Recipe)]
+        section = {name: value for name, value in section.items() if name in known}
         for name in ("solver_options", "stride_options"):
             section[name] = _plain(section.get(name) or {})
         if "guidance_interval" in section:
@@ -193,7 +188,7 @@ class Recipe:
     @property
     def stride_name(self) -> str:
         """The stride and its options as text, like quadratic:fraction=1; of a file its name."""
-        stride = self.stride or lookup(SOLVERS, self.solver, "solver").stride
+        stride = self.stride or self.make_solver().stride
         stride = Path(stride).name if _is_file(stride) else stride
         return ":".join([stride, *(f"{k}={v}" for k, v in self.stride_options.items())])
 

@@ -1,8 +1,11 @@
 """Test set-up: CPU with two host devices, strict ranks, strict dtypes for the maths, `--slow`."""
 
+import contextlib
+import ctypes
 import gc
 import os
 import tempfile
+from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 FLAGS = [
@@ -36,12 +39,28 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.skip(reason="slow; run with --slow"))
 
 
-@pytest.fixture(scope="module", autouse=True)
+def resident_bytes():
+    """Memory of this process; 0 where the system does not say."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
+MOST = 1.5e9
+"""Bytes from which compiled programs are forgotten: a worker would grow to 5 GB by the end."""
+
+
+@pytest.fixture(autouse=True)
 def forget_programs():
-    """Drops compiled programs after every file: they would fill gigabytes by the end."""
     yield
-    jax.clear_caches()
-    gc.collect()
+    global MOST
+    if resident_bytes() > MOST:
+        jax.clear_caches()
+        gc.collect()
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL("libc.so.6").malloc_trim(0)  # what is free goes back to the system
+        MOST = max(1.5e9, resident_bytes() + 2e8)
 
 
 @pytest.fixture

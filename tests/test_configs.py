@@ -124,7 +124,7 @@ def change(path, value):
             "statik",
             "unknown clip 'statik' .did you mean 'static'.*static, dynamic",
         ),
-        ("sample.guidance_scale", 2.0, "config.sample.guidance_scale: .*needs a class-condit"),
+        ("sample.guidance_scale", 2.0, "config.sample.guidance_scale=2.0 needs a class-condit"),
         ("sample.num_samples", 0, "config.sample.num_samples must be at least 1, got 0"),
         ("data.name", "digit", "digits"),
         ("data.image_shape", (10, 10, 1), "holds images of shape .8, 8, 1.*the config says"),

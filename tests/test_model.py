@@ -105,6 +105,9 @@ def test_a_recipe_is_replaced_as_a_reader_expects():
     assert (same.stride, same.solver_options, same.stride_options["rho"]) == ("karras", {}, 5.0)
     assert own.replace(stride="uniform").stride_options == {}
     assert own.replace(stride="x.json").steps is None
+    assert Recipe("heun").stride_name == "karras"
+    assert Recipe("heun", solver_options={"space": "flow"}).stride_name == "uniform"
+    assert own.replace(guidance_scale=np.float32(2)).guidance.scale == 2
     adaptive = own.replace(solver="adaptive", solver_options={"tolerance": 0.01})
     assert adaptive.table(None).rtol == 0.01 and adaptive.steps is None
 
@@ -135,6 +138,9 @@ def test_a_config_names_its_network():
         for c in (config, checkpoints.load("digits").config)
     ]
     assert jax.tree.all(jax.tree.map(lambda a, b: a.shape == b.shape, *shapes))
+    with config.unlocked():
+        config.model.vector_dim = 0  # as version 0.1 wrote it
+    assert experiment.build(config).network == checkpoints.load("digits").network
     config.model.name = "unett"
     with pytest.raises(ValueError, match="unknown network 'unett' .did you mean 'unet'"):
         experiment.build(config)

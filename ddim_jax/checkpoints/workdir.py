@@ -7,6 +7,7 @@ to it again. A save that fails leaves the older steps as they are. `ema` is all 
 
 import contextlib
 import dataclasses
+import gc
 import json
 import logging as standard_logging
 import sys
@@ -69,7 +70,8 @@ def _with_defaults(section: str, config: dict[str, Any]) -> Any:
         return config.get(section)
     network = NETWORKS[config[section].get("name", "unet")]
     defaults = {field.name: field.default for field in dataclasses.fields(network)}
-    return json.loads(json.dumps(defaults | {"name": "unet"}, default=str)) | config[section]
+    defaults |= {"name": "unet", "vector_dim": 0}  # the second is of version 0.1
+    return json.loads(json.dumps(defaults, default=str)) | config[section]
 
 
 def load_config(workdir: Path) -> ml_collections.ConfigDict:
@@ -254,6 +256,7 @@ class Checkpointer:
         """
         with self._quiet, self._explained():
             self._manager.close()
+            gc.collect()  # coroutines of failed writes complain when they are collected
 
 
 class Mismatch(ValueError):

@@ -22,17 +22,19 @@ def find(config: str) -> str:
     """The file of a config.
 
     Args:
-        config: a path that ends in .py, or a name in `names()`.
+        config: a path that ends in .py, or a name in `names()`; `:TEXT` after it is passed on to
+            get_config.
 
     Raises:
         FileNotFoundError: there is no such config.
     """
+    config, colon, text = config.partition(":")
     if config.endswith(".py") and Path(config).exists():
-        return config
+        return config + colon + text
     name = config.removesuffix(".py").rpartition("/")[2]
     for folder in FOLDERS:
         if (path := folder / f"{name}.py").exists() and config in (name, f"configs/{name}.py"):
-            return str(path)
+            return str(path) + colon + text
     raise FileNotFoundError(
         f"no config {config!r}: it must be a Python file with get_config(), or one of "
         f"{', '.join(names())}"
@@ -57,7 +59,7 @@ def resolve(argv: list[str], default: str) -> list[str]:
 
 
 def _on_path(file: str) -> str:
-    above = str(Path(file).resolve().parent.parent)
+    above = str(Path(file.partition(":")[0]).resolve().parent.parent)
     if above not in sys.path:
         sys.path.append(above)
     return file

@@ -27,7 +27,7 @@ STRIDE = flags.DEFINE_string(
     "stride", None, "a name in ddim_jax.strides.STRIDES or a learned .json; default the solver's"
 )
 STEPS = flags.DEFINE_integer("steps", None, "intervals of the stride; default the checkpoint's")
-TOLERANCE = flags.DEFINE_float("tolerance", 1e-3, "of solver adaptive: error of a step")
+TOLERANCE = flags.DEFINE_float("tolerance", None, "of solver adaptive: error of a step (1e-3)")
 ETA = flags.DEFINE_float("eta", None, "of solver ddim: 0 deterministic ... 1 DDPM")
 SOLVER_OPTIONS = flags.DEFINE_list("solver_options", [], "like order=3,lower_order_final=False")
 STRIDE_OPTIONS = flags.DEFINE_list("stride_options", [], "like rho=5,lam_min=-4")
@@ -199,7 +199,10 @@ def _recipe(model):
                     f"--solver=adaptive chooses its own steps and takes no --{flag.name}; "
                     "say how exact it must be with --tolerance"
                 )
-        return chosen.replace(solver=ADAPTIVE, solver_options={"tolerance": TOLERANCE.value})
+        tolerance = TOLERANCE.value
+        return chosen.replace(
+            solver_options=None if tolerance is None else {"tolerance": tolerance}
+        )
     if not flags.FLAGS["tolerance"].using_default_value:
         raise ValueError(f"--tolerance is for --solver=adaptive, got {chosen.solver}")
     chosen = chosen.replace(stride=STRIDE.value, steps=STEPS.value)

@@ -62,14 +62,15 @@ def draw(
     recipe = Recipe(
         solver=solver, stride=stride, steps=steps, guidance_scale=guidance_scale, clip=clip
     )
-    if recipe.make_solver().stochastic:
+    table = recipe.table(model.schedule)
+    if not table.deterministic:
         raise ValueError(f"pairs need a deterministic solver, {solver} draws noise; use heun_flow")
     model.check(recipe)
     about = {
         "solver": solver,
         "stride": stride,
         "steps": steps,
-        "nfe": recipe.table(model.schedule).nfe,
+        "nfe": table.nfe,
         "guidance_scale": guidance_scale,
         "clip": clip,
         "seed": seed,

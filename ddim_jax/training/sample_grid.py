@@ -36,10 +36,12 @@ class SampleGrid:
                 f"config.sample.num_samples must be at least 1, got {count}; for no pictures set "
                 "config.train.sample_every=0"
             )
-        try:
-            model.check(model.recipe)
-        except ValueError as error:
-            raise ValueError(f"config.sample.guidance_scale: {error}") from error
+        scale, inputs = model.recipe.guidance_scale, model.inputs
+        if scale != 1 and not (inputs.null or inputs.takes("guidance")):
+            raise ValueError(
+                f"config.sample.guidance_scale={scale} needs a class-conditional network; leave it "
+                "out, or set config.model.num_classes"
+            )
         table = model.recipe.table(model.schedule)
         model.conditions(1, model.recipe, model.inputs.labels(None, 1), table)
         return table
@@ -51,8 +53,13 @@ class SampleGrid:
             return path
         self._generator.params = ema
         index = np.arange(self._count)
-        batches = self._generator.batches(self._table, index, seed=self._seed, **self._conditions)
-        pictures = np.concatenate([self._model.pictures(batch.result.x) for batch in batches])
+        try:
+            batches = self._generator.batches(
+                self._table, index, seed=self._seed, **self._conditions
+            )
+            pictures = np.concatenate([self._model.pictures(batch.result.x) for batch in batches])
+        finally:
+            self._generator.params = None  # no whole copy on each device while training goes on
         with files.naming(path):
             data.save_grid(path, pictures, overwrite=True)
         return path
