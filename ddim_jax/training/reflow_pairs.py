@@ -62,6 +62,7 @@ def draw(
     recipe = Recipe(
         solver=solver, stride=stride, steps=steps, guidance_scale=guidance_scale, clip=clip
     )
+    recipe.make_solver()  # names the solvers there are, of which "adaptive" is none
     table = recipe.table(model.schedule)
     if not table.deterministic:
         raise ValueError(f"pairs need a deterministic solver, {solver} draws noise; use heun_flow")
