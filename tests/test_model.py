@@ -10,6 +10,7 @@ import pytest
 
 import ddim_jax
 from ddim_jax import checkpoints, experiment, sampling, strides
+from ddim_jax.evaluation import feature_networks
 from ddim_jax.inputs import Inputs
 from ddim_jax.recipe import Recipe
 
@@ -179,3 +180,10 @@ def test_the_old_module_says_where_it_went():
         ).stderr
     )  # fmt: skip
     assert "must end in .safetensors, got x.bin" in told.read()
+
+
+@pytest.mark.slow
+def test_all_of_a_hundred_bundled_digits_are_read_as_asked():
+    model = checkpoints.load("digits")
+    logits = feature_networks.load("digits").extract(model.draw(100)).logits
+    np.testing.assert_array_equal(logits.argmax(1), np.arange(100) % 10)
