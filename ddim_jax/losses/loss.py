@@ -164,6 +164,15 @@ def check_guidance(guidance: tuple | None, null: Mapping[str, Any]) -> None:
         )
 
 
+def check_can_guide(net: Net, label_dropout: float, needs: str) -> None:
+    """Raises ValueError, which begins with `needs`, for a network without a trained null input."""
+    if not (net.null and label_dropout):
+        raise ValueError(
+            f"{needs} a class-conditional network (config.model.num_classes) and "
+            "config.loss.label_dropout > 0"
+        )
+
+
 def check_flow(net: Net, name: str) -> None:
     """Raises ValueError unless a network predicts the velocity of an unshifted straight path.
 

@@ -19,6 +19,7 @@ from ddim_jax.losses.loss import (
     Loss,
     Net,
     add_noise,
+    check_can_guide,
     check_dropout,
     check_flow,
     conditions,
@@ -67,11 +68,9 @@ def mean_flow(
     if not 0 <= same <= 1:
         raise ValueError(f"config.loss.same must be in [0, 1], got {same}; 0.75 is the paper's")
     guided = omega != 1 or kappa != 0
-    if guided and not (net.null and label_dropout):
-        raise ValueError(
-            f"config.loss.omega={omega} and config.loss.kappa={kappa} need a class-conditional "
-            "network (config.model.num_classes) and config.loss.label_dropout > 0"
-        )
+    if guided:
+        options = f"config.loss.omega={omega} and config.loss.kappa={kappa} need"
+        check_can_guide(net, label_dropout, options)
 
     def velocity_of(x, t, velocity, inputs, u):
         """The velocity of x along the flow, guided in rows that are not null."""

@@ -24,6 +24,7 @@ from ddim_jax.losses.loss import (
     Loss,
     Net,
     add_noise,
+    check_can_guide,
     check_dropout,
     check_flow,
     conditions,
@@ -65,11 +66,9 @@ def shortcut(
     check_flow(net, "shortcut")
     levels = _doublings(finest)
     guided = guidance_scale != 1
-    if guided and not (net.null and label_dropout):
-        raise ValueError(
-            f"config.loss.guidance_scale={guidance_scale} needs a class-conditional network "
-            "(config.model.num_classes) and config.loss.label_dropout > 0"
-        )
+    if guided:
+        option = f"config.loss.guidance_scale={guidance_scale} needs"
+        check_can_guide(net, label_dropout, option)
 
     def s(params, x, t, d, inputs, dropout_keys=None):
         inputs = inputs | {"interval": d}
