@@ -4,11 +4,12 @@ import importlib
 import json
 from pathlib import Path
 
+import chex
 import jax
 import numpy as np
 import pytest
 
-from ddim_jax import experiment
+from ddim_jax import experiment, parallel
 from ddim_jax.checkpoints import workdir as workdirs
 from ddim_jax.recipe import Recipe
 from ddim_jax.training import loop, method, stages
@@ -42,7 +43,16 @@ def start(tmp_path_factory):
     return train
 
 
-@pytest.mark.parametrize("name", NAMES)
+TRAINED = (
+    # one config of every loss, prediction, way of resampling and kind of chain
+    "cifar10_edm", "cifar10_ict", "cifar10_scm", "digits", "digits_cd", "digits_mean_flow",
+    "digits_reflow", "digits_shortcut", "distill_digits", "imagenet64",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in TRAINED else pytest.param(n, marks=pytest.mark.slow) for n in NAMES]
+)
 def test_a_config_trains_two_steps_saves_and_draws(name, tmp_path, start):
     config = tiny(get(name), levels=2 if name in TWO_LEVELS else 1)
     config.start_from = start(config.start_from)
@@ -56,6 +66,29 @@ def test_a_config_trains_two_steps_saves_and_draws(name, tmp_path, start):
     assert rows[-1]["grad_norm"] > 0  # where a student still is its teacher, sCD's first is zero
     assert (tmp_path / "checkpoints" / "2").is_dir()
     assert (tmp_path / "samples" / "step_0000002.png").stat().st_size > 100
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in TRAINED])
+def test_the_train_step_of_a_config_can_be_traced(name, tmp_path):
+    """Of every stage; nothing is compiled."""
+    config = tiny(get(name), levels=1)
+    chain = (
+        [part for _, part in stages.split(config, tmp_path)] if config.get("stages") else [config]
+    )
+    before = get(Path(config.start_from).name) if config.start_from else None
+    start, mesh = before and experiment.build(tiny(before, levels=1)), parallel.make_mesh()
+    for part in chain:
+        model = experiment.build(part)
+        shapes = jax.eval_shape(model.init, jax.random.key(0))
+        start = start and start.replace(params=shapes)
+        built = method.build(part, start, mesh)
+        state = loop.abstract_state(part, built, start, mesh)
+        images = jax.ShapeDtypeStruct((4, *part.data.image_shape), np.uint8)
+        batch = {"image": images, "label": jax.ShapeDtypeStruct((4,), np.int32)}
+        after, metrics = jax.eval_shape(built.step, state, batch)
+        chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
+        assert metrics["loss"].shape == ()
+        start = model.replace(params=shapes)
 
 
 PUBLISHED = {
