@@ -78,7 +78,7 @@ class FeatureNetwork(NamedTuple):
     def extract(
         self,
         images: np.ndarray,
-        batch_size: int = 250,
+        batch_size: int = 100,
         update: Callable[[int], None] = lambda count: None,
     ) -> Features:
         """Computes the features of uint8 [N, H, W, C], spread over all devices of this process.
