@@ -86,6 +86,33 @@ def test_a_config_builds_at_full_size(name):
     assert "python train.py" in doc
 
 
+def parts_of(config):
+    """The model of a config, or those of its stages."""
+    stage_configs = stages.split(config, Path("runs")) if config.get("stages") else [("", config)]
+    return [experiment.build(part) for _, part in stage_configs]
+
+
+CONSISTENCY = [
+    part for name in NAMES for part in parts_of(get(name)) if part.recipe.solver == "consistency"
+]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 8])
+def test_a_consistency_model_is_never_asked_where_it_is_the_identity(steps):
+    """There, and next to it, the weight of the network's output in x0 is next to nothing."""
+    assert len(CONSISTENCY) == 9
+    for model in CONSISTENCY:
+
+        def weight(level, model=model):
+            row = model.parameterization(level)
+            det = level.alpha * row.eps_weight - level.sigma * row.x0_weight
+            return np.abs(level.sigma * row.output_scale / det)
+
+        table = model.recipe.replace(steps=steps).table(model.schedule)
+        assert table.nfe == steps and np.all(weight(table.level) > 0.01)
+        assert weight(model.schedule.level(model.schedule.t_min)) < 0.01
+
+
 def change(path, value):
     """The shrunk digits config with one field changed."""
     config = tiny(get())
