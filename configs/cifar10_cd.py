@@ -25,7 +25,7 @@ def get_config():
         weight="uniform",
     )
     config.optimizer = dict(name="radam", learning_rate=4e-4, clip_norm=0.0)
-    config.ema = dict(name="constant", decay=0.9999)
+    config.ema = dict(name="constant", decay=0.9999, warmup=False)
     config.train.update(steps=800_000, batch_size=512)
     config.sample.update(solver="consistency", stride="karras", steps=1, num_samples=64)
     return config

@@ -10,11 +10,12 @@ from configs.cifar10_cd import get_config as cifar10_cd
 
 
 def get_config():
-    """Song et al. 2023, table 3: s0 = 2, s1 = 150, mu0 = 0.9 over 800,000 steps."""
+    """Song et al. 2023, authors' config: s0 = 2, s1 = 150, mu0 = 0.9, 800,000 steps, RAdam 2e-4."""
     config = cifar10_cd()
     config.start_from = ""
     config.loss.distil = False
     points = dict(name="growing", total_steps=800_000, start=2, end=150)
     config.loss.pairs = dict(name="grid", points=points)
+    config.optimizer.learning_rate = 2e-4
     config.loss.target_decay = dict(name="adaptive", start=2, initial=0.9)
     return config

@@ -199,12 +199,17 @@ class Model:
     def check(self, recipe: Recipe) -> None:
         """Raises ValueError for guidance that this network was not trained for."""
         guided = recipe.guidance_scale != 1
-        if guided and self.inputs.takes("guidance"):
+        if self.inputs.takes("guidance"):
             low, high = self.config.loss.get("guidance") or (1.0, 1.0)
             if not low <= recipe.guidance_scale <= high:
                 raise ValueError(
                     f"{self.name} was distilled for guidance scales {low} to {high}, got "
-                    f"{recipe.guidance_scale}"
+                    f"{recipe.guidance_scale}; choose a guidance_scale between them"
+                )
+            if tuple(recipe.guidance_interval) != (0, np.inf) or recipe.guidance_rescale:
+                raise ValueError(
+                    f"{self.name} is told its guidance scale and guides within one evaluation: "
+                    "leave out guidance_interval and guidance_rescale"
                 )
         elif guided and not self.inputs.null:
             raise ValueError(

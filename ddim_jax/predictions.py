@@ -16,8 +16,9 @@ so both fields come from one 2 x 2 inverse, straight from (x, F), with `det = al
                  n^2 = sigma^2 + alpha^2 sd^2; equal to -v where alpha^2 + sigma^2 = 1 = sd
     consistency  x0 = c_skip y + c_out F in EDM's coordinate y = x / alpha (Song et al. 2023)
 
-Everything else sees `Prediction(x0, eps)` only. v, flow and edm are finite at both ends; eps cannot
-say what x0 is at alpha = 0, nor x0 what eps is at sigma = 0.
+Everything else sees `Prediction(x0, eps)` only. v, flow, edm and consistency with sigma_min = 0 are
+finite at both ends; eps cannot say what x0 is at alpha = 0, nor x0 and consistency with another
+sigma_min what eps is at sigma = 0.
 """
 
 from collections.abc import Callable
@@ -96,15 +97,24 @@ def consistency(sigma_data: float = 0.5, sigma_min: float = 0.002) -> Parameteri
     Args:
         sigma_data: standard deviation of the data.
         sigma_min: the noise ratio at which the boundary condition holds; 0 for the clean end.
+
+    Raises:
+        ValueError: sigma_data is not positive, or sigma_min negative.
     """
+    if not (sigma_data > 0 and sigma_min >= 0):
+        raise ValueError(
+            f"need sigma_data > 0 and sigma_min >= 0, got {sigma_data} and {sigma_min}; 0.5 and "
+            "0.002 are usual"
+        )
 
     def row(level: NoiseLevel) -> Row:
-        # times alpha^2 throughout, so that alpha = 0 is finite too
+        # times alpha^2 throughout, so that alpha = 0 is finite too, and divided by sigma
         alpha, above = level.alpha, level.sigma - level.alpha * sigma_min
+        share = above / level.sigma if sigma_min else 1.0  # 1 at the clean end too
         n = jnp.sqrt(level.sigma**2 + (alpha * sigma_data) ** 2)
         m2 = above**2 + (alpha * sigma_data) ** 2
         skip = alpha * sigma_data**2 / m2  # multiplies x = alpha y
-        return Row(1 - alpha * skip, -level.sigma * skip, 1 / n, sigma_data * above / n)
+        return Row(share * above / m2, -skip, 1 / n, sigma_data * share / n)
 
     return row
 

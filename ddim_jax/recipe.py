@@ -39,7 +39,7 @@ class Recipe:
         steps: intervals of the stride, 20 by default; a learned stride knows its own.
         solver_options: of the solver; `analytical_first_step`, a standard deviation of the data,
             saves the first evaluation of any solver that keeps one point.
-        stride_options: of the stride; `lam_min` is the solver's own limit unless given.
+        stride_options: of the stride; `lam_min` and `terminal` are the solver's own unless given.
         guidance_scale: g; 1 is conditional only, 0 unconditional.
         guidance_interval: (low, high] in sigma / alpha; outside of it there is no guidance.
         guidance_rescale: in [0, 1], see `Guidance`.
@@ -147,7 +147,8 @@ class Recipe:
         if _is_file(self.stride):
             return self._learned().times_on(schedule)
         solver = self.make_solver()
-        options = {"lam_min": solver.lam_min} | dict(self.stride_options)
+        options = {"lam_min": solver.lam_min, "terminal": solver.terminal}
+        options |= self.stride_options
         return make_times(schedule, self.stride or solver.stride, self.steps, options)
 
     def table(self, schedule: Schedule) -> SolverTable | Tolerance:

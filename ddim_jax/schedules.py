@@ -128,12 +128,19 @@ class Schedule:
 # --- discrete: a table of betas -------------------------------------------------------------------
 
 
-def from_betas(betas: np.ndarray, *, name: str, model_time: Callable | None = None) -> Schedule:
+def from_betas(
+    betas: np.ndarray,
+    *,
+    name: str,
+    zero_terminal_snr: bool = False,
+    model_time: Callable | None = None,
+) -> Schedule:
     """A discrete variance-preserving schedule, `alpha_n^2 = prod_{m <= n} (1 - beta_m)`.
 
     Args:
         betas: [T] in (0, 1]; only the last may be 1 (zero terminal SNR).
         name: for messages.
+        zero_terminal_snr: see the function of that name.
         model_time: t in (0, 1] -> network time; default the index, `T * t - 1`.
 
     Raises:
@@ -146,7 +153,8 @@ def from_betas(betas: np.ndarray, *, name: str, model_time: Callable | None = No
         )
     with np.errstate(divide="ignore"):
         log_alpha = np.concatenate([[0.0], np.cumsum(0.5 * np.log1p(-betas))])
-    return _from_log_alpha(log_alpha, name, model_time)
+    schedule = _from_log_alpha(log_alpha, name, model_time)
+    return _silenced(schedule) if zero_terminal_snr else schedule
 
 
 def _from_log_alpha(log_alpha: np.ndarray, name: str, model_time: Callable | None) -> Schedule:
@@ -212,7 +220,12 @@ def _check_steps(num_steps: int) -> None:
 
 
 def ddpm_linear(
-    num_steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02, **options
+    num_steps: int = 1000,
+    beta_start: float = 1e-4,
+    beta_end: float = 0.02,
+    *,
+    zero_terminal_snr: bool = False,
+    model_time: Callable | None = None,
 ) -> Schedule:
     """DDPM's linear betas. Source: Ho et al. 2020, section 4.
 
@@ -220,22 +233,37 @@ def ddpm_linear(
         num_steps: T; for other than 1000 the betas should be scaled by 1000 / T.
         beta_start: the first beta.
         beta_end: the last beta.
-        **options: `model_time`, see `from_betas`.
+        zero_terminal_snr: see the function of that name.
+        model_time: see `from_betas`.
     """
     _check_steps(num_steps)
-    return from_betas(np.linspace(beta_start, beta_end, num_steps), name="ddpm_linear", **options)
+    betas = np.linspace(beta_start, beta_end, num_steps)
+    options = {"zero_terminal_snr": zero_terminal_snr, "model_time": model_time}
+    return from_betas(betas, name="ddpm_linear", **options)
 
 
 def ddpm_scaled_linear(
-    num_steps: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012, **options
+    num_steps: int = 1000,
+    beta_start: float = 0.00085,
+    beta_end: float = 0.012,
+    *,
+    zero_terminal_snr: bool = False,
+    model_time: Callable | None = None,
 ) -> Schedule:
     """Latent diffusion's betas, linear in their square root. Source: Rombach et al. 2022 (code)."""
     _check_steps(num_steps)
     betas = np.linspace(np.sqrt(beta_start), np.sqrt(beta_end), num_steps) ** 2
+    options = {"zero_terminal_snr": zero_terminal_snr, "model_time": model_time}
     return from_betas(betas, name="ddpm_scaled_linear", **options)
 
 
-def ddpm_cosine(num_steps: int = 1000, max_beta: float = 0.999, **options) -> Schedule:
+def ddpm_cosine(
+    num_steps: int = 1000,
+    max_beta: float = 0.999,
+    *,
+    zero_terminal_snr: bool = False,
+    model_time: Callable | None = None,
+) -> Schedule:
     """The discrete cosine schedule. Source: Nichol & Dhariwal 2021, equation 17.
 
     Its last level has lam near -9.9; solvers in sigma space start below it (their `lam_min`).
@@ -243,14 +271,17 @@ def ddpm_cosine(num_steps: int = 1000, max_beta: float = 0.999, **options) -> Sc
     _check_steps(num_steps)
     u = np.arange(num_steps + 1) / num_steps
     f = np.cos((u + 0.008) / 1.008 * np.pi / 2) ** 2
-    return from_betas(np.minimum(1 - f[1:] / f[:-1], max_beta), name="ddpm_cosine", **options)
+    betas = np.minimum(1 - f[1:] / f[:-1], max_beta)
+    options = {"zero_terminal_snr": zero_terminal_snr, "model_time": model_time}
+    return from_betas(betas, name="ddpm_cosine", **options)
 
 
 def zero_terminal_snr(schedule: Schedule) -> Schedule:
     """Shifts and scales alpha so that the last level holds no signal at all.
 
     The first level is kept. Needs a network that predicts v or x0, and a stride that starts at the
-    last index. Source: Lin et al. 2024, algorithm 1.
+    last index. Configs name it as an option: `dict(name="ddpm_linear", zero_terminal_snr=True)`.
+    Source: Lin et al. 2024, algorithm 1.
 
     Raises:
         ValueError: the schedule is continuous.
@@ -260,6 +291,10 @@ def zero_terminal_snr(schedule: Schedule) -> Schedule:
             f"zero_terminal_snr needs a discrete schedule, got {schedule.name}; "
             "schedules.cosine() without log-SNR limits ends at zero SNR already"
         )
+    return _silenced(schedule)
+
+
+def _silenced(schedule: Schedule) -> Schedule:
     alpha = schedule.level(np.linspace(0, 1, schedule.num_steps + 1)[1:]).alpha
     alpha = (alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])
     with np.errstate(divide="ignore"):

@@ -119,6 +119,33 @@ def test_a_config_builds_at_full_size(name):
     assert "python train.py" in doc
 
 
+def parts_of(config):
+    """The model of a config, or those of its stages."""
+    stage_configs = stages.split(config, Path("runs")) if config.get("stages") else [("", config)]
+    return [experiment.build(part) for _, part in stage_configs]
+
+
+CONSISTENCY = [
+    part for name in NAMES for part in parts_of(get(name)) if part.recipe.solver == "consistency"
+]
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 8])
+def test_a_consistency_model_is_never_asked_where_it_is_the_identity(steps):
+    """There, and next to it, the weight of the network's output in x0 is next to nothing."""
+    assert len(CONSISTENCY) == 9
+    for model in CONSISTENCY:
+
+        def weight(level, model=model):
+            row = model.parameterization(level)
+            det = level.alpha * row.eps_weight - level.sigma * row.x0_weight
+            return np.abs(level.sigma * row.output_scale / det)
+
+        table = model.recipe.replace(steps=steps).table(model.schedule)
+        assert table.nfe == steps and np.all(weight(table.level) > 0.01)
+        assert weight(model.schedule.level(model.schedule.t_min)) < 0.01
+
+
 def change(path, value):
     """The shrunk digits config with one field changed."""
     config = tiny(get())
@@ -219,3 +246,66 @@ def test_settings_of_the_papers():
     edm, celeba = experiment.build(get("cifar10_edm")), get("celeba64").sample
     assert edm.recipe.table(edm.schedule).nfe == 35
     assert (cifar.sample.stride, celeba.stride) == ("quadratic", "uniform")
+
+
+AUTHORS = {
+    # config, with the stage: what the authors' published code trains with
+    "cifar10_edm": {
+        "optimizer.learning_rate": 1e-3, "optimizer.warmup_steps": 10_000_000 // 512,
+        "train.batch_size": 512, "model.dropout": 0.13, "sample.clip": "none",
+    },
+    "cifar10_ect": {
+        "data.flip": False, "loss.weight.name": "edm", "loss.huber": 0.0, "ema.decay": 0.9999,
+        "loss.pairs.every": 250 * 12_800 // 128, "ema.warmup": False, "model.dropout": 0.2,
+        "optimizer.name": "radam", "optimizer.learning_rate": 1e-4,
+        "train.steps": 25_600_000 // 128, "sample.clip": "none",
+    },
+    "cifar10_cd": {
+        "optimizer.learning_rate": 4e-4, "train.batch_size": 512, "ema.warmup": False,
+        "model.dropout": 0.0, "loss.distance": "lpips:lpips_vgg.safetensors",
+    },
+    "cifar10_ct": {"optimizer.learning_rate": 2e-4, "train.steps": 800_000, "loss.distil": False},
+    "cifar10_mean_flow": {
+        "loss.floor": 1e-3, "ema.decay": 0.9999, "loss.same": 0.25, "loss.power": 0.75,
+        "optimizer.learning_rate": 6e-4, "train.batch_size": 8 * 128, "model.dropout": 0.2,
+    },
+    "cifar10_progressive:teacher": {
+        "prediction.name": "x0", "model.dropout": 0.2, "optimizer.warmup_steps": 1000,
+        "optimizer.name": "adamw", "optimizer.weight_decay": 0.001, "optimizer.clip_norm": 1.0,
+    },
+    "cifar10_progressive:4096_step": {"loss.steps": 4096, "optimizer.weight_decay": 0.0},
+    "cifar10_progressive:1_step": {
+        "train.steps": 50_000, "optimizer.decay_steps": 50_000, "optimizer.learning_rate": 5e-5,
+        "optimizer.warmup_steps": 0, "ema.decay": 0.0, "model.dropout": 0.0,
+    },
+    "cifar10_reflow:flow": {
+        "model.dropout": 0.15, "ema.decay": 0.999999, "train.steps": 1_300_000,
+        "optimizer.learning_rate": 2e-4, "train.batch_size": 128,
+    },
+    "cifar10_reflow:reflow": {"model.dropout": 0.1, "ema.decay": 0.9999, "data.flip": False},
+    "imagenet64_cd:teacher": {
+        "model.time_scale": 1000.0, "model.scale_shift": True, "train.batch_size": 4096,
+        "optimizer.name": "radam", "optimizer.learning_rate": 1e-4, "model.dropout": 0.1,
+    },
+    "imagenet64_cd:cd": {
+        "model.time_scale": 1000.0, "train.batch_size": 2048, "optimizer.learning_rate": 8e-6,
+        "loss.distance": "lpips_average:lpips_vgg.safetensors", "loss.target_decay": 0.95,
+    },
+    "lsun_bedroom256_cd:teacher": {"model.scale_shift": False, "train.batch_size": 256},
+    "lsun_bedroom256_cd:cd": {
+        "model.scale_shift": False, "train.batch_size": 256, "optimizer.learning_rate": 1e-5,
+        "loss.distance": "lpips_average:lpips_vgg.safetensors",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", AUTHORS)
+def test_numbers_of_the_authors_code(name):
+    config, _, stage = name.partition(":")
+    parts = stages.split(get(config), Path("runs")) if stage else [(Path(stage), get(config))]
+    (part,) = (part for folder, part in parts if folder.name == stage)
+    for path, value in AUTHORS[name].items():
+        found = part
+        for field in path.split("."):
+            found = found[field]
+        assert found == value, path

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ddim_jax import predictions, schedules
-from ddim_jax.losses import Net, level_pairs
+from ddim_jax.losses import Net, level_pairs, weightings
 from ddim_jax.losses.consistency import consistency, heun
 from ddim_jax.losses.continuous_consistency import continuous_consistency, tangent_of
 from ddim_jax.predictions import expand
@@ -152,6 +152,8 @@ def test_distances_and_weights():
 
     plain = evaluate(distance="l2", weight="uniform")
     np.testing.assert_allclose(evaluate(distance="l2", weight="gap"), plain / 0.4, rtol=1e-5)
+    by_snr = evaluate(distance="l2", weight=weightings.edm(0.5))  # 1 / 1^2 + 1 / 0.5^2
+    np.testing.assert_allclose(by_snr, 5 * plain, rtol=1e-5)
     norms = evaluate(distance=lambda a, b: jnp.sqrt(jnp.sum((a - b) ** 2, -1)), weight="uniform")
     np.testing.assert_allclose(evaluate(huber=0.0, weight="uniform"), norms, rtol=1e-5)
     c = 0.00054 * np.sqrt(2)

@@ -10,7 +10,7 @@ import pytest
 import safetensors.numpy
 
 from configs import cifar10, digits
-from ddim_jax import checkpoints, experiment
+from ddim_jax import checkpoints, experiment, schedules
 from ddim_jax.checkpoints import diffusers
 from tests.tiny import tiny
 
@@ -179,13 +179,30 @@ def test_folders_without_weights_or_with_another_schedule(tmp_path):
     with pytest.raises(ValueError, match="beta_schedule='sigmoid'.* is not supported, only linear"):
         checkpoints.load(tmp_path / "net")
     scheduler.write_text(json.dumps({"rescale_betas_zero_snr": True}))
-    with pytest.raises(ValueError, match="with rescale_betas_zero_snr is not supported"):
+    with pytest.raises(ValueError, match="'eps' says nothing about x0 where alpha = 0"):
+        checkpoints.load(tmp_path / "net")
+    scheduler.write_text(json.dumps({"trained_betas": [0.1, 0.2]}))
+    with pytest.raises(ValueError, match="with trained_betas is not supported"):
         checkpoints.load(tmp_path / "net")
     scheduler.write_text(json.dumps({"clip_sample": False}))
     assert checkpoints.load(tmp_path / "net").config.sample.clip == "none"
     (tmp_path / "net" / "unet" / diffusers.WEIGHTS).unlink()
     with pytest.raises(FileNotFoundError, match="safe_serialization=True"):
         checkpoints.load(tmp_path / "net")
+
+
+def test_zero_terminal_snr_is_read_and_written(tmp_path):
+    model = network()
+    model.config.prediction.name = "v"
+    with model.config.unlocked():
+        model.config.schedule = dict(name="ddpm_scaled_linear", zero_terminal_snr=True)
+    diffusers.write(tmp_path / "net", model.config, model.params)
+    scheduler = json.loads((tmp_path / "net/scheduler/scheduler_config.json").read_text())
+    assert scheduler["rescale_betas_zero_snr"] is True
+    schedule = checkpoints.load(tmp_path / "net").schedule
+    wanted = schedules.zero_terminal_snr(schedules.ddpm_scaled_linear())
+    t = np.linspace(0, 1, 11)
+    np.testing.assert_array_equal(schedule.level(t), wanted.level(t))
 
 
 def test_old_names_of_attention(tmp_path):

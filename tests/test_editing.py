@@ -15,6 +15,7 @@ from ddim_jax.editing.editor import Editor, squared_error
 from ddim_jax.editing.inversion import round_trip
 from ddim_jax.editing.sdedit import sdedit_table
 from ddim_jax.recipe import Recipe
+from ddim_jax.solvers import SOLVERS
 from ddim_jax.training import loop
 from tests.tiny import tiny
 
@@ -170,6 +171,17 @@ def test_sdedit_counts_the_steps_that_the_stride_holds(strength, steps):
     assert len(times) == 97
     table = sdedit_table(schedule, recipe, strength)
     np.testing.assert_allclose(table.level.t, times[96 - steps : -1])
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_sdedit_noises_to_the_level_that_the_network_is_told(name):
+    """Also where a solver adds noise before its first step, as EDM's does."""
+    schedule = schedules.cosine()
+    options = {"s_noise": 1.0} if name == "heun_churn" else {}
+    table = sdedit_table(schedule, Recipe(name, "karras", 8, options, {"lam_min": -4.0}), 0.5)
+    ratio = table.level.sigma[0] / table.level.alpha[0]
+    assert table.start[1] / table.start[0] == pytest.approx(ratio, rel=1e-6)
+    assert table.start[0] == pytest.approx(table.level.alpha[0], rel=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -4,9 +4,14 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from configs import imagenet64_cd
+from ddim_jax import experiment
 from ddim_jax.losses import lpips
+from ddim_jax.training import method, stages
 
 GOLDEN = (0.10912267118692398, 0.10311201214790344)
+AVERAGE = (0.11209499835968018, 0.10567726939916611)
+"""With torch's avg_pool2d in place of its max_pool2d."""
 
 
 def random_file(folder):
@@ -33,6 +38,26 @@ def test_distances_are_those_of_the_authors_package(tmp_path):
     a, b = images()
     found = lpips.load(random_file(tmp_path)[0])(a, b)
     np.testing.assert_allclose(found, GOLDEN, rtol=1e-4)
+
+
+def test_average_pooling(tmp_path):
+    a, b = images()
+    path, _ = random_file(tmp_path)
+    np.testing.assert_allclose(lpips.load(path, "average")(a, b), AVERAGE, rtol=1e-4)
+    with pytest.raises(ValueError, match="pooling must be 'max' or 'average', got 'mean'"):
+        lpips.load(path, "mean")
+
+
+def test_configs_name_the_pooling(tmp_path):
+    path, _ = random_file(tmp_path)
+    config = imagenet64_cd.get_config()
+    _, (_, stage) = stages.split(config, tmp_path)
+    stage.loss.distance = f"lpips_average:{path}"
+    model = experiment.build(stage)
+    assert method.build_loss(stage, model, model).needs_teacher
+    stage.loss.distance = "lpips_mean:" + str(path)
+    with pytest.raises(ValueError, match="must be one of l2, huber, lpips:FILE or lpips_average"):
+        method.build_loss(stage, model, model)
 
 
 def test_parity_with_the_authors_package(tmp_path):

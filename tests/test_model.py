@@ -93,6 +93,13 @@ def test_guidance_that_a_network_does_not_know_is_refused(model):
     for scale in (low - 0.5, high + 0.5):
         with pytest.raises(ValueError, match=f"was distilled for guidance scales {low} to {high}"):
             student.check(student.recipe.replace(guidance_scale=scale))
+    narrow = student.config.copy_and_resolve_references()
+    narrow.loss.guidance = (1.5, high)
+    with pytest.raises(ValueError, match=f"scales 1.5 to {high}, got 1.0; choose"):
+        student.replace(config=narrow).check(student.recipe.replace(guidance_scale=1.0))
+    for field, value in (("guidance_rescale", 0.5), ("guidance_interval", (0.1, 1.0))):
+        with pytest.raises(ValueError, match="within one evaluation: leave out guidance_interval"):
+            student.check(student.recipe.replace(**{field: value}))
     assert student.passes(student.recipe) == 1 and model.passes(guided) == 2
 
 

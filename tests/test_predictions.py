@@ -94,13 +94,17 @@ def test_targets(name, weights):
     np.testing.assert_allclose(F, weights[0] * x0 + weights[1] * eps, rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["v", "flow", "edm"])
+FINITE = {name: PREDICTIONS[name]() for name in ("v", "flow", "edm")}
+FINITE["consistency"] = predictions.consistency(sigma_min=0.0)
+
+
+@pytest.mark.parametrize("name", FINITE)
 @pytest.mark.parametrize("alpha, sigma", [(1.0, 0.0), (0.0, 1.0), (1.0, 80.0)])
 def test_finite_and_right_at_both_ends(name, alpha, sigma):
     level = level_of(alpha, sigma)
     x0, eps = draw("x0", "eps")
     x = alpha * x0 + sigma * eps
-    parameterization = PREDICTIONS[name]()
+    parameterization = FINITE[name]
     F = target(parameterization, Prediction(x0, eps), level)
     back = predict(parameterization, x, level, F)
     np.testing.assert_allclose(back.x0, x0, atol=1e-6 * (1 + 20 * sigma))
@@ -137,6 +141,21 @@ def test_consistency_is_the_identity_at_its_boundary(alpha):
     if alpha == 1:
         np.testing.assert_array_equal(x0, x)
     np.testing.assert_allclose(x0, x / alpha, rtol=1e-6)
+
+
+@pytest.mark.parametrize("alpha", [1.0, 0.5])
+def test_consistency_at_the_clean_end_is_the_identity_there(alpha):
+    """With sigma_min = 0 there c_skip = 1 and c_out = 0; eps is the limit, -F."""
+    x, F = draw("x", "F")
+    found = predict(predictions.consistency(sigma_min=0.0), x, level_of(alpha, 0.0), F)
+    np.testing.assert_allclose(found.x0, x / alpha, rtol=1e-6)
+    np.testing.assert_allclose(found.eps, -F, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("sigma_data", "sigma_min"), [(0.0, 0.002), (-1.0, 0.0), (0.5, -0.1)])
+def test_a_consistency_function_out_of_range(sigma_data, sigma_min):
+    with pytest.raises(ValueError, match="need sigma_data > 0 and sigma_min >= 0, got"):
+        predictions.consistency(sigma_data, sigma_min)
 
 
 @pytest.mark.parametrize("name", PREDICTIONS)

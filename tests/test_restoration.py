@@ -10,7 +10,7 @@ from ddim_jax.editing import restoration
 from ddim_jax.editing.restoration import Known
 from ddim_jax.predictions import Prediction
 from ddim_jax.sampling import run, sample_keys
-from ddim_jax.solvers import ddim
+from ddim_jax.solvers import ddim, ddnm
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
@@ -110,11 +110,21 @@ def test_repaint_agrees_better_than_replacement_alone():
 
 @pytest.mark.parametrize("task", [restoration.ddnm(restoration.masking())])
 def test_ddnm_keeps_what_is_known_and_moves_the_rest_towards_it(task):
-    found = complete(task, table(eta=0.85))
+    found = complete(task, ddnm()(SCHEDULE, strides.uniform(SCHEDULE, 100)))
     mean, _ = conditional(np.array([0]), np.array([0.9]))
     np.testing.assert_array_equal(found[:, 0], np.float32(0.9))
     moved = (found[:, 1:].mean(0) - MEAN[1:]) / (mean - MEAN[1:])
     assert (moved > 0.5).all() and (moved < 1.2).all()
+
+
+def test_ddnms_eta_is_a_share_of_the_whole_noise():
+    """`x' = alpha' x0 + sigma' (sqrt(1 - eta^2) eps + eta z)`; DDIM's eta gives half of that."""
+    times = strides.uniform(SCHEDULE, 50)
+    fresh, after = ddnm(0.85)(SCHEDULE, times), SCHEDULE.level(times[1:])
+    np.testing.assert_allclose(fresh.noise[:, 0], 0.85 * after.sigma)
+    np.testing.assert_allclose(fresh.store[:, 0], after.alpha)
+    np.testing.assert_allclose(fresh.store[:, 1], after.sigma * np.sqrt(1 - 0.85**2))
+    assert np.median(table(50, 0.85).noise[:-1, 0] / fresh.noise[:-1, 0]) < 0.6
 
 
 def test_one_resampling_is_ddpm():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ddim_jax import schedules
+from ddim_jax.names import make
 from ddim_jax.schedules import SCHEDULES
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
@@ -247,6 +248,17 @@ def test_zero_terminal_snr(name):
     halfway = after.level(0.9995).alpha  # log alpha has no end here: alpha itself is linear
     assert halfway == pytest.approx(new[-2] / 2, rel=1e-9)
     assert after.time_of(after.half_log_snr(0.9995)) == pytest.approx(0.9995, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", ["ddpm_linear", "ddpm_scaled_linear", "ddpm_cosine"])
+def test_zero_terminal_snr_is_an_option_that_configs_can_name(name):
+    made = schedules.SCHEDULES[name]
+    named, wrapped = made(zero_terminal_snr=True), schedules.zero_terminal_snr(made())
+    t = np.linspace(0, 1, 77)
+    np.testing.assert_array_equal(named.level(t), wrapped.level(t))
+    assert named.level(1.0).alpha == 0 and named.name == wrapped.name
+    with pytest.raises(ValueError, match="schedule has no option 'zero_snr'"):
+        make(schedules.SCHEDULES, {"name": name, "zero_snr": True}, "schedule")
 
 
 # --- the rest -------------------------------------------------------------------------------------

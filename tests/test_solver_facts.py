@@ -18,6 +18,7 @@ LIMITED = [name for name, solver in SOLVERS.items() if solver.lam_min is not Non
 # name: order, evaluations of S steps, stochastic, starts at lam, stride, source
 FACTS = """
 ddim                1 S    no  any  uniform Song et al. 2021, arXiv:2010.02502
+ddnm                - S    yes any  uniform Wang et al. 2023, arXiv:2212.00490
 ddpm                - S    yes any  uniform Ho et al. 2020, arXiv:2006.11239
 ddpm_large          - S    yes any  uniform Song et al. 2021, arXiv:2010.02502
 euler               1 S    no  -5.1 uniform Karras et al. 2022, arXiv:2206.00364
@@ -78,6 +79,12 @@ def test_facts_by_name(line):
     assert [solver.nfe(s) for s in (4, 9, 30)] == [evaluations(formula, s) for s in (4, 9, 30)]
 
 
+def test_consistency_models_are_not_asked_where_they_are_the_identity():
+    assert {s.name for s in SOLVERS.values() if s.terminal != "zero"} == {"consistency", "lcm"}
+    assert SOLVERS["lcm"].nfe(4, "skip") == SOLVERS["lcm"].nfe(4) == 4
+    assert SOLVERS["heun"].nfe(4, "skip") == 7 and SOLVERS["heun"].nfe(4, "min") == 8
+
+
 @pytest.mark.parametrize("name", SOLVERS)
 def test_a_solver_makes_itself_again(name):
     solver, times = SOLVERS[name], strides.uniform(VP, 7)
@@ -106,6 +113,7 @@ def test_names_hold_with_other_options_and_fix_what_they_say():
 BY_OPTIONS = [  # solver; order, stages, stochastic, lam_min, stride
     (solvers.ddim(eta=0.5), None, 1, True, None, "uniform"),
     (solvers.ddim(eta=0.0), 1, 1, False, None, "uniform"),
+    (solvers.ddnm(eta=0.0), 1, 1, False, None, "uniform"),
     (solvers.ddpm(variance="large"), None, 1, True, None, "uniform"),
     (solvers.euler(space="flow"), 1, 1, False, None, "uniform"),
     (solvers.euler(space="angle"), 1, 1, False, None, "uniform"),

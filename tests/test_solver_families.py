@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from ddim_jax import schedules, solvers, strides
+from ddim_jax.recipe import Recipe
 from ddim_jax.solvers import SOLVERS, analytical_first_step
 from ddim_jax.solvers.dpm_solver import fast_orders
 from tests.oracles import GaussianData, Mixture, level_of
@@ -364,6 +365,17 @@ def test_churn_can_act_before_the_first_step():
     assert top.level.t[0] == 80 and top.start[0] == 80 and top.start[1] == 0
 
 
+def test_churn_leaves_a_noisy_end_as_it_is():
+    """No step follows that would take the noise out again; N of algorithm 2 counts the steps."""
+    schedule = schedules.edm()
+    times = strides.karras(schedule, 6, terminal="min")
+    free = {"s_min": 0.0, "s_max": np.inf}
+    table = solvers.heun_churn(2.0, **free)(schedule, times)
+    assert np.all(table.noise[-1] == 0) and table.end.sigma == 0.002
+    high = times[1] * (1 + 2.0 / 6)
+    assert table.level.t[2] == pytest.approx(high)
+
+
 # --- Adams-Bashforth ------------------------------------------------------------------------------
 
 
@@ -649,6 +661,30 @@ def test_multistep_consistency_is_algorithm_1():
             x = data(x + np.sqrt(tau**2 - floor**2) * noise[i], level_of(1, tau)).x0
         np.testing.assert_allclose(table.run_numpy(data, X, noise), x, atol=1e-12)
         assert table.nfe == 3
+
+
+@pytest.mark.parametrize("floor", [0.002, 0.0])
+@pytest.mark.parametrize("steps", [2, 4])
+def test_more_steps_of_an_exact_consistency_function_draw_anew(floor, steps):
+    """They are other samples than those of one step, and no worse."""
+    schedule, data, end = schedules.edm(), Mixture(), level_of(1.0, 0.002)
+    rng = np.random.default_rng(0)
+    x, noise = rng.standard_normal(1000), rng.standard_normal((steps, 1000))
+    first = rng.random(1000) < 0.3
+    drawn = np.sort(np.where(first, rng.normal(-1, 0.35, 1000), rng.normal(0.6, 0.25, 1000)))
+
+    def function(x, level):
+        prediction = data(x, level)
+        return prediction._replace(x0=data.flow(x, level, end, steps=150))
+
+    def draw(steps):
+        recipe = Recipe("consistency", "karras", steps, {"sigma_min": floor})
+        return recipe.table(schedule).run_numpy(function, x, noise)
+
+    one, more = draw(1), draw(steps)
+    distances = [np.abs(np.sort(ends) - drawn).mean() for ends in (one, more)]
+    assert np.abs(one - more).mean() > 0.3
+    assert distances[1] < distances[0] + 0.03 < 0.1
 
 
 # --- the analytical first step --------------------------------------------------------------------

@@ -161,7 +161,7 @@ class Draws:
         return self.rng.standard_normal(self.count)
 
 
-@pytest.mark.parametrize("name", STOCHASTIC)
+@pytest.mark.parametrize("name", [name for name in STOCHASTIC if name != "ddnm"])
 def test_stochastic_marginals(name):
     """Many steps on Gaussian data keep mean and variance within four standard errors.
 
@@ -188,6 +188,25 @@ def test_stochastic_marginals(name):
     assert x.std() == pytest.approx(0.5, abs=4 * 0.5 / np.sqrt(2 * count))
     if not exact_at_any:  # and at fewer steps the spread is further off
         assert abs(sample(20).std() - 0.5) > 2 * abs(x.std() - 0.5)
+
+
+@pytest.mark.parametrize("name", [name for name in STOCHASTIC if name != "ddnm"])
+def test_stochastic_solvers_end_at_the_level_of_a_noisy_end(name):
+    """None adds noise that no step takes out again: a stride to `t_min` has the variance there."""
+    schedule, data, count = schedules.vp_linear(t_min=0.2), GaussianData(0.3, 0.5), 4000
+    end = schedule.level(0.2)
+
+    def denoise(x, level):
+        prediction = data(x, level)
+        if name not in ("consistency", "lcm"):
+            return prediction
+        return prediction._replace(x0=data.flow(x, level, level_of(1.0, 0.0)))
+
+    options = {"heun_churn": {"s_noise": 1.0}, "consistency": {"sigma_min": 0.0}}
+    solver, draws = SOLVERS[name].make(**options.get(name, {})), Draws(count)
+    times = strides.log_snr(schedule, 150, lam_min=solver.lam_min, terminal="min")
+    x = solver(schedule, times).run_numpy(denoise, draws[0], draws, start_noise=draws[0])
+    assert x.std() == pytest.approx(np.sqrt(data.variance(end)), rel=0.05)
 
 
 @pytest.mark.parametrize("name", SOLVERS)

@@ -47,6 +47,19 @@ def test_quadratic_drops_repeated_indices(steps, evaluations):
     assert len(strides.quadratic(LINEAR, steps)) - 1 == evaluations
 
 
+@pytest.mark.parametrize("process", SCHEDULES)
+def test_quadratic_starts_in_noise_unless_told_otherwise(process):
+    """0.8 T holds 0.32 of the picture on cosine, 0.25 on rectified flow, 0.04 on DDPM's betas."""
+    schedule = SCHEDULES[process]
+    noise = schedule.t_span[0]
+    top = strides.quadratic(schedule, 10)[0]
+    assert np.exp(schedule.half_log_snr(top)) <= 0.2
+    keeps = process not in ("cosine", "ddpm_cosine", "rectified_flow")
+    assert top == pytest.approx(0.8 * noise if keeps else noise, abs=2e-3 * noise)
+    top = strides.quadratic(schedule, 10, fraction=0.8)[0]  # what is said is done
+    assert top == pytest.approx(0.8 * noise, abs=2e-3 * noise)
+
+
 def test_quadratic_of_the_paper_reaches_the_last_index():
     times = strides.quadratic(LINEAR, 10, fraction=1)
     assert index_of(times) == [int(999 * (k / 9) ** 2) for k in range(9, -1, -1)]
@@ -113,7 +126,7 @@ def test_align_your_steps_meets_the_published_timesteps(knots, timesteps):
     times = strides.align_your_steps(schedule, 10, knots=knots)
     np.testing.assert_allclose(times[:-1] * 1000 - 1, timesteps, atol=0.6)
     ratio = np.exp(-schedule.half_log_snr(times[:-1]))
-    np.testing.assert_allclose(ratio, strides.ALIGN_YOUR_STEPS[knots], rtol=1e-4)
+    np.testing.assert_allclose(ratio, strides.ALIGN_YOUR_STEPS[knots][:-1], rtol=1e-4)
     noisy = strides.align_your_steps(schedule, 10, knots=knots, terminal="min")
     np.testing.assert_array_equal(noisy, np.append(times[:-1], schedule.t_min))
 
@@ -121,13 +134,24 @@ def test_align_your_steps_meets_the_published_timesteps(knots, timesteps):
 def test_align_your_steps_is_log_linear_between_the_knots():
     schedule = schedules.edm(sigma_max=700)
     published = np.array(strides.ALIGN_YOUR_STEPS["svd"])
-    times = strides.align_your_steps(schedule, 19, knots="svd")
-    np.testing.assert_allclose(times[:-1:2], published, rtol=1e-12)
+    times = strides.align_your_steps(schedule, 20, knots="svd")
+    np.testing.assert_allclose(times[:-1:2], published[:-1], rtol=1e-12)
     np.testing.assert_allclose(times[1:-1:2], np.sqrt(published[:-1] * published[1:]), rtol=1e-12)
     np.testing.assert_array_equal(strides.align_your_steps(schedule, 1), [700, 0])
-    np.testing.assert_allclose(strides.align_your_steps(schedule, 2), [700, 0.152, 0])
-    start = strides.align_your_steps(schedules.edm(), 19)[:3]  # 80 takes the first knot's place
+    np.testing.assert_allclose(strides.align_your_steps(schedule, 2), [700, 1.396, 0])
+    start = strides.align_your_steps(schedules.edm(), 20)[:3]  # 80 takes the first knot's place
     np.testing.assert_allclose(start, [80, np.sqrt(80 * 6.475), 6.475], rtol=1e-12)
+
+
+@pytest.mark.parametrize("terminal", ["zero", "min", "skip"])
+@pytest.mark.parametrize(("steps", "last"), [(5, 0.399), (10, 0.152), (20, 0.066), (40, 0.044)])
+def test_align_your_steps_of_other_lengths_end_where_the_recipe_does(steps, last, terminal):
+    """Eleven levels are interpolated, and only then is the last replaced."""
+    schedule = SCHEDULES["ddpm_scaled_linear"]
+    times = strides.align_your_steps(schedule, steps, terminal=terminal)
+    ratio = np.exp(-schedule.half_log_snr(times[-2]))
+    assert ratio == pytest.approx(last, abs=6e-4)
+    assert times[-1] == (schedule.t_min if terminal == "min" else 0)
 
 
 def test_continuous_uniform_and_quadratic():
@@ -156,20 +180,22 @@ EVERY = {
 
 @pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize("process", SCHEDULES)
-@pytest.mark.parametrize("terminal", ["zero", "min"])
+@pytest.mark.parametrize("terminal", ["zero", "min", "skip"])
 def test_intervals_order_and_ends(name, process, terminal):
     (stride, options), schedule = EVERY[name], SCHEDULES[process]
     for steps in (1, 2, 3, 7, 50, 300, 667, 999, 1000):
-        if steps == 1 and name == "leading" or steps == 1000 and terminal == "min":
+        if steps == 1 and name == "leading" or steps == 1000 and terminal != "zero":
             continue
         times = stride(schedule, steps, terminal=terminal, **options)
         assert times.shape == (steps + 1,) and times.dtype == np.float64
         assert np.all(np.diff(times) < 0)
         level = schedule.level(times[-1])
-        if terminal == "zero":
+        if terminal != "min":
             assert level.alpha == 1 and level.sigma == 0
             # no evaluation is cleaner than what the network was trained on
             assert np.all(times[:-1] >= schedule.t_min - 1e-12)
+            if terminal == "skip" and steps < 300:
+                assert times[-2] > 1.01 * schedule.t_min
         else:
             assert times[-1] == pytest.approx(schedule.t_min, rel=1e-9)
         if name != "leading":
@@ -197,7 +223,7 @@ def test_lam_min_moves_the_noisy_end_to_a_trained_index(name):
         (lambda: strides.quadratic(LINEAR, 0), "steps must be 1..1000"),
         (lambda: strides.karras(LINEAR, 2.5), "whole number >= 1, got 2.5"),
         (lambda: strides.uniform(LINEAR, 5, spacing="even"), "unknown spacing 'even'; it is"),
-        (lambda: strides.uniform(LINEAR, 5, terminal="end"), "must be 'zero' or 'min', got 'end'"),
+        (lambda: strides.uniform(LINEAR, 5, terminal="end"), "'min' or 'skip', got 'end'"),
         (lambda: strides.uniform(LINEAR, 1, spacing="leading"), "use spacing='trailing'"),
         (lambda: strides.uniform(LINEAR, 5, offset=1), "offset belongs to spacing='leading'"),
         (lambda: strides.uniform(LINEAR, 1000, spacing="leading", offset=1), "past the last, 999"),

@@ -402,7 +402,7 @@ def spoiled(trajectory):
         (call(steps=31, terminal="min"), "steps must be 1..30"),
         (call(steps=0), "whole number >= 1, got 0"),
         (call(steps=2.5), "whole number >= 1, got 2.5"),
-        (call(terminal="end"), "must be 'zero' or 'min', got 'end'"),
+        (call(terminal="end"), "'min' or 'skip', got 'end'"),
         (call(metric="lpips"), "unknown metric 'lpips'; it is one of dev, l2, l1"),
         (call(discount=0), "discount must be positive and finite, got 0"),
         (call(schedule="cosine"), "times of the cosine schedule lie in"),

@@ -33,7 +33,7 @@ def without_lpips(config: ml_collections.ConfigDict) -> ml_collections.ConfigDic
     """The config with the default distance instead of LPIPS, whose weights are not here."""
     with config.unlocked():
         for section in (config, *config.get("stages", ())):
-            if str(section.get("loss", {}).get("distance")).startswith("lpips:"):
+            if str(section.get("loss", {}).get("distance")).startswith("lpips"):
                 del section["loss"]["distance"]
     return config
 

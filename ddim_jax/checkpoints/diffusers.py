@@ -186,7 +186,8 @@ def _their_scheduler(config: ml_collections.ConfigDict) -> dict[str, Any]:
             f"diffusers has no schedule {schedule['name']!r} with prediction {prediction!r}; it "
             f"has {', '.join(kinds)} and {', '.join(predictions)}"
         )
-    if extra := sorted(set(schedule) - {"name", "num_steps", "beta_start", "beta_end"}):
+    known = {"name", "num_steps", "beta_start", "beta_end", "zero_terminal_snr"}
+    if extra := sorted(set(schedule) - known):
         raise ValueError(f"diffusers has no {extra[0]} of schedule {schedule['name']!r}")
     made = inspect.signature(schedules.SCHEDULES[schedule["name"]]).bind(
         **{name: value for name, value in schedule.items() if name != "name"}
@@ -198,6 +199,7 @@ def _their_scheduler(config: ml_collections.ConfigDict) -> dict[str, Any]:
         "num_train_timesteps": made.arguments["num_steps"],
         "beta_schedule": kinds[schedule["name"]],
         "prediction_type": predictions[prediction],
+        "rescale_betas_zero_snr": made.arguments["zero_terminal_snr"],
         "clip_sample": config.sample.clip == "static",
         **betas,
     }
@@ -277,9 +279,8 @@ def _scheduler(options: dict[str, Any]) -> dict[str, Any]:
     """Our sections "schedule", "prediction" and "sample"."""
     kind = options.get("beta_schedule", "linear")
     prediction = options.get("prediction_type", "epsilon")
-    changed = [name for name in ("trained_betas", "rescale_betas_zero_snr") if options.get(name)]
-    if changed:
-        raise ValueError(f"scheduler with {changed[0]} is not supported")
+    if options.get("trained_betas"):
+        raise ValueError("scheduler with trained_betas is not supported")
     if kind not in SCHEDULES or prediction not in PREDICTIONS:
         raise ValueError(
             f"scheduler with beta_schedule={kind!r}, prediction_type={prediction!r} is not "
@@ -291,6 +292,8 @@ def _scheduler(options: dict[str, Any]) -> dict[str, Any]:
             "beta_start": options.get("beta_start", 1e-4),
             "beta_end": options.get("beta_end", 0.02),
         }
+    if options.get("rescale_betas_zero_snr"):
+        schedule["zero_terminal_snr"] = True
     sample = dict(solver="ddim", stride="uniform", steps=50, num_samples=16)
     sample["clip"] = "static" if options.get("clip_sample", True) else "none"
     prediction = {"name": PREDICTIONS[prediction]}

@@ -74,7 +74,8 @@ def _operator(
 def _table_and_task(
     model: Model, args: argparse.Namespace, operator: Operator
 ) -> tuple[SolverTable, Task]:
-    recipe = table_recipe(args, "ddim", eta=0.85 if args.restoration == "ddnm" else 1.0)
+    solver, eta = ("ddnm", 0.85) if args.restoration == "ddnm" else ("ddim", 1.0)
+    recipe = table_recipe(args, solver, eta=eta)
     if args.restoration == "repaint":
         jump = max(1, recipe.steps // 25) if args.jump_length is None else args.jump_length
         times = recipe.times(model.schedule)

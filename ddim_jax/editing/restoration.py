@@ -8,7 +8,7 @@ Three ways to make samples agree with y, as tasks for `sampling.make_sampler`:
     dps           moves every clean estimate along the gradient of its error, through the network
 
 All of them put y into the final sample. Use a stochastic sampler, which fits the unknown part to
-the known one: eta = 1, or DDNM's 0.85.
+the known one: `ddim` with eta = 1, or for DDNM `ddnm`, whose eta of 0.85 is another number.
 
 Sources: Song et al. 2021 (arXiv:2011.13456), appendix I.2 (replacement); Lugmayr et al. 2022
 (arXiv:2201.09865, RePaint); Wang et al. 2023 (arXiv:2212.00490, DDNM); Chung et al. 2023

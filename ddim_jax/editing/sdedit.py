@@ -1,7 +1,7 @@
 """SDEdit: noises an image part of the way, and draws from there.
 
-Of the S steps of a stride the last round(strength S) are made; the table starts with
-`alpha x0 + sigma z` at the first time of these.
+Of the S steps of a stride the last round(strength S) are made; they start with
+`x = alpha x0 + sigma z` at the first time of these, where a solver that churns adds its noise.
 
 Source: Meng et al. 2022 (arXiv:2108.01073).
 """
@@ -43,4 +43,6 @@ def sdedit_table(schedule: Schedule, recipe: Recipe, strength: float) -> SolverT
     times = times[steps - count :]
     level = schedule.level(times[0])
     table = recipe.make_solver()(schedule, times)
-    return table._replace(start=np.array([level.alpha, level.sigma])).validate()
+    scale, noise = table.start[0] / schedule.prior_std(times[0]), table.start[1]
+    start = np.array([scale * level.alpha, np.hypot(scale * level.sigma, noise)])
+    return table._replace(start=start).validate()

@@ -15,7 +15,7 @@ same dropout keys.
     CD      grid, constant                  target_decay 0..    l2, lpips; needs a teacher
     CT      grid, growing (sqrt)            adaptive            l2, lpips
     iCT     grid, doubling, log-normal      none                pseudo-Huber, weight 1 / (gap)
-    ECT     gap shrinking by stages         none                l2 norm / (gap), from a denoiser
+    ECT     gap shrinking by stages         none                l2 norm, EDM's weight or 1 / (gap)
 
 Sources: Song et al. 2023 (arXiv:2303.01469); Song & Dhariwal 2023 (arXiv:2310.14189, iCT); Geng et
 al. 2024 (arXiv:2406.14548, ECT).
@@ -39,6 +39,7 @@ from ddim_jax.losses.loss import (
     normal_like,
     split,
 )
+from ddim_jax.losses.weightings import Weighting
 from ddim_jax.predictions import expand
 from ddim_jax.schedules import NoiseLevel, Schedule
 
@@ -57,7 +58,7 @@ def consistency(
     pairs: LevelPairs | None = None,
     distance: str | Callable[[Array, Array], Array] = "huber",
     huber: float | None = None,
-    weight: str = "gap",
+    weight: str | Weighting = "gap",
     distil: bool = False,
     target_decay: float | Callable[[Array], Array] | None = None,
     label_dropout: float = 0.0,
@@ -72,7 +73,8 @@ def consistency(
         distance: "l2", the mean square; "huber", `sqrt(|d|^2 + c^2) - c` over the whole image; or
             a function of two batches of images [B, H, W, C], such as `lpips.load(path)`.
         huber: c; default 0.00054 sqrt(dimensions). 0 is the plain norm.
-        weight: "uniform" or "gap", 1 / (high - low).
+        weight: "uniform"; "gap", 1 / (high - low); or a weighting by lam of the high level, such as
+            `weightings.edm(0.5)`, which is ECT's.
         distil: the low point is a Heun step of the teacher (CD), not data with the same noise.
         target_decay: mu of the moving average that gives the targets, or step -> mu; None: the
             network itself gives them.
@@ -118,7 +120,8 @@ def consistency(
         target = jax.lax.stop_gradient(f(target_params, x_low, low))
         x0_hat = f(params, x_high, high)
         apart = _distance(distance, huber)(x0_hat, target)
-        value = jnp.mean(WEIGHTS[weight](*ratios) * apart)
+        weights = weight(-jnp.log(ratios[0])) if callable(weight) else WEIGHTS[weight](*ratios)
+        value = jnp.mean(weights * apart)
         squared = jnp.mean((x0_hat - x0) ** 2)
         return value, {"loss": value, "mse_x0": squared, "distance": jnp.mean(apart)}
 
@@ -149,15 +152,18 @@ def _level(schedule: Schedule, ratio: Array) -> NoiseLevel:
 def _check(distance, huber, weight) -> None:
     if not callable(distance) and distance not in DISTANCES:
         raise ValueError(
-            f"config.loss.distance must be one of {', '.join(DISTANCES)} or lpips:FILE, "
-            f"got {distance!r}"
+            f"config.loss.distance must be one of {', '.join(DISTANCES)}, lpips:FILE or "
+            f"lpips_average:FILE, got {distance!r}"
         )
     if huber is not None and huber < 0:
         raise ValueError(
             f"config.loss.huber must be at least 0, got {huber}; 0.00054 sqrt(dimensions) is iCT's"
         )
-    if weight not in WEIGHTS:
-        raise ValueError(f"config.loss.weight must be one of {', '.join(WEIGHTS)}, got {weight!r}")
+    if not callable(weight) and weight not in WEIGHTS:
+        raise ValueError(
+            f"config.loss.weight must be one of {', '.join(WEIGHTS)}, or a weighting such as "
+            f'dict(name="edm"), got {weight!r}'
+        )
 
 
 def _distance(name: str | Callable, huber: float | None) -> Callable[[Array, Array], Array]:

@@ -7,7 +7,10 @@ written by
     net = lpips.LPIPS(net="vgg")
     safetensors.torch.save_file(net.state_dict(), "lpips_vgg.safetensors")
 
-Source: Zhang et al. 2018 (arXiv:1801.03924), section 3 and the authors' code, version 0.1.
+Consistency models of 64 and 256 pixels were trained with average in place of max pooling.
+
+Sources: Zhang et al. 2018 (arXiv:1801.03924), section 3 and the authors' code, version 0.1; Song et
+al. 2023 (arXiv:2303.01469), authors' code (average pooling).
 """
 
 from collections.abc import Callable
@@ -26,6 +29,8 @@ STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 """Channels and convolutions of VGG16 between its poolings."""
 SHIFT = np.array([-0.030, -0.088, -0.188], np.float32)
 SCALE = np.array([0.458, 0.448, 0.450], np.float32)
+POOLINGS = {"lpips": "max", "lpips_average": "average"}
+"""What configs name before `:FILE`, and its pooling."""
 SIZE = 224
 """Least height and width that LPIPS sees."""
 
@@ -43,21 +48,24 @@ def shapes() -> dict[str, tuple[int, ...]]:
     return tensors
 
 
-def load(path: str | Path) -> Callable[[Array, Array], Array]:
+def load(path: str | Path, pooling: str = "max") -> Callable[[Array, Array], Array]:
     """Reads the weights and returns the distance of two batches of images.
 
     Images smaller than 224 are resized to it, bilinearly, as in consistency models.
 
     Args:
         path: the file described in this module.
+        pooling: "max", as the network was trained, or "average".
 
     Returns:
         A function of two batches [B, H, W, 1 or 3] in [-1, 1] that returns [B].
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: it is not a safetensors file, or its tensors are others.
+        ValueError: it is not a safetensors file, or its tensors are others; another pooling.
     """
+    if pooling not in POOLINGS.values():
+        raise ValueError(f"pooling must be 'max' or 'average', got {pooling!r}")
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(
@@ -73,14 +81,14 @@ def load(path: str | Path) -> Callable[[Array, Array], Array]:
         if got != shape:
             raise ValueError(f"{path}: tensor {name} must be {shape}, is {got}")
     params = {name: jnp.asarray(tensors[name], jnp.float32) for name in shapes()}
-    return lambda a, b: distance(params, a, b)
+    return lambda a, b: distance(params, a, b, pooling)
 
 
-def distance(params: dict[str, Array], a: Array, b: Array) -> Array:
+def distance(params: dict[str, Array], a: Array, b: Array, pooling: str = "max") -> Array:
     """LPIPS [B] of two batches [B, H, W, 1 or 3] in [-1, 1], with the tensors of `shapes`."""
     both = jnp.concatenate([a, b])
     total = 0.0
-    for stage, features in enumerate(_features(params, _prepare(both))):
+    for stage, features in enumerate(_features(params, _prepare(both), pooling)):
         norm = jnp.sqrt(jnp.sum(features**2, axis=-1, keepdims=True) + 1e-20)
         first, second = jnp.split(features / (norm + 1e-10), 2)
         weight = params[f"lin{stage}.model.1.weight"].reshape(1, 1, 1, -1)
@@ -97,17 +105,14 @@ def _prepare(x: Array) -> Array:
     return (x - SHIFT.reshape(1, 1, 1, 3)) / SCALE.reshape(1, 1, 1, 3)
 
 
-def _features(params: dict[str, Array], x: Array) -> list[Array]:
+def _features(params: dict[str, Array], x: Array, pooling: str) -> list[Array]:
     """Returns the last feature map of every stage, after its ReLU."""
     features, layer = [], 0
     for stage, (_, count) in enumerate(STAGES):
         if stage:
             b, h, w, c = x.shape
-            x = (
-                x[:, : h // 2 * 2, : w // 2 * 2]
-                .reshape(b, h // 2, 2, w // 2, 2, c)
-                .max(axis=(2, 4))
-            )
+            x = x[:, : h // 2 * 2, : w // 2 * 2].reshape(b, h // 2, 2, w // 2, 2, c)
+            x = x.max(axis=(2, 4)) if pooling == "max" else x.mean(axis=(2, 4))
             layer += 1
         for _ in range(count):
             name = f"net.slice{stage + 1}.{layer}"

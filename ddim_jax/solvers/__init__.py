@@ -11,7 +11,7 @@ from functools import partial
 
 from ddim_jax.solvers.adams import deis, ipndm, lms, plms, pndm
 from ddim_jax.solvers.consistency import consistency
-from ddim_jax.solvers.ddim import ddim, ddpm
+from ddim_jax.solvers.ddim import ddim, ddnm, ddpm
 from ddim_jax.solvers.dpm_solver import fast, sde_singlestep, singlestep
 from ddim_jax.solvers.dpm_solver_multistep import multistep
 from ddim_jax.solvers.first_step import analytical_first_step
@@ -34,6 +34,7 @@ def _named(name: str, make: Callable[..., Solver]) -> Solver:
 # what a name fixes is bound by position; what it only presets by keyword, and stays an option
 _MAKERS: dict[str, Callable[..., Solver]] = {
     "ddim": ddim,
+    "ddnm": ddnm,
     "ddpm": ddpm,
     "ddpm_large": partial(ddpm, variance="large"),
     "euler": euler,
@@ -76,7 +77,7 @@ SOLVERS: dict[str, Solver] = {name: _named(name, make) for name, make in _MAKERS
 
 __all__ = [
     "LIMIT", "SOLVERS", "SPACES", "Solver", "SolverTable", "State", "analytical_first_step",
-    "concatenate", "consistency", "ddim", "ddpm", "deis", "euler", "fast", "heun", "heun_churn",
-    "ipndm", "lms", "midpoint", "multistep", "plms", "pndm", "rk4", "sde_singlestep", "singlestep",
-    "unipc",
+    "concatenate", "consistency", "ddim", "ddnm", "ddpm", "deis", "euler", "fast", "heun",
+    "heun_churn", "ipndm", "lms", "midpoint", "multistep", "plms", "pndm", "rk4", "sde_singlestep",
+    "singlestep", "unipc",
 ]  # fmt: skip

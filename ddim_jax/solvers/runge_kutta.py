@@ -196,8 +196,7 @@ def heun_churn(
     """EDM's stochastic sampler: noise is added before every Heun step in sigma space.
 
     Before a step at `sigma / alpha` in [s_min, s_max] the level is raised by the factor
-    `1 + min(churn / steps, sqrt(2) - 1)`, but not beyond the schedule's noisy end. `steps` counts
-    the levels of the stride that are evaluated.
+    `1 + min(churn / steps, sqrt(2) - 1)`, but not beyond the schedule's noisy end.
 
     Args:
         churn: S_churn, the amount of noise; the defaults are the paper's for ImageNet-64.
@@ -218,11 +217,11 @@ def heun_churn(
 
     def make_table(schedule: Schedule, times: np.ndarray) -> SolverTable:
         knots = [_sigma(schedule.level(t)) for t in times]
-        steps = sum(knot.u > 0 for knot in knots)
+        gamma = min(churn / (len(times) - 1), np.sqrt(2) - 1)
 
         def raise_level(knot: Knot) -> tuple[Knot, Callable[[Combination], Combination]]:
-            gamma = min(churn / steps, np.sqrt(2) - 1)
-            if not gamma or not s_min <= knot.u <= s_max:
+            last = knot is knots[-1]  # no step would take the noise out again
+            if last or not gamma or not s_min <= knot.u <= s_max:
                 return knot, lambda point: point
             # time_of stops at the schedule's noisy end
             high = _sigma(schedule.level(schedule.time_of(-np.log(knot.u * (1 + gamma)))))

@@ -39,6 +39,7 @@ class Solver:
         lam_min: half log-SNR below which it cannot start; strides clip to it. None: starts
             anywhere.
         stride: name of the stride it is drawn with unless another is asked for.
+        terminal: how strides end for it, see `strides/fixed.py`, unless said otherwise.
         source: where it was published.
         warm_up: evaluations that the first steps take beyond `stages`.
         name: in `SOLVERS`; elsewhere that of its family. For messages.
@@ -51,6 +52,7 @@ class Solver:
     stochastic: bool = False
     lam_min: float | None = None
     stride: str = "uniform"
+    terminal: str = "zero"
     source: str = ""
     warm_up: tuple[int, ...] = ()
     name: str = ""
@@ -72,8 +74,9 @@ class Solver:
 
     def nfe(self, steps: int, terminal: str = "zero") -> int:
         """Network evaluations of `steps` steps; the step to sigma = 0 takes one."""
-        full = steps - (terminal == "zero")
-        return self.stages * full + (terminal == "zero") + sum(self.warm_up[:full])
+        into_clean = terminal != "min"
+        full = steps - into_clean
+        return self.stages * full + into_clean + sum(self.warm_up[:full])
 
     def _check_start(self, schedule: Schedule, times: np.ndarray) -> None:
         if self.lam_min is None:

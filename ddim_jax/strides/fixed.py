@@ -5,7 +5,8 @@ All take these, beside options of their own, and raise ValueError for a value th
     schedule  the forward process
     steps     intervals, at least 1
     terminal  "zero": the last point is exactly clean (alpha = 1, sigma = 0); "min": it is the
-              cleanest trained level, `schedule.t_min`
+              cleanest trained level, `schedule.t_min`; "skip": as "min", but clean in its place, so
+              that no evaluation is at `t_min`
     lam_min   moves the noisy end to the first trained level above this half log-SNR, for solvers
               that cannot start from pure noise; None leaves it
 
@@ -25,14 +26,16 @@ import numpy as np
 
 from ddim_jax.schedules import Schedule
 
-TERMINALS = ("zero", "min")
+TERMINALS = ("zero", "min", "skip")
 
 ALIGN_YOUR_STEPS = {
-    "sd15": (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152),
-    "sdxl": (14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113),
-    "svd": (700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034),
+    "sd15": (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029),
+    "sdxl": (14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113, 0.029),
+    "svd": (700.0, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0.002),
 }
-"""sigma / alpha of the ten evaluations that were optimised for a network, by its name."""
+"""sigma / alpha of the ends of ten steps that were optimised for a network, by its name."""
+SILENT = 0.2
+"""alpha / sigma below which a level passes for pure noise."""
 
 
 def uniform(
@@ -58,10 +61,12 @@ def uniform(
         raise ValueError(
             "steps=1 with leading spacing would start at the clean end; use spacing='trailing'"
         )
+    if (spacing, terminal) == ("trailing", "skip"):
+        terminal = "zero"  # whose last evaluation is above t_min
     check_steps(schedule, steps, terminal, discrete=True)
     if offset and (spacing != "leading" or schedule.num_steps is None):
         raise ValueError("offset belongs to spacing='leading' on a discrete schedule")
-    knots = steps + (terminal == "min")
+    knots = _knots(steps, terminal)
     noise, t_min = _noisy_end(schedule, lam_min), schedule.t_min
     if schedule.num_steps is None:
         if spacing == "trailing":
@@ -93,7 +98,7 @@ def quadratic(
     schedule: Schedule,
     steps: int,
     *,
-    fraction: float = 0.8,
+    fraction: float | None = None,
     terminal: str = "zero",
     lam_min: float | None = None,
 ) -> np.ndarray:
@@ -106,15 +111,21 @@ def quadratic(
     uses `linspace(sqrt(fraction t_noise), sqrt(t_min))^2`.
 
     Args:
-        fraction: the noisiest point as a share of the schedule, in (0, 1].
+        fraction: the noisiest point as a share of the schedule, in (0, 1]. Default 0.8 where that
+            is pure noise to the eye (alpha / sigma at most 0.2), as on DDPM's linear betas (0.04);
+            else 1, as on cosine schedules (0.32) and rectified flow (0.25): sampling starts from
+            pure noise, which holds nothing of the picture.
 
     Source: Song et al. 2021, appendix D.2 and the authors' code.
     """
     check_steps(schedule, steps, terminal, discrete=True)
+    noise = _noisy_end(schedule, lam_min)
+    if fraction is None:
+        silent = schedule.half_log_snr(0.8 * noise) <= np.log(SILENT)
+        fraction = 0.8 if silent else 1.0
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction must be in (0, 1], got {fraction}; DDIM's code uses 0.8")
-    knots = steps + (terminal == "min")
-    noise = _noisy_end(schedule, lam_min)
+    knots = _knots(steps, terminal)
     if schedule.num_steps is None:
         roots = np.linspace(np.sqrt(fraction * noise), np.sqrt(schedule.t_min), knots)
         return finish(schedule, np.clip(roots**2, schedule.t_min, noise), terminal)
@@ -193,17 +204,18 @@ def align_your_steps(
     terminal: str = "zero",
     lam_min: float | None = None,
 ) -> np.ndarray:
-    """Published knots, optimised for one network and ten steps; log-linear between them.
+    """Published levels, optimised for one network and ten steps; log-linear between them.
 
-    The first point is the schedule's noisy end, whatever the first knot; the others are kept.
+    The eleven levels are interpolated at steps + 1 points, the last of which gives way to the end
+    that `terminal` names. The first is the schedule's noisy end, whatever the first level.
 
     Args:
         schedule: the forward process; the knots belong to `ddpm_scaled_linear` ("sd15", "sdxl") and
             to EDM's with sigma up to 700 ("svd").
         steps: intervals, at least 1; 10 meets the published levels.
         knots: a name in `ALIGN_YOUR_STEPS`.
-        terminal: "zero" ends at the clean image, "min" at `schedule.t_min`; the evaluations are the
-            same.
+        terminal: "zero" and "skip" end at the clean image, "min" at `schedule.t_min`; the
+            evaluations are the same.
 
     Raises:
         ValueError: unknown knots, knots beyond the schedule's ends, steps out of range, an infinite
@@ -215,27 +227,25 @@ def align_your_steps(
     if knots not in ALIGN_YOUR_STEPS:
         raise ValueError(f"unknown knots {knots!r}; they are {', '.join(ALIGN_YOUR_STEPS)}")
     noise, first = _finite_noisy_end(schedule, lam_min, "align_your_steps")
-    ratio = np.array(ALIGN_YOUR_STEPS[knots])
+    _, *inner, last = ALIGN_YOUR_STEPS[knots]
     highest, lowest = np.exp(-first), np.exp(-schedule.half_log_snr(schedule.t_min))
-    if ratio[1] >= highest or ratio[-1] <= lowest:
+    if inner[0] >= highest or inner[-1] <= lowest:
         raise ValueError(
-            f"the {knots} knots, sigma / alpha {ratio[1]:g}..{ratio[-1]:g} after the first, do not "
+            f"the {knots} knots, sigma / alpha {inner[0]:g}..{inner[-1]:g} within the ends, do not "
             f"fit between {highest:.4g} and {lowest:.4g}, the ends of {schedule.name}; use other "
             "knots, a lower lam_min or strides.log_snr"
         )
-    lam = -np.log(np.append(highest, ratio[1:]))
-    at = np.linspace(0, len(lam) - 1, steps)
+    lam = -np.log([highest, *inner, max(last, lowest)])
+    at = np.linspace(0, len(lam) - 1, steps + 1)
     times = schedule.time_of(np.interp(at, np.arange(len(lam)), lam))
-    times[0] = noise
-    if terminal == "min":
-        times = np.append(times, schedule.t_min)
-    return finish(schedule, times, terminal)
+    times[[0, -1]] = noise, schedule.t_min
+    return finish(schedule, times, "min" if terminal == "min" else "skip")
 
 
 def _by_lam(schedule, steps, grid, name, terminal, lam_min) -> np.ndarray:
     check_steps(schedule, steps, terminal)
     noise, first = _finite_noisy_end(schedule, lam_min, name)
-    knots = steps + (terminal == "min")
+    knots = _knots(steps, terminal)
     times = schedule.time_of(grid(first, schedule.half_log_snr(schedule.t_min), knots))
     times[0] = noise
     if knots > 1:
@@ -246,13 +256,18 @@ def _by_lam(schedule, steps, grid, name, terminal, lam_min) -> np.ndarray:
 def check_steps(schedule: Schedule, steps: int, terminal: str, discrete: bool = False) -> None:
     """Raises ValueError for a bad terminal, or steps that a (discrete) stride cannot hold."""
     if terminal not in TERMINALS:
-        raise ValueError(f"terminal must be 'zero' or 'min', got {terminal!r}")
+        raise ValueError(f"terminal must be 'zero', 'min' or 'skip', got {terminal!r}")
     total = schedule.num_steps if discrete else None
-    limit = total - (terminal == "min") if total else None
+    limit = total - (terminal != "zero") if total else None
     if steps != int(steps) or steps < 1 or (limit and steps > limit):
         allowed = f"1..{limit} for a {total}-step schedule" if limit else "a whole number >= 1"
         hint = "; use strides.log_snr or karras to go between the indices" if limit else ""
         raise ValueError(f"steps must be {allowed}, got {steps}{hint}")
+
+
+def _knots(steps: int, terminal: str) -> int:
+    """How many points from noise to `t_min` a stride of `steps` intervals has."""
+    return steps + (terminal != "zero")
 
 
 def _noisy_end(schedule: Schedule, lam_min: float | None) -> float:
@@ -294,8 +309,14 @@ def _at_index(schedule: Schedule, index) -> np.ndarray:
 
 
 def finish(schedule: Schedule, times: np.ndarray, terminal: str) -> np.ndarray:
-    """The times, followed by the clean end if terminal is "zero"; checked to be monotone."""
-    return _checked(np.append(times, schedule.t_span[1]) if terminal == "zero" else times)
+    """The times with the end that terminal names, checked to be monotone.
+
+    Args:
+        times: [steps] to the last evaluation if terminal is "zero", else [steps + 1] to `t_min`.
+    """
+    if terminal != "min":
+        times = np.append(times if terminal == "zero" else times[:-1], schedule.t_span[1])
+    return _checked(times)
 
 
 def _checked(times: np.ndarray) -> np.ndarray:

@@ -128,10 +128,11 @@ def gits(
     """Geometry-inspired time scheduling: the shortest path over the teacher's nodes.
 
     Args:
-        steps: intervals, 1..M; with terminal "min" 1..M - 1.
+        steps: intervals, 1..M; with terminal "min" or "skip" 1..M - 1.
         metric: see `path_costs`; the defaults are those of the authors' code.
         discount: see `shortest_path`.
-        terminal: "zero" ends at the clean image, "min" at the last noisy node.
+        terminal: "zero" ends at the clean image, "min" at the last noisy node; "skip" as "min", but
+            clean in its place.
 
     Raises:
         ValueError: steps or discount out of range, unknown metric or terminal, a trajectory that is
@@ -140,8 +141,10 @@ def gits(
     check_steps(schedule, steps, terminal)
     check(schedule, trajectory)
     costs = path_costs(trajectory, metric)
-    nodes = len(costs) - (terminal == "min")
-    return trajectory.times[shortest_path(costs[:nodes, :nodes], steps, discount)]
+    if terminal == "zero":
+        return trajectory.times[shortest_path(costs, steps, discount)]
+    path = shortest_path(costs[:-1, :-1], steps, discount)
+    return finish(schedule, trajectory.times[path], terminal)
 
 
 def elbo(
@@ -152,8 +155,9 @@ def elbo(
     Args:
         times: [M] noise to clean, without the clean end.
         mse: [M] at these times, from `noising_errors`.
-        steps: intervals, 1..M; with terminal "min" 1..M - 1.
-        terminal: "zero" goes on from the last of the times to the clean image, "min" ends there.
+        steps: intervals, 1..M; with terminal "min" or "skip" 1..M - 1.
+        terminal: "zero" goes on from the last of the times to the clean image, "min" ends there;
+            "skip" is clean in its place.
 
     Raises:
         ValueError: steps out of range, unknown terminal, a time at the clean end.
@@ -198,7 +202,8 @@ def curvature(
         propagate: weigh errors by w; False takes w = 1.
         data_std: std in w; default that of the trajectory's end points.
         last: sigma / alpha of the last noisy knot; default that of the last noisy node.
-        terminal: "zero" ends at the clean image, "min" at the last noisy knot.
+        terminal: "zero" ends at the clean image, "min" at the last noisy knot; "skip" as "min", but
+            clean in its place.
 
     Raises:
         ValueError: steps or order out of range, unknown space or terminal, `last` outside the
@@ -226,7 +231,7 @@ def curvature(
         density = np.ones_like(error)
     mass = np.append(0.0, np.cumsum((density[1:] + density[:-1]) / 2 * np.diff(clock)))
     whole = mass[-1] if last is None else np.interp(to_clock(last), clock, mass)
-    at = np.interp(np.linspace(0, whole, steps + (terminal == "min")), mass, clock)
+    at = np.interp(np.linspace(0, whole, steps + (terminal != "zero")), mass, clock)
     times = schedule.time_of(-np.log(-at) if space == "sigma" else at)
     times[0] = trajectory.times[0]
     if last is None and len(times) > 1:

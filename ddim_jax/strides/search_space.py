@@ -9,6 +9,7 @@ from which a first-order step goes to the clean image, is wasted at a level with
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -23,10 +24,8 @@ from ddim_jax.strides.trajectories import Trajectory
 
 FIXED = {
     "uniform": STRIDES["uniform"],
-    "quadratic": quadratic,
-    "quadratic, fraction 1": lambda schedule, steps, **ends: quadratic(
-        schedule, steps, fraction=1.0, **ends
-    ),
+    "quadratic, fraction 0.8": partial(quadratic, fraction=0.8),
+    "quadratic, fraction 1": partial(quadratic, fraction=1.0),
     **{name: STRIDES[name] for name in ("karras", "log_snr", "align_your_steps")},
 }
 """The fixed strides among the candidates."""

@@ -121,12 +121,15 @@ def build_loss(
         options["times"] = make(TIMES, options["times"], "times", model.schedule)
     if "weighting" in options:
         options["weighting"] = _weighting(options["weighting"])
+    if isinstance(options.get("weight"), Mapping):
+        options["weight"] = _weighting(options["weight"]) or "uniform"
     if "pairs" in options:
         options["pairs"] = _pairs(options["pairs"])
     if isinstance(options.get("target_decay"), Mapping):
         options["target_decay"] = _decay(options["target_decay"], options.get("pairs"))
-    if str(options.get("distance")).startswith("lpips:"):
-        options["distance"] = lpips.load(options["distance"].partition(":")[2])
+    kind, colon, path = str(options.get("distance")).partition(":")
+    if colon and kind in lpips.POOLINGS:
+        options["distance"] = lpips.load(path, lpips.POOLINGS[kind])
     if teacher is not None and "teacher" in inspect.signature(make_loss).parameters:
         options["teacher"] = net(teacher)
     return make_loss(net(model), **options)

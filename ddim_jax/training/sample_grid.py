@@ -42,6 +42,8 @@ class SampleGrid:
                 f"config.sample.guidance_scale={scale} needs a class-conditional network; leave it "
                 "out, or set config.model.num_classes"
             )
+        if inputs.takes("guidance"):
+            model.check(model.recipe)
         table = model.recipe.table(model.schedule)
         model.conditions(1, model.recipe, model.inputs.labels(None, 1), table)
         return table
