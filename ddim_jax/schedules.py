@@ -24,6 +24,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ddim_jax.names import lookup
+
 Array = Any
 """A numpy array or scalar on the host, a jax array inside jit."""
 
@@ -65,6 +67,7 @@ class Schedule:
         inverse: lam -> t.
         model_time: t -> the network's time input, before clipping to `[t_min, t_span[0]]`.
         num_steps: T of a discrete schedule, None for a continuous one.
+        prior: a name in `PRIORS`: what sampling starts from; None: see `prior_std`.
     """
 
     name: str
@@ -75,6 +78,7 @@ class Schedule:
     inverse: Callable[[Array], Array]
     model_time: Callable[[Array], Array]
     num_steps: int | None = None
+    prior: str | None = None
 
     def level(self, t: Array) -> NoiseLevel:
         """The noise level at time `t` (any shape); exactly (1, 0) at the clean end.
@@ -118,26 +122,53 @@ class Schedule:
     def prior_std(self, t: float) -> float:
         """Standard deviation of the noise that sampling starts from at time `t`.
 
-        1 where the process preserves variance (DDPM, ScoreSDE), otherwise sigma (EDM, flow).
+        1 where the process preserves variance (DDPM, ScoreSDE), otherwise sigma (EDM, flow);
+        `prior` names another.
         """
         level = self.level(t)
+        if self.prior is not None:
+            return float(lookup(PRIORS, self.prior, "prior")(level))
         preserving = abs(level.alpha**2 + level.sigma**2 - 1) < 1e-9
         return 1.0 if preserving else float(level.sigma)
+
+
+PRIORS: dict[str, Callable[[NoiseLevel], Array]] = {
+    "sigma": lambda level: level.sigma,
+    "total": lambda level: np.hypot(level.alpha, level.sigma),
+}
+"""What sampling may start from, by name: noise of the level's own sigma, whose place for data of
+variance 1 is left empty, or as much as data and noise have together."""
 
 
 # --- discrete: a table of betas -------------------------------------------------------------------
 
 
-def from_betas(betas: np.ndarray, *, name: str, model_time: Callable | None = None) -> Schedule:
+def from_betas(
+    betas: np.ndarray,
+    *,
+    name: str,
+    model_time: Callable | str | None = None,
+    interpolation: str = "log_alpha",
+    last_alpha: float | None = None,
+    prior: str | None = None,
+) -> Schedule:
     """A discrete variance-preserving schedule, `alpha_n^2 = prod_{m <= n} (1 - beta_m)`.
 
     Args:
         betas: [T] in (0, 1]; only the last may be 1 (zero terminal SNR).
         name: for messages.
-        model_time: t in (0, 1] -> network time; default the index, `T * t - 1`.
+        model_time: t in (0, 1] -> network time, or a name in `MODEL_TIMES`; default the index,
+            `T * t - 1`.
+        interpolation: what is linear between two indices: "log_alpha" (DPM-Solver), "lam", or
+            "ratio", sigma / alpha (the last two as k-diffusion has them).
+        last_alpha: shifts and scales alpha so that the last level holds no signal, as
+            `zero_terminal_snr` does, then gives it this much: 0, or a little where the log-SNR
+            must be finite. None leaves the betas.
+        prior: a name in `PRIORS`.
 
     Raises:
-        ValueError: betas out of range.
+        ValueError: betas out of range; an unknown name; a last_alpha outside [0, 1); no signal at
+            the end of an interpolation that needs a finite log-SNR.
     """
     betas = np.asarray(betas, np.float64)
     if betas.ndim != 1 or np.any(betas <= 0) or np.any(betas[:-1] >= 1) or betas[-1] > 1:
@@ -146,15 +177,72 @@ def from_betas(betas: np.ndarray, *, name: str, model_time: Callable | None = No
         )
     with np.errstate(divide="ignore"):
         log_alpha = np.concatenate([[0.0], np.cumsum(0.5 * np.log1p(-betas))])
-    return _from_log_alpha(log_alpha, name, model_time)
+        if last_alpha is not None:
+            if not 0 <= last_alpha < 1:
+                raise ValueError(f"last_alpha must be in [0, 1), got {last_alpha}")
+            alpha = _without_terminal_signal(np.exp(log_alpha[1:]))
+            log_alpha = np.log(np.concatenate([[1.0], alpha[:-1], [last_alpha]]))
+    return _from_log_alpha(log_alpha, name, model_time, interpolation, prior)
 
 
-def _from_log_alpha(log_alpha: np.ndarray, name: str, model_time: Callable | None) -> Schedule:
+def _without_terminal_signal(alpha: np.ndarray) -> np.ndarray:
+    """Alpha of the indices, shifted to end at 0 and scaled to keep the first."""
+    return (alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])
+
+
+MODEL_TIMES: dict[str, Callable[[Array, Array], Array]] = {
+    "index": lambda index, lam: index,
+    "rounded": lambda index, lam: _numpy_like(index).round(index),
+    "floored": lambda index, lam: _numpy_like(index).floor(index + 1e-4),
+    "log_sigma": lambda index, lam: -lam / 4,
+}
+"""What networks of a discrete schedule are told, by name: (fractional index, lam) -> time. The last
+is EDM's log(sigma) / 4."""
+
+
+def _between_indices(log_alpha: np.ndarray, interpolation: str) -> tuple[Callable, Callable]:
+    """(value, inverse) of what is interpolated: value(xp, low, part) -> lam, inverse(lam) -> t."""
+    with np.errstate(divide="ignore"):
+        lam = log_alpha - 0.5 * np.log(-np.expm1(2 * log_alpha))
+    lam[0] = 2 * lam[1] - lam[2]  # never used: the first cell ends at the clean image
+    known = np.exp(-lam) if interpolation == "ratio" else -lam
+    grid = np.linspace(0, 1, len(lam))
+
+    def value(xp, low, part, dtype):
+        table = xp.asarray(known, dtype=dtype)
+        at = table[low] + part * (table[low + 1] - table[low])
+        return -xp.log(at) if interpolation == "ratio" else -at
+
+    def inverse(lam):
+        xp = _numpy_like(lam)
+        return xp.interp(xp.exp(-lam) if interpolation == "ratio" else -lam, known[1:], grid[1:])
+
+    return value, inverse
+
+
+def _from_log_alpha(
+    log_alpha: np.ndarray,
+    name: str,
+    model_time: Callable | str | None,
+    interpolation: str = "log_alpha",
+    prior: str | None = None,
+) -> Schedule:
     """`log_alpha`: [T + 1] at t = 0, 1/T, ..., 1; the last may be -inf."""
     steps = len(log_alpha) - 1
     alpha_table = np.exp(log_alpha)
     silent = bool(np.isneginf(log_alpha[-1]))  # alpha itself is interpolated in the last cell
     safe = np.where(np.isneginf(log_alpha), 0.0, log_alpha)
+    if interpolation not in ("log_alpha", "lam", "ratio"):
+        raise ValueError(
+            f"interpolation must be 'log_alpha', 'lam' or 'ratio', got {interpolation!r}"
+        )
+    if silent and interpolation != "log_alpha":
+        raise ValueError(
+            f"interpolation={interpolation!r} needs a finite log-SNR, and {name} ends without "
+            "signal; use last_alpha=2**-12, or interpolation='log_alpha'"
+        )
+    lookup(PRIORS, prior or "sigma", "prior")
+    own = None if interpolation == "log_alpha" else _between_indices(log_alpha, interpolation)
 
     def cell(xp, t):
         position = t * steps
@@ -167,6 +255,9 @@ def _from_log_alpha(log_alpha: np.ndarray, name: str, model_time: Callable | Non
         low, part = cell(xp, t)
         table = xp.asarray(safe, dtype=t.dtype)
         value = table[low] + part * (table[low + 1] - table[low])
+        if own:
+            lam = own[0](xp, low, part, t.dtype)
+            value = xp.where(low > 0, -0.5 * xp.logaddexp(0.0, -2 * lam), value)
         if not silent:
             return value
         with np.errstate(divide="ignore"):
@@ -189,10 +280,18 @@ def _from_log_alpha(log_alpha: np.ndarray, name: str, model_time: Callable | Non
         grid = np.linspace(0, 1, steps + 1)
         known = slice(None, -1) if silent else slice(None)
         t = xp.interp(-log_a, -safe[known], grid[known])
+        if own:
+            return xp.where(log_a < safe[1], own[1](lam), t)
         if not silent:
             return t
         last = 1 - xp.exp(log_a) / alpha_table[-2] / steps
         return xp.where(log_a < log_alpha[-2], last, t)
+
+    if isinstance(model_time, str):
+        named = lookup(MODEL_TIMES, model_time, "model time")
+
+        def model_time(t):
+            return named(steps * t - 1, lam_of(t))
 
     return Schedule(
         name=name,
@@ -203,6 +302,7 @@ def _from_log_alpha(log_alpha: np.ndarray, name: str, model_time: Callable | Non
         inverse=inverse,
         model_time=model_time or (lambda t: steps * t - 1),
         num_steps=steps,
+        prior=prior,
     )
 
 
@@ -220,7 +320,7 @@ def ddpm_linear(
         num_steps: T; for other than 1000 the betas should be scaled by 1000 / T.
         beta_start: the first beta.
         beta_end: the last beta.
-        **options: `model_time`, see `from_betas`.
+        **options: of `from_betas`: `model_time`, `interpolation`, `last_alpha`, `prior`.
     """
     _check_steps(num_steps)
     return from_betas(np.linspace(beta_start, beta_end, num_steps), name="ddpm_linear", **options)
@@ -246,6 +346,20 @@ def ddpm_cosine(num_steps: int = 1000, max_beta: float = 0.999, **options) -> Sc
     return from_betas(np.minimum(1 - f[1:] / f[:-1], max_beta), name="ddpm_cosine", **options)
 
 
+def ddpm_sigmoid(
+    num_steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02, **options
+) -> Schedule:
+    """Betas that rise as a sigmoid over [-6, 6]. Source: Xu et al. 2022 (GeoDiff, code)."""
+    _check_steps(num_steps)
+    rise = 1 / (1 + np.exp(-np.linspace(-6, 6, num_steps)))
+    return from_betas(beta_start + (beta_end - beta_start) * rise, name="ddpm_sigmoid", **options)
+
+
+def trained_betas(betas: np.ndarray, **options) -> Schedule:
+    """A discrete schedule by its own betas, [T] in (0, 1], under a name; see `from_betas`."""
+    return from_betas(betas, name="trained_betas", **options)
+
+
 def zero_terminal_snr(schedule: Schedule) -> Schedule:
     """Shifts and scales alpha so that the last level holds no signal at all.
 
@@ -261,7 +375,7 @@ def zero_terminal_snr(schedule: Schedule) -> Schedule:
             "schedules.cosine() without log-SNR limits ends at zero SNR already"
         )
     alpha = schedule.level(np.linspace(0, 1, schedule.num_steps + 1)[1:]).alpha
-    alpha = (alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])
+    alpha = _without_terminal_signal(alpha)
     with np.errstate(divide="ignore"):
         log_alpha = np.concatenate([[0.0], np.log(alpha)])
     return _from_log_alpha(log_alpha, f"{schedule.name}, zero SNR", schedule.model_time)
@@ -347,21 +461,44 @@ def cosine(
     return Schedule("cosine", (1.0, 0.0), t_min, alpha_sigma, lam_of, inverse, model_time)
 
 
-def edm(sigma_min: float = 0.002, sigma_max: float = 80.0) -> Schedule:
+def edm(
+    sigma_min: float = 0.002,
+    sigma_max: float = 80.0,
+    *,
+    preserving: bool = False,
+    prior: str | None = None,
+) -> Schedule:
     """Variance exploding, with the noise level as the clock: alpha = 1, sigma = t.
 
     The network is given `log(sigma) / 4`. Source: Karras et al. 2022, table 1.
+
+    Args:
+        sigma_min: the cleanest level.
+        sigma_max: the noisiest.
+        preserving: divides alpha and sigma by sqrt(1 + t^2): the same levels, and a network that
+            takes its input at variance 1 (Stable Video Diffusion).
+        prior: a name in `PRIORS`.
     """
     if not 0 < sigma_min < sigma_max:
         raise ValueError(f"need 0 < sigma_min < sigma_max, got {sigma_min}, {sigma_max}")
+    lookup(PRIORS, prior or "sigma", "prior")
+
+    def alpha_sigma(t):
+        xp = _numpy_like(t)
+        if not preserving:
+            return xp.ones_like(t), t
+        total = xp.hypot(t, 1.0)
+        return 1 / total, t / total
+
     return Schedule(
         name="edm",
         t_span=(float(sigma_max), 0.0),
         t_min=sigma_min,
-        alpha_sigma=lambda t: (_numpy_like(t).ones_like(t), t),
+        alpha_sigma=alpha_sigma,
         lam_of=lambda t: -_numpy_like(t).log(t),
         inverse=lambda lam: _numpy_like(lam).exp(-lam),
         model_time=lambda t: _numpy_like(t).log(t) / 4,
+        prior=prior,
     )
 
 
@@ -369,7 +506,8 @@ def rectified_flow(
     shift: float = 1.0,
     *,
     t_min: float = CLEANEST_TIME,
-    model_time: Callable = lambda sigma: 1000 * sigma,
+    model_time: Callable | str = lambda sigma: 1000 * sigma,
+    num_steps: int = 1000,
 ) -> Schedule:
     """Straight paths: `alpha = 1 - t', sigma = t'` with `t' = shift t / (1 + (shift - 1) t)`.
 
@@ -378,12 +516,24 @@ def rectified_flow(
     Args:
         shift: SD3's resolution shift; lowers lam by `log(shift)` everywhere.
         t_min: the cleanest time a network is asked at.
-        model_time: shifted time t' -> network time.
+        model_time: shifted time t' -> network time; by name "index", `num_steps * t'`, or
+            "floored", its whole part.
+        num_steps: of the named model times.
+
+    Raises:
+        ValueError: a shift that is not positive, an unknown name of a model time.
 
     Source: Liu et al. 2022; shift: Esser et al. 2024, equation 23.
     """
     if shift <= 0:
         raise ValueError(f"shift must be positive, got {shift}; 1 means none, SD3 uses 3")
+    if isinstance(model_time, str):
+        if model_time not in ("index", "floored"):
+            raise ValueError(f"model_time must be 'index' or 'floored', got {model_time!r}")
+        named = MODEL_TIMES[model_time]
+
+        def model_time(sigma):
+            return named(num_steps * sigma, None)
 
     def shifted(t):
         return shift * t / (1 + (shift - 1) * t)
@@ -407,6 +557,8 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
     "ddpm_linear": ddpm_linear,
     "ddpm_scaled_linear": ddpm_scaled_linear,
     "ddpm_cosine": ddpm_cosine,
+    "ddpm_sigmoid": ddpm_sigmoid,
+    "trained_betas": trained_betas,
     "vp_linear": vp_linear,
     "cosine": cosine,
     "edm": edm,

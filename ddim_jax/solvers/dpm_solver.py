@@ -36,7 +36,13 @@ def _stepwise(form: str, write: Callable[[Exponential, Rows, float, float], None
 
 
 def _block(
-    line: Exponential, rows: Rows, s: float, inner: Sequence[float], t: float, derivative: str
+    line: Exponential,
+    rows: Rows,
+    s: float,
+    inner: Sequence[float],
+    t: float,
+    derivative: str,
+    exact_inner: bool = True,
 ):
     """One singlestep block from s to t with evaluations at s and at the inner times (0, 1 or 2)."""
     h = line.h(s, t)
@@ -59,6 +65,7 @@ def _block(
         rows.move(along(BASE, t, q1 * m + weight * slope))
         return
     p1, p2, _ = line.q(part[1] * h)
+    p2 = p2 if exact_inner or derivative == "taylor" else p1 / 2
     rows.move(along(BASE, inner[1], p1 * m + part[1] * p2 * slope), base=BASE)
     second = line.predict(rows, inner[1])
     steeper = (second - m) / part[1]
@@ -101,18 +108,27 @@ def singlestep(order: int = 2, form: str = "eps", derivative: str = "midpoint") 
     )
 
 
-def fast_orders(evaluations: int) -> list[int]:
+def fast_orders(
+    evaluations: int, order: int = 3, lower_order_final: bool | int = True
+) -> list[int]:
     """DPM-Solver-fast: blocks of order 3, then 2 and 1, that use up a budget of evaluations.
 
     Source: Lu et al. 2022 (DPM-Solver), appendix D.3 and its code.
     """
-    threes, rest = divmod(evaluations, 3)
-    if rest == 0:
-        return [3] * (threes - 1) + [2, 1] if threes else []
-    return [3] * threes + [rest]
+    whole, rest = divmod(evaluations, order)
+    if rest == 0 and order > 1 and lower_order_final:
+        return [order] * (whole - 1) + [order - 1, 1] if whole else []
+    return [order] * whole + ([rest] if rest else [])
 
 
-def fast(form: str = "eps", derivative: str = "midpoint") -> Solver:
+def fast(
+    form: str = "eps",
+    derivative: str = "midpoint",
+    *,
+    order: int = 3,
+    lower_order_final: bool = True,
+    exact_inner: bool = True,
+) -> Solver:
     """DPM-Solver-fast: singlestep blocks of mixed order, as many evaluations as steps.
 
     A block of order p spans p intervals of the stride and evaluates at their points. Into the clean
@@ -121,26 +137,33 @@ def fast(form: str = "eps", derivative: str = "midpoint") -> Solver:
     Args:
         form: "eps" or "data".
         derivative: see `singlestep`.
+        order: of the blocks, 1..3.
+        lower_order_final: splits the last block where blocks of this order fit exactly.
+        exact_inner: False weighs the slope at the second inner point as `derivative` says, which
+            makes order 3 second order (diffusers).
+
+    Raises:
+        ValueError: another order, form or derivative.
 
     Source: Lu et al. 2022 (DPM-Solver), appendix D.3.
     """
-    check(2, form, derivative)
+    check(order, form, derivative)
 
     def make_table(schedule: Schedule, times: np.ndarray) -> SolverTable:
         line, rows = Exponential(schedule, form), Rows(schedule, times)
         clean = schedule.level(times[-1]).sigma == 0
         k = 0
-        for order in fast_orders(len(times) - 1 - clean):
-            inner = list(times[k + 1 : k + order])
-            _block(line, rows, times[k], inner, times[k + order], derivative)
-            k += order
+        for block in fast_orders(len(times) - 1 - clean, order, lower_order_final):
+            inner, end = list(times[k + 1 : k + block]), times[k + block]
+            _block(line, rows, times[k], inner, end, derivative, exact_inner)
+            k += block
         if clean:
             rows.into_clean(times[-2])
         return rows.table()
 
     return Solver(
         make_table=make_table,
-        order=2,
+        order=min(order, 2),
         lam_min=LIMIT,
         stride="uniform" if form == "data" else "log_snr",
         source=PAPERS[form],

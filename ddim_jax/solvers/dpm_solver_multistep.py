@@ -15,11 +15,22 @@ from ddim_jax.solvers.table import SolverTable
 
 
 def step_orders(
-    order: int, steps: int, clean: bool, lower_order_final: bool, euler_at_final: bool = False
+    order: int, steps: int, clean: bool, lower_order_final: bool | int, euler_at_final: bool = False
 ) -> list[int]:
-    """The order of every step: it grows from 1, and ends with 1 at the clean end."""
+    """The order of every step: it grows from 1, and ends with 1 at the clean end.
+
+    `lower_order_final`: whether it falls to 2 and 1; a number above 1: in fewer steps than that.
+
+    Raises:
+        ValueError: a lower_order_final that is none of these.
+    """
+    if not 0 <= lower_order_final < np.inf or lower_order_final != int(lower_order_final):
+        raise ValueError(
+            "lower_order_final must be True, False, or a number of steps from which on the order "
+            f"no longer falls, a whole number above 1, got {lower_order_final!r}"
+        )
     orders = [min(order, k + 1) for k in range(steps)]
-    if lower_order_final:
+    if lower_order_final == 1 or steps < lower_order_final:  # 1 is True
         orders = [min(p, steps - k) for k, p in enumerate(orders)]
     if clean or euler_at_final:
         orders[-1] = 1
@@ -33,7 +44,7 @@ def multistep(
     eta: float = 0.0,
     derivative: str = "midpoint",
     exact: bool = True,
-    lower_order_final: bool = True,
+    lower_order_final: bool | int = True,
     euler_at_final: bool = False,
 ) -> Solver:
     """DPM-Solver++ 2M, 3M, SDE-DPM-Solver++ 1, 2M, 3M, and DPM-Solver's multistep forms.
@@ -47,7 +58,8 @@ def multistep(
         derivative: of order 2: "midpoint", the published default, or "taylor".
         exact: of order 3: True integrates the quadratic through the history exactly; False halves
             its second-derivative term, as all published codes do, which makes it second order.
-        lower_order_final: the last two steps fall back to orders 2 and 1.
+        lower_order_final: the last two steps fall back to orders 2 and 1; a number above 1: only in
+            fewer steps than that (DPM-Solver's released code: 15).
         euler_at_final: the last step is first order, even if it does not end at the clean image.
 
     Raises:

@@ -72,8 +72,9 @@ class Solver:
 
     def nfe(self, steps: int, terminal: str = "zero") -> int:
         """Network evaluations of `steps` steps; the step to sigma = 0 takes one."""
-        full = steps - (terminal == "zero")
-        return self.stages * full + (terminal == "zero") + sum(self.warm_up[:full])
+        clean = terminal in ("zero", "min_to_zero")
+        full = steps - clean
+        return self.stages * full + clean + sum(self.warm_up[:full])
 
     def _check_start(self, schedule: Schedule, times: np.ndarray) -> None:
         if self.lam_min is None:
