@@ -194,10 +194,13 @@ MODEL_TIMES: dict[str, Callable[[Array, Array], Array]] = {
     "index": lambda index, lam: index,
     "rounded": lambda index, lam: _numpy_like(index).round(index),
     "floored": lambda index, lam: _numpy_like(index).floor(index + 1e-4),
+    "floored_under": lambda index, lam: _numpy_like(index).maximum(
+        _numpy_like(index).floor(index - 1e-4), 0
+    ),
     "log_sigma": lambda index, lam: -lam / 4,
 }
-"""What networks of a discrete schedule are told, by name: (fractional index, lam) -> time. The last
-is EDM's log(sigma) / 4."""
+"""What networks of a discrete schedule are told, by name: (fractional index, lam) -> time. "floored"
+is the whole part, "floored_under" that of a little less; "log_sigma" is EDM's log(sigma) / 4."""
 
 
 def _between_indices(log_alpha: np.ndarray, interpolation: str) -> tuple[Callable, Callable]:
@@ -508,6 +511,7 @@ def rectified_flow(
     t_min: float = CLEANEST_TIME,
     model_time: Callable | str = lambda sigma: 1000 * sigma,
     num_steps: int = 1000,
+    single: bool = False,
 ) -> Schedule:
     """Straight paths: `alpha = 1 - t', sigma = t'` with `t' = shift t / (1 + (shift - 1) t)`.
 
@@ -519,6 +523,8 @@ def rectified_flow(
         model_time: shifted time t' -> network time; by name "index", `num_steps * t'`, or
             "floored", its whole part.
         num_steps: of the named model times.
+        single: rounds sigma to single precision before alpha is taken from it, which loses digits
+            of alpha next to pure noise (diffusers).
 
     Raises:
         ValueError: a shift that is not positive, an unknown name of a model time.
@@ -538,15 +544,24 @@ def rectified_flow(
     def shifted(t):
         return shift * t / (1 + (shift - 1) * t)
 
+    def alpha_sigma(t):
+        if not single:
+            return (1 - t) / (1 + (shift - 1) * t), shifted(t)
+        sigma = shifted(t).astype(np.float32).astype(t.dtype)
+        return 1 - sigma, sigma
+
     def lam_of(t):
         xp = _numpy_like(t)
+        if single:
+            alpha, sigma = alpha_sigma(t)
+            return xp.log(alpha) - xp.log(sigma)
         return xp.log1p(-t) - xp.log(t) - np.log(shift)
 
     return Schedule(
         name="rectified_flow",
         t_span=(1.0, 0.0),
         t_min=t_min,
-        alpha_sigma=lambda t: ((1 - t) / (1 + (shift - 1) * t), shifted(t)),
+        alpha_sigma=alpha_sigma,
         lam_of=lam_of,
         inverse=lambda lam: 1 / (1 + shift * _numpy_like(lam).exp(lam)),
         model_time=lambda t: model_time(shifted(t)),

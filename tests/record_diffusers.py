@@ -3,13 +3,14 @@
     pip install -e '.[parity]' && python -m tests.record_diffusers tests/fixtures/diffusers_schedulers.json.gz
 
 A run is a scheduler with its options and a number of steps, on a smooth model of known formula, and
-ends in 12 numbers. `CASES` lists them; classes that add noise are fed cosines, in the order in which
-they ask. Writes what diffusers computes in its own precision, with the sample in float64.
+ends in 12 numbers. Classes that add noise are fed cosines, in the order in which they ask. Writes
+what diffusers computes in its own precision, with the sample in float64 between steps.
 """
 
 import gzip
 import itertools
 import json
+import math
 import sys
 import warnings
 
@@ -23,7 +24,7 @@ COSINE = {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction
 
 def model(x, t, numpy=np):
     """The model: smooth in x and t, and far from any solution that a solver could meet exactly."""
-    return 0.5 * numpy.sin(1.1 * x + t / 300) + 0.4 * x * numpy.cos(t / 900)
+    return 0.5 * numpy.sin(1.1 * x + t / 300) + 0.4 * x * math.cos(t / 900)
 
 
 def start(size=int(np.prod(SHAPE))):
@@ -173,7 +174,11 @@ def record(name, options, steps):
     scheduler.set_timesteps(steps)
     if name == "DPMSolverSDEScheduler":
         scheduler.noise_sampler = _brownian(drawn)
-    x = torch.tensor(start().reshape(SHAPE)) * float(scheduler.init_noise_sigma)
+    if hasattr(scheduler, "set_begin_index"):  # else it starts late where two times are equal
+        scheduler.set_begin_index(0)
+    if name == "DEISMultistepScheduler":  # whose integrals cancel in single precision
+        scheduler.sigmas = scheduler.sigmas.double()
+    x = torch.tensor(start().reshape(SHAPE)) * float(getattr(scheduler, "init_noise_sigma", 1.0))
     for t in scheduler.timesteps:
         given = scheduler.scale_model_input(x, t) if hasattr(scheduler, "scale_model_input") else x
         output = model(given.double(), float(t), torch)
@@ -203,7 +208,11 @@ def main(path):
     warnings.simplefilter("ignore")
     runs = []
     for name, options, steps in cases():
-        final = record(name, options, steps)
+        try:
+            final = record(name, options, steps)
+        except (AssertionError, IndexError, ValueError) as error:  # some options fail there for some steps
+            print(type(error).__name__, error, name, options, steps)
+            continue
         if final is None:
             print("not finite:", name, options, steps)
         else:

@@ -37,6 +37,8 @@ PREDICTIONS = {
     "original_sample": "x0",
     "flow_prediction": "flow",
 }
+BETAS_OF = ("beta_schedule", "beta_start", "beta_end", "num_train_timesteps")
+DEFAULT_BETAS = ("linear", 1e-4, 0.02, 1000)
 FEWER = 15
 """DPM-Solver's and DEIS's order falls at the end of fewer steps than this."""
 FINITE = 2.0**-12
@@ -350,7 +352,9 @@ def _euler(o: _Options) -> Sections:
     low, high = o.get("sigma_min"), o.get("sigma_max")
     continuous = o.choice("timestep_type", "discrete", {"discrete": False, "continuous": True})
     continuous = continuous and o.get("prediction_type", "epsilon") == "v_prediction"
-    parts = _sigmas(o, "ddim", last_alpha=FINITE, end=_terminal(o))
+    end = _terminal(o)
+    divided = {} if end == "zero" else {"divided": True}
+    parts = _sigmas(o, "ddim", last_alpha=FINITE, end=end, solver_options=divided)
     bounded = low is not None or high is not None
     if bounded and parts["sample"]["stride"] != "uniform":  # otherwise it reads neither
         if low is None or high is None or not continuous:
@@ -399,7 +403,8 @@ def _kdpm2(o: _Options) -> Sections:
 
 def _sde(o: _Options) -> Sections:
     o.get("noise_sampler_seed")
-    return _sigmas(o, "sde_dpm_solver++_2s", solver_options={"lam_min": None}, **OLD_BETAS)
+    options = {"lam_min": None, "path": "sigma"}
+    return _sigmas(o, "sde_dpm_solver++_2s", solver_options=options, **OLD_BETAS)
 
 
 # --- DPM-Solver and its kin: in log-SNR, from whole indices ---------------------------------------
@@ -429,7 +434,7 @@ def _log_snr(
         rounds = stride in ("karras", None)
         if o.name == "DPMSolverMultistepScheduler":
             rounds = rounds and o.get("beta_schedule", "linear") != "squaredcos_cap_v2"
-        told = "rounded" if rounds else "floored"
+        told = "rounded" if rounds else _whole_part(o)
         stride = stride if stride == "karras" or not lu else "log_snr"
         options = {"terminal": end, "lam_min": None}
     else:
@@ -453,6 +458,14 @@ def _log_snr(
     )
 
 
+def _whole_part(o: _Options) -> str:
+    """The model time of the last index is one less where its log sigma is rounded up."""
+    betas = [o.get(k, default) for k, default in zip(BETAS_OF, DEFAULT_BETAS, strict=True)]
+    plain = betas[1:] == [1e-4, 0.02, 1000] and betas[0] in ("linear", "scaled_linear")
+    rescaled = o.get("trained_betas") or o.get("rescale_betas_zero_snr", False)
+    return "floored" if plain and not rescaled else "floored_under"
+
+
 def _flow_sigmas(o: _Options, parts: Sections, end: str) -> Sections:
     """The parts with the levels of `use_flow_sigmas`."""
     shift = o.get("flow_shift", 1.0)
@@ -462,7 +475,7 @@ def _flow_sigmas(o: _Options, parts: Sections, end: str) -> Sections:
         o.refuse("use_flow_sigmas", True, "without other use_..._sigmas or use_lu_lambdas")
     total = o.get("num_train_timesteps", 1000)
     schedule = {"name": "rectified_flow", "shift": shift, "model_time": "floored"}
-    schedule |= {"num_steps": total}
+    schedule |= {"num_steps": total, "single": True}
     if o.name == "UniPCMultistepScheduler":  # begins a little below pure noise
         if end != "zero":
             o.refuse("final_sigmas_type", "sigma_min", "'zero' with use_flow_sigmas")
@@ -507,7 +520,7 @@ def _multistep(o: _Options) -> tuple[str, dict[str, Any]]:
         return ("sde_dpm_solver++_1", {}) if form == "sde" else ("ddim", {})
     options |= {"lower_order_final": FEWER if falls else False, "euler_at_final": bool(last)}
     options |= {"eta": 1.0} if form == "sde" else {"form": form}
-    options |= {"exact": False} if order == 3 else {}
+    options |= {"exact": "misprint" if form == "sde" else False} if order == 3 else {}
     return f"dpm_solver++_{order}m", options
 
 

@@ -26,7 +26,9 @@ DDPM = "Ho et al. 2020, arXiv:2006.11239"
 DDIM = "Song et al. 2021, arXiv:2010.02502"
 
 
-def ddim(eta: float = 0.0, *, landing: str = "next", inverse: bool = False) -> Solver:
+def ddim(
+    eta: float = 0.0, *, landing: str = "next", inverse: bool = False, divided: bool = False
+) -> Solver:
     """DDIM. Source: Song et al. 2021, equations 12 and 16.
 
     Args:
@@ -34,6 +36,7 @@ def ddim(eta: float = 0.0, *, landing: str = "next", inverse: bool = False) -> S
         landing: where a step ends, see `landings`.
         inverse: runs the steps backwards, from a picture to noise, each with the network told the
             time that the step ends at (DDIMInverse of diffusers); `editing.inversion` has better.
+        divided: ends at x / alpha, as samplers do that keep it (diffusers' Euler).
 
     Raises:
         ValueError: eta outside [0, 1], or not 0 with inverse; an unknown landing.
@@ -56,8 +59,8 @@ def ddim(eta: float = 0.0, *, landing: str = "next", inverse: bool = False) -> S
         share = eta**2 * lost * np.ones(len(lands))
         along, std = after.sigma * np.sqrt(1 - share), after.sigma * np.sqrt(share)
         for k, t in enumerate(times[:-1]):
-            clean = rows.predict(t, x0=after.alpha[k], eps=along[k])
-            rows.move(clean + std[k] * NOISE)
+            to = rows.predict(t, x0=after.alpha[k], eps=along[k]) + std[k] * NOISE
+            rows.move(to / after.alpha[k] if divided and k == len(lands) - 1 else to)
         return rows.table()
 
     return Solver(

@@ -171,7 +171,7 @@ def fast(
     )
 
 
-def sde_singlestep(eta: float = 1.0, part: float = 1 / 2) -> Solver:
+def sde_singlestep(eta: float = 1.0, part: float = 1 / 2, *, path: str = "log_snr") -> Solver:
     """SDE-DPM-Solver++ 2S: two evaluations a step of the reverse SDE.
 
     The second evaluation follows the same path of the noise as the step: the noise up to it is part
@@ -180,9 +180,11 @@ def sde_singlestep(eta: float = 1.0, part: float = 1 / 2) -> Solver:
     Args:
         eta: in (0, 1], 1 is the reverse of the forward process.
         part: where the inner evaluation is, of the log-SNR interval, in (0, 1].
+        path: the noise up to the inner point is correlated with the step's as the linear SDE has
+            it, "log_snr", or as a Brownian path over sigma / alpha, "sigma" (k-diffusion).
 
     Raises:
-        ValueError: eta or part out of range.
+        ValueError: eta or part out of range, another path.
 
     Source: Lu et al. 2022 (DPM-Solver++), section 5; k-diffusion's dpmpp_sde for the scheme.
     """
@@ -192,8 +194,11 @@ def sde_singlestep(eta: float = 1.0, part: float = 1 / 2) -> Solver:
             "singlestep(2, 'data') is the deterministic solver"
         )
 
+    if path not in ("log_snr", "sigma"):
+        raise ValueError(f"path must be 'log_snr' or 'sigma', got {path!r}")
+
     return Solver(
-        make_table=_stepwise("data", partial(_sde_block, eta, part)),
+        make_table=_stepwise("data", partial(_sde_block, eta, part, path)),
         stages=2,
         stochastic=True,
         lam_min=LIMIT,
@@ -202,7 +207,9 @@ def sde_singlestep(eta: float = 1.0, part: float = 1 / 2) -> Solver:
     )
 
 
-def _sde_block(eta: float, part: float, line: Exponential, rows: Rows, s: float, t: float) -> None:
+def _sde_block(
+    eta: float, part: float, path: str, line: Exponential, rows: Rows, s: float, t: float
+) -> None:
     middle, h = line.inside(s, t, part), line.h(s, t)
     sigma_s, sigma_m, sigma_t = (line.schedule.level(time).sigma for time in (s, middle, t))
 
@@ -216,9 +223,13 @@ def _sde_block(eta: float, part: float, line: Exponential, rows: Rows, s: float,
     first = line.predict(rows, s)
     # the noise seen at the inner point, carried by `base` to where the step scales it
     h1 = part * h
-    carried = sigma_s * np.exp(eta * h1) * std(h1)
+    carried, fresh = sigma_s * np.exp(eta * h1) * std(h1), std(h - h1)
+    if path == "sigma":
+        share = np.expm1(-h1) / np.expm1(-h)  # of the path over sigma / alpha, in variance
+        carried = sigma_s * np.exp(eta * h) * std(h) * np.sqrt(share)
+        fresh = std(h) * np.sqrt(1 - share)
     point = along(POINT, middle, h1, first) + sigma_m * std(h1) * NOISE
     rows.move(point, base=POINT + carried * NOISE)
     second = line.predict(rows, middle)
     mean = (1 - 1 / (2 * part)) * first + 1 / (2 * part) * second
-    rows.move(along(BASE, t, h, mean) + sigma_t * std(h - h1) * NOISE)
+    rows.move(along(BASE, t, h, mean) + sigma_t * fresh * NOISE)

@@ -43,7 +43,7 @@ def multistep(
     *,
     eta: float = 0.0,
     derivative: str = "midpoint",
-    exact: bool = True,
+    exact: bool | str = True,
     lower_order_final: bool | int = True,
     euler_at_final: bool = False,
 ) -> Solver:
@@ -57,7 +57,8 @@ def multistep(
         eta: 0 integrates the flow; up to 1 the reverse SDE (form "data").
         derivative: of order 2: "midpoint", the published default, or "taylor".
         exact: of order 3: True integrates the quadratic through the history exactly; False halves
-            its second-derivative term, as all published codes do, which makes it second order.
+            its second-derivative term, as all published codes do, which makes it second order;
+            "misprint" also has the sign of a constant wrong (diffusers' SDE of order 3).
         lower_order_final: the last two steps fall back to orders 2 and 1; a number above 1: only in
             fewer steps than that (DPM-Solver's released code: 15).
         euler_at_final: the last step is first order, even if it does not end at the clean image.
@@ -68,6 +69,8 @@ def multistep(
     Source: Lu et al. 2022 (DPM-Solver++), algorithm 2 and section 5; published code for order 3.
     """
     check(order, form, derivative)
+    if exact not in (True, False, "misprint"):
+        raise ValueError(f"exact must be True, False or 'misprint', got {exact!r}")
     if not 0 <= eta <= 1:
         raise ValueError(f"eta must be in [0, 1], got {eta}")
     if eta and form != "data":
@@ -95,7 +98,7 @@ def multistep(
                 seen = []
         return rows.table()
 
-    reached = 2 if order == 3 and not exact else order
+    reached = 2 if order == 3 and exact is not True else order
     return Solver(
         make_table=make_table,
         order=None if eta else reached,
@@ -119,4 +122,5 @@ def _change(line: Exponential, span: float, h: float, seen: list, derivative: st
     before = (ms[1] - ms[2]) * (h / (lams[1] - lams[2]))
     second = (first - before) * (h / (lams[0] - lams[2]))  # half the second derivative
     slope = first + (lams[0] - lams[1]) / h * second
-    return change + q2 * slope + (2 if exact else 1) * q3 * second
+    q3 = q3 + 1 if exact == "misprint" else q3
+    return change + q2 * slope + (2 if exact is True else 1) * q3 * second
