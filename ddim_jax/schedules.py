@@ -135,9 +135,10 @@ class Schedule:
 PRIORS: dict[str, Callable[[NoiseLevel], Array]] = {
     "sigma": lambda level: level.sigma,
     "total": lambda level: np.hypot(level.alpha, level.sigma),
+    "unit": lambda level: 1.0,
 }
-"""What sampling may start from, by name: noise of the level's own sigma, whose place for data of
-variance 1 is left empty, or as much as data and noise have together."""
+"""Standard deviation of what sampling starts from, by name: the level's sigma, the root of its
+alpha^2 + sigma^2 (of data of variance 1 and noise together), or 1."""
 
 
 # --- discrete: a table of betas -------------------------------------------------------------------
@@ -151,6 +152,7 @@ def from_betas(
     interpolation: str = "log_alpha",
     last_alpha: float | None = None,
     prior: str | None = None,
+    single: bool = False,
 ) -> Schedule:
     """A discrete variance-preserving schedule, `alpha_n^2 = prod_{m <= n} (1 - beta_m)`.
 
@@ -165,6 +167,8 @@ def from_betas(
             `zero_terminal_snr` does, then gives it this much: 0, or a little where the log-SNR
             must be finite. None leaves the betas.
         prior: a name in `PRIORS`.
+        single: rounds the betas, one minus them and alpha^2 to single precision, which moves the
+            cleanest levels by some 1e-4 of themselves (diffusers).
 
     Raises:
         ValueError: betas out of range; an unknown name; a last_alpha outside [0, 1); no signal at
@@ -177,6 +181,9 @@ def from_betas(
         )
     with np.errstate(divide="ignore"):
         log_alpha = np.concatenate([[0.0], np.cumsum(0.5 * np.log1p(-betas))])
+        if single:
+            kept = np.cumprod(np.float32(1) - betas.astype(np.float32), dtype=np.float64)
+            log_alpha[1:] = 0.5 * np.log(kept.astype(np.float32).astype(np.float64))
         if last_alpha is not None:
             if not 0 <= last_alpha < 1:
                 raise ValueError(f"last_alpha must be in [0, 1), got {last_alpha}")
@@ -323,7 +330,7 @@ def ddpm_linear(
         num_steps: T; for other than 1000 the betas should be scaled by 1000 / T.
         beta_start: the first beta.
         beta_end: the last beta.
-        **options: of `from_betas`: `model_time`, `interpolation`, `last_alpha`, `prior`.
+        **options: of `from_betas`: `model_time`, `interpolation`, `last_alpha`, `prior`, `single`.
     """
     _check_steps(num_steps)
     return from_betas(np.linspace(beta_start, beta_end, num_steps), name="ddpm_linear", **options)
@@ -512,6 +519,7 @@ def rectified_flow(
     model_time: Callable | str = lambda sigma: 1000 * sigma,
     num_steps: int = 1000,
     single: bool = False,
+    prior: str | None = None,
 ) -> Schedule:
     """Straight paths: `alpha = 1 - t', sigma = t'` with `t' = shift t / (1 + (shift - 1) t)`.
 
@@ -525,14 +533,16 @@ def rectified_flow(
         num_steps: of the named model times.
         single: rounds sigma to single precision before alpha is taken from it, which loses digits
             of alpha next to pure noise (diffusers).
+        prior: a name in `PRIORS`.
 
     Raises:
-        ValueError: a shift that is not positive, an unknown name of a model time.
+        ValueError: a shift that is not positive, an unknown name of a model time or prior.
 
     Source: Liu et al. 2022; shift: Esser et al. 2024, equation 23.
     """
     if shift <= 0:
         raise ValueError(f"shift must be positive, got {shift}; 1 means none, SD3 uses 3")
+    lookup(PRIORS, prior or "sigma", "prior")
     if isinstance(model_time, str):
         if model_time not in ("index", "floored"):
             raise ValueError(f"model_time must be 'index' or 'floored', got {model_time!r}")
@@ -565,6 +575,7 @@ def rectified_flow(
         lam_of=lam_of,
         inverse=lambda lam: 1 / (1 + shift * _numpy_like(lam).exp(lam)),
         model_time=lambda t: model_time(shifted(t)),
+        prior=prior,
     )
 
 

@@ -135,7 +135,7 @@ def _schedule(
     betas = o.get("trained_betas")
     if last_alpha is not None and o.get("rescale_betas_zero_snr", False):
         more["last_alpha"] = last_alpha
-    more = {name: value for name, value in more.items() if value is not None}
+    more = {name: value for name, value in more.items() if value is not None} | {"single": True}
     if betas is not None:
         return {"name": "trained_betas", "betas": tuple(map(float, betas)), **more}
     if kind == "exp" and o.name == "HeunDiscreteScheduler":
@@ -475,7 +475,7 @@ def _flow_sigmas(o: _Options, parts: Sections, end: str) -> Sections:
         o.refuse("use_flow_sigmas", True, "without other use_..._sigmas or use_lu_lambdas")
     total = o.get("num_train_timesteps", 1000)
     schedule = {"name": "rectified_flow", "shift": shift, "model_time": "floored"}
-    schedule |= {"num_steps": total, "single": True}
+    schedule |= {"num_steps": total, "single": True, "prior": "unit"}
     if o.name == "UniPCMultistepScheduler":  # begins a little below pure noise
         if end != "zero":
             o.refuse("final_sigmas_type", "sigma_min", "'zero' with use_flow_sigmas")
@@ -572,7 +572,7 @@ def _unipc(o: _Options) -> Sections:
         "uncorrected": tuple(o.get("disable_corrector") or ()),
         "lam_min": None,
     }
-    end = _terminal(o)
+    end, clip = _terminal(o), _threshold(o)  # which its eps form leaves out
     uneven = "repeat" if end == "zero_to_min" else end
     parts = _log_snr(
         o,
@@ -580,7 +580,7 @@ def _unipc(o: _Options) -> Sections:
         solver_options=options,
         end=uneven,
         last_alpha=FINITE,
-        clip=_threshold(o),
+        clip=clip if options["form"] == "data" else "none",
     )
     return _flow_sigmas(o, parts, uneven)
 

@@ -114,7 +114,7 @@ def _change(line: Exponential, span: float, h: float, seen: list, derivative: st
     q1, q2, q3 = line.q(span)
     lams, ms = zip(*seen, strict=True)
     change = q1 * ms[0]
-    if len(seen) == 1:
+    if len(seen) == 1 or h == 0:
         return change
     first = (ms[0] - ms[1]) * (h / (lams[0] - lams[1]))
     if len(seen) == 2:
