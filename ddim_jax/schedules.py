@@ -365,8 +365,12 @@ def ddpm_sigmoid(
     return from_betas(beta_start + (beta_end - beta_start) * rise, name="ddpm_sigmoid", **options)
 
 
-def trained_betas(betas: np.ndarray, **options) -> Schedule:
-    """A discrete schedule by its own betas, [T] in (0, 1], under a name; see `from_betas`."""
+def trained_betas(betas: np.ndarray | None = None, **options) -> Schedule:
+    """A discrete schedule by betas of one's own, [T] in (0, 1], so that a config can name it.
+
+    None stands for DDPM's. Options and errors are those of `from_betas`.
+    """
+    betas = np.linspace(1e-4, 0.02, 1000) if betas is None else betas
     return from_betas(betas, name="trained_betas", **options)
 
 

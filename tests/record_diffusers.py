@@ -1,6 +1,7 @@
 """Records runs of diffusers' schedulers, for tests/test_diffusers_schedulers.py.
 
-    pip install -e '.[parity]' && python -m tests.record_diffusers tests/fixtures/diffusers_schedulers.json.gz
+    pip install -e '.[parity]'
+    python -m tests.record_diffusers tests/fixtures/diffusers_schedulers.json.gz
 
 A run is a scheduler with its options and a number of steps, on a smooth model of known formula, and
 ends in 12 numbers. Classes that add noise are fed cosines, in the order in which they ask. Writes
@@ -17,6 +18,7 @@ import warnings
 import numpy as np
 
 SHAPE = (2, 2, 3, 1)
+INDEX = np.arange(np.prod(SHAPE))
 LINEAR = {"beta_schedule": "linear"}
 SD = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 COSINE = {"beta_schedule": "squaredcos_cap_v2", "prediction_type": "v_prediction"}
@@ -27,14 +29,14 @@ def model(x, t, numpy=np):
     return 0.5 * numpy.sin(1.1 * x + t / 300) + 0.4 * x * math.cos(t / 900)
 
 
-def start(size=int(np.prod(SHAPE))):
+def start():
     """What a run starts from, before the scheduler's scale."""
-    return np.cos(1.3 * np.arange(size) + 0.7)
+    return np.cos(1.3 * INDEX + 0.7)
 
 
-def noise(k, size=int(np.prod(SHAPE))):
+def noise(k):
     """The k-th noise that a run asks for."""
-    return np.sqrt(2) * np.cos(0.9 * np.arange(size) + 1.7 * k + 0.2)
+    return np.sqrt(2) * np.cos(0.9 * INDEX + 1.7 * k + 0.2)
 
 
 def grid(**axes):
@@ -43,7 +45,12 @@ def grid(**axes):
 
 
 SPACINGS = ["linspace", "leading", "trailing"]
-SIGMAS = [{}, {"use_karras_sigmas": True}, {"use_exponential_sigmas": True}, {"use_beta_sigmas": True}]
+SIGMAS = [
+    {},
+    {"use_karras_sigmas": True},
+    {"use_exponential_sigmas": True},
+    {"use_beta_sigmas": True},
+]
 TYPES = ["epsilon", "v_prediction", "sample"]
 
 
@@ -210,7 +217,11 @@ def main(path):
     for name, options, steps in cases():
         try:
             final = record(name, options, steps)
-        except (AssertionError, IndexError, ValueError) as error:  # some options fail there for some steps
+        except (
+            AssertionError,
+            IndexError,
+            ValueError,
+        ) as error:  # some options fail there for some steps
             print(type(error).__name__, error, name, options, steps)
             continue
         if final is None:

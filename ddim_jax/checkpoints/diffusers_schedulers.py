@@ -33,8 +33,8 @@ BETAS = {
 PREDICTIONS = {
     "epsilon": "eps",
     "v_prediction": "v",
-    "sample": "x0",
     "original_sample": "x0",
+    "sample": "x0",
     "flow_prediction": "flow",
 }
 BETAS_OF = ("beta_schedule", "beta_start", "beta_end", "num_train_timesteps")
@@ -218,10 +218,10 @@ def _uneven(o: _Options) -> str | None:
     return strides[used[0]] if used else None
 
 
-def _terminal(o: _Options, default: str = "zero") -> str:
-    """ "zero" or "zero_to_min", of `final_sigmas_type`."""
+def _terminal(o: _Options) -> str:
+    """The stride's terminal, "zero" or "zero_to_min", of `final_sigmas_type`."""
     ends = {"zero": "zero", "sigma_min": "zero_to_min"}
-    return o.choice("final_sigmas_type", default, ends)
+    return o.choice("final_sigmas_type", "zero", ends)
 
 
 # --- DDIM and its kin -----------------------------------------------------------------------------
@@ -498,7 +498,7 @@ def _dpm_options(o: _Options) -> tuple[str, dict[str, Any]]:
     """(form, options that DPM-Solver's classes share)."""
     forms = {"dpmsolver++": "data", "dpmsolver": "eps", "sde-dpmsolver++": "sde", "deis": "data"}
     form = o.choice("algorithm_type", "dpmsolver++", forms)
-    slopes = {"midpoint": "midpoint", "heun": "taylor", **dict.fromkeys(("logrho", "bh1", "bh2"), "midpoint")}
+    slopes = dict.fromkeys(("midpoint", "logrho", "bh1", "bh2"), "midpoint") | {"heun": "taylor"}
     options = {"derivative": o.choice("solver_type", "midpoint", slopes), "lam_min": None}
     if form == "eps" and o.get("final_sigmas_type", "zero") == "zero":
         o.refuse("final_sigmas_type", "zero", "'sigma_min' with algorithm_type='dpmsolver'")
@@ -546,6 +546,8 @@ def _dpm_singlestep(o: _Options) -> Sections:
         o.refuse("algorithm_type", "sde-dpmsolver++", "dpmsolver++ and dpmsolver")
     end = _terminal(o)
     form, options = _dpm_options(o)
+    if form == "eps" and o.get("thresholding", False):
+        o.refuse("thresholding", True, "False with algorithm_type='dpmsolver'")
     order = o.choice("solver_order", 2, {1: 1, 2: 2, 3: 3})
     falls = bool(o.get("lower_order_final", False)) and end != "zero"
     options |= {"order": order, "lower_order_final": falls, "exact_inner": False}
@@ -569,9 +571,10 @@ def _unipc(o: _Options) -> Sections:
         "form": "data" if o.get("predict_x0", True) else "eps",
         "variant": o.choice("solver_type", "bh2", variants),
         "lower_order_final": bool(o.get("lower_order_final", True)),
-        "uncorrected": tuple(o.get("disable_corrector") or ()),
         "lam_min": None,
     }
+    if uncorrected := o.get("disable_corrector"):
+        options["uncorrected"] = tuple(uncorrected)
     end, clip = _terminal(o), _threshold(o)  # which its eps form leaves out
     uneven = "repeat" if end == "zero_to_min" else end
     parts = _log_snr(
@@ -640,7 +643,12 @@ def _flow(o: _Options, solver: str) -> Sections:
     stride = _uneven(o)
     options = {"space": "flow"} if stride else {"spacing": "linspace"}
     return _parts(
-        o, schedule, solver, stride or "uniform", stride_options=options, prediction={"name": "flow"}
+        o,
+        schedule,
+        solver,
+        stride or "uniform",
+        stride_options=options,
+        prediction={"name": "flow"},
     )
 
 

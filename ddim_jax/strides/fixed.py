@@ -370,8 +370,11 @@ def check_steps(
 ) -> None:
     """Raises ValueError for a bad terminal, or steps that a (discrete) stride cannot hold."""
     if terminal not in terminals:
-        known = ", ".join(map(repr, terminals[:-1])) + f" or {terminals[-1]!r}"
-        raise ValueError(f"terminal must be {known}, got {terminal!r}")
+        more = ", ".join(map(repr, terminals[2:]))
+        raise ValueError(
+            f"terminal must be 'zero' or 'min', got {terminal!r}"
+            + (f"; this stride also has {more}" if more else "")
+        )
     total = schedule.num_steps if discrete else None
     limit = total - (_knots(steps, terminal) > steps) if total else None
     if steps != int(steps) or steps < 1 or (limit and steps > limit):
