@@ -206,8 +206,8 @@ MODEL_TIMES: dict[str, Callable[[Array, Array], Array]] = {
     ),
     "log_sigma": lambda index, lam: -lam / 4,
 }
-"""What networks of a discrete schedule are told, by name: (fractional index, lam) -> time. "floored"
-is the whole part, "floored_under" that of a little less; "log_sigma" is EDM's log(sigma) / 4."""
+"""What networks of a discrete schedule are told, by name: (index, lam) -> time. "floored" is the
+whole part of the index, "floored_under" that of a little less; "log_sigma" EDM's log(sigma) / 4."""
 
 
 def _between_indices(log_alpha: np.ndarray, interpolation: str) -> tuple[Callable, Callable]:

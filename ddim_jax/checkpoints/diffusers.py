@@ -20,7 +20,8 @@ import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ddim_jax import experiment, files, schedules
-from ddim_jax.checkpoints.diffusers_schedulers import BETAS, PREDICTIONS, scheduler, sections
+from ddim_jax.checkpoints.diffusers_schedulers import scheduler, sections
+from ddim_jax.checkpoints.scheduler_options import BETAS, PREDICTIONS
 from ddim_jax.networks.layers import group_count
 
 __all__ = ["WEIGHTS", "is_folder", "read", "scheduler", "write"]

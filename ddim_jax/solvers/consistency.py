@@ -9,7 +9,7 @@ where sigma_min is the noise ratio at which the model is the identity. The same 
 denoiser, of which x0 is only the mean: blurred, but a useful baseline. A model of whole
 trajectories goes on to a level between, (alpha_s, sigma_s), before it adds noise:
 
-    x' = (alpha' / alpha_s) (alpha_s x0 + sigma_s eps) + sqrt(sigma'^2 - (alpha' / alpha_s)^2 sigma_s^2) z
+    x' = k (alpha_s x0 + sigma_s eps) + sqrt(sigma'^2 - k^2 sigma_s^2) z,    k = alpha' / alpha_s
 
 Sources: Song et al. 2023 (arXiv:2303.01469), algorithm 1; Luo et al. 2023 (latent consistency
 models, arXiv:2310.04378), algorithm 3; Zheng et al. 2024 (trajectory consistency distillation,

@@ -34,7 +34,7 @@ ADAMS_BASHFORTH = {
 
 
 class _Step(NamedTuple):
-    """A step from t that lands at `land`; the stride's next time is s; `jump` of landing="whole"."""
+    """A step from t, which lands at `land`; s is the stride's next time, `jump` that of "whole"."""
 
     t: float
     s: float

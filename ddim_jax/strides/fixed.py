@@ -116,7 +116,8 @@ def _check_index_options(schedule, spacing, rounded, among, steps) -> None:
         raise ValueError("among belongs to spacing='trailing' on a discrete schedule")
     if among != int(among) or not steps <= among <= schedule.num_steps:
         raise ValueError(
-            f"among must be a whole number from steps, {steps}, to {schedule.num_steps}, got {among}"
+            f"among must be a whole number from steps, {steps}, to {schedule.num_steps}, got "
+            f"{among}"
         )
 
 
