@@ -9,6 +9,7 @@ Sources: Ho et al. 2020 (arXiv:2006.11239, clipping); Saharia et al. 2022 (arXiv
 dynamic thresholding).
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -109,6 +110,7 @@ def dynamic_threshold(
 CLIPS: dict[str, Callable[..., Denoiser]] = {
     "none": lambda denoise: denoise,
     "static": clip,
+    "static_x0": functools.partial(clip, rederive_eps=False),
     "dynamic": dynamic_threshold,
 }
 """Treatments of the clean estimate by the name that configs use."""

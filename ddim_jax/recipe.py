@@ -38,7 +38,8 @@ class Recipe:
         stride: a name in `STRIDES`, or a `.json` file of a learned one; None: the solver's own.
         steps: intervals of the stride, 20 by default; a learned stride knows its own.
         solver_options: of the solver; `analytical_first_step`, a standard deviation of the data,
-            saves the first evaluation of any solver that keeps one point.
+            saves the first evaluation of any solver that keeps one point; `lam_min` moves the half
+            log-SNR that any solver starts at or above, None lifts it.
         stride_options: of the stride; `lam_min` and `terminal` are the solver's own unless given.
         guidance_scale: g; 1 is conditional only, 0 unconditional.
         guidance_interval: (low, high] in sigma / alpha; outside of it there is no guidance.
@@ -133,8 +134,9 @@ class Recipe:
         """
         named, options = lookup(SOLVERS, self.solver, "solver"), dict(self.solver_options)
         data_std = options.pop("analytical_first_step", None)
+        limit = {name: options.pop(name) for name in ("lam_min",) if name in options}
         check_options(named.make, options, f"solver {self.solver!r}")
-        solver = named.make(**options)
+        solver = dataclasses.replace(named.make(**options), **limit)
         return solver if data_std is None else solvers.analytical_first_step(solver, data_std)
 
     def times(self, schedule: Schedule) -> np.ndarray:

@@ -179,11 +179,11 @@ def test_folders_without_weights_or_with_another_schedule(tmp_path):
     with pytest.raises(ValueError, match="beta_schedule='sigmoid'.* is not supported, only linear"):
         checkpoints.load(tmp_path / "net")
     scheduler.write_text(json.dumps({"rescale_betas_zero_snr": True}))
-    with pytest.raises(ValueError, match="'eps' says nothing about x0 where alpha = 0"):
+    with pytest.raises(ValueError, match="prediction 'eps' says nothing about x0 where alpha = 0"):
         checkpoints.load(tmp_path / "net")
-    scheduler.write_text(json.dumps({"trained_betas": [0.1, 0.2]}))
-    with pytest.raises(ValueError, match="with trained_betas is not supported"):
-        checkpoints.load(tmp_path / "net")
+    zero = {"rescale_betas_zero_snr": True, "prediction_type": "v_prediction"}
+    scheduler.write_text(json.dumps(zero))
+    assert checkpoints.load(tmp_path / "net").schedule.level(1.0).alpha == 0
     scheduler.write_text(json.dumps({"clip_sample": False}))
     assert checkpoints.load(tmp_path / "net").config.sample.clip == "none"
     (tmp_path / "net" / "unet" / diffusers.WEIGHTS).unlink()

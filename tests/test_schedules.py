@@ -294,3 +294,101 @@ def test_model_time_is_an_argument():
 def test_bad_arguments_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+# --- what a name asks for -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["lam", "ratio"])
+def test_interpolation_between_indices(name):
+    """Linear in lam, or in sigma / alpha, as k-diffusion's schedulers interpolate them."""
+    plain, other = schedules.ddpm_linear(), schedules.ddpm_linear(interpolation=name)
+    whole = (np.arange(1000) + 1) / 1000
+    np.testing.assert_allclose(other.level(whole).alpha, plain.level(whole).alpha, rtol=1e-12)
+    index = np.array([0.5, 3.25, 700.1])
+    measure = {"lam": lambda lam: lam, "ratio": lambda lam: np.exp(-lam)}[name]
+    between = np.interp(index, np.arange(1000), measure(plain.half_log_snr(whole)))
+    lam = other.half_log_snr((index + 1) / 1000)
+    np.testing.assert_allclose(measure(lam), between, rtol=1e-9)
+    np.testing.assert_allclose(other.time_of(lam) * 1000 - 1, index, atol=1e-7)
+    traced = jax.jit(lambda t: other.level(t).alpha)(jnp.float32(index + 1) / 1000)
+    np.testing.assert_allclose(traced, other.level((index + 1) / 1000).alpha, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("index", [999, 3.7, 0]),
+        ("rounded", [999, 4, 0]),
+        ("floored", [999, 3, 0]),
+        ("floored_under", [998, 3, 0]),
+    ],
+)
+def test_model_times_by_name(name, told):
+    schedule = schedules.ddpm_linear(model_time=name)
+    times = np.array([1.0, 4.7e-3, 1e-3])
+    np.testing.assert_allclose(schedule.level(times).model_time, told, atol=1e-9)
+    traced = jax.jit(lambda t: schedule.level(t).model_time)(jnp.float32(times))
+    np.testing.assert_allclose(traced, told, atol=1e-3)
+
+
+def test_model_times_of_other_clocks():
+    log_sigma = schedules.ddpm_linear(model_time="log_sigma").level(1.0)
+    np.testing.assert_allclose(log_sigma.model_time, np.log(log_sigma.sigma / log_sigma.alpha) / 4)
+    flow = schedules.rectified_flow(model_time="floored", num_steps=500)
+    assert flow.level(0.7131).model_time == 356
+
+
+def test_a_little_signal_at_the_end():
+    """diffusers' alpha^2 = 2^-24 in place of none; 0 is Lin et al.'s."""
+    plain = schedules.zero_terminal_snr(schedules.ddpm_scaled_linear())
+    little = schedules.ddpm_scaled_linear(
+        zero_terminal_snr=True, last_alpha=2.0**-12, interpolation="lam"
+    )
+    times = np.linspace(0.001, 0.999, 999)
+    np.testing.assert_allclose(little.level(times).alpha, plain.level(times).alpha, rtol=1e-12)
+    np.testing.assert_allclose(little.level(1.0).alpha, 2.0**-12, rtol=1e-12)
+    assert schedules.ddpm_scaled_linear(zero_terminal_snr=True).level(1.0).alpha == 0
+
+
+def test_priors_by_name():
+    """Noise of the level's sigma, of noise and data together, or of 1."""
+    assert schedules.ddpm_linear(prior="sigma").prior_std(1.0) == pytest.approx(0.99998, abs=1e-5)
+    assert schedules.edm(prior="total").prior_std(80.0) == pytest.approx(np.sqrt(6401))
+    assert schedules.rectified_flow(prior="unit").prior_std(0.5) == 1
+
+
+def test_levels_in_single_precision():
+    """The first level of squaredcos_cap_v2 as diffusers holds it, 4e-4 of itself away."""
+    sigma = schedules.ddpm_cosine(single=True).level(0.001).sigma
+    plain = schedules.ddpm_cosine().level(0.001).sigma
+    np.testing.assert_allclose(sigma, plain, rtol=1e-3)
+    assert abs(sigma / plain - 1) > 1e-4
+    flow = schedules.rectified_flow(3.0, single=True).level(0.999)
+    assert flow.sigma == np.float32(flow.sigma) and flow.alpha == 1 - flow.sigma
+
+
+def test_edm_of_unit_variance():
+    level = schedules.edm(preserving=True).level(np.array([80.0, 0.5]))
+    np.testing.assert_allclose(level.sigma / level.alpha, [80, 0.5])
+    np.testing.assert_allclose(level.sigma**2 + level.alpha**2, 1)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: schedules.ddpm_linear(interpolation="sigma"), "must be 'log_alpha', 'lam' or"),
+        (lambda: schedules.ddpm_linear(model_time="seconds"), "unknown model time 'seconds'"),
+        (lambda: schedules.ddpm_linear(prior="none"), "unknown prior 'none'"),
+        (lambda: schedules.edm(prior="none"), "unknown prior 'none'"),
+        (lambda: schedules.ddpm_linear(last_alpha=0.1), "0 without zero_terminal_snr, got 0.1"),
+        (
+            lambda: schedules.ddpm_linear(zero_terminal_snr=True, interpolation="lam"),
+            "ends without signal; use last_alpha=2\\*\\*-12",
+        ),
+        (lambda: schedules.rectified_flow(model_time="rounded"), "must be 'index' or 'floored'"),
+    ],
+)
+def test_unknown_names_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

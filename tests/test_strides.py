@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from ddim_jax import schedules, strides
 
@@ -34,6 +35,53 @@ def index_of(times, schedule=LINEAR):
 def test_uniform_indices(options, expected):
     """Table 2 of Lin et al. 2024 (arXiv:2305.08891)."""
     assert index_of(strides.uniform(LINEAR, **options)) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (dict(steps=2, terminal="skip", spacing="linspace"), [999, 500]),
+        (dict(steps=3, terminal="skip", spacing="leading", offset=1), [751, 501, 251]),
+        (dict(steps=3, terminal="min", spacing="leading", offset=1), [751, 501, 251, 0]),
+        (dict(steps=1, terminal="skip", spacing="leading"), [500]),
+        (dict(steps=2, terminal="zero_to_min"), [999, 499, 0]),
+        (dict(steps=2, terminal="zero_to_min", spacing="linspace"), [999, 0, 0]),
+        (dict(steps=2, terminal="repeat"), [999, 499, 499]),
+        (dict(steps=4, among=50), [999, 759, 499, 259]),
+    ],
+)
+def test_uniform_indices_of_diffusers(options, expected):
+    """Its schedulers' `timesteps`, and 0 where they end at sigma_min."""
+    times = strides.uniform(LINEAR, **options)
+    assert index_of(times) == expected
+    assert (times[-1] == 0) == (len(expected) == options["steps"])
+
+
+def test_fractional_indices_and_the_grids_between_two_of_them():
+    """As k-diffusion's schedulers have them in diffusers."""
+    times = strides.uniform(LINEAR, 20, spacing="linspace", rounded=False)
+    np.testing.assert_allclose(times[:-1] * 1000 - 1, np.linspace(999, 0, 20), atol=1e-9)
+    for stride in (strides.karras, strides.log_snr, strides.beta):
+        times = stride(LINEAR, 20, spacing="trailing")
+        np.testing.assert_allclose(times[[0, -2]] * 1000 - 1, [999, 49], atol=1e-9)
+        assert times[-1] == 0 and len(times) == 21
+        ends = stride(LINEAR, 20, spacing="leading", offset=1)[[0, -2]]
+        np.testing.assert_allclose(ends * 1000 - 1, [951, 1], atol=1e-9)
+
+
+def test_beta_quantiles():
+    """Those of scipy.stats, between the ends in sigma / alpha."""
+    sigma = strides.beta(schedules.edm(1.0, 2.0), 5, a=0.5, b=0.7)[:-1]
+    expected = scipy.stats.beta.ppf(np.linspace(1, 0, 5), 0.5, 0.7)
+    np.testing.assert_allclose(sigma - 1, expected, atol=1e-9)
+
+
+def test_even_in_the_flows_own_sigma():
+    """Where alpha + sigma = 1 and there is no signal at the noisy end."""
+    flow = schedules.rectified_flow()
+    sigma = flow.level(strides.karras(flow, 6, space="flow")).sigma[:-1]
+    np.testing.assert_allclose(np.diff(sigma ** (1 / 7), 2), 0, atol=1e-9)
+    np.testing.assert_allclose(sigma[[0, -1]], [1, 0.001])
 
 
 def test_quadratic_indices_of_the_released_code():
@@ -223,8 +271,19 @@ def test_lam_min_moves_the_noisy_end_to_a_trained_index(name):
         (lambda: strides.quadratic(LINEAR, 0), "steps must be 1..1000"),
         (lambda: strides.karras(LINEAR, 2.5), "whole number >= 1, got 2.5"),
         (lambda: strides.uniform(LINEAR, 5, spacing="even"), "unknown spacing 'even'; it is"),
-        (lambda: strides.uniform(LINEAR, 5, terminal="end"), "'min' or 'skip', got 'end'"),
+        (lambda: strides.uniform(LINEAR, 5, terminal="end"), "or 'repeat', got 'end'"),
         (lambda: strides.uniform(LINEAR, 1, spacing="leading"), "use spacing='trailing'"),
+        (lambda: strides.uniform(LINEAR, 5, rounded=False), "belongs to spacing='linspace'"),
+        (lambda: strides.uniform(LINEAR, 5, spacing="leading", among=9), "among belongs to"),
+        (lambda: strides.uniform(LINEAR, 5, among=4), "whole number from steps, 5, to 1000, got 4"),
+        (lambda: strides.quadratic(LINEAR, 5, terminal="repeat"), "or 'skip', got 'repeat'"),
+        (lambda: strides.karras(LINEAR, 5, offset=1), "offset belongs to spacing='leading'"),
+        (lambda: strides.karras(LINEAR, 5, space="angle"), "space must be 'sigma' or 'flow'"),
+        (
+            lambda: strides.karras(schedules.edm(), 5, spacing="leading"),
+            "needs a discrete schedule",
+        ),
+        (lambda: strides.beta(LINEAR, 5, a=0.0), "a and b must be positive and finite, got 0.0"),
         (lambda: strides.uniform(LINEAR, 5, offset=1), "offset belongs to spacing='leading'"),
         (lambda: strides.uniform(LINEAR, 1000, spacing="leading", offset=1), "past the last, 999"),
         (lambda: strides.quadratic(LINEAR, 5, fraction=1.2), r"fraction must be in \(0, 1\]"),

@@ -1,7 +1,7 @@
 """Networks of Hugging Face diffusers: a UNet2DModel folder read into ours, and written from it.
 
     folder/unet/config.json, diffusion_pytorch_model.safetensors      the network
-    folder/scheduler/scheduler_config.json                            betas and prediction
+    folder/scheduler/scheduler_config.json                            betas, prediction, recipe
 
 or all in `folder` itself. Only names and layouts differ: convolutions are [O, I, 3, 3] there and
 [3, 3, I, O] here, dense layers transposed, and q, k, v are one kernel here.
@@ -20,16 +20,14 @@ import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ddim_jax import experiment, files, schedules
+from ddim_jax.checkpoints.diffusers_schedulers import scheduler, sections
+from ddim_jax.checkpoints.scheduler_options import BETAS, PREDICTIONS
 from ddim_jax.networks.layers import group_count
+
+__all__ = ["WEIGHTS", "is_folder", "read", "scheduler", "write"]
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 PLAIN, ATTENTION = ("DownBlock2D", "UpBlock2D"), ("AttnDownBlock2D", "AttnUpBlock2D")
-SCHEDULES = {
-    "linear": "ddpm_linear",
-    "scaled_linear": "ddpm_scaled_linear",
-    "squaredcos_cap_v2": "ddpm_cosine",
-}
-PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
 OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 """Of attention layers, before diffusers 0.15."""
 
@@ -68,9 +66,6 @@ def read(path: Path) -> tuple[ml_collections.ConfigDict, dict[str, Any]]:
     """
     file = _config_path(path)
     options = json.loads(file.read_text())
-    scheduler = path / "scheduler" / "scheduler_config.json"
-    if not scheduler.exists():
-        scheduler = path / "scheduler_config.json"
     weights = file.parent / WEIGHTS
     if not weights.exists():
         raise FileNotFoundError(
@@ -79,7 +74,9 @@ def read(path: Path) -> tuple[ml_collections.ConfigDict, dict[str, Any]]:
     config = ml_collections.ConfigDict()
     config.data = dict(name="diffusers:" + path.name, image_shape=_image_shape(options, file))
     config.model = _model(options, file)
-    config.update(_scheduler(json.loads(scheduler.read_text()) if scheduler.exists() else {}))
+    file = path / "scheduler" / "scheduler_config.json"
+    file = file if file.exists() else path / "scheduler_config.json"
+    config.update(_drawing(json.loads(file.read_text()) if file.exists() else {}))
     config.loss = dict(name="diffusion")
     tensors = {
         _new_name(name): value for name, value in safetensors.numpy.load_file(weights).items()
@@ -178,31 +175,41 @@ def _their_model(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 def _their_scheduler(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """DDIMScheduler's scheduler_config.json."""
-    kinds = {ours: theirs for theirs, ours in SCHEDULES.items()}
-    predictions = {ours: theirs for theirs, ours in PREDICTIONS.items()}
+    kinds = {ours: theirs for theirs, ours in BETAS.items()}
+    predictions = {ours: theirs for theirs, ours in PREDICTIONS.items() if ours != "flow"}
     schedule, prediction = config.schedule.to_dict(), config.prediction.name
     if schedule["name"] not in kinds or prediction not in predictions:
         raise ValueError(
             f"diffusers has no schedule {schedule['name']!r} with prediction {prediction!r}; it "
             f"has {', '.join(kinds)} and {', '.join(predictions)}"
         )
-    known = {"name", "num_steps", "beta_start", "beta_end", "zero_terminal_snr"}
-    if extra := sorted(set(schedule) - known):
+    rescaled = schedule.pop("zero_terminal_snr", False)
+    drawn = {"interpolation", "model_time", "prior", "single", "last_alpha"}  # of other samplers
+    schedule = {name: value for name, value in schedule.items() if name not in drawn}
+    if extra := sorted(set(schedule) - {"name", "num_steps", "beta_start", "beta_end"}):
         raise ValueError(f"diffusers has no {extra[0]} of schedule {schedule['name']!r}")
     made = inspect.signature(schedules.SCHEDULES[schedule["name"]]).bind(
         **{name: value for name, value in schedule.items() if name != "name"}
     )
     made.apply_defaults()
     betas = {k: made.arguments[k] for k in ("beta_start", "beta_end") if k in made.arguments}
+    betas |= {"rescale_betas_zero_snr": True} if rescaled else {}
     return {
         "_class_name": "DDIMScheduler",
         "num_train_timesteps": made.arguments["num_steps"],
         "beta_schedule": kinds[schedule["name"]],
         "prediction_type": predictions[prediction],
-        "rescale_betas_zero_snr": made.arguments["zero_terminal_snr"],
-        "clip_sample": config.sample.clip == "static",
+        "clip_sample": config.sample.clip in ("static", "static_x0"),
+        "timestep_spacing": _their_spacing(config.sample),
         **betas,
     }
+
+
+def _their_spacing(sample: ml_collections.ConfigDict) -> str:
+    """Of a uniform stride its own; trailing, which begins at pure noise, for others."""
+    options = dict(sample.get("stride_options") or {})
+    uniform = sample.get("stride") in (None, "uniform")
+    return options.get("spacing", "trailing") if uniform else "trailing"
 
 
 def _image_shape(options: dict[str, Any], file: Path) -> tuple[int, int, int]:
@@ -275,29 +282,15 @@ def _group_channels(widths: list[int], groups: int, file: Path) -> int:
     )
 
 
-def _scheduler(options: dict[str, Any]) -> dict[str, Any]:
-    """Our sections "schedule", "prediction" and "sample"."""
-    kind = options.get("beta_schedule", "linear")
-    prediction = options.get("prediction_type", "epsilon")
-    if options.get("trained_betas"):
-        raise ValueError("scheduler with trained_betas is not supported")
-    if kind not in SCHEDULES or prediction not in PREDICTIONS:
-        raise ValueError(
-            f"scheduler with beta_schedule={kind!r}, prediction_type={prediction!r} is not "
-            f"supported, only {', '.join(SCHEDULES)} and {', '.join(PREDICTIONS)}"
-        )
-    schedule = dict(name=SCHEDULES[kind], num_steps=options.get("num_train_timesteps", 1000))
-    if kind != "squaredcos_cap_v2":
-        schedule |= {
-            "beta_start": options.get("beta_start", 1e-4),
-            "beta_end": options.get("beta_end", 0.02),
-        }
-    if options.get("rescale_betas_zero_snr"):
-        schedule["zero_terminal_snr"] = True
-    sample = dict(solver="ddim", stride="uniform", steps=50, num_samples=16)
-    sample["clip"] = "static" if options.get("clip_sample", True) else "none"
-    prediction = {"name": PREDICTIONS[prediction]}
-    return {"schedule": schedule, "prediction": prediction, "sample": sample}
+def _drawing(options: dict[str, Any]) -> dict[str, Any]:
+    """Our sections "schedule", "prediction" and "sample" of a scheduler_config.json."""
+    parts = sections(options)
+    parts["schedule"].pop("single", None)  # a network does not see the seventh digit
+    kind = options.get("_class_name", "DDIMScheduler")
+    few = {"DDPMScheduler": options.get("num_train_timesteps", 1000)}
+    few |= {"LCMScheduler": 4, "TCDScheduler": 4}
+    parts["sample"] |= {"steps": few.get(kind, 50), "num_samples": 16}
+    return parts
 
 
 def _new_name(name: str) -> str:

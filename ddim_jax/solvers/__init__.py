@@ -9,12 +9,13 @@ import functools
 from collections.abc import Callable
 from functools import partial
 
-from ddim_jax.solvers.adams import deis, ipndm, lms, plms, pndm
+from ddim_jax.solvers.adams import deis, ipndm, lms
 from ddim_jax.solvers.consistency import consistency
 from ddim_jax.solvers.ddim import ddim, ddnm, ddpm
 from ddim_jax.solvers.dpm_solver import fast, sde_singlestep, singlestep
 from ddim_jax.solvers.dpm_solver_multistep import multistep
 from ddim_jax.solvers.first_step import analytical_first_step
+from ddim_jax.solvers.pndm import plms, pndm
 from ddim_jax.solvers.runge_kutta import SPACES, euler, heun, heun_churn, midpoint, rk4
 from ddim_jax.solvers.solver import LIMIT, Solver
 from ddim_jax.solvers.table import SolverTable, State, concatenate

@@ -6,78 +6,67 @@ With `y = x / alpha` and `u = sigma / alpha` the flow is `dy/du = eps`, so a ste
 
 over the last predictions eps_0 (newest), eps_1, ...; one evaluation a step. They differ in c:
 
-    pndm, plms, ipndm    (u' - u) times the Adams-Bashforth numbers of equal steps
+    ipndm                (u' - u) times the Adams-Bashforth numbers of equal steps
     lms, deis rhoAB      the integral over u of the Lagrange polynomial in u: unequal steps
     deis tAB             the integral over u of the Lagrange polynomial in t
+    deis log rho         the integral over u of the Lagrange polynomial in log u
 
 The fixed numbers are second order at best on steps that are unequal in u (and all useful strides
 are); the integrals have the order of their history. eps cannot be followed from alpha = 0: strides
-start at the solvers' `lam_min`. The step to the clean end is first order, DDIM's.
+start at the solvers' `lam_min`. The step to the clean end is first order, DDIM's, unless asked.
 
-Sources: Liu et al. 2022 (PNDM, arXiv:2202.09778); Zhang & Chen 2023 (DEIS, arXiv:2204.13902), whose
-rhoAB of order p is k-diffusion's LMS of order p + 1; Zhou et al. 2024 (iPNDM_v in diff-sampler,
-arXiv:2312.00094).
+Sources: Zhang & Chen 2023 (DEIS, arXiv:2204.13902), whose rhoAB of order p is k-diffusion's LMS of
+order p + 1; Zhou et al. 2024 (iPNDM_v in diff-sampler, arXiv:2312.00094).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
 from ddim_jax.schedules import Schedule
-from ddim_jax.solvers.rows import BASE, POINT, Combination, Rows, combine
+from ddim_jax.solvers.dpm_solver_multistep import step_orders
+from ddim_jax.solvers.pndm import ADAMS_BASHFORTH
+from ddim_jax.solvers.rows import POINT, Rows, combine
 from ddim_jax.solvers.solver import LIMIT, MakeTable, Solver
 from ddim_jax.solvers.table import SolverTable
 
-PNDM = "Liu et al. 2022, arXiv:2202.09778"
 DEIS = "Zhang & Chen 2023, arXiv:2204.13902"
 IPNDM_V = "Zhou et al. 2024, arXiv:2312.00094"
-
-ADAMS_BASHFORTH = {
-    1: (1.0,),
-    2: (3 / 2, -1 / 2),
-    3: (23 / 12, -16 / 12, 5 / 12),
-    4: (55 / 24, -59 / 24, 37 / 24, -9 / 24),
-}
-"""Weights of the newest, the one before, ...; by order."""
 
 Coefficients = Callable[[Schedule, np.ndarray, np.ndarray], np.ndarray]
 """(schedule, times of the predictions newest first then the target's, u likewise) -> c."""
 
 
-def _transfer(schedule: Schedule, t: float, s: float, point: Combination, eps: Combination):
-    """DDIM's step from t to s with a given eps: the straight line in sigma space."""
-    now, after = schedule.level(t), schedule.level(s)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        scale = after.alpha / now.alpha
-        return scale * point + (after.sigma - scale * now.sigma) * eps
-
-
-def _multistep(order: int, coefficients: Coefficients, warm_up: Sequence[Callable]) -> MakeTable:
-    """The common loop: warm-up steps first, the order grows with the history.
-
-    A warm-up step (schedule, rows, t, s) -> eps_t writes the rows of one step and returns the
-    prediction at t.
-    """
+def _multistep(
+    order: int, coefficients: Coefficients, lower_order_final: bool | int | None
+) -> MakeTable:
+    """The common loop: the order grows with the history."""
 
     def make_table(schedule: Schedule, times: np.ndarray) -> SolverTable:
         rows, seen = Rows(schedule, times), []
         with np.errstate(divide="ignore", invalid="ignore"):
             level = schedule.level(times)
             u = level.sigma / level.alpha
-            for k, (t, s) in enumerate(zip(times[:-1], times[1:], strict=True)):
-                if level.sigma[k + 1] == 0:
+            orders = _orders(order, len(times) - 1, u[-1] == 0, lower_order_final, coefficients)
+            for k, t in enumerate(times[:-1]):
+                if u[k + 1] == 0 and orders[k] == 1:
                     rows.into_clean(t)
-                elif k < len(warm_up):
-                    seen = [warm_up[k](schedule, rows, t, s), *seen][:order]
-                else:
-                    seen = [rows.predict(t, eps=1.0), *seen][:order]
-                    used = [*range(k, k - len(seen), -1), k + 1]
-                    c = coefficients(schedule, times[used], u[used])
-                    step = combine(c, seen)
-                    rows.move(level.alpha[k + 1] * (POINT / level.alpha[k] + step))
+                    break
+                seen = [rows.predict(t, eps=1.0), *seen][:order]
+                used = seen[: orders[k]]
+                nodes = [*range(k, k - len(used), -1), k + 1]
+                c = coefficients(schedule, times[nodes], u[nodes])
+                rows.move(level.alpha[k + 1] * (POINT / level.alpha[k] + combine(c, used)))
         return rows.table()
 
     return make_table
+
+
+def _orders(order, steps, clean, lower_order_final, coefficients) -> list[int]:
+    """The greatest order of every step; None lowers only a step to the clean end."""
+    if lower_order_final is None or (clean and coefficients is _polynomial_in_log_u):
+        return [*[order] * (steps - 1), 1 if clean else order]
+    return step_orders(order, steps, False, lower_order_final)
 
 
 def _adams(
@@ -85,69 +74,22 @@ def _adams(
     source: str,
     coefficients: Coefficients,
     order: int,
-    warm_up: Sequence[Callable] = (),
-    extra: tuple[int, ...] = (),
+    lower_order_final: bool | int | None = None,
 ) -> Solver:
-    """The solver of one kind of coefficients; `extra` are the evaluations of its warm-up steps."""
+    """The solver of one kind of coefficients."""
     if order not in ADAMS_BASHFORTH:
         raise ValueError(f"order must be 1..{len(ADAMS_BASHFORTH)}, got {order}")
     return Solver(
-        make_table=_multistep(order, coefficients, warm_up),
+        make_table=_multistep(order, coefficients, lower_order_final),
         order=min(order, 2) if coefficients is _equal_steps else order,
         lam_min=LIMIT,
-        stride="karras" if warm_up else "uniform",
         source=source,
-        warm_up=extra,
         name=name,
     )
 
 
 def _equal_steps(schedule: Schedule, times: np.ndarray, u: np.ndarray) -> np.ndarray:
     return (u[-1] - u[0]) * np.array(ADAMS_BASHFORTH[len(u) - 1])
-
-
-def _pseudo_heun(schedule: Schedule, rows: Rows, t: float, s: float) -> Combination:
-    """PNDM's improved Euler step: the mean of eps at both ends. Source: PNDM, equation 12."""
-    first = rows.predict(t, eps=1.0)
-    rows.move(_transfer(schedule, t, s, POINT, first), base=POINT)
-    second = rows.predict(s, eps=1.0)
-    rows.move(_transfer(schedule, t, s, BASE, (first + second) / 2))
-    return first
-
-
-def _pseudo_rk4(schedule: Schedule, rows: Rows, t: float, s: float) -> Combination:
-    """PNDM's pseudo Runge-Kutta step, its middle that of the clock. Source: PNDM, equation 13."""
-    middle, slopes = (t + s) / 2, []
-    point = POINT
-    for at, to in ((t, middle), (middle, middle), (middle, s)):
-        slopes.append(rows.predict(at, eps=1.0))
-        rows.move(_transfer(schedule, t, to, point, slopes[-1]), base=point)
-        point = BASE
-    slopes.append(rows.predict(s, eps=1.0))
-    mean = (slopes[0] + 2 * slopes[1] + 2 * slopes[2] + slopes[3]) / 6
-    rows.move(_transfer(schedule, t, s, BASE, mean))
-    return slopes[0]
-
-
-def plms(order: int = 4) -> Solver:
-    """PLMS: an improved Euler step first, then Adams-Bashforth; steps + 1 evaluations.
-
-    Args:
-        order: 1..4, of the Adams-Bashforth numbers; 2 is PNDM's S-PNDM.
-
-    Source: Liu et al. 2022; the warm-up is that of Rombach et al. 2022 (code).
-    """
-    return _adams("plms", PNDM, _equal_steps, order, (_pseudo_heun,), (1,))
-
-
-def pndm() -> Solver:
-    """F-PNDM: three pseudo Runge-Kutta steps, then Adams-Bashforth 4; steps + 9 evaluations.
-
-    The warm-up explodes where its steps are long beside the level: not for fewer than 4 steps.
-
-    Source: Liu et al. 2022, algorithm 2.
-    """
-    return _adams("pndm", PNDM, _equal_steps, 4, (_pseudo_rk4,) * 3, (3, 3, 3))
 
 
 def ipndm(order: int = 4, variable: bool = False) -> Solver:
@@ -166,33 +108,39 @@ def ipndm(order: int = 4, variable: bool = False) -> Solver:
     return _adams("ipndm", DEIS, _equal_steps, order)
 
 
-def lms(order: int = 4) -> Solver:
+def lms(order: int = 4, *, lower_order_final: bool | int | None = None) -> Solver:
     """Linear multistep over sigma / alpha: the variable-step Adams-Bashforth method.
 
     Args:
         order: 1..4; the number of predictions used.
+        lower_order_final: None makes only a step to the clean end first order, False none; others
+            as of `multistep`.
 
     Source: k-diffusion's LMS (code); Zhang & Chen 2023, rhoAB of order `order - 1`.
     """
-    return _adams("lms", f"k-diffusion; {DEIS}", _polynomial_in_u, order)
+    return _adams("lms", f"k-diffusion; {DEIS}", _polynomial_in_u, order, lower_order_final)
 
 
-def deis(order: int = 3, space: str = "t") -> Solver:
+def deis(
+    order: int = 3, space: str = "t", *, lower_order_final: bool | int | None = None
+) -> Solver:
     """DEIS: exponential integration with a polynomial through earlier predictions.
 
     Args:
         order: 0..3, the polynomial's degree; the method converges with `order + 1`.
         space: "t" is tAB, the polynomial is in the schedule's own clock; "rho" is rhoAB, in
-            sigma / alpha (the same as `lms(order + 1)`).
+            sigma / alpha (the same as `lms(order + 1)`); "log_rho" has it in log(sigma / alpha)
+            (diffusers).
+        lower_order_final: as of `lms`; in "log_rho" a step to the clean end is always first order.
 
     Source: Zhang & Chen 2023, equations 15 (tAB) and 17 (rhoAB).
     """
     if order not in range(4):
         raise ValueError(f"order must be 0..3 (the polynomial's degree), got {order}")
-    if space not in ("t", "rho"):
-        raise ValueError(f"space must be 't' (tAB) or 'rho' (rhoAB), got {space!r}")
-    polynomial = _polynomial_in_t if space == "t" else _polynomial_in_u
-    return _adams("deis", DEIS, polynomial, order + 1)
+    spaces = {"t": _polynomial_in_t, "rho": _polynomial_in_u, "log_rho": _polynomial_in_log_u}
+    if space not in spaces:
+        raise ValueError(f"space must be 't' (tAB), 'rho' (rhoAB) or 'log_rho', got {space!r}")
+    return _adams("deis", DEIS, spaces[space], order + 1, lower_order_final)
 
 
 def _lagrange(nodes: np.ndarray, at: np.ndarray) -> np.ndarray:
@@ -211,6 +159,14 @@ def _polynomial_in_u(schedule: Schedule, times: np.ndarray, u: np.ndarray) -> np
     """Integrals of the Lagrange basis in u; the Gauss rule is exact for polynomials."""
     half = (u[-1] - u[0]) / 2
     return half * _lagrange(u[:-1], u[0] + half * (_GAUSS[0] + 1)) @ _GAUSS[1]
+
+
+def _polynomial_in_log_u(schedule: Schedule, times: np.ndarray, u: np.ndarray) -> np.ndarray:
+    """Integrals over u of the Lagrange basis in v = log u, `int l(v) e^v dv`."""
+    v = np.log(u)
+    half = (v[-1] - v[0]) / 2
+    at = v[0] + half * (_GAUSS[0] + 1)
+    return half * (_lagrange(v[:-1], at) * np.exp(at)) @ _GAUSS[1]
 
 
 def _polynomial_in_t(schedule: Schedule, times: np.ndarray, u: np.ndarray) -> np.ndarray:

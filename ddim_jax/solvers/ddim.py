@@ -29,15 +29,24 @@ DDIM = "Song et al. 2021, arXiv:2010.02502"
 DDNM = "Wang et al. 2023, arXiv:2212.00490"
 
 
-def ddim(eta: float = 0.0) -> Solver:
+def ddim(
+    eta: float = 0.0, *, landing: str = "next", inverse: bool = False, divided: bool = False
+) -> Solver:
     """DDIM. Source: Song et al. 2021, equations 12 and 16.
 
     Args:
         eta: 0 (deterministic) to 1 (DDPM's posterior variance).
+        landing: where a step ends, see `landings`.
+        inverse: runs the steps backwards, from a picture to noise, each with the network told the
+            time that the step ends at (DDIMInverse of diffusers); `editing.inversion` has better.
+        divided: ends at x / alpha, as samplers do that keep it (diffusers' Euler).
 
     Raises:
-        ValueError: eta outside [0, 1].
+        ValueError: eta outside [0, 1], or not 0 with inverse; an unknown landing.
     """
+    check_landing(landing)
+    if eta and inverse:
+        raise ValueError(f"inverse=True needs eta=0, got {eta}")
     if not 0 <= eta <= 1:
         raise ValueError(
             f"eta must be in [0, 1], got {eta}; 0 is deterministic DDIM, 1 is DDPM's posterior, "
@@ -45,8 +54,11 @@ def ddim(eta: float = 0.0) -> Solver:
         )
 
     def make_table(schedule: Schedule, times: np.ndarray) -> SolverTable:
-        share = eta**2 * _lost(schedule, times) if eta else np.zeros(len(times) - 1)
-        return _renoised(schedule, times, share)
+        lands = landings(schedule, times, landing)
+        if inverse:
+            return _upwards(schedule, times, lands)
+        share = eta**2 * _lost(schedule, times[:-1], lands) if eta else np.zeros(len(lands))
+        return _renoised(schedule, times, lands, share, divided)
 
     return Solver(
         make_table=make_table,
@@ -76,7 +88,7 @@ def ddnm(eta: float = 0.85) -> Solver:
         raise ValueError(f"eta must be in [0, 1], got {eta}; DDNM uses 0.85, 0 is DDIM")
 
     def make_table(schedule: Schedule, times: np.ndarray) -> SolverTable:
-        return _renoised(schedule, times, np.full(len(times) - 1, eta**2))
+        return _renoised(schedule, times, times[1:], np.full(len(times) - 1, eta**2))
 
     return Solver(
         make_table=make_table,
@@ -87,23 +99,67 @@ def ddnm(eta: float = 0.85) -> Solver:
     )
 
 
-def _renoised(schedule: Schedule, times: np.ndarray, share: np.ndarray) -> SolverTable:
-    """Steps in which a share [steps] of the noise's variance is fresh."""
-    rows, after = Rows(schedule, times), schedule.level(times[1:])
+LANDINGS = ("next", "whole")
+
+
+def check_landing(landing: str) -> None:
+    """Raises ValueError for an unknown one."""
+    if landing not in LANDINGS:
+        raise ValueError(f"landing must be {' or '.join(map(repr, LANDINGS))}, got {landing!r}")
+
+
+def landings(schedule: Schedule, times: np.ndarray, landing: str) -> np.ndarray:
+    """[steps] where the steps of a stride end.
+
+    "next" is the stride's next time. "whole" goes down T // steps indices of a T-step schedule,
+    whatever the stride, and to the stride's last time from where there are not as many (diffusers'
+    DDIM and PNDM). The two differ wherever the stride's own indices are not T // steps apart.
+
+    Raises:
+        ValueError: an unknown landing; "whole" on a continuous schedule.
+    """
+    check_landing(landing)
+    if landing == "next":
+        return times[1:]
+    if schedule.num_steps is None:
+        raise ValueError(f"landing='whole' needs a discrete schedule, got {schedule.name}")
+    total = schedule.num_steps
+    below = np.round(times[:-1] * total) - 1 - total // (len(times) - 1)
+    return np.where(below < 0, times[-1], (below + 1) / total)
+
+
+def _renoised(
+    schedule: Schedule,
+    times: np.ndarray,
+    lands: np.ndarray,
+    share: np.ndarray,
+    divided: bool = False,
+) -> SolverTable:
+    """Steps from times [steps + 1] to `lands`, in which a share [steps] of the noise is fresh."""
+    rows, after = Rows(schedule, np.append(times[0], lands)), schedule.level(lands)
     along, std = after.sigma * np.sqrt(1 - share), after.sigma * np.sqrt(share)
     for k, t in enumerate(times[:-1]):
-        clean = rows.predict(t, x0=after.alpha[k], eps=along[k])
-        rows.move(clean + std[k] * NOISE)
+        to = rows.predict(t, x0=after.alpha[k], eps=along[k]) + std[k] * NOISE
+        rows.move(to / after.alpha[k] if divided and k == len(lands) - 1 else to)
     return rows.table()
 
 
-def _lost(schedule: Schedule, times: np.ndarray) -> np.ndarray:
+def _upwards(schedule: Schedule, times: np.ndarray, lands: np.ndarray) -> SolverTable:
+    """DDIM's steps from where they land to where they began."""
+    rows = Rows(schedule, np.array([lands[-1], times[0]]), start=(1.0, 0.0))
+    level = schedule.level(times[:-1])
+    for k in reversed(range(len(lands))):
+        told = float(level.model_time[k])
+        rows.move(rows.predict(lands[k], x0=level.alpha[k], eps=level.sigma[k], told=told))
+    return rows.table()
+
+
+def _lost(schedule: Schedule, times: np.ndarray, lands: np.ndarray) -> np.ndarray:
     """`1 - exp(-2h)` of every step: the share of the noise that the step replaces."""
-    lam = schedule.half_log_snr(times)
-    return -np.expm1(-2 * (lam[1:] - lam[:-1]))
+    return -np.expm1(-2 * (schedule.half_log_snr(lands) - schedule.half_log_snr(times)))
 
 
-def ddpm(variance: str = "small") -> Solver:
+def ddpm(variance: str = "small", *, final_noise: bool = False) -> Solver:
     """DDPM's ancestral sampling in its posterior form, over any stride.
 
     `x' = c0 x0 + cx x + std z` with `c0 = alpha' (1 - e^{-2h})`, `cx = (sigma' / sigma) e^{-h}`.
@@ -111,6 +167,8 @@ def ddpm(variance: str = "small") -> Solver:
     Args:
         variance: "small" is the posterior's (the same as `ddim(eta=1)`); "large" is the forward
             step's, beta_t: the sigma-hat rows of DDIM's table 1. Both are 0 in a step to sigma = 0.
+        final_noise: keeps the "large" noise of a step to sigma = 0 from above the cleanest trained
+            level (diffusers).
 
     Raises:
         ValueError: another variance.
@@ -125,6 +183,9 @@ def ddpm(variance: str = "small") -> Solver:
     def make_table(schedule: Schedule, times: np.ndarray) -> SolverTable:
         rows = Rows(schedule, times)
         of_x0, of_x, std = posterior(schedule, times, variance)
+        above = times[-2] > schedule.t_min * (1 + 1e-6)
+        if final_noise and variance == "large" and above and schedule.level(times[-1]).sigma == 0:
+            std[-1] = schedule.level(times[-2]).sigma
         for k, t in enumerate(times[:-1]):
             x0 = rows.predict(t, x0=1.0)
             rows.move(of_x0[k] * x0 + of_x[k] * POINT + std[k] * NOISE)
@@ -143,7 +204,7 @@ def posterior(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(weights of x0, weights of x, std) of every step of `ddpm`, [steps] each."""
     before, after = schedule.level(times[:-1]), schedule.level(times[1:])
-    lost = _lost(schedule, times)
+    lost = _lost(schedule, times[:-1], times[1:])
     keep = (after.sigma / before.sigma) ** 2 * before.alpha / after.alpha
     std = (after.sigma if variance == "small" else before.sigma) * np.sqrt(lost)
     return after.alpha * lost, keep, np.where(after.sigma == 0, 0.0, std)

@@ -36,7 +36,13 @@ def _stepwise(form: str, write: Callable[[Exponential, Rows, float, float], None
 
 
 def _block(
-    line: Exponential, rows: Rows, s: float, inner: Sequence[float], t: float, derivative: str
+    line: Exponential,
+    rows: Rows,
+    s: float,
+    inner: Sequence[float],
+    t: float,
+    derivative: str,
+    exact_inner: bool = True,
 ):
     """One singlestep block from s to t with evaluations at s and at the inner times (0, 1 or 2)."""
     h = line.h(s, t)
@@ -59,6 +65,7 @@ def _block(
         rows.move(along(BASE, t, q1 * m + weight * slope))
         return
     p1, p2, _ = line.q(part[1] * h)
+    p2 = p2 if exact_inner or derivative == "taylor" else p1 / 2
     rows.move(along(BASE, inner[1], p1 * m + part[1] * p2 * slope), base=BASE)
     second = line.predict(rows, inner[1])
     steeper = (second - m) / part[1]
@@ -101,18 +108,27 @@ def singlestep(order: int = 2, form: str = "eps", derivative: str = "midpoint") 
     )
 
 
-def fast_orders(evaluations: int) -> list[int]:
+def fast_orders(
+    evaluations: int, order: int = 3, lower_order_final: bool | int = True
+) -> list[int]:
     """DPM-Solver-fast: blocks of order 3, then 2 and 1, that use up a budget of evaluations.
 
     Source: Lu et al. 2022 (DPM-Solver), appendix D.3 and its code.
     """
-    threes, rest = divmod(evaluations, 3)
-    if rest == 0:
-        return [3] * (threes - 1) + [2, 1] if threes else []
-    return [3] * threes + [rest]
+    whole, rest = divmod(evaluations, order)
+    if rest == 0 and order > 1 and lower_order_final:
+        return [order] * (whole - 1) + [order - 1, 1] if whole else []
+    return [order] * whole + ([rest] if rest else [])
 
 
-def fast(form: str = "eps", derivative: str = "midpoint") -> Solver:
+def fast(
+    form: str = "eps",
+    derivative: str = "midpoint",
+    *,
+    order: int = 3,
+    lower_order_final: bool = True,
+    exact_inner: bool = True,
+) -> Solver:
     """DPM-Solver-fast: singlestep blocks of mixed order, as many evaluations as steps.
 
     A block of order p spans p intervals of the stride and evaluates at their points. Into the clean
@@ -121,26 +137,33 @@ def fast(form: str = "eps", derivative: str = "midpoint") -> Solver:
     Args:
         form: "eps" or "data".
         derivative: see `singlestep`.
+        order: of the blocks, 1..3.
+        lower_order_final: splits the last block where blocks of this order fit exactly.
+        exact_inner: False weighs the slope at the second inner point as `derivative` says, which
+            makes order 3 second order (diffusers).
+
+    Raises:
+        ValueError: another order, form or derivative.
 
     Source: Lu et al. 2022 (DPM-Solver), appendix D.3.
     """
-    check(2, form, derivative)
+    check(order, form, derivative)
 
     def make_table(schedule: Schedule, times: np.ndarray) -> SolverTable:
         line, rows = Exponential(schedule, form), Rows(schedule, times)
         clean = schedule.level(times[-1]).sigma == 0
         k = 0
-        for order in fast_orders(len(times) - 1 - clean):
-            inner = list(times[k + 1 : k + order])
-            _block(line, rows, times[k], inner, times[k + order], derivative)
-            k += order
+        for block in fast_orders(len(times) - 1 - clean, order, lower_order_final):
+            inner, end = list(times[k + 1 : k + block]), times[k + block]
+            _block(line, rows, times[k], inner, end, derivative, exact_inner)
+            k += block
         if clean:
             rows.into_clean(times[-2])
         return rows.table()
 
     return Solver(
         make_table=make_table,
-        order=2,
+        order=min(order, 2),
         lam_min=LIMIT,
         stride="uniform" if form == "data" else "log_snr",
         source=PAPERS[form],
@@ -148,7 +171,7 @@ def fast(form: str = "eps", derivative: str = "midpoint") -> Solver:
     )
 
 
-def sde_singlestep(eta: float = 1.0, part: float = 1 / 2) -> Solver:
+def sde_singlestep(eta: float = 1.0, part: float = 1 / 2, *, path: str = "log_snr") -> Solver:
     """SDE-DPM-Solver++ 2S: two evaluations a step of the reverse SDE.
 
     The second evaluation follows the same path of the noise as the step: the noise up to it is part
@@ -157,9 +180,11 @@ def sde_singlestep(eta: float = 1.0, part: float = 1 / 2) -> Solver:
     Args:
         eta: in (0, 1], 1 is the reverse of the forward process.
         part: where the inner evaluation is, of the log-SNR interval, in (0, 1].
+        path: the noise up to the inner point is correlated with the step's as the linear SDE has
+            it, "log_snr", or as a Brownian path over sigma / alpha, "sigma" (k-diffusion).
 
     Raises:
-        ValueError: eta or part out of range.
+        ValueError: eta or part out of range, another path.
 
     Source: Lu et al. 2022 (DPM-Solver++), section 5; k-diffusion's dpmpp_sde for the scheme.
     """
@@ -169,8 +194,11 @@ def sde_singlestep(eta: float = 1.0, part: float = 1 / 2) -> Solver:
             "singlestep(2, 'data') is the deterministic solver"
         )
 
+    if path not in ("log_snr", "sigma"):
+        raise ValueError(f"path must be 'log_snr' or 'sigma', got {path!r}")
+
     return Solver(
-        make_table=_stepwise("data", partial(_sde_block, eta, part)),
+        make_table=_stepwise("data", partial(_sde_block, eta, part, path)),
         stages=2,
         stochastic=True,
         lam_min=LIMIT,
@@ -179,7 +207,9 @@ def sde_singlestep(eta: float = 1.0, part: float = 1 / 2) -> Solver:
     )
 
 
-def _sde_block(eta: float, part: float, line: Exponential, rows: Rows, s: float, t: float) -> None:
+def _sde_block(
+    eta: float, part: float, path: str, line: Exponential, rows: Rows, s: float, t: float
+) -> None:
     middle, h = line.inside(s, t, part), line.h(s, t)
     sigma_s, sigma_m, sigma_t = (line.schedule.level(time).sigma for time in (s, middle, t))
 
@@ -193,9 +223,13 @@ def _sde_block(eta: float, part: float, line: Exponential, rows: Rows, s: float,
     first = line.predict(rows, s)
     # the noise seen at the inner point, carried by `base` to where the step scales it
     h1 = part * h
-    carried = sigma_s * np.exp(eta * h1) * std(h1)
+    carried, fresh = sigma_s * np.exp(eta * h1) * std(h1), std(h - h1)
+    if path == "sigma":
+        share = np.expm1(-h1) / np.expm1(-h)  # of the path over sigma / alpha, in variance
+        carried = sigma_s * np.exp(eta * h) * std(h) * np.sqrt(share)
+        fresh = std(h) * np.sqrt(1 - share)
     point = along(POINT, middle, h1, first) + sigma_m * std(h1) * NOISE
     rows.move(point, base=POINT + carried * NOISE)
     second = line.predict(rows, middle)
     mean = (1 - 1 / (2 * part)) * first + 1 / (2 * part) * second
-    rows.move(along(BASE, t, h, mean) + sigma_t * std(h - h1) * NOISE)
+    rows.move(along(BASE, t, h, mean) + sigma_t * fresh * NOISE)

@@ -46,7 +46,9 @@ class Exponential:
         return -h if self.data else h
 
     def q(self, h: float) -> tuple[float, float, float]:
-        """q1, q2, q3."""
+        """q1, q2, q3; a step of no length changes nothing."""
+        if h == 0:
+            return 0.0, 0.0, 0.0
         q1 = np.expm1(self.z(h))
         q2 = q1 / self.z(h) - 1
         return q1, q2, q2 / self.z(h) - 1 / 2

@@ -71,13 +71,19 @@ class Rows:
     def __init__(
         self, schedule: Schedule, times: np.ndarray, start: tuple[float, float] | None = None
     ):
-        self._schedule, self._times = schedule, times
+        self.schedule, self._times = schedule, times
         self._start = np.array(start or (schedule.prior_std(times[0]), 0.0))
-        self._at, self._store, self._moves = [], [], []
+        self._at, self._told, self._store, self._moves = [], [], [], []
 
-    def predict(self, t: float, *, x0: float = 0.0, eps: float = 0.0) -> Combination:
-        """Begins a row: evaluates the network at time t, stores `x0 * x0 + eps * eps`."""
+    def predict(
+        self, t: float, *, x0: float = 0.0, eps: float = 0.0, told: float | None = None
+    ) -> Combination:
+        """Begins a row: evaluates the network at time t, stores `x0 * x0 + eps * eps`.
+
+        `told` is a model time that the network is told in place of the level's own.
+        """
         self._at.append(t)
+        self._told.append(told)
         self._store.append((x0, eps))
         return Combination({len(self._at) - 1: 1.0})
 
@@ -104,8 +110,12 @@ class Rows:
                         state[k, target, int(symbol == "base")] = weight
                     else:
                         history[k, target, slot[symbol]] += weight
+        level = self.schedule.level(np.array(self._at, np.float64))
+        for k, told in enumerate(self._told):
+            if told is not None:
+                level.model_time[k] = told
         return SolverTable(
-            level=self._schedule.level(np.array(self._at, np.float64)),
+            level=level,
             store=np.array(self._store, np.float64),
             slot=np.array(slot, np.int32),
             state=state,
@@ -113,7 +123,7 @@ class Rows:
             noise=noise,
             active=np.ones(count, bool),
             start=self._start,
-            end=self._schedule.level(self._times[-1]),
+            end=self.schedule.level(self._times[-1]),
         )
 
     def _slots(self) -> tuple[list[int], int]:

@@ -92,11 +92,10 @@ def _one_step(name: str, space: str, stages: int, step: Step, **facts) -> Solver
 
     return Solver(
         make_table=make_table,
-        order=stages,
         stages=stages,
         lam_min=LIMIT if space == "sigma" else None,
         name=name,
-        **{"source": EDM} | facts,
+        **{"source": EDM, "order": stages} | facts,
     )
 
 
@@ -149,23 +148,41 @@ def heun(space: str = "sigma") -> Solver:
     return _one_step("heun", space, 2, _heun_step, stride=stride)
 
 
-def midpoint(space: str = "sigma") -> Solver:
+def midpoint(
+    space: str = "sigma", *, ancestral: bool = False, exact_middle: bool = False
+) -> Solver:
     """The midpoint method: two evaluations per step, order 2.
 
     Args:
         space: what is integrated; in "sigma" the middle is the geometric mean, as in the sampler
             known as DPM-2, in the others that of the clock.
+        ancestral: steps in sigma space to where fresh noise leads back to the next level, DDIM's
+            eta = 1 (DPM-2 ancestral).
+        exact_middle: tells the network the middle's own index on a discrete schedule, even one that
+            rounds its model times (diffusers).
+
+    Raises:
+        ValueError: an unknown space; ancestral in another than "sigma".
 
     Source: Karras et al. 2022 and its k-diffusion code (sigma space).
     """
+    if ancestral and space != "sigma":
+        raise ValueError(f"ancestral=True needs space='sigma', got {space!r}")
 
     def step(rows: Rows, now: Knot, after: Knot, knot_at: Callable[[float], Knot]) -> None:
-        u = np.sqrt(now.u * after.u) if space == "sigma" else (now.u + after.u) / 2
+        share = (after.u / now.u) ** 2 if ancestral else 1.0  # of the variance that is kept
+        down = after._replace(u=after.u * np.sqrt(share)) if ancestral else after
+        u = np.sqrt(now.u * down.u) if space == "sigma" else (now.u + down.u) / 2
         middle = knot_at(u)
         rows.move(_along(POINT, now, middle, _slope(rows, now)), base=POINT)
-        rows.move(_along(BASE, now, after, _slope(rows, middle)))
+        told = rows.schedule.num_steps * middle.t - 1 if exact_middle else None
+        slope = rows.predict(middle.t, x0=middle.slope[0], eps=middle.slope[1], told=told)
+        to = _along(BASE, now, down, slope)
+        std = after.n * after.u * np.sqrt(1 - share)
+        rows.move(to + std * NOISE if ancestral else to)
 
-    return _one_step("midpoint", space, 2, step)
+    facts = {"order": None, "stochastic": True} if ancestral else {}
+    return _one_step("midpoint", space, 2, step, **facts)
 
 
 def rk4(space: str = "angle") -> Solver:

@@ -74,7 +74,7 @@ class Solver:
 
     def nfe(self, steps: int, terminal: str = "zero") -> int:
         """Network evaluations of `steps` steps; the step to sigma = 0 takes one."""
-        into_clean = terminal != "min"
+        into_clean = terminal in ("zero", "skip")
         full = steps - into_clean
         return self.stages * full + into_clean + sum(self.warm_up[:full])
 

@@ -32,7 +32,8 @@ def unipc(
     *,
     variant: str = "bh2",
     corrector: bool = True,
-    lower_order_final: bool = True,
+    uncorrected: tuple[int, ...] = (),
+    lower_order_final: bool | int = True,
 ) -> Solver:
     """UniPC-p. One evaluation a step; `base` carries the corrected point.
 
@@ -41,7 +42,9 @@ def unipc(
         form: "data" or "eps" predictions.
         variant: "bh1" or "bh2", the function B.
         corrector: False leaves UniP-p, the predictor alone.
-        lower_order_final: the last steps fall back to orders 2 and 1, as published.
+        uncorrected: steps, counted from 0, whose end is not corrected.
+        lower_order_final: the last steps fall back to orders 2 and 1, as published; a number above
+            1: only in fewer steps than that.
 
     Raises:
         ValueError: another order, form or variant.
@@ -70,7 +73,7 @@ def unipc(
                 break
             m = line.predict(rows, t)
             point = POINT
-            if corrector and k and seen:
+            if corrector and k and seen and k - 1 not in uncorrected:
                 point = step(k - 1, BASE, seen[: orders[k - 1]], corrected_by=m)
             # a prediction at alpha = 0 has no log-SNR: it serves one uncorrected step
             seen = [(lam[k], m), *seen][:order]
@@ -93,6 +96,8 @@ def _change(
 ) -> Combination:
     """`expm1(z) m_i + B sum rho_j D_j` from lam[0] to lam[1]; the latter's prediction corrects."""
     h, (_, newest) = lam[1] - lam[0], seen[0]
+    if h == 0:
+        return 0.0 * newest
     ratios = [(past - lam[0]) / h for past, _ in seen[1:]]
     differences = [(m - newest) / r for (_, m), r in zip(seen[1:], ratios, strict=True)]
     if corrected_by is not None:

@@ -14,6 +14,7 @@ from ddim_jax.strides.fixed import (
     ALIGN_YOUR_STEPS,
     STRIDES,
     align_your_steps,
+    beta,
     karras,
     log_snr,
     poly_exponential,
@@ -22,6 +23,6 @@ from ddim_jax.strides.fixed import (
 )
 
 __all__ = [
-    "ALIGN_YOUR_STEPS", "STRIDES", "align_your_steps", "karras", "learned", "log_snr",
+    "ALIGN_YOUR_STEPS", "STRIDES", "align_your_steps", "beta", "karras", "learned", "log_snr",
     "poly_exponential", "quadratic", "uniform",
 ]  # fmt: skip

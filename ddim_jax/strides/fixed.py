@@ -6,7 +6,10 @@ All take these, beside options of their own, and raise ValueError for a value th
     steps     intervals, at least 1
     terminal  "zero": the last point is exactly clean (alpha = 1, sigma = 0); "min": it is the
               cleanest trained level, `schedule.t_min`; "skip": as "min", but clean in its place, so
-              that no evaluation is at `t_min`
+              that no evaluation is at `t_min`. Some take two more: "zero_to_min" has the points of
+              "zero", the last of them replaced by the cleanest trained level; "repeat" the last
+              replaced by the one before. Where it coincides with the point before, the last step
+              leaves the sample as it is
     lam_min   moves the noisy end to the first trained level above this half log-SNR, for solvers
               that cannot start from pure noise; None leaves it
 
@@ -23,10 +26,12 @@ polyexponential); Sabour et al. 2024 (arXiv:2404.14507) (align your steps).
 from collections.abc import Callable
 
 import numpy as np
+import scipy.special
 
 from ddim_jax.schedules import Schedule
 
 TERMINALS = ("zero", "min", "skip")
+ALL_TERMINALS = (*TERMINALS, "zero_to_min", "repeat")
 
 ALIGN_YOUR_STEPS = {
     "sd15": (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029),
@@ -44,6 +49,8 @@ def uniform(
     *,
     spacing: str = "trailing",
     offset: int = 0,
+    rounded: bool = True,
+    among: int | None = None,
     terminal: str = "zero",
     lam_min: float | None = None,
 ) -> np.ndarray:
@@ -54,36 +61,45 @@ def uniform(
             the evaluations over T-1 .. 0, ends included; "leading" is 900, 800, ..., 0 (it never
             evaluates at pure noise).
         offset: added to the indices of "leading" (Stable Diffusion uses 1).
+        rounded: False leaves the indices of "linspace" fractional (k-diffusion).
+        among: chooses from the trailing stride of this many steps (latent consistency models: 50).
     """
     if spacing not in ("trailing", "linspace", "leading"):
         raise ValueError(f"unknown spacing {spacing!r}; it is 'trailing', 'linspace' or 'leading'")
-    if spacing == "leading" and steps == 1:
+    knots = _knots(steps, terminal)
+    if spacing == "leading" and knots == 1:
         raise ValueError(
             "steps=1 with leading spacing would start at the clean end; use spacing='trailing'"
         )
     if (spacing, terminal) == ("trailing", "skip"):
         terminal = "zero"  # whose last evaluation is above t_min
-    check_steps(schedule, steps, terminal, discrete=True)
+    check_steps(schedule, steps, terminal, discrete=True, terminals=ALL_TERMINALS)
+    _check_index_options(schedule, spacing, rounded, among, steps)
     if offset and (spacing != "leading" or schedule.num_steps is None):
         raise ValueError("offset belongs to spacing='leading' on a discrete schedule")
     knots = _knots(steps, terminal)
     noise, t_min = _noisy_end(schedule, lam_min), schedule.t_min
     if schedule.num_steps is None:
         if spacing == "trailing":
-            last = schedule.t_span[1] if terminal == "zero" else t_min
-            return _checked(np.linspace(noise, last, steps + 1))
+            last = t_min if knots > steps else schedule.t_span[1]
+            return finish(schedule, np.linspace(noise, last, steps + 1)[:knots], terminal)
         if spacing == "linspace":
             times = np.linspace(noise, t_min, knots)
         else:
             times = t_min + (noise - t_min) * np.arange(knots)[::-1] / knots
         return finish(schedule, times, terminal)
     total = _indices(schedule, noise, knots)
-    if spacing == "trailing":
+    if among is not None:
+        own = np.arange(among, 0, -1) * (total // among) - 1
+        index = own[np.floor(np.linspace(0, among, steps, endpoint=False)).astype(int)]
+        index = np.append(index, 0) if knots > steps else index
+    elif spacing == "trailing":
         index = np.round(total - np.arange(steps) * total / steps) - 1
-        if terminal == "min":  # strides below 1.5 indices would round to index 0 twice
+        if knots > steps:  # strides below 1.5 indices would round to index 0 twice
             index = np.maximum(np.append(index, 0), np.arange(knots)[::-1])
     elif spacing == "linspace":
-        index = np.round(np.linspace(0, total - 1, knots))[::-1] if knots > 1 else [total - 1]
+        index = np.linspace(0, total - 1, knots)[::-1] if knots > 1 else np.array([total - 1])
+        index = np.round(index) if rounded else index
     else:
         index = np.arange(knots)[::-1] * (total // knots) + offset
         if index[0] >= total:
@@ -91,7 +107,23 @@ def uniform(
                 f"offset {offset} moves index {index[0] - offset} past the last, {total - 1}; "
                 "use a smaller one"
             )
+        if knots > steps:
+            index[-1] = 0
     return finish(schedule, _at_index(schedule, index), terminal)
+
+
+def _check_index_options(schedule, spacing, rounded, among, steps) -> None:
+    if not rounded and (spacing != "linspace" or schedule.num_steps is None):
+        raise ValueError("rounded=False belongs to spacing='linspace' on a discrete schedule")
+    if among is None:
+        return
+    if spacing != "trailing" or schedule.num_steps is None:
+        raise ValueError("among belongs to spacing='trailing' on a discrete schedule")
+    if among != int(among) or not steps <= among <= schedule.num_steps:
+        raise ValueError(
+            f"among must be a whole number from steps, {steps}, to {schedule.num_steps}, got "
+            f"{among}"
+        )
 
 
 def quadratic(
@@ -149,11 +181,18 @@ def karras(
     rho: float = 7.0,
     terminal: str = "zero",
     lam_min: float | None = None,
+    spacing: str | None = None,
+    offset: int = 0,
+    space: str = "sigma",
 ) -> np.ndarray:
     """EDM's grid: `(sigma / alpha)^(1 / rho)` evenly spaced. Source: Karras et al. 2022, eq. 5.
 
     Args:
         rho: 7 in the paper; 1 is uniform in sigma / alpha; `log_snr` is the limit of large rho.
+        spacing: between the first and the last index of `uniform` in this spacing, on a discrete
+            schedule; None: between the schedule's own ends.
+        offset: of spacing "leading".
+        space: "sigma" spaces sigma / alpha, "flow" sigma / (alpha + sigma).
     """
     if not 0 < rho < np.inf:
         raise ValueError(f"rho must be positive and finite, got {rho}; EDM uses 7")
@@ -162,14 +201,65 @@ def karras(
         ends = np.exp(-high / rho), np.exp(-low / rho)
         return -rho * np.log(np.linspace(*ends, knots))
 
-    return _by_lam(schedule, steps, grid, "karras", terminal, lam_min)
+    within = _within(schedule, steps, "karras", terminal, lam_min, spacing, offset, space)
+    return _by_lam(schedule, steps, grid, terminal, within, space)
 
 
 def log_snr(
-    schedule: Schedule, steps: int, *, terminal: str = "zero", lam_min: float | None = None
+    schedule: Schedule,
+    steps: int,
+    *,
+    terminal: str = "zero",
+    lam_min: float | None = None,
+    spacing: str | None = None,
+    offset: int = 0,
+    space: str = "sigma",
 ) -> np.ndarray:
-    """Evenly spaced in log-SNR. Source: Lu et al. 2022, section 3.3."""
-    return _by_lam(schedule, steps, np.linspace, "log_snr", terminal, lam_min)
+    """Evenly spaced in log-SNR. Source: Lu et al. 2022, section 3.3.
+
+    Args:
+        spacing: between the first and the last index of `uniform` in this spacing, on a discrete
+            schedule; None: between the schedule's own ends.
+        offset: of spacing "leading".
+        space: "sigma" spaces sigma / alpha, "flow" sigma / (alpha + sigma).
+    """
+    within = _within(schedule, steps, "log_snr", terminal, lam_min, spacing, offset, space)
+    return _by_lam(schedule, steps, np.linspace, terminal, within, space)
+
+
+def beta(
+    schedule: Schedule,
+    steps: int,
+    *,
+    a: float = 0.6,
+    b: float = 0.6,
+    terminal: str = "zero",
+    lam_min: float | None = None,
+    spacing: str | None = None,
+    offset: int = 0,
+    space: str = "sigma",
+) -> np.ndarray:
+    """sigma / alpha at even quantiles of a beta distribution.
+
+    Args:
+        a: the distribution's first parameter; below 1 puts points at the clean end.
+        b: the second; below 1 puts points at the noisy end.
+        spacing: between the first and the last index of `uniform` in this spacing, on a discrete
+            schedule; None: between the schedule's own ends.
+        offset: of spacing "leading".
+        space: "sigma" spaces sigma / alpha, "flow" sigma / (alpha + sigma).
+
+    Source: Lee et al. 2024 (arXiv:2407.12173), as k-diffusion's successors have it.
+    """
+    if not (0 < a < np.inf and 0 < b < np.inf):
+        raise ValueError(f"a and b must be positive and finite, got {a} and {b}; the paper has 0.6")
+
+    def grid(high, low, knots):
+        part = scipy.special.betaincinv(a, b, np.linspace(1, 0, knots))
+        return -np.log(np.exp(-low) + part * (np.exp(-high) - np.exp(-low)))
+
+    within = _within(schedule, steps, "beta", terminal, lam_min, spacing, offset, space)
+    return _by_lam(schedule, steps, grid, terminal, within, space)
 
 
 def poly_exponential(
@@ -193,7 +283,8 @@ def poly_exponential(
     def grid(high, low, knots):
         return low + (high - low) * np.linspace(1, 0, knots) ** rho
 
-    return _by_lam(schedule, steps, grid, "poly_exponential", terminal, lam_min)
+    within = _within(schedule, steps, "poly_exponential", terminal, lam_min)
+    return _by_lam(schedule, steps, grid, terminal, within)
 
 
 def align_your_steps(
@@ -242,32 +333,64 @@ def align_your_steps(
     return finish(schedule, times, "min" if terminal == "min" else "skip")
 
 
-def _by_lam(schedule, steps, grid, name, terminal, lam_min) -> np.ndarray:
-    check_steps(schedule, steps, terminal)
-    noise, first = _finite_noisy_end(schedule, lam_min, name)
-    knots = _knots(steps, terminal)
-    times = schedule.time_of(grid(first, schedule.half_log_snr(schedule.t_min), knots))
-    times[0] = noise
+def _within(
+    schedule, steps, name, terminal, lam_min, spacing=None, offset=0, space="sigma"
+) -> tuple[float, float]:
+    """(noisiest, cleanest) time of a stride that is even in some measure of noise."""
+    check_steps(schedule, steps, terminal, terminals=ALL_TERMINALS)
+    if space not in ("sigma", "flow"):
+        raise ValueError(f"space must be 'sigma' or 'flow', got {space!r}")
+    if spacing is not None:
+        if schedule.num_steps is None:
+            raise ValueError(f"spacing={spacing!r} needs a discrete schedule, got {schedule.name}")
+        within = uniform(schedule, steps, spacing=spacing, offset=offset, lam_min=lam_min)
+        return float(within[0]), float(within[-2])
+    if offset:
+        raise ValueError("offset belongs to spacing='leading'")
+    if space == "flow":  # finite where there is no signal
+        return _noisy_end(schedule, lam_min), schedule.t_min
+    return _finite_noisy_end(schedule, lam_min, name)[0], schedule.t_min
+
+
+def _by_lam(schedule, steps, grid, terminal, within, space="sigma") -> np.ndarray:
+    """`grid(high, low, knots)` spaces -log of a measure of noise."""
+    knots, lam = _knots(steps, terminal), schedule.half_log_snr(np.array(within))
+    if space == "sigma":
+        at = grid(lam[0], lam[1], knots)
+    else:
+        with np.errstate(divide="ignore"):
+            at = np.log(np.expm1(grid(*np.logaddexp(0.0, lam), knots)))
+    times = schedule.time_of(at)
+    times[0] = within[0]
     if knots > 1:
-        times[-1] = schedule.t_min
+        times[-1] = within[1]
     return finish(schedule, times, terminal)
 
 
-def check_steps(schedule: Schedule, steps: int, terminal: str, discrete: bool = False) -> None:
+def _knots(steps: int, terminal: str) -> int:
+    """How many points from noise to `t_min`, or to the last evaluation, a stride has."""
+    return steps + (terminal in ("min", "skip"))
+
+
+def check_steps(
+    schedule: Schedule,
+    steps: int,
+    terminal: str,
+    discrete: bool = False,
+    terminals: tuple[str, ...] = TERMINALS,
+) -> None:
     """Raises ValueError for a bad terminal, or steps that a (discrete) stride cannot hold."""
-    if terminal not in TERMINALS:
-        raise ValueError(f"terminal must be 'zero', 'min' or 'skip', got {terminal!r}")
+    if terminal not in terminals:
+        raise ValueError(
+            f"terminal must be {', '.join(map(repr, terminals[:-1]))} or {terminals[-1]!r}, got "
+            f"{terminal!r}"
+        )
     total = schedule.num_steps if discrete else None
-    limit = total - (terminal != "zero") if total else None
+    limit = total - (_knots(steps, terminal) > steps) if total else None
     if steps != int(steps) or steps < 1 or (limit and steps > limit):
         allowed = f"1..{limit} for a {total}-step schedule" if limit else "a whole number >= 1"
         hint = "; use strides.log_snr or karras to go between the indices" if limit else ""
         raise ValueError(f"steps must be {allowed}, got {steps}{hint}")
-
-
-def _knots(steps: int, terminal: str) -> int:
-    """How many points from noise to `t_min` a stride of `steps` intervals has."""
-    return steps + (terminal != "zero")
 
 
 def _noisy_end(schedule: Schedule, lam_min: float | None) -> float:
@@ -312,11 +435,15 @@ def finish(schedule: Schedule, times: np.ndarray, terminal: str) -> np.ndarray:
     """The times with the end that terminal names, checked to be monotone.
 
     Args:
-        times: [steps] to the last evaluation if terminal is "zero", else [steps + 1] to `t_min`.
+        times: [steps] to the last evaluation, or [steps + 1] to `t_min` for "min" and "skip".
     """
-    if terminal != "min":
-        times = np.append(times if terminal == "zero" else times[:-1], schedule.t_span[1])
-    return _checked(times)
+    if terminal == "min":
+        return _checked(times)
+    if terminal in ("zero_to_min", "repeat"):
+        end = schedule.t_min if terminal == "zero_to_min" else times[-1]
+        return np.append(_checked(times), min(end, times[-1]))
+    kept = times[:-1] if terminal == "skip" else times
+    return _checked(np.append(kept, schedule.t_span[1]))
 
 
 def _checked(times: np.ndarray) -> np.ndarray:
@@ -333,6 +460,7 @@ STRIDES: dict[str, Callable[..., np.ndarray]] = {
     "karras": karras,
     "log_snr": log_snr,
     "exponential": log_snr,  # k-diffusion's name for it
+    "beta": beta,
     "poly_exponential": poly_exponential,
     "align_your_steps": align_your_steps,
 }
