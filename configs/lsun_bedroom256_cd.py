@@ -14,7 +14,7 @@ from configs.imagenet64_cd import get_config as imagenet64_cd
 def get_config():
     """Song et al. 2023, table 3 and the authors' commands: RAdam at 1e-5."""
     config = imagenet64_cd()
-    config.data.update(name="lsun/bedroom", image_shape=(256, 256, 3), resize=256, flip=False)
+    config.data.update(name="lsun/bedroom", resize=256, flip=False)
     config.model.update(channels=256, channel_mults=(1, 1, 2, 2, 4, 4), num_blocks=2, num_classes=0)
     config.train.update(steps=600_000, batch_size=256)
     config.sample.num_samples = 8

@@ -4,13 +4,16 @@ A config (see `configs/`) is an `ml_collections.ConfigDict` with the sections `d
 `schedule`, `prediction`, `loss`, `optimizer`, `ema`, `train` and `sample`. A section with a `name`
 is that function's options, so `schedule = {name: "cosine", log_snr_min: -15}` is
 `schedules.cosine(log_snr_min=-15)`. What only training needs is built in `training/method.py`.
+
+The fields `data.image_shape`, `model.out_channels` and `model.num_classes` may be None: they follow
+the data, see `resolve`. What a workdir keeps is resolved.
 """
 
 from typing import Any
 
 import ml_collections
 
-from ddim_jax import codecs
+from ddim_jax import codecs, data
 from ddim_jax.inputs import Inputs
 from ddim_jax.model import Model
 from ddim_jax.names import check_options, lookup, make
@@ -20,12 +23,73 @@ from ddim_jax.recipe import Recipe
 from ddim_jax.schedules import SCHEDULES
 
 
+def load_data(config: ml_collections.ConfigDict, **options: Any) -> Any:
+    """The data that a config's section `data` names, a `Source`.
+
+    Args:
+        config: see `configs/`.
+        **options: further ones of `data.load`.
+
+    Raises:
+        FileNotFoundError: they are not there.
+        ValueError: an option out of range, or data that cannot be used as they are.
+    """
+    section = config.data
+    for name in ("flip", "pad", "skip_unreadable"):
+        if not isinstance(section.get(name, False), bool):
+            raise ValueError(f"config.data.{name} must be True or False, got {section[name]!r}")
+    return data.load(
+        section.name,
+        section.split,
+        image_size=section.get("resize") or None,
+        channels=section.get("channels"),
+        data_dir=section.get("data_dir") or None,
+        pad=section.get("pad", False),
+        skip_unreadable=section.get("skip_unreadable", False),
+        **options,
+    )
+
+
+def resolve(config: ml_collections.ConfigDict, source: Any = None) -> ml_collections.ConfigDict:
+    """The config with what it leaves to the data: shape of the pictures, channels, classes.
+
+    A network for data without classes has no label to drop or to be guided by.
+
+    Args:
+        config: see `configs/`.
+        source: has the image_shape and num_classes; default the data that the config names, which
+            are only looked at.
+
+    Raises:
+        FileNotFoundError: the data are asked for, and not there.
+        ValueError: as `load_data`.
+    """
+    shape, network = config.data.get("image_shape"), config.model
+    open_ = [name for name in ("out_channels", "num_classes") if network.get(name, 0) is None]
+    if shape is not None and not open_:
+        return config
+    source = source or load_data(config, checked=False)
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.data.image_shape = shape = tuple(shape or source.image_shape)
+        if "out_channels" in open_:
+            config.model.out_channels = shape[-1]
+        if "num_classes" in open_:
+            config.model.num_classes = source.num_classes
+            if not source.num_classes and config.loss.get("label_dropout"):
+                config.loss.label_dropout = 0.0
+            if not source.num_classes and config.sample.get("guidance_scale"):
+                config.sample.guidance_scale = 1.0
+    return config
+
+
 def build(config: ml_collections.ConfigDict) -> Model:
-    """The model that a config describes, without parameters.
+    """The model that a config describes, without parameters; its config is resolved.
 
     Raises:
         ValueError: an unknown name or option, or a schedule that the prediction cannot serve.
     """
+    config = resolve(config)
     schedule = make(SCHEDULES, config.schedule, "schedule")
     if config.prediction.name == "eps" and schedule.level(schedule.t_span[0]).alpha == 0:
         raise ValueError(

@@ -9,6 +9,8 @@ A section is a mapping with a `name`; its other entries are options of the funct
 import ast
 import difflib
 import inspect
+import math
+import numbers
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -53,6 +55,47 @@ def check_options(make: Callable, options: Mapping[str, Any], what: str) -> None
         hint = _did_you_mean(unknown[0], known)
         has = ", ".join(known) or "none"
         raise ValueError(f"{what} has no option {unknown[0]!r}{hint}; it has {has}")
+
+
+def check_number(
+    name: str, value: Any, within: str = "(-inf, inf)", hint: str = "", *, whole: bool = False
+) -> None:
+    """Checks that an option is a finite number in a range.
+
+    Args:
+        name: of the option, for the message.
+        value: what was given.
+        within: the range, like "[0, 1)" or "(0, inf)".
+        hint: the way out, such as a usual value.
+        whole: integers only.
+
+    Raises:
+        ValueError: no number (True and False are none), not finite, not whole, or out of range.
+    """
+    low, high = map(float, within[1:-1].split(","))
+    kind = numbers.Integral if whole else numbers.Real
+    if isinstance(value, bool) or not isinstance(value, kind):
+        rule = "a whole number" if whole else "a number"
+    elif not isinstance(value, numbers.Integral) and not math.isfinite(value):
+        rule = f"finite and {_range(within)}".removesuffix(" and finite")
+    elif not low <= value <= high or value == low and within[0] == "(":
+        rule = _range(within)
+    elif value == high and within[-1] == ")":
+        rule = _range(within)
+    else:
+        return
+    raise ValueError(f"{name} must be {rule}, got {value!r}" + (f"; {hint}" if hint else ""))
+
+
+def _range(within: str) -> str:
+    """A range in words."""
+    low, high = (end.strip() for end in within[1:-1].split(","))
+    if high != "inf":
+        return f"in {within}"
+    if low == "-inf":
+        return "finite"
+    at_least = f"at least {low}" if within[0] == "[" else f"above {low}"
+    return "positive" if within == "(0, inf)" else at_least
 
 
 def make(known: Mapping[str, Callable], section: Mapping[str, Any], what: str, *args: Any) -> Any:

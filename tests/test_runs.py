@@ -145,7 +145,7 @@ def test_a_file_that_cannot_be_written_is_named_and_nothing_waits_for_it(tmp_pat
     with largest_file(500), pytest.raises(OSError, match="File too large: .*metrics.jsonl"):
         for step in range(1, 100):
             writer.add({"loss": 1.0, "grad_norm": 1.0})
-            writer.write(step, 4)
+            writer.write(step, 4, 1e-3)
     file = tmp_path / "file.json"
     files.write_json(file, 1)
     with largest_file(500), pytest.raises(OSError, match="File too large: .*file.json"):

@@ -11,11 +11,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from ddim_jax import files
 
 PathLike = str | os.PathLike
+Size = int | tuple[int, int] | None
+"""Side of a square, or (height, width), in pixels; None: as it is."""
 
 
 def grid(
@@ -112,39 +114,66 @@ def to_pil(image: Any) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(image.reshape(image.shape[:2]) if grey else image))
 
 
-def fit(image: np.ndarray, size: int | None = None, channels: int | None = None) -> np.ndarray:
+def fit(
+    image: np.ndarray, size: Size = None, channels: int | None = None, pad: bool = False
+) -> np.ndarray:
     """Returns an image of another size or number of channels, or the image itself if it fits.
 
     Args:
         image: uint8 [H, W, C], C = 1 to 4; with C = 2 or 4 the last is opacity.
-        size: crop to the central square and resize, antialiased, to this many pixels.
+        size: resize, antialiased, to this many pixels, or to (height, width); what sticks out of
+            that shape is cropped away, evenly on both sides.
         channels: 1 for grey, 3 for RGB.
+        pad: crop nothing, put black bars beside it.
 
     Returns:
         uint8 [H, W, C].
     """
-    fits = size is None or image.shape[:2] == (size, size)
+    fits = size is None or image.shape[:2] == height_width(size)
     if fits and channels in (None, image.shape[2]):
         return image
     return fit_pil(
-        Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image), size, channels
+        Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image), size, channels, pad
     )
 
 
-def fit_pil(image: Image.Image, size: int | None, channels: int | None) -> np.ndarray:
-    """Does what `fit` does to a Pillow image; transparent parts turn white."""
+def fit_pil(image: Image.Image, size: Size, channels: int | None, pad: bool = False) -> np.ndarray:
+    """Does what `fit` does to a Pillow image; transparent parts turn white, 16 bits become 8."""
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image).astype(np.uint16) / 257).round().astype("uint8"))
     if channels is not None and image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     if channels is not None:
         image = image.convert({1: "L", 3: "RGB"}[channels])
-    if size is not None and image.size != (size, size):
-        side = min(image.size)
-        left, top = (image.width - side) // 2, (image.height - side) // 2
-        image = image.crop((left, top, left + side, top + side))
-        image = image.resize((size, size), Image.Resampling.BICUBIC)
+    if size is not None and image.size != height_width(size)[::-1]:
+        if pad:
+            return fit_pil(ImageOps.pad(image, height_width(size)[::-1]), None, channels)
+        image = _central(image, *height_width(size)).resize(
+            height_width(size)[::-1], Image.Resampling.BICUBIC
+        )
     array = np.asarray(image)
     return array.reshape(*array.shape[:2], -1)
+
+
+def _central(image: Image.Image, height: int, width: int) -> Image.Image:
+    """The largest central part of an image that has the proportions of a size."""
+    w = min(image.width, max(1, round(image.height * width / height)))
+    h = min(image.height, max(1, round(image.width * height / width)))
+    left, top = (image.width - w) // 2, (image.height - h) // 2
+    return image.crop((left, top, left + w, top + h))
+
+
+def height_width(size: int | Sequence[int]) -> tuple[int, int]:
+    """A size as (height, width); one number means a square.
+
+    Raises:
+        ValueError: neither one number nor two.
+    """
+    sides = tuple(size) if isinstance(size, (list, tuple)) else (size, size)
+    if len(sides) != 2:
+        raise ValueError(f"a size is one number or (height, width), got {sides}")
+    return sides
 
 
 def save_png(path: PathLike, image: Any, *, overwrite: bool = False) -> None:

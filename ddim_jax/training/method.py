@@ -16,7 +16,7 @@ from ddim_jax import experiment, losses, parallel
 from ddim_jax.losses import TIMES, WEIGHTINGS, lpips
 from ddim_jax.model import Model
 from ddim_jax.names import check_options, lookup, make
-from ddim_jax.training.optimizer import make_optimizer
+from ddim_jax.training import optimizer as optimizers
 from ddim_jax.training.sample_grid import SampleGrid
 from ddim_jax.training.state import EMAS, Ema
 from ddim_jax.training.step import make_step
@@ -29,12 +29,14 @@ class Method(NamedTuple):
         model: what is trained, without parameters.
         loss: the training method.
         optimizer: of optax.
+        learning_rate: updates done -> the next one's learning rate.
         step: compiled `(state, batch) -> (state, metrics)`.
     """
 
     model: Model
     loss: losses.Loss
     optimizer: Any
+    learning_rate: Callable[[int], float]
     step: Callable
 
 
@@ -60,7 +62,7 @@ def build(config: ml_collections.ConfigDict, teacher: Model | None, mesh: Mesh) 
 
     step_fn = parallel.parallelise_step(step, config.parallel, mesh)
     jax.eval_shape(model.init, jax.random.key(0))  # traces the network, which checks its options
-    return Method(model, loss, optimizer, step_fn)
+    return Method(model, loss, optimizer, build_learning_rate(config), step_fn)
 
 
 def check(config: ml_collections.ConfigDict, model: Model, devices: int) -> None:
@@ -122,7 +124,7 @@ def build_loss(
     if "weighting" in options:
         options["weighting"] = _weighting(options["weighting"])
     if "pairs" in options:
-        options["pairs"] = _pairs(options["pairs"])
+        options["pairs"] = _pairs(options["pairs"], config.train.steps)
     if isinstance(options.get("target_decay"), Mapping):
         options["target_decay"] = _decay(options["target_decay"], options.get("pairs"))
     if str(options.get("distance")).startswith("lpips:"):
@@ -141,10 +143,14 @@ def _weighting(section: Mapping) -> losses.Weighting | None:
     return None
 
 
-def _pairs(section: Mapping) -> losses.LevelPairs:
+def _pairs(section: Mapping, steps: int) -> losses.LevelPairs:
     options = dict(section)
     if "points" in options:
-        options["points"] = make(losses.POINTS, options["points"], "points")
+        points = dict(options["points"])
+        function = losses.POINTS.get(points.get("name"))
+        if function and "total_steps" in inspect.signature(function).parameters:
+            points.setdefault("total_steps", steps)  # the grid grows over the whole run
+        options["points"] = make(losses.POINTS, points, "points")
     return make(losses.PAIRS, options, "pairs")
 
 
@@ -157,9 +163,14 @@ def _decay(section: Mapping, pairs: losses.LevelPairs | None) -> Callable:
 
 
 def build_optimizer(config: ml_collections.ConfigDict) -> Any:
-    """The optax optimizer that a config names."""
-    check_options(make_optimizer, config.optimizer, "optimizer")
-    return make_optimizer(**config.optimizer)
+    """The optax optimizer that a config names, see `optimizer.options`."""
+    return optimizers.make_optimizer(**optimizers.options(config))
+
+
+def build_learning_rate(config: ml_collections.ConfigDict) -> Callable[[int], float]:
+    """The learning rate of a config after so many updates."""
+    rate = optimizers.make_rate(**optimizers.options(config))
+    return lambda updates: float(rate(updates)) if callable(rate) else rate
 
 
 def build_ema(config: ml_collections.ConfigDict) -> Ema:

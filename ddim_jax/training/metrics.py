@@ -39,12 +39,13 @@ class MetricsWriter:
         """Takes the metrics of one step; they stay on the device until `write`."""
         self._pending.append(metrics)
 
-    def write(self, step: int, batch_size: int) -> dict:
+    def write(self, step: int, batch_size: int, learning_rate: float) -> dict:
         """Writes the metrics of `step`, its means since the last write, and images per second."""
         rows = jax.device_get(self._pending)
         seconds = time.perf_counter() - self._since
         values = {name: float(value) for name, value in rows[-1].items()}
         values["loss_mean"] = float(np.mean([row["loss"] for row in rows]))
+        values["learning_rate"] = learning_rate
         values["images_s"] = round(batch_size * len(rows) / seconds, 1)
         self._pending, self._since = [], time.perf_counter()
         if self._file:

@@ -16,7 +16,7 @@ import ml_collections
 from jax.experimental import multihost_utils
 
 from ddim_jax import checkpoints, parallel
-from ddim_jax.training import loop, reflow_pairs, teacher
+from ddim_jax.training import loop, reflow_pairs, signals, teacher
 from ddim_jax.training.method import build
 from ddim_jax.training.state import TrainState
 
@@ -37,6 +37,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> TrainState:
     """
     if not config.get("stages"):
         return loop.train(config, workdir)
+    config = teacher.resolve(config, teacher.load(config))
     stages = split(config, Path(workdir))
     check(stages)
     for number, (folder, stage) in enumerate(stages, 1):
@@ -44,7 +45,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> TrainState:
             print(f"Stage {number} of {len(stages)}: {folder.name}", flush=True)
         _draw_pairs(stage)
         state = loop.train(stage, folder)
-        if int(state.step) < stage.train.steps:
+        if int(state.step) < stage.train.steps or signals.asked():
             break
     return state
 
