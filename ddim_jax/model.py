@@ -90,7 +90,8 @@ class Model:
         count = sum(leaf.size for leaf in jax.tree.leaves(self.params))
         return (
             f"Model({self.name!r}, step {self.step}, {count:,} parameters, "
-            f"pictures {self.codec.picture_shape}, {self.schedule.name} schedule, {self.recipe})"
+            f"pictures {self.codec.picture_shape}, {self.inputs.describe()}, "
+            f"{self.schedule.name} schedule, {self.recipe})"
         )
 
     def replace(self, **changes: Any) -> "Model":

@@ -28,7 +28,7 @@ def lookup(known: Mapping[str, Any], name: str, what: str) -> Any:
     """
     if name not in known:
         raise ValueError(
-            f"unknown {what} {name!r}{_did_you_mean(name, known)}; it is one of {', '.join(known)}"
+            f"unknown {what} {name!r}{did_you_mean(name, known)}; it is one of {', '.join(known)}"
         )
     return known[name]
 
@@ -52,7 +52,7 @@ def check_options(make: Callable, options: Mapping[str, Any], what: str) -> None
     known = [parameter.name for parameter in parameters if parameter.name not in hidden]
     unknown = sorted(set(options) - set(known))
     if unknown:
-        hint = _did_you_mean(unknown[0], known)
+        hint = did_you_mean(unknown[0], known)
         has = ", ".join(known) or "none"
         raise ValueError(f"{what} has no option {unknown[0]!r}{hint}; it has {has}")
 
@@ -174,6 +174,7 @@ def _join_brackets(parts: Iterable[str]) -> Iterator[str]:
         yield open_part.removesuffix(",")
 
 
-def _did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Returns the nearest of the known names in brackets, for a message; "" if none is near."""
     close = difflib.get_close_matches(str(name), list(known), 1)
     return f" (did you mean {close[0]!r}?)" if close else ""

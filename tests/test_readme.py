@@ -246,4 +246,4 @@ def test_an_override_of_no_field_is_named():
         [sys.executable, "train.py", "--config.model.width=3"],
         cwd=ROOT, text=True, capture_output=True, timeout=120,
     )  # fmt: skip
-    assert result.returncode == 1 and "the config has no field 'width'" in result.stderr
+    assert result.returncode == 1 and "config.model has no field 'width'" in result.stderr

@@ -127,6 +127,12 @@ def load_config(workdir: Path) -> ml_collections.ConfigDict:
     """
     file = Path(workdir) / CONFIG_FILE
     if not file.exists():
+        stages = sorted(path.parent for path in Path(workdir).glob(f"*/{CONFIG_FILE}"))
+        if stages:
+            raise FileNotFoundError(
+                f"{workdir} holds the stages {', '.join(path.name for path in stages)}; give one "
+                f"of them, like {stages[-1]}"
+            )
         raise FileNotFoundError(
             f"{workdir} is not a training workdir (no {CONFIG_FILE}); give the --workdir that "
             "train.py was run with, or an exported .safetensors file"

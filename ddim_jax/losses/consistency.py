@@ -39,6 +39,7 @@ from ddim_jax.losses.loss import (
     normal_like,
     split,
 )
+from ddim_jax.names import check_number
 from ddim_jax.predictions import expand
 from ddim_jax.schedules import NoiseLevel, Schedule
 
@@ -88,6 +89,8 @@ def consistency(
     check_dropout(label_dropout)
     check_guidance(guidance, net.null)
     _check(distance, huber, weight)
+    if target_decay is not None and not callable(target_decay):
+        check_number("config.loss.target_decay", target_decay, "[0, 1)", "0.95 is usual")
     if guidance is not None and not distil:
         raise ValueError(
             "config.loss.guidance is what a teacher was told: set config.loss.distil=True"
@@ -152,10 +155,9 @@ def _check(distance, huber, weight) -> None:
             f"config.loss.distance must be one of {', '.join(DISTANCES)} or lpips:FILE, "
             f"got {distance!r}"
         )
-    if huber is not None and huber < 0:
-        raise ValueError(
-            f"config.loss.huber must be at least 0, got {huber}; 0.00054 sqrt(dimensions) is iCT's"
-        )
+    if huber is not None:
+        hint = "0.00054 sqrt(dimensions) is iCT's"
+        check_number("config.loss.huber", huber, "[0, inf)", hint)
     if weight not in WEIGHTS:
         raise ValueError(f"config.loss.weight must be one of {', '.join(WEIGHTS)}, got {weight!r}")
 

@@ -9,6 +9,7 @@ Ctrl-C save and leave; a loss or gradient that is not finite saves the last good
 See docs/reliability.md.
 """
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -208,8 +209,7 @@ def _initialiser(config, method: Method, start: Model | None):
 def _summary(config, model: Model, source, first: int) -> str:
     """What is trained on what, and from where to where, in two lines."""
     count = sum(p.size for p in jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0))))
-    classes, names = config.model.get("num_classes", 0), config.data.get("class_names")
-    told = f"{classes} classes" + (f" ({few(names)})" if names else "")
+    told = dataclasses.replace(model.inputs, class_names=tuple(config.data.get("class_names", ())))
     shape, size = " x ".join(map(str, source.image_shape)), config.data.get("resize")
     resized = "padded" if config.data.get("pad", False) else "cropped to their centre"
     steps = config.train.steps
@@ -220,7 +220,7 @@ def _summary(config, model: Model, source, first: int) -> str:
     return (
         f"{len(source):,} images of {config.data.name}, {shape}"
         + (f" ({resized} and resized), " if size else ", ")
-        + (told if classes else "without classes")
+        + told.describe()
         + f"\n{count:,} parameters, {jax.device_count()} {jax.devices()[0].platform} devices, "
         f"{config.parallel}; {start}"
     )

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from ddim_jax import experiment, losses, parallel
 from ddim_jax.losses import TIMES, WEIGHTINGS, lpips
 from ddim_jax.model import Model
-from ddim_jax.names import check_options, lookup, make
+from ddim_jax.names import check_number, check_options, lookup, make
 from ddim_jax.training import optimizer as optimizers
 from ddim_jax.training.sample_grid import SampleGrid
 from ddim_jax.training.state import EMAS, Ema
@@ -69,11 +69,9 @@ def check(config: ml_collections.ConfigDict, model: Model, devices: int) -> None
     """Raises ValueError for a config whose values cannot be trained with."""
     train, counts = config.train, {"accumulate": 1} | config.train.to_dict()
     for name in ("steps", "batch_size", "log_every", "checkpoint_every", "keep", "accumulate"):
-        if counts[name] < 1:
-            raise ValueError(f"config.train.{name} must be at least 1, got {counts[name]}")
+        check_number(f"config.train.{name}", counts[name], "[1, inf)", whole=True)
     for name, value in (("seed", config.seed), ("train.sample_every", train.sample_every)):
-        if value < 0:
-            raise ValueError(f"config.{name} must not be negative, got {value}")
+        check_number(f"config.{name}", value, "[0, inf)", whole=True)
     parallel.check_batch(train.batch_size, devices)
     rows = train.batch_size // devices
     if rows % counts["accumulate"]:

@@ -14,6 +14,12 @@ def asked() -> int | None:
     return _asked
 
 
+def forget() -> None:
+    """Forgets the signal, as of a run that has come to its end all the same."""
+    global _asked
+    _asked = None
+
+
 class StopOnSignal:
     """Turns SIGTERM and Ctrl-C into a request to stop after the current step.
 
