@@ -50,6 +50,12 @@ def load_data(config: ml_collections.ConfigDict, **options: Any) -> Any:
     )
 
 
+def is_open(config: ml_collections.ConfigDict) -> bool:
+    """Whether a config leaves something to its data."""
+    fields = [config.model.get(name, 0) for name in ("out_channels", "num_classes")]
+    return None in (config.data.get("image_shape"), *fields)
+
+
 def resolve(config: ml_collections.ConfigDict, source: Any = None) -> ml_collections.ConfigDict:
     """The config with what it leaves to the data: shape of the pictures, channels, classes.
 
@@ -64,17 +70,15 @@ def resolve(config: ml_collections.ConfigDict, source: Any = None) -> ml_collect
         FileNotFoundError: the data are asked for, and not there.
         ValueError: as `load_data`.
     """
-    shape, network = config.data.get("image_shape"), config.model
-    open_ = [name for name in ("out_channels", "num_classes") if network.get(name, 0) is None]
-    if shape is not None and not open_:
+    if not is_open(config):
         return config
     source = source or load_data(config, checked=False)
     config = config.copy_and_resolve_references()
     with config.unlocked():
-        config.data.image_shape = shape = tuple(shape or source.image_shape)
-        if "out_channels" in open_:
-            config.model.out_channels = shape[-1]
-        if "num_classes" in open_:
+        config.data.image_shape = tuple(config.data.get("image_shape") or source.image_shape)
+        if config.model.get("out_channels", 0) is None:
+            config.model.out_channels = config.data.image_shape[-1]
+        if config.model.get("num_classes", 0) is None:
             config.model.num_classes = source.num_classes
             if not source.num_classes and config.loss.get("label_dropout"):
                 config.loss.label_dropout = 0.0

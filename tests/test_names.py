@@ -1,4 +1,5 @@
 import flax.linen as nn
+import numpy as np
 import pytest
 
 from ddim_jax import names
@@ -88,3 +89,37 @@ def test_parse_options_says_what_they_are_like(text, part):
 
 def test_an_open_bracket_is_text():
     assert names.parse_options("a=(1,b=2", "--options") == {"a": "(1,b=2"}
+
+
+@pytest.mark.parametrize(
+    "within, good, bad, rule",
+    [
+        ("[0, 1)", [0, 0.5], [-0.1, 1, 1.0], "in [0, 1)"),
+        ("(0, 1]", [0.5, 1], [0, 2], "in (0, 1]"),
+        ("(0, inf)", [1e-30, 5], [0, -1], "positive"),
+        ("[0, inf)", [0, 7], [-1], "at least 0"),
+        ("[2, inf)", [2], [1], "at least 2"),
+        ("(1, inf)", [2], [1, 0.5], "above 1"),
+        ("(-inf, inf)", [-5, 0, np.float32(2)], [], "finite"),
+    ],
+)
+def test_numbers_in_a_range(within, good, bad, rule):
+    for value in good:
+        names.check_number("x", value, within)
+    for value in bad:
+        with rejects(ValueError, f"x must be {rule}, got {value!r}; 3 is usual"):
+            names.check_number("x", value, within, "3 is usual")
+    for value in (np.nan, np.inf, -np.inf):
+        with rejects(ValueError, "x must be ", f"got {value!r}"):
+            names.check_number("x", value, within)
+    for value in ("1", None, True, [1], 1j):
+        with rejects(ValueError, "x must be a number, got "):
+            names.check_number("x", value, within)
+
+
+def test_whole_numbers():
+    for value in (1, np.int64(3), 10**400):
+        names.check_number("x", value, "[1, inf)", whole=True)
+    for value in (1.0, 2.5, "2", False, np.nan):
+        with rejects(ValueError, "x must be a whole number, got "):
+            names.check_number("x", value, "[1, inf)", whole=True)

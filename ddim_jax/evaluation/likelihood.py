@@ -59,6 +59,7 @@ def read(model: Model, args: argparse.Namespace) -> Images:
     """Reads a random choice of images that fit the model, the same for the same seed."""
     image_shape, resize = model.sample_shape, model.config.data.get("resize")
     size = {"image_size": resize, "channels": image_shape[-1]} if resize else {}
+    size |= {"pad": model.config.data.get("pad", False)} if resize else {}
     source = data.load(args.data, args.split, **size)
     if source.image_shape != image_shape:
         raise ValueError(

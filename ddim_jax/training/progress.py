@@ -66,9 +66,11 @@ class Progress:
         if not last and now - self._said < EVERY:
             return
         self._said = now
-        seconds = (self._steps - step) * self._batch_size / max(values["images_s"], 1e-9)
-        left = tqdm.format_interval(seconds) if step < self._steps else "none"
-        self.say(
+        text = (
             f"step {step} of {self._steps}: loss {values['loss_mean']:.4f}, learning rate "
-            f"{values['learning_rate']:.3g}, {values['images_s']:.1f} images/s, {left} left"
+            f"{values['learning_rate']:.3g}"
         )
+        if speed := values["images_s"]:
+            left = tqdm.format_interval((self._steps - step) * self._batch_size / speed)
+            text += f", {speed:.1f} images/s, {left} left"
+        self.say(text)

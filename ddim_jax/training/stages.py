@@ -17,7 +17,7 @@ import jax
 import ml_collections
 from jax.experimental import multihost_utils
 
-from ddim_jax import checkpoints, parallel
+from ddim_jax import checkpoints, experiment, parallel
 from ddim_jax.checkpoints import lock
 from ddim_jax.training import loop, reflow_pairs, signals, teacher
 from ddim_jax.training.method import build
@@ -43,7 +43,6 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> TrainState:
         if int(state.step) >= config.train.steps:
             signals.forget()
         return state
-    config = teacher.resolve(config, teacher.load(config))
     stages = split(config, Path(workdir))
     check(stages)
     with lock.locked(Path(workdir)):
@@ -65,11 +64,13 @@ def _train(stages: list) -> TrainState:
 
 
 def split(config: ml_collections.ConfigDict, workdir: Path) -> list[tuple[Path, object]]:
-    """The (directory, config) of every stage.
+    """The (directory, config) of every stage, of the pictures and classes of the first one's data.
 
     Raises:
         ValueError: a stage without a name, or two of one name.
     """
+    if experiment.is_open(config):
+        config = teacher.resolve(config, teacher.load(config))
     stages, before, drawn = [], config.get("start_from", ""), None
     for changes in config.stages:
         changes = dict(changes)
