@@ -14,9 +14,10 @@ from typing import Any
 import ml_collections
 
 from ddim_jax import codecs, data
+from ddim_jax.data.images import height_width
 from ddim_jax.inputs import Inputs
 from ddim_jax.model import Model
-from ddim_jax.names import check_options, lookup, make
+from ddim_jax.names import check_number, check_options, lookup, make
 from ddim_jax.networks import NETWORKS
 from ddim_jax.predictions import PREDICTIONS
 from ddim_jax.recipe import Recipe
@@ -38,6 +39,17 @@ def load_data(config: ml_collections.ConfigDict, **options: Any) -> Any:
     for name in ("flip", "pad", "skip_unreadable"):
         if not isinstance(section.get(name, False), bool):
             raise ValueError(f"config.data.{name} must be True or False, got {section[name]!r}")
+    if not isinstance(section.name, str):
+        raise ValueError(f"config.data.name must be text, got {section.name!r}")
+    if section.get("resize"):
+        for side in height_width(section.resize):
+            hint = "None keeps the size"
+            check_number("config.data.resize", side, "[1, 65536]", hint, whole=True)
+    if section.get("channels") not in (None, 1, 3):
+        raise ValueError(
+            f"config.data.channels must be 1 (grey), 3 (RGB) or None (as stored), got "
+            f"{section.channels!r}"
+        )
     return data.load(
         section.name,
         section.split,
@@ -94,6 +106,13 @@ def build(config: ml_collections.ConfigDict) -> Model:
         ValueError: an unknown name or option, or a schedule that the prediction cannot serve.
     """
     config = resolve(config)
+    shape = tuple(config.data.image_shape)
+    for side in shape:
+        check_number(
+            "config.data.image_shape", side, "[1, 65536]", "None follows the data", whole=True
+        )
+    if len(shape) != 3:
+        raise ValueError(f"config.data.image_shape must be (height, width, channels), got {shape}")
     schedule = make(SCHEDULES, config.schedule, "schedule")
     if config.prediction.name == "eps" and schedule.level(schedule.t_span[0]).alpha == 0:
         raise ValueError(
@@ -107,7 +126,7 @@ def build(config: ml_collections.ConfigDict) -> Model:
         schedule=schedule,
         parameterization=make(PREDICTIONS, config.prediction, "prediction"),
         inputs=Inputs(network.inputs, tuple(config.data.get("class_names") or ())),
-        codec=codecs.pixels(tuple(config.data.image_shape)),
+        codec=codecs.pixels(shape),
         recipe=Recipe.of(config),
         config=config,
     )

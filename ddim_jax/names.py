@@ -11,7 +11,7 @@ import difflib
 import inspect
 import math
 import numbers
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 
@@ -50,6 +50,11 @@ def check_options(make: Callable, options: Mapping[str, Any], what: str) -> None
         return
     hidden = ("name", "parent") if inspect.isclass(make) else ()
     known = [parameter.name for parameter in parameters if parameter.name not in hidden]
+    check_names(options, known, what)
+
+
+def check_names(options: Iterable[str], known: Collection[str], what: str) -> None:
+    """Raises ValueError for an option that is not known; the message lists all that are."""
     unknown = sorted(set(options) - set(known))
     if unknown:
         hint = did_you_mean(unknown[0], known)
@@ -77,7 +82,8 @@ def check_number(
     if isinstance(value, bool) or not isinstance(value, kind):
         rule = "a whole number" if whole else "a number"
     elif not isinstance(value, numbers.Integral) and not math.isfinite(value):
-        rule = f"finite and {_range(within)}".removesuffix(" and finite")
+        half = low > -math.inf and high == math.inf
+        rule = "finite and " * half + _range(within)
     elif not low <= value <= high or value == low and within[0] == "(":
         rule = _range(within)
     elif value == high and within[-1] == ")":

@@ -79,7 +79,8 @@ def open_folder(
         shown = ", ".join(f"{w} x {h}" for w, h in sorted(set(sizes))[:3])
         raise ValueError(
             f"images in {root} have {len(set(sizes))} different sizes ({shown}, ...), one batch "
-            "needs one size; set config.data.resize (image_size in Python) to resize them"
+            "needs one size; resize them (training: config.data.resize, "
+            "editing: --resize, Python: image_size)"
         )
     shape = fit_pil(Image.new("L", sizes[0]), size, channels, pad).shape
 

@@ -120,7 +120,8 @@ def _image_shape(
     if not height or not width:
         raise ValueError(
             f"images of TFDS dataset {name!r} have shape {tuple(stored)}, no fixed size, one "
-            "batch needs one size; set config.data.resize (image_size in Python) to resize them"
+            "batch needs one size; resize them (training: config.data.resize, "
+            "editing: --resize, Python: image_size)"
         )
     channels = channels or stored[2]
     if channels not in (1, 3):

@@ -15,7 +15,8 @@ from jax.sharding import Mesh
 from ddim_jax import experiment, losses, parallel
 from ddim_jax.losses import TIMES, WEIGHTINGS, lpips
 from ddim_jax.model import Model
-from ddim_jax.names import check_number, check_options, lookup, make
+from ddim_jax.names import check_names, check_number, check_options, lookup, make
+from ddim_jax.training import fields
 from ddim_jax.training import optimizer as optimizers
 from ddim_jax.training.sample_grid import SampleGrid
 from ddim_jax.training.state import EMAS, Ema
@@ -67,11 +68,14 @@ def build(config: ml_collections.ConfigDict, teacher: Model | None, mesh: Mesh) 
 
 def check(config: ml_collections.ConfigDict, model: Model, devices: int) -> None:
     """Raises ValueError for a config whose values cannot be trained with."""
+    for section in ("data", "train", "sample"):  # of the others, those who take them tell
+        known = fields.known_fields(section, {})
+        check_names(config[section], known, f"config.{section}")
     train, counts = config.train, {"accumulate": 1} | config.train.to_dict()
     for name in ("steps", "batch_size", "log_every", "checkpoint_every", "keep", "accumulate"):
         check_number(f"config.train.{name}", counts[name], "[1, inf)", whole=True)
     for name, value in (("seed", config.seed), ("train.sample_every", train.sample_every)):
-        check_number(f"config.{name}", value, "[0, inf)", whole=True)
+        check_number(f"config.{name}", value, "[0, 4294967296)", whole=True)
     parallel.check_batch(train.batch_size, devices)
     rows = train.batch_size // devices
     if rows % counts["accumulate"]:

@@ -116,7 +116,7 @@ def options(config: ml_collections.ConfigDict) -> dict[str, Any]:
     section = config.optimizer.to_dict()
     check_options(make_optimizer, section, "optimizer")
     length, steps = decay_steps(config), config.train.steps
-    make_rate(**section | {"decay_steps": length})  # checks the numbers
+    check_number("config.optimizer.decay_steps", length, "[0, inf)", whole=True)
     if 0 < length < steps:
         raise ValueError(
             f"config.train.steps is {steps}, but the learning rate is 0 from step {length} on; set "
