@@ -17,7 +17,7 @@ from ddim_jax import codecs, data
 from ddim_jax.data.images import height_width
 from ddim_jax.inputs import Inputs
 from ddim_jax.model import Model
-from ddim_jax.names import check_number, check_options, lookup, make
+from ddim_jax.names import check_options, check_range, lookup, make
 from ddim_jax.networks import NETWORKS
 from ddim_jax.predictions import PREDICTIONS
 from ddim_jax.recipe import Recipe
@@ -44,7 +44,7 @@ def load_data(config: ml_collections.ConfigDict, **options: Any) -> Any:
     if section.get("resize"):
         for side in height_width(section.resize):
             hint = "None keeps the size"
-            check_number("config.data.resize", side, "[1, 65536]", hint, whole=True)
+            check_range("config.data.resize", side, "[1, 65536]", hint, whole=True)
     if section.get("channels") not in (None, 1, 3):
         raise ValueError(
             f"config.data.channels must be 1 (grey), 3 (RGB) or None (as stored), got "
@@ -84,7 +84,7 @@ def resolve(config: ml_collections.ConfigDict, source: Any = None) -> ml_collect
     """
     if not is_open(config):
         return config
-    source = source or load_data(config, checked=False)
+    source = load_data(config, checked=False) if source is None else source
     config = config.copy_and_resolve_references()
     with config.unlocked():
         config.data.image_shape = tuple(config.data.get("image_shape") or source.image_shape)
@@ -108,7 +108,7 @@ def build(config: ml_collections.ConfigDict) -> Model:
     config = resolve(config)
     shape = tuple(config.data.image_shape)
     for side in shape:
-        check_number(
+        check_range(
             "config.data.image_shape", side, "[1, 65536]", "None follows the data", whole=True
         )
     if len(shape) != 3:

@@ -62,7 +62,7 @@ def check_names(options: Iterable[str], known: Collection[str], what: str) -> No
         raise ValueError(f"{what} has no option {unknown[0]!r}{hint}; it has {has}")
 
 
-def check_number(
+def check_range(
     name: str, value: Any, within: str = "(-inf, inf)", hint: str = "", *, whole: bool = False
 ) -> None:
     """Checks that an option is a finite number in a range.

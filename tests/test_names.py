@@ -105,21 +105,21 @@ def test_an_open_bracket_is_text():
 )
 def test_numbers_in_a_range(within, good, bad, rule):
     for value in good:
-        names.check_number("x", value, within)
+        names.check_range("x", value, within)
     for value in bad:
         with rejects(ValueError, f"x must be {rule}, got {value!r}; 3 is usual"):
-            names.check_number("x", value, within, "3 is usual")
+            names.check_range("x", value, within, "3 is usual")
     for value in (np.nan, np.inf, -np.inf):
         with rejects(ValueError, "x must be ", f"got {value!r}"):
-            names.check_number("x", value, within)
+            names.check_range("x", value, within)
     for value in ("1", None, True, [1], 1j):
         with rejects(ValueError, "x must be a number, got "):
-            names.check_number("x", value, within)
+            names.check_range("x", value, within)
 
 
 def test_whole_numbers():
     for value in (1, np.int64(3), 10**400):
-        names.check_number("x", value, "[1, inf)", whole=True)
+        names.check_range("x", value, "[1, inf)", whole=True)
     for value in (1.0, 2.5, "2", False, np.nan):
         with rejects(ValueError, "x must be a whole number, got "):
-            names.check_number("x", value, "[1, inf)", whole=True)
+            names.check_range("x", value, "[1, inf)", whole=True)

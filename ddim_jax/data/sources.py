@@ -25,7 +25,7 @@ import numpy as np
 from ddim_jax import files
 from ddim_jax.data import digits, folders, noise_pairs, npz, tfds
 from ddim_jax.data.images import Size, fit, height_width
-from ddim_jax.names import check_number
+from ddim_jax.names import check_range
 
 _FORMS = "digits, npz:PATH, folder:PATH, pairs:FOLDER, or the name of a TFDS dataset"
 
@@ -104,7 +104,7 @@ def load(
         raise ValueError(f"channels must be 1 (grey) or 3 (RGB), got {channels}; leave it out")
     if image_size is not None:
         for side in height_width(image_size):
-            check_number("image_size", side, "[1, 65536]", "leave it out", whole=True)
+            check_range("image_size", side, "[1, 65536]", "leave it out", whole=True)
     kind, _, path = spec.partition(":")
     if spec == "digits":
         return _of_arrays(spec, *digits.read(split), image_size, channels, pad)

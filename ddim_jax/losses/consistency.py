@@ -39,7 +39,7 @@ from ddim_jax.losses.loss import (
     normal_like,
     split,
 )
-from ddim_jax.names import check_number
+from ddim_jax.names import check_range
 from ddim_jax.predictions import expand
 from ddim_jax.schedules import NoiseLevel, Schedule
 
@@ -90,7 +90,7 @@ def consistency(
     check_guidance(guidance, net.null)
     _check(distance, huber, weight)
     if target_decay is not None and not callable(target_decay):
-        check_number("config.loss.target_decay", target_decay, "[0, 1)", "0.95 is usual")
+        check_range("config.loss.target_decay", target_decay, "[0, 1)", "0.95 is usual")
     if guidance is not None and not distil:
         raise ValueError(
             "config.loss.guidance is what a teacher was told: set config.loss.distil=True"
@@ -157,7 +157,7 @@ def _check(distance, huber, weight) -> None:
         )
     if huber is not None:
         hint = "0.00054 sqrt(dimensions) is iCT's"
-        check_number("config.loss.huber", huber, "[0, inf)", hint)
+        check_range("config.loss.huber", huber, "[0, inf)", hint)
     if weight not in WEIGHTS:
         raise ValueError(f"config.loss.weight must be one of {', '.join(WEIGHTS)}, got {weight!r}")
 

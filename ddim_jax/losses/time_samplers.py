@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ddim_jax.names import check_number
+from ddim_jax.names import check_range
 from ddim_jax.schedules import Schedule
 from ddim_jax.strides import uniform as uniform_stride
 
@@ -64,7 +64,7 @@ def u_shaped(schedule: Schedule, rate: float = 4.0) -> TimeSampler:
     After Lee et al. 2024, section 4.2 (a symmetric form of their density).
     """
     _check_unit_clock(schedule, "u_shaped")
-    check_number("config.loss.times.rate", rate, "(0, inf)", "4 is usual")
+    check_range("config.loss.times.rate", rate, "(0, inf)", "4 is usual")
 
     def sample(keys: Array) -> Array:
         side, u = (jax.vmap(lambda key: jax.random.uniform(key, (2,)))(keys)).T
@@ -79,7 +79,7 @@ def nodes(schedule: Schedule, steps: int = 1) -> TimeSampler:
 
     Source: Liu et al. 2022, section 3.2 (distillation of a rectified flow to k steps).
     """
-    check_number("config.loss.times.steps", steps, "[1, inf)", whole=True)
+    check_range("config.loss.times.steps", steps, "[1, inf)", whole=True)
     times = uniform_stride(schedule, steps)[:-1]
 
     def sample(keys: Array) -> Array:
@@ -90,8 +90,8 @@ def nodes(schedule: Schedule, steps: int = 1) -> TimeSampler:
 
 
 def _check_normal(mean: float, std: float) -> None:
-    check_number("config.loss.times.mean", mean)
-    check_number("config.loss.times.std", std, "[0, inf)")
+    check_range("config.loss.times.mean", mean)
+    check_range("config.loss.times.std", std, "[0, inf)")
 
 
 def _check_unit_clock(schedule: Schedule, name: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from ddim_jax.names import check_number
+from ddim_jax.names import check_range
 
 Array = Any
 Weighting = Callable[[Array], Array]
@@ -34,13 +34,13 @@ def snr_plus_one() -> Weighting:
 
 def min_snr(gamma: float = 5.0) -> Weighting:
     """min(SNR, gamma). Source: Hang et al. 2023, section 3.4."""
-    check_number("config.loss.weighting.gamma", gamma, "(0, inf)", "5 is usual")
+    check_range("config.loss.weighting.gamma", gamma, "(0, inf)", "5 is usual")
     return lambda lam: jnp.minimum(jnp.exp(2 * lam), gamma)
 
 
 def edm(sigma_data: float = 0.5) -> Weighting:
     """`SNR + 1 / sigma_data^2`: EDM's `(s^2 + sd^2) / (s sd)^2`, the squared error in its F."""
-    check_number("config.loss.weighting.sigma_data", sigma_data, "(0, inf)", "0.5 is usual")
+    check_range("config.loss.weighting.sigma_data", sigma_data, "(0, inf)", "0.5 is usual")
     return lambda lam: jnp.exp(2 * lam) + 1 / sigma_data**2
 
 

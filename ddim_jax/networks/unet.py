@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from ddim_jax.inputs import Input
-from ddim_jax.names import check_number
+from ddim_jax.names import check_range
 from ddim_jax.networks.blocks import AttentionBlock, ResBlock
 from ddim_jax.networks.layers import (
     PADDINGS,
@@ -94,14 +94,14 @@ def check_options(net):
     least |= {"patch_size": 1, "group_channels": 1, "channels": 0}
     least |= {"head_channels": 1} if net.head_channels is not None else {}
     for name, low in least.items():
-        check_number(f"config.model.{name}", getattr(net, name), f"[{low}, inf)", whole=True)
+        check_range(f"config.model.{name}", getattr(net, name), f"[{low}, inf)", whole=True)
     for name in ("time_scale", "norm_eps"):
-        check_number(f"config.model.{name}", getattr(net, name), "(0, inf)")
+        check_range(f"config.model.{name}", getattr(net, name), "(0, inf)")
     if not net.channel_mults:
         raise ValueError("config.model.channel_mults must have an entry for each level, got none")
     for mult in net.channel_mults:
-        check_number("an entry of config.model.channel_mults", mult, "(0, inf)")
-    check_number("dropout", net.dropout, "[0, 1)", "DDPM used 0.1")
+        check_range("an entry of config.model.channel_mults", mult, "(0, inf)")
+    check_range("dropout", net.dropout, "[0, 1)", "DDPM used 0.1")
     if net.channels % 2 or net.channels < 4:
         raise ValueError(f"channels must be even and at least 4, got {net.channels}")
 

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from ddim_jax import experiment, losses, parallel
 from ddim_jax.losses import TIMES, WEIGHTINGS, lpips
 from ddim_jax.model import Model
-from ddim_jax.names import check_names, check_number, check_options, lookup, make
+from ddim_jax.names import check_names, check_options, check_range, lookup, make
 from ddim_jax.training import fields
 from ddim_jax.training import optimizer as optimizers
 from ddim_jax.training.sample_grid import SampleGrid
@@ -73,9 +73,9 @@ def check(config: ml_collections.ConfigDict, model: Model, devices: int) -> None
         check_names(config[section], known, f"config.{section}")
     train, counts = config.train, {"accumulate": 1} | config.train.to_dict()
     for name in ("steps", "batch_size", "log_every", "checkpoint_every", "keep", "accumulate"):
-        check_number(f"config.train.{name}", counts[name], "[1, inf)", whole=True)
+        check_range(f"config.train.{name}", counts[name], "[1, inf)", whole=True)
     for name, value in (("seed", config.seed), ("train.sample_every", train.sample_every)):
-        check_number(f"config.{name}", value, "[0, 4294967296)", whole=True)
+        check_range(f"config.{name}", value, "[0, 4294967296)", whole=True)
     parallel.check_batch(train.batch_size, devices)
     rows = train.batch_size // devices
     if rows % counts["accumulate"]:

@@ -6,7 +6,7 @@ from typing import Any
 import ml_collections
 import optax
 
-from ddim_jax.names import check_number, check_options
+from ddim_jax.names import check_options, check_range
 
 OPTIMIZERS = {"adam": optax.adam, "adamw": optax.adamw, "radam": optax.radam}
 DECAYS = ("constant", "cosine", "linear")
@@ -45,10 +45,10 @@ def make_optimizer(
     if name not in OPTIMIZERS:
         raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {name!r}")
     clip = "0 does not clip, 1 is usual"
-    check_number("config.optimizer.clip_norm", clip_norm, "[0, inf)", clip)
-    check_number("config.optimizer.weight_decay", weight_decay, "[0, inf)")
-    check_number("config.optimizer.b1", b1, "[0, 1)", "0.9 is usual")
-    check_number("config.optimizer.b2", b2, "[0, 1)", "0.999 is usual")
+    check_range("config.optimizer.clip_norm", clip_norm, "[0, inf)", clip)
+    check_range("config.optimizer.weight_decay", weight_decay, "[0, inf)")
+    check_range("config.optimizer.b1", b1, "[0, 1)", "0.9 is usual")
+    check_range("config.optimizer.b2", b2, "[0, 1)", "0.999 is usual")
     if name != "adamw" and weight_decay:
         raise ValueError(f"weight_decay={weight_decay} needs optimizer 'adamw'")
     rate = make_rate(learning_rate, warmup_steps, decay_steps, decay)
@@ -79,9 +79,9 @@ def make_rate(
     Raises:
         ValueError: a number out of its range, an unknown decay, decay shorter than warm-up.
     """
-    check_number("config.optimizer.learning_rate", learning_rate, "(0, inf)", "DDPM uses 2e-4")
-    check_number("config.optimizer.warmup_steps", warmup_steps, "[0, inf)", whole=True)
-    check_number("config.optimizer.decay_steps", decay_steps, "[0, inf)", whole=True)
+    check_range("config.optimizer.learning_rate", learning_rate, "(0, inf)", "DDPM uses 2e-4")
+    check_range("config.optimizer.warmup_steps", warmup_steps, "[0, inf)", whole=True)
+    check_range("config.optimizer.decay_steps", decay_steps, "[0, inf)", whole=True)
     decay = decay or ("cosine" if decay_steps else "constant")
     if decay not in DECAYS:
         raise ValueError(f"decay must be one of {', '.join(DECAYS)}, got {decay!r}")
@@ -116,7 +116,7 @@ def options(config: ml_collections.ConfigDict) -> dict[str, Any]:
     section = config.optimizer.to_dict()
     check_options(make_optimizer, section, "optimizer")
     length, steps = decay_steps(config), config.train.steps
-    check_number("config.optimizer.decay_steps", length, "[0, inf)", whole=True)
+    check_range("config.optimizer.decay_steps", length, "[0, inf)", whole=True)
     if 0 < length < steps:
         raise ValueError(
             f"config.train.steps is {steps}, but the learning rate is 0 from step {length} on; set "
