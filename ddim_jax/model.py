@@ -374,7 +374,9 @@ class Model:
         )
 
     def pictures(self, x: Array) -> np.ndarray:
-        """Samples [N, *sample_shape] as uint8 pictures [N, H, W, C]."""
+        """Samples [N, *sample_shape] as uint8 pictures [N, H, W, C]; ValueError if not finite."""
+        if not np.all(np.isfinite(x)):
+            raise ValueError("samples must be finite to be shown as pictures, got infinity or NaN")
         return np.asarray(self.codec.decode(self.codec.params, x))
 
     # --- identity ---------------------------------------------------------------------------------

@@ -101,8 +101,7 @@ def _steps(
             if step % train.checkpoint_every == 0 or last:
                 checkpointer.save(state, wait=last)
             if train.sample_every and (step % train.sample_every == 0 or last):
-                path = draw(parallel.fetch(state.ema, mesh), step)
-                if jax.process_index() == 0:
+                if path := draw(parallel.fetch(state.ema, mesh), step):
                     bar.write(f"step {step}: {path}", file=sys.stderr)
             if stopping:
                 logging.warning("Stopped by a signal after step %d; saved in %s", step, workdir)

@@ -1,12 +1,15 @@
 """The pictures that a run leaves: the same samples at every call, from the moving average."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from tqdm import tqdm
 
 from ddim_jax import data, files
+from ddim_jax.batch_loop import NotFiniteSamples
 from ddim_jax.model import Model
 
 
@@ -46,11 +49,15 @@ class SampleGrid:
         model.conditions(1, model.recipe, model.inputs.labels(None, 1), table)
         return table
 
-    def __call__(self, ema: Any, step: int) -> Path:
-        """Draws with these parameters and returns the picture's path."""
+    def __call__(self, ema: Any, step: int) -> Path | None:
+        """Draws with these parameters and returns the picture's path.
+
+        None in processes but the first, and where the samples are not finite, which is said:
+        training goes on.
+        """
         path = self._folder / f"step_{step:07d}.png"
         if jax.process_index() != 0:
-            return path
+            return None
         self._generator.params = ema
         index = np.arange(self._count)
         try:
@@ -58,6 +65,9 @@ class SampleGrid:
                 self._table, index, seed=self._seed, **self._conditions
             )
             pictures = np.concatenate([self._model.pictures(batch.result.x) for batch in batches])
+        except NotFiniteSamples as error:
+            tqdm.write(f"step {step}: no picture, {error}", file=sys.stderr)
+            return None
         finally:
             self._generator.params = None  # no whole copy on each device while training goes on
         with files.naming(path):
