@@ -19,7 +19,7 @@ import argparse
 import functools
 import time
 
-from ddim_jax import checkpoints, command_line, files
+from ddim_jax import checkpoints, command_line, files, keys
 from ddim_jax.editing import actions
 from ddim_jax.editing.inpainting import RESTORATIONS, inpaint
 from ddim_jax.editing.inversion import INVERSIONS
@@ -126,6 +126,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def run(args: argparse.Namespace) -> None:
     """Checks the paths, loads the model, edits, writes."""
     args.began = time.time()
+    keys.check_seed(args.seed, "--seed")
     if args.num < 1:
         raise ValueError(f"--num must be at least 1, got {args.num}")
     check = functools.partial(files.check_new, overwrite=args.overwrite)

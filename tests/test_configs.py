@@ -133,7 +133,7 @@ def change(path, value):
         ("train.batch_size", 3, "divisible by the 2 devices, got 3; use 4"),
         ("train.steps", 0, "config.train.steps must be at least 1, got 0"),
         ("train.sample_every", -1, "config.train.sample_every must not be negative, got -1"),
-        ("seed", -1, "config.seed must not be negative, got -1"),
+        ("seed", -1, "config.seed must be a whole number in 0..2.32 - 1, got -1"),
         ("loss.label_dropout", 1.5, r"label_dropout must be in \[0, 1\], got 1.5"),
         ("optimizer.learning_rate", 0.0, "learning_rate must be positive, got 0.0"),
         ("parallel", "pjit", "parallel must be one of jit, fsdp, pmap, got 'pjit'"),

@@ -78,8 +78,9 @@ def _draw() -> str:
     """Checks the flags, draws, writes; returns what was done."""
     import jax
 
-    from ddim_jax import files
+    from ddim_jax import files, keys
 
+    keys.check_seed(SEED.value, "--seed")
     trajectory, out = TRAJECTORY.value, OUT.value
     if out == "":
         raise ValueError("--out is empty; give a .png or .npz file, or a folder, or leave it out")

@@ -6,10 +6,9 @@
 import argparse
 from typing import Any
 
-import jax
 import numpy as np
 
-from ddim_jax import checkpoints, files, sampling
+from ddim_jax import checkpoints, files, keys
 from ddim_jax.editing import latents, pictures
 from ddim_jax.editing.editor import Editor, squared_error
 from ddim_jax.editing.inversion import RoundTrip, round_trip
@@ -49,8 +48,8 @@ def _round_trip(model: Model, args: argparse.Namespace, steps: int | None = None
 
 def _noise(model: Model, args: argparse.Namespace, index: Any) -> Array:
     """The noises of `--seed` at these places, as `sample.py` starts from them."""
-    keys = sampling.sample_keys(args.seed, np.asarray(index))
-    return np.asarray(sampling.initial_noise(keys, model.sample_shape))
+    of_samples = keys.sample_keys(args.seed, np.asarray(index))
+    return np.asarray(keys.initial_noise(of_samples, model.sample_shape))
 
 
 def invert(model: Model, args: argparse.Namespace) -> None:
@@ -171,7 +170,7 @@ def _add_direction(model: Model, args: argparse.Namespace, toward: Array, away: 
     else:
         direction = latents.mean_direction(ends[positive], ends[~positive])
     if args.random:
-        direction = latents.random_direction(jax.random.key(args.seed), direction)
+        direction = latents.random_direction(keys.key(args.seed), direction)
     start, rows = editor.invert(trip, x).state.evaluate, {"image": x}
     for strength in args.strength:
         moved = latents.add(start, direction, strength)

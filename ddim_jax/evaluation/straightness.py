@@ -73,6 +73,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measures and prints."""
+    keys.check_seed(args.seed, "--seed")
     values = measure(checkpoints.load(args.checkpoint), args.steps, args.num_samples, args.seed)
     error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
     print(f"straightness {values.mean():.4g} +- {error:.2g}, {args.steps} steps")

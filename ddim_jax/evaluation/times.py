@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ddim_jax import checkpoints, command_line
+from ddim_jax import checkpoints, command_line, keys
 from ddim_jax.evaluation import feature_networks, metrics, scores
 from ddim_jax.model import Model
 from ddim_jax.strides import learned
@@ -174,6 +174,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     if not all(n.isdigit() and int(n) > 1 for n in steps):
         raise ValueError(f"--steps must be numbers from 2 on, like 2,4, got {args.steps}")
     args.steps = [int(n) for n in steps]
+    keys.check_seed(args.seed, "--seed")
     if args.trials < 2:
         raise ValueError(f"--trials must be at least 2, got {args.trials}")
     return args

@@ -31,7 +31,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from ddim_jax import checkpoints, command_line, parallel
+from ddim_jax import checkpoints, command_line, keys, parallel
 from ddim_jax.batch_loop import Generator
 from ddim_jax.denoisers import CLIPS
 from ddim_jax.evaluation import feature_networks, metrics, plots, results, scores, shards, sweep
@@ -165,6 +165,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         raise ValueError("--preset=paper has its own solvers; give neither --solver nor --nfe")
     if args.preset and max(len(args.stride), len(args.guidance_scale)) > 1:
         raise ValueError("--preset=paper is one table: give one --stride and one --guidance_scale")
+    keys.check_seed(args.seed, "--seed")
     parallel.check_batch(args.batch_size, jax.local_device_count())
     return args
 

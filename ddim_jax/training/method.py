@@ -12,7 +12,7 @@ import jax
 import ml_collections
 from jax.sharding import Mesh
 
-from ddim_jax import experiment, losses, parallel
+from ddim_jax import experiment, keys, losses, parallel
 from ddim_jax.losses import TIMES, WEIGHTINGS, lpips
 from ddim_jax.model import Model
 from ddim_jax.names import check_options, lookup, make
@@ -69,9 +69,11 @@ def check(config: ml_collections.ConfigDict, model: Model, devices: int) -> None
     for name in ("steps", "batch_size", "log_every", "checkpoint_every", "keep", "accumulate"):
         if counts[name] < 1:
             raise ValueError(f"config.train.{name} must be at least 1, got {counts[name]}")
-    for name, value in (("seed", config.seed), ("train.sample_every", train.sample_every)):
-        if value < 0:
-            raise ValueError(f"config.{name} must not be negative, got {value}")
+    keys.check_seed(config.seed, "config.seed", 2**32)
+    if train.sample_every < 0:
+        raise ValueError(
+            f"config.train.sample_every must not be negative, got {train.sample_every}"
+        )
     parallel.check_batch(train.batch_size, devices)
     rows = train.batch_size // devices
     if rows % counts["accumulate"]:
