@@ -3,6 +3,8 @@
 import importlib
 import sys
 
+from ddim_jax import interrupts
+
 COMMANDS = {
     # name: (module with main(argv), what it does)
     "sample": ("ddim_jax.commands.sample", "draw pictures from a checkpoint"),
@@ -37,6 +39,8 @@ def usage() -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Runs the command that the first argument names."""
+    if argv is None:
+        interrupts.begin()  # before the imports that take seconds
     name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if name in ("--help", "-h", "help"):
         print(usage())

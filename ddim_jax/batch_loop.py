@@ -4,6 +4,8 @@ Sample i is decided by `fold_in(key(seed), i)` and its own inputs, so a set is t
 batch size and the number of devices. Everything that draws goes through `Generator.batches`.
 """
 
+import functools
+import logging
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -14,6 +16,7 @@ import numpy as np
 from ddim_jax import parallel, sampling
 from ddim_jax.adaptive_sampling import AdaptiveResult, Tolerance
 from ddim_jax.guidance import Guidance
+from ddim_jax.names import check_number
 from ddim_jax.solvers import SolverTable, State
 
 Array = Any
@@ -187,6 +190,7 @@ class Generator:
         leaves, tree = jax.tree.flatten(arguments[1:])
         signature = (tree, tuple(np.shape(leaf) for leaf in leaves))
         if signature not in self._programs:
+            _note_compilation()
             start = time.perf_counter()
             self._programs[signature] = self._compile(arguments)
             self.compile_seconds += time.perf_counter() - start
@@ -199,12 +203,18 @@ class Generator:
         return self._sampler.lower(*arguments).compile()
 
 
+@functools.cache
+def _note_compilation() -> None:
+    """Says, once, that the first program of this process is compiled."""
+    logging.getLogger("ddim_jax").info(
+        "compiling the sampler, a minute or so for a large network; the next time it is kept ..."
+    )
+
+
 def check_count(count: int, batch_size: int) -> None:
-    """Raises ValueError for no samples, or batches of none."""
-    if count < 1 or batch_size < 1:
-        raise ValueError(
-            f"num_samples and batch_size must be at least 1, got {count} and {batch_size}"
-        )
+    """Raises ValueError for no samples, batches of none, or numbers that are not whole."""
+    check_number("num_samples", count, 1, 2**31, whole=True)
+    check_number("batch_size", batch_size, 1, whole=True)
 
 
 def _finite(result: Any) -> np.ndarray:

@@ -1,10 +1,27 @@
 """What every command does around its work; `python -m ddim_jax` lists the commands."""
 
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from tqdm import tqdm
+
 from ddim_jax import parallel
+
+
+class _Notes(logging.Handler):
+    """Writes the package's notes to stderr, above a bar if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(record.getMessage(), file=sys.stderr)
+
+
+def show_notes() -> None:
+    """Shows what the package says of its work, such as that it compiles, on stderr."""
+    logger = logging.getLogger("ddim_jax")
+    logger.handlers[:], logger.propagate = [_Notes()], False
+    logger.setLevel(logging.INFO)
 
 
 def run(name: str, work: Callable[[], None]) -> None:
@@ -16,6 +33,7 @@ def run(name: str, work: Callable[[], None]) -> None:
     """
     parallel.use_cpu_cores()
     parallel.use_compilation_cache()
+    show_notes()
     try:
         work()
     except (ValueError, OSError) as error:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ddim_jax import interrupts
+
 
 def replace(path: Path, write: Callable[[BinaryIO], Any], durable: bool = True) -> None:
     """Writes a file under another name first, and renames it when it is complete.
@@ -21,6 +23,7 @@ def replace(path: Path, write: Callable[[BinaryIO], Any], durable: bool = True) 
         OSError: it cannot be written; the message names the path.
     """
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    interrupts.unfinished.add(part)
     try:
         with naming(path), open(part, "wb") as file:
             write(file)
@@ -30,7 +33,10 @@ def replace(path: Path, write: Callable[[BinaryIO], Any], durable: bool = True) 
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-    part.replace(path)
+    else:
+        part.replace(path)
+    finally:
+        interrupts.unfinished.discard(part)
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from ddim_jax import files
+from ddim_jax import files, interrupts
 from ddim_jax.batch_loop import check_count
 from ddim_jax.data.images import to_pil
 from ddim_jax.model import Model
@@ -87,6 +87,7 @@ def draw(
     mine = np.concatenate([np.arange(0), *_shares(num_samples, batch_size)])
     missing = mine[~_exist(places[i] for i in mine)]
     _make_folders(folder, about, places)
+    interrupts.keeping(f"what is drawn is kept in {folder}; the same command draws the rest")
     generator, total = model.generator(recipe, parallel=parallel), len(mine)
     with _bar(folder, total, total - len(missing)) as bar:
         if len(missing):

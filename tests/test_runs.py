@@ -275,7 +275,7 @@ def test_kill_9_and_sigterm_in_a_process_of_its_own(tmp_path):
     """The same command continues, and its loss curve is that of an uninterrupted run."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     subprocess.run(command(whole, 120), cwd=ROOT, check=True)
-    for number, code in ((signal.SIGKILL, -9), (signal.SIGTERM, 0)):
+    for number, code in ((signal.SIGKILL, -9), (signal.SIGTERM, 143)):
         process = subprocess.Popen(command(broken, 120), cwd=ROOT)
         first = max(curve(broken)) if (broken / "metrics.jsonl").exists() else 0
         while process.poll() is None:

@@ -59,11 +59,12 @@ def run(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}")
     start = time.perf_counter()
-    from ddim_jax import parallel
+    from ddim_jax import command_line, parallel
 
     parallel.use_cpu_cores()
     logging.set_verbosity(logging.WARNING)
     parallel.use_compilation_cache()
+    command_line.show_notes()
     try:
         parallel.join(DISTRIBUTED.value)
         if PLAN.value:

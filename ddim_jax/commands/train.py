@@ -11,6 +11,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from ddim_jax import interrupts
 from ddim_jax.commands import configs
 from ddim_jax.commands.flags import DISTRIBUTED, PLAN, QUICK, list_in_help
 
@@ -32,6 +33,7 @@ def run(argv: list[str]) -> None:
     import jax
 
     from ddim_jax.training import loop, stages
+    from ddim_jax.training.signals import StopOnSignal
 
     logging.set_verbosity(logging.WARNING)  # orbax logs every save in ten lines
     parallel.use_compilation_cache()
@@ -40,16 +42,16 @@ def run(argv: list[str]) -> None:
         if PLAN.value:
             _plan(CONFIG.value, PLAN.value)
             return
+        interrupts.keeping("the same command resumes from what is saved")
         workdir = WORKDIR.value or os.path.join("runs", _config_name())
         state = stages.train(CONFIG.value, workdir)
     except (ValueError, OSError, loop.NotFiniteError) as error:
         sys.exit(f"train.py: {error}")
-    except KeyboardInterrupt:  # while pairs are drawn or the step compiles
-        sys.exit("train.py: stopped; the same command resumes from what is saved")
-    if jax.process_index() != 0:
-        return
-    places = "*/samples" if CONFIG.value.get("stages") else "samples"
-    print(f"At step {int(state.step)}; pictures in {os.path.join(workdir, places)}")
+    if jax.process_index() == 0:
+        places = "*/samples" if CONFIG.value.get("stages") else "samples"
+        print(f"At step {int(state.step)}; pictures in {os.path.join(workdir, places)}")
+    if StopOnSignal.stopped:
+        sys.exit(interrupts.status())
 
 
 def _config_name() -> str:

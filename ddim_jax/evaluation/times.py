@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ddim_jax import checkpoints, command_line, keys
+from ddim_jax import checkpoints, command_line, interrupts, keys
 from ddim_jax.evaluation import feature_networks, metrics, scores
 from ddim_jax.model import Model
 from ddim_jax.strides import learned
@@ -192,6 +192,7 @@ def run(args: argparse.Namespace) -> None:
     for steps, path in paths.items():
         stride = learn(model, objective, steps, args)
         learned.save(path, stride, args.overwrite)
+        interrupts.keeping(f"{path} and those before it are kept")
         print(f"{path}: the best of {len(stride.scores)}")
 
 

@@ -31,7 +31,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from ddim_jax import checkpoints, command_line, keys, parallel
+from ddim_jax import checkpoints, command_line, interrupts, keys, parallel
 from ddim_jax.batch_loop import Generator
 from ddim_jax.denoisers import CLIPS
 from ddim_jax.evaluation import feature_networks, metrics, plots, results, scores, shards, sweep
@@ -133,6 +133,7 @@ def draw_and_measure(
     about: dict[str, Any], cells: list[PlannedCell], evaluator: Evaluator, args: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """Draws what is missing of each cell, measures it, and writes the records so far."""
+    interrupts.keeping("what is drawn is kept; the same command continues from here")
     records, total = [], sum(cell.missing * cell.passes for cell in cells)
     with tqdm(total=total, unit="pass", unit_scale=True, disable=not total) as bar:
         for cell in cells:
@@ -218,10 +219,7 @@ def _list(kind: type):
 
 def main(argv: list[str] | None = None) -> None:
     """Runs a sweep from the command line."""
-    try:
-        command_line.run("tradeoff", lambda: run(parse(argv)))
-    except KeyboardInterrupt:
-        sys.exit("stopped; the same command continues from here")
+    command_line.run("tradeoff", lambda: run(parse(argv)))
 
 
 if __name__ == "__main__":
