@@ -130,13 +130,17 @@ def run(args: argparse.Namespace) -> None:
     if args.num < 1:
         raise ValueError(f"--num must be at least 1, got {args.num}")
     check = functools.partial(files.check_new, overwrite=args.overwrite)
-    if args.out:
+    if args.out is not None:
         endings = (".png", ".gif") if args.command == "interpolate" else (".png",)
         out = check(args.out, what="--out", suffixes=endings)
         check(out.with_suffix(".json"), what="beside --out,")
-    for flag in ("save", "latents"):
-        if vars(args).get(flag):
-            check(vars(args)[flag], what=f"--{flag}", suffixes=(".npz",))
+    else:
+        files.check_folder("edits")
+    written = {flag: vars(args).get(flag) for flag in ("save", "latents")}
+    for flag, path in written.items():
+        if path is not None:
+            check(path, what=f"--{flag}", suffixes=(".npz",))
+    files.check_apart(out=args.out, **written)
     args.work(checkpoints.load(args.checkpoint), args)
 
 

@@ -71,6 +71,7 @@ def draw(
 
     Raises:
         ValueError: a recipe, label or count that the model cannot serve; a folder of other samples.
+        OSError: a folder of other files, or one that cannot be written into.
     """
     recipe, folder = recipe or model.recipe, Path(folder)
     model.check(recipe)
@@ -137,10 +138,11 @@ def _exist(paths: Iterable[Path]) -> np.ndarray:
 
 
 def _make_folders(folder: Path, about: dict[str, Any], paths: list[Path]) -> None:
-    for parent in {path.parent for path in paths}:
-        parent.mkdir(parents=True, exist_ok=True)
-    if not (folder / ABOUT).exists():
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / ABOUT).exists():  # before any other file: it makes the folder one of samples
         files.write_json(folder / ABOUT, about)
+    for parent in {path.parent for path in paths}:
+        parent.mkdir(exist_ok=True)
 
 
 def _write(path: Path, image: np.ndarray) -> None:

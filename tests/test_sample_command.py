@@ -74,6 +74,25 @@ def test_the_command_draws_to_a_tolerance(command, tmp_path, capsys):
         assert np.std(np.asarray(picture)) > 20
 
 
+def test_places_are_checked_before_anything_is_drawn(command, tmp_path, monkeypatch):
+    monkeypatch.setattr(sample, "_load", lambda: pytest.fail("it loads the model"))
+    (tmp_path / "note").touch()
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.png").touch()
+    for flags, message in [
+        ({"out": "note/a.npz"}, "--out note/a.npz cannot be written: note is a file"),
+        ({"out": "note"}, "--out note cannot be written: note is a file"),
+        ({"out": "a.png", "trajectory": "a.png"}, "--out and --trajectory are one file"),
+        ({"trajectory": "note/t.gif"}, "--trajectory note/t.gif cannot be written"),
+        ({"out": "photos"}, "photos holds other files .cat.png. and no samples.json"),
+    ]:
+        with pytest.raises(SystemExit, match=message):
+            command(**flags)
+    (tmp_path / "samples").touch()
+    with pytest.raises(SystemExit, match="samples cannot be written: samples is a file"):
+        command()
+
+
 @pytest.mark.parametrize(
     "flags, message",
     [

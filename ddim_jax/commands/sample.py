@@ -96,6 +96,9 @@ def _draw() -> str:
         )
     if out is not None:
         out = files.check_new(out, what="--out", suffixes=(".png", ".npz"), overwrite=overwrite)
+    else:
+        files.check_folder("samples")
+    files.check_apart(out=out, trajectory=trajectory)
     model, recipe = _load()
     drawing = model.generate(
         NUM_SAMPLES.value,
@@ -115,11 +118,14 @@ def _draw() -> str:
 
 def _draw_folder(folder: Path) -> str:
     """Draws this process's samples of a large set; returns what was done."""
-    from ddim_jax import sample_folder
+    from ddim_jax import files, sample_folder
     from ddim_jax.recipe import ADAPTIVE
 
     if TRAJECTORY.value is not None or OVERWRITE.value:
         raise ValueError(f"--out={folder} is a folder: it takes no --trajectory and no --overwrite")
+    files.check_folder(folder, f"--out {folder}")
+    if not (folder / sample_folder.ABOUT).exists():
+        files.check_origin(folder / sample_folder.ABOUT, {}, "samples")
     model, recipe = _load()
     if recipe.solver == ADAPTIVE:
         raise ValueError("--solver=adaptive does not draw into a folder; use --out=NAME.npz")
@@ -243,12 +249,11 @@ def _note_differences(model, recipe) -> None:
 def _write(drawing, out: Path, trajectory: Path | None) -> None:
     import numpy as np
 
-    from ddim_jax import data
+    from ddim_jax import data, files
 
-    out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".npz":
         labels = {} if drawing.labels is None else {"labels": drawing.labels}
-        np.savez(out, images=drawing.pictures, **labels)
+        files.save(out, lambda file: np.savez(file, images=drawing.pictures, **labels))
     else:
         data.save_grid(out, drawing.pictures, drawing.labels, overwrite=OVERWRITE.value)
     if trajectory is None:

@@ -194,8 +194,7 @@ def save_gif(
 
 def _write_new(path: PathLike, write: Callable[[BinaryIO], Any], overwrite: bool) -> None:
     path = files.check_new(path, overwrite=overwrite)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files.replace(path, write, durable=False)
+    files.save(path, write)
 
 
 def _text_size(font: Any, text: str) -> tuple[int, int]:

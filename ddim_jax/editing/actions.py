@@ -4,6 +4,7 @@
 """
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,8 @@ def invert(model: Model, args: argparse.Namespace) -> None:
         table.append(numbers)
         print(pictures.summary(numbers), flush=True)
     if args.latents:
-        np.savez(args.latents, latents=state.evaluate, base=state.base, steps=args.steps[-1])
+        arrays = {"latents": state.evaluate, "base": state.base, "steps": args.steps[-1]}
+        files.save(Path(args.latents), lambda file: np.savez(file, **arrays))
     if len(table) > 1:
         _plot_errors(args, table)
     write(model, args, rows, {"method": args.method, "images": len(x), "table": table})

@@ -174,7 +174,8 @@ def write(
         labels = None if columns else names
         data.save_grid(out, tiles, labels, columns=most, overwrite=args.overwrite)
     if args.save:
-        np.savez(args.save, images=list(pictures.values())[-1])
+        images = list(pictures.values())[-1]
+        files.save(Path(args.save), lambda file: np.savez(file, images=images))
     files.write_json(out.with_suffix(".json"), numbers | {"seconds": time.time() - args.began})
     print(f"{out}: {summary(numbers)}")
 

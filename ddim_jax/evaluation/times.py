@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ddim_jax import checkpoints, command_line, interrupts, keys
+from ddim_jax import checkpoints, command_line, files, interrupts, keys
 from ddim_jax.evaluation import feature_networks, metrics, scores
 from ddim_jax.model import Model
 from ddim_jax.strides import learned
@@ -186,8 +186,7 @@ def run(args: argparse.Namespace) -> None:
     solver = args.solver or model.recipe.solver
     paths = {n: Path(args.out) / f"{model.name}-{solver}-{n}.json" for n in args.steps}
     for path in paths.values():
-        if path.exists() and not args.overwrite:
-            raise FileExistsError(f"{path} exists; choose another --out, or pass --overwrite")
+        files.check_new(path, what="--out:", overwrite=args.overwrite)
     objective = FrechetObjective(model, args)
     for steps, path in paths.items():
         stride = learn(model, objective, steps, args)
