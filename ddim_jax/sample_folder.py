@@ -18,9 +18,9 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from ddim_jax import files, interrupts
+from ddim_jax import files, interrupts, provenance
 from ddim_jax.batch_loop import check_count
-from ddim_jax.data.images import to_pil
+from ddim_jax.data.images import to_pil, write_png
 from ddim_jax.model import Model
 from ddim_jax.recipe import Recipe
 
@@ -53,6 +53,7 @@ def draw(
     batch_size: int = 64,
     seed: int = 0,
     parallel: str = "jit",
+    checkpoint: str | Path = "",
 ) -> Report:
     """Draws those of this process's samples that are not in the folder yet.
 
@@ -68,6 +69,7 @@ def draw(
         batch_size: samples at a time in each process.
         seed: of the whole set.
         parallel: "jit" or "pmap".
+        checkpoint: where the model was loaded from, for the files; default its name.
 
     Raises:
         ValueError: a recipe, label or count that the model cannot serve; a folder of other samples.
@@ -94,11 +96,16 @@ def draw(
         if len(missing):
             classes = None if labels is None else labels[missing]
             conditions = model.conditions(len(missing), recipe, classes, table)
+            drawn = provenance.about(
+                model, recipe, seed=seed, index=missing, labels=classes, batch_size=batch_size,
+                checkpoint=checkpoint,
+            )  # fmt: skip
             for rows, result in generator.batches(
                 table, missing, seed=seed, batch_size=batch_size, **conditions
             ):
                 for i, picture in zip(missing[rows], model.pictures(result.x), strict=True):
-                    _write(places[i], picture)
+                    own = None if labels is None else labels[i : i + 1]
+                    _write(places[i], picture, drawn | provenance.places(np.array([i]), own))
                 bar.update(len(result.x))
     existing = total - len(missing)
     return Report(len(missing), existing, generator.compile_seconds, generator.seconds)
@@ -145,6 +152,5 @@ def _make_folders(folder: Path, about: dict[str, Any], paths: list[Path]) -> Non
         parent.mkdir(exist_ok=True)
 
 
-def _write(path: Path, image: np.ndarray) -> None:
-    picture = to_pil(image)
-    files.replace(path, lambda file: picture.save(file, "PNG"), durable=False)
+def _write(path: Path, image: np.ndarray, about: dict[str, Any]) -> None:
+    files.replace(path, lambda file: write_png(file, to_pil(image), about), durable=False)

@@ -20,7 +20,7 @@ LAYERS = [
     ["networks", "data", "batch_loop", "command_line"],
     ["recipe"],
     ["model"],
-    ["experiment"],
+    ["experiment", "provenance"],
     ["checkpoints"],
     ["losses"],
     ["training"],

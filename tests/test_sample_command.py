@@ -18,12 +18,14 @@ def model():
 
 @pytest.fixture
 def command(monkeypatch, tmp_path):
-    """Runs sample.py with flags, in a directory of its own."""
+    """Runs sample.py with flags, in a directory of its own; those that are None are left out."""
     monkeypatch.chdir(tmp_path)
 
     def run(**flags):
         steps = {} if flags.get("solver") == "adaptive" else {"steps": 2}
-        with flagsaver.flagsaver(**(steps | {"num_samples": 2} | flags)):
+        given = steps | {"num_samples": 2} | flags
+        given = {name: value for name, value in given.items() if value is not None}
+        with flagsaver.flagsaver(**given):
             sample.run(["sample.py"])
 
     sample.flags.FLAGS(["sample.py"])

@@ -48,6 +48,9 @@ SEED = flags.DEFINE_integer("seed", 0, "of the whole set")
 OUT = flags.DEFINE_string(
     "out", None, ".png contact sheet, .npz, or a folder; default samples/NAME-0001.png, ..."
 )
+LIKE = flags.DEFINE_string(
+    "like", None, "a PNG or NPZ of this command: draws it again; flags of the recipe change that"
+)
 TRAJECTORY = flags.DEFINE_string("trajectory", None, "also the clean estimates, as .gif or .png")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "replace existing files")
 PARALLEL = flags.DEFINE_enum("parallel", "jit", ["jit", "pmap"], "how a batch is spread on devices")
@@ -99,21 +102,56 @@ def _draw() -> str:
     else:
         files.check_folder("samples")
     files.check_apart(out=out, trajectory=trajectory)
-    model, recipe = _load()
-    drawing = model.generate(
-        NUM_SAMPLES.value,
-        recipe,
-        label=LABELS.value,
-        seed=SEED.value,
-        batch_size=BATCH_SIZE.value,
-        trajectory=trajectory is not None,
-        progress=PROGRESS.value,
-        parallel=PARALLEL.value,
-    )
+    like = _like()
+    model, recipe = _load(like)
+    drawing, about = _generate(model, recipe, like, trajectory is not None)
     out = out or files.next_free(Path("samples"), model.name)
-    _write(drawing, out, trajectory)
+    _write(drawing, out, trajectory, about)
     count = len(drawing.pictures)
     return f"{out}: {count} samples, {_how(model, recipe, drawing.nfe)}\n" + _times(count, drawing)
+
+
+def _like():
+    """What `--like` says, checked; None without it."""
+    from ddim_jax import provenance
+
+    if LIKE.value is None:
+        return None
+    for flag in (NUM_SAMPLES, LABELS, SEED, BATCH_SIZE):
+        if not flags.FLAGS[flag.name].using_default_value:
+            raise ValueError(f"--like draws the pictures of a file and takes no --{flag.name}")
+    return provenance.read(LIKE.value)
+
+
+def _generate(model, recipe, like, trajectory: bool):
+    """The drawing, and what its files are to hold."""
+    import numpy as np
+
+    from ddim_jax import provenance
+
+    count, seed, batch_size = NUM_SAMPLES.value, SEED.value, BATCH_SIZE.value
+    index, labels = None, LABELS.value
+    if like is not None:
+        count, seed, batch_size = len(like.index), like.seed, like.batch_size
+        index, labels = like.padded()
+    drawing = model.generate(
+        count if index is None else len(index),
+        recipe,
+        label=labels,
+        seed=seed,
+        index=index,
+        batch_size=batch_size,
+        trajectory=trajectory,
+        progress=PROGRESS.value,
+        parallel=PARALLEL.value,
+    ).first(count)
+    places = np.arange(count) if like is None else like.index
+    checkpoint = CHECKPOINT.value if like is None else like.checkpoint
+    about = provenance.about(
+        model, recipe, seed=seed, index=places, labels=drawing.labels, checkpoint=checkpoint,
+        batch_size=batch_size,
+    )  # fmt: skip
+    return drawing, about
 
 
 def _draw_folder(folder: Path) -> str:
@@ -121,6 +159,8 @@ def _draw_folder(folder: Path) -> str:
     from ddim_jax import files, sample_folder
     from ddim_jax.recipe import ADAPTIVE
 
+    if LIKE.value is not None:
+        raise ValueError(f"--out={folder} is a folder; --like draws one file, a .png or .npz")
     if TRAJECTORY.value is not None or OVERWRITE.value:
         raise ValueError(f"--out={folder} is a folder: it takes no --trajectory and no --overwrite")
     files.check_folder(folder, f"--out {folder}")
@@ -138,6 +178,7 @@ def _draw_folder(folder: Path) -> str:
         batch_size=BATCH_SIZE.value,
         seed=SEED.value,
         parallel=PARALLEL.value,
+        checkpoint=CHECKPOINT.value,
     )
     existing = f" ({report.existing} more were there)" if report.existing else ""
     return f"{folder}: {report.drawn} samples{existing}, {_how(model, recipe)}\n" + _times(
@@ -176,13 +217,20 @@ def _plan() -> str:
     return text
 
 
-def _load():
-    """The model and recipe that the flags name, checked."""
+def _load(like=None):
+    """The model and recipe that the flags, or a picture to be drawn again, name, checked."""
     from ddim_jax import checkpoints
 
-    model = checkpoints.load(CHECKPOINT.value)
+    if like is None:
+        model = checkpoints.load(CHECKPOINT.value)
+    else:
+        own = flags.FLAGS["checkpoint"].using_default_value
+        model = checkpoints.load(like.checkpoint if own else CHECKPOINT.value)
+        model = model.replace(recipe=like.recipe)
     recipe = _recipe(model)
     model.check(recipe)
+    if like is not None:
+        like.check(model, recipe)
     if recipe.stride and recipe.stride.endswith(".json"):
         _note_differences(model, recipe)
     return model, recipe
@@ -246,27 +294,35 @@ def _note_differences(model, recipe) -> None:
         print(f"note: {recipe.stride}: {difference}", file=sys.stderr)
 
 
-def _write(drawing, out: Path, trajectory: Path | None) -> None:
+def _write(drawing, out: Path, trajectory: Path | None, about: dict) -> None:
+    import json
+
     import numpy as np
 
-    from ddim_jax import data, files
+    from ddim_jax import data, files, provenance
+
+    overwrite = OVERWRITE.value
 
     if out.suffix == ".npz":
-        labels = {} if drawing.labels is None else {"labels": drawing.labels}
-        files.save(out, lambda file: np.savez(file, images=drawing.pictures, **labels))
+        arrays = {"images": drawing.pictures, provenance.NPZ: json.dumps(about)}
+        arrays |= {} if drawing.labels is None else {"labels": drawing.labels}
+        files.save(out, lambda file: np.savez(file, **arrays))
     else:
-        data.save_grid(out, drawing.pictures, drawing.labels, overwrite=OVERWRITE.value)
+        data.save_grid(out, drawing.pictures, drawing.labels, overwrite=overwrite, about=about)
     if trajectory is None:
         return
     frames = drawing.trajectory
     if trajectory.suffix == ".gif":
         sheets = [data.grid(frame) for frame in frames]
-        data.save_gif(trajectory, [*sheets, *sheets[-1:] * 10], 100, overwrite=OVERWRITE.value)
+        data.save_gif(trajectory, [*sheets, *sheets[-1:] * 10], 100, overwrite=overwrite)
     else:  # rows: samples, columns: network evaluations
         shown = np.unique(np.linspace(0, len(frames) - 1, min(12, len(frames))).round().astype(int))
         tiles = frames[shown, :8].swapaxes(0, 1).reshape(-1, *frames.shape[2:])
         numbers = [k + 1 for k in shown]
-        data.save_grid(trajectory, tiles, numbers, columns=len(shown), overwrite=OVERWRITE.value)
+        columns = len(shown)
+        data.save_grid(
+            trajectory, tiles, numbers, columns=columns, overwrite=overwrite, about=about
+        )
 
 
 def main(argv: list[str] | None = None) -> None:

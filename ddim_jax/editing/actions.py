@@ -4,12 +4,13 @@
 """
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ddim_jax import checkpoints, files, keys
+from ddim_jax import checkpoints, files, keys, provenance
 from ddim_jax.editing import latents, pictures
 from ddim_jax.editing.editor import Editor, squared_error
 from ddim_jax.editing.inversion import RoundTrip, round_trip
@@ -75,6 +76,7 @@ def invert(model: Model, args: argparse.Namespace) -> None:
         print(pictures.summary(numbers), flush=True)
     if args.latents:
         arrays = {"latents": state.evaluate, "base": state.base, "steps": args.steps[-1]}
+        arrays |= {provenance.NPZ: json.dumps(pictures.about_edit(model, args))}
         files.save(Path(args.latents), lambda file: np.savez(file, **arrays))
     if len(table) > 1:
         _plot_errors(args, table)

@@ -2,13 +2,15 @@
 
 import argparse
 import itertools
+import json
+import shlex
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ddim_jax import data, files
+from ddim_jax import data, files, provenance
 from ddim_jax.data import folders
 from ddim_jax.evaluation.features import read_images
 from ddim_jax.model import Model
@@ -172,12 +174,26 @@ def write(
         tiles = np.concatenate([row[:most] for row in pictures.values()])
         names = [text for name in pictures for text in (name, *[""] * (most - 1))]
         labels = None if columns else names
-        data.save_grid(out, tiles, labels, columns=most, overwrite=args.overwrite)
+        about = about_edit(model, args)
+        data.save_grid(out, tiles, labels, columns=most, overwrite=args.overwrite, about=about)
     if args.save:
         images = list(pictures.values())[-1]
-        files.save(Path(args.save), lambda file: np.savez(file, images=images))
+        arrays = {"images": images, provenance.NPZ: json.dumps(about_edit(model, args))}
+        files.save(Path(args.save), lambda file: np.savez(file, **arrays))
     files.write_json(out.with_suffix(".json"), numbers | {"seconds": time.time() - args.began})
     print(f"{out}: {summary(numbers)}")
+
+
+def about_edit(model: Model, args: argparse.Namespace) -> dict[str, Any]:
+    """What made an edited picture, for its file: the command and the model."""
+    command = ["python -m ddim_jax edit", args.command]
+    for name, value in vars(args).items():
+        unset = value is None or value is False or value == []
+        if name not in ("command", "work", "began") and not unset:
+            text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+            flag = "method" if name == "restoration" else name
+            command.append(f"--{flag}" if value is True else shlex.quote(f"--{flag}={text}"))
+    return provenance.maker(model) | {"command": " ".join(command)}
 
 
 def summary(numbers: dict[str, Any]) -> str:
