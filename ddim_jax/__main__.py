@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
         return
     if name not in COMMANDS:
         sys.exit(f"ddim-jax: no command {name!r}\n\n{usage()}")
-    if name == "plan":
+    if name == "plan" and not {"-h", "--help"} & set(rest):
         if not rest or rest[0].startswith("-"):
             sys.exit("ddim-jax plan: say the devices first, like ddim-jax plan v5e:4x4")
         rest = [f"--plan={rest[0]}", *rest[1:]]

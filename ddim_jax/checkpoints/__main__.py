@@ -15,7 +15,7 @@ from ddim_jax.checkpoints import DTYPES, diffusers, load, save
 
 def main(argv: list[str] | None = None) -> None:
     """Parses, loads, writes."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_line.Parser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", help="training workdir, file or bundled name")
     parser.add_argument("file", help="ends in .safetensors, or is a folder for diffusers")
     parser.add_argument("--dtype", default="float32", choices=DTYPES)

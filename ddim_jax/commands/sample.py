@@ -13,7 +13,7 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
-from ddim_jax.commands.flags import DISTRIBUTED, PLAN, QUICK, list_in_help
+from ddim_jax.commands.flags import DISTRIBUTED, PLAN, QUICK, list_in_help, short_help
 
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint",
@@ -75,7 +75,8 @@ def run(argv: list[str]) -> None:
         else:
             print(f"{_draw()}, {time.perf_counter() - start:.1f} s in all")
     except (ValueError, OSError) as error:
-        sys.exit(f"sample.py: {error}")
+        own = (flag.name for flag in flags.FLAGS.get_key_flags_for_module(run.__module__))
+        sys.exit(f"sample.py: {command_line.with_flags(str(error), own)}")
 
 
 def _draw() -> str:
@@ -111,6 +112,13 @@ def _draw() -> str:
     return f"{out}: {count} samples, {_how(model, recipe, drawing.nfe)}\n" + _times(count, drawing)
 
 
+def _labels() -> list[str]:
+    """`--labels`, none of them empty."""
+    if LABELS.value and not all(label.strip() for label in LABELS.value):
+        raise ValueError(f"--labels must be like 3,1,4, got {','.join(LABELS.value)!r}")
+    return LABELS.value
+
+
 def _like():
     """What `--like` says, checked; None without it."""
     from ddim_jax import provenance
@@ -130,7 +138,7 @@ def _generate(model, recipe, like, trajectory: bool):
     from ddim_jax import provenance
 
     count, seed, batch_size = NUM_SAMPLES.value, SEED.value, BATCH_SIZE.value
-    index, labels = None, LABELS.value
+    index, labels = None, _labels()
     if like is not None:
         count, seed, batch_size = len(like.index), like.seed, like.batch_size
         index, labels = like.padded()
@@ -174,7 +182,7 @@ def _draw_folder(folder: Path) -> str:
         model,
         recipe,
         num_samples=NUM_SAMPLES.value,
-        label=LABELS.value,
+        label=_labels(),
         batch_size=BATCH_SIZE.value,
         seed=SEED.value,
         parallel=PARALLEL.value,
@@ -329,7 +337,7 @@ def main(argv: list[str] | None = None) -> None:
     """The command line; of this process by default."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     list_in_help(run.__module__)
-    app.run(run, argv=argv and ["sample.py", *argv])
+    app.run(run, argv=short_help(["sample.py", *argv] if argv else sys.argv))
 
 
 if __name__ == "__main__":

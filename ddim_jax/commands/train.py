@@ -13,7 +13,7 @@ from ml_collections import config_flags
 
 from ddim_jax import interrupts
 from ddim_jax.commands import configs
-from ddim_jax.commands.flags import DISTRIBUTED, PLAN, QUICK, list_in_help
+from ddim_jax.commands.flags import DISTRIBUTED, PLAN, QUICK, list_in_help, short_help
 
 DEFAULT = "digits"
 # no default of the flag's own: overrides would then be checked against it, whatever --config says
@@ -96,7 +96,8 @@ def main(argv: list[str] | None = None) -> None:
     """The command line; of this process by default."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     list_in_help(run.__module__)
-    app.run(run, argv=argv and ["train.py", *argv], flags_parser=_parse)
+    argv = short_help(["train.py", *argv] if argv else sys.argv)
+    app.run(run, argv=argv, flags_parser=_parse)
 
 
 if __name__ == "__main__":

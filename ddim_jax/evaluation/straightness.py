@@ -62,7 +62,7 @@ def measure(model: Model, steps: int, count: int, seed: int = 0) -> np.ndarray:
 
 def main(argv: list[str] | None = None) -> None:
     """Prints the mean over paths, and its standard error."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_line.Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", required=True, help="training workdir or file")
     parser.add_argument("--steps", type=int, default=32, help="of Euler")
     parser.add_argument("--num_samples", type=int, default=64, help="paths")

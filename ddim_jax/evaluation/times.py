@@ -153,7 +153,7 @@ def _name(lam: list[float]) -> str:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Reads the command line and checks it as far as it can be without a model."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_line.Parser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--checkpoint", default="digits", help="as of sample.py")
     add("--solver", help="default the checkpoint's own")

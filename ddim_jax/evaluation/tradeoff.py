@@ -174,8 +174,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def _parser() -> command_line.Parser:
+    parser = command_line.Parser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--checkpoint", default="digits", help="as of sample.py")
     add(

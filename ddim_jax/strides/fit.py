@@ -243,7 +243,7 @@ def measure_on_fresh_noise(
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Returns the flags, checked as far as it can be done without a model."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_line.Parser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--checkpoint", default="digits", help="as of sample.py")
     add("--solver", default="ddim", help="a deterministic one of SOLVERS")
