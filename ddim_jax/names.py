@@ -1,5 +1,8 @@
 """Names become functions here: look up a name, check its options, call what it names.
 
+An option's type is checked by the annotation of its parameter (`float`: a number, `int`: a whole
+one), its range by the function itself, so once for flags, Python and configs.
+
 A section is a mapping with a `name`; its other entries are options of the function of that name:
 `make(SCHEDULES, {"name": "cosine", "log_snr_min": -15}, "schedule")` is
 `SCHEDULES["cosine"](log_snr_min=-15)`. A command line writes options as `name=value,name=value`;
@@ -11,6 +14,8 @@ import difflib
 import inspect
 import math
 import numbers
+import types
+import typing
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -34,22 +39,28 @@ def lookup(known: Mapping[str, Any], name: str, what: str) -> Any:
 
 
 def check_options(make: Callable, options: Mapping[str, Any], what: str) -> None:
-    """Checks that a function takes options of these names.
+    """Checks that a function takes options of these names and types.
 
     Args:
         make: the function or class. One with `**options` takes any. Of a class, `name` and
             `parent` are not options: flax adds them to every module.
-        options: by name; the values do not matter.
+        options: by name.
         what: whose options they are, such as "solver 'ddim'", for the message.
 
     Raises:
-        ValueError: an unknown option; the message gives the nearest and lists all known ones.
+        ValueError: an unknown option; the message gives the nearest and lists all known ones. A
+            value of another type than the parameter's annotation, where that is a number, a text
+            or a bool; NaN.
     """
-    parameters = inspect.signature(make).parameters.values()
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+    parameters = inspect.signature(make).parameters
+    for name, value in options.items():
+        annotation = parameters[name].annotation if name in parameters else None
+        if (wanted := _misfit(value, annotation)) is not None:
+            raise ValueError(f"{name} of {what} must be {wanted}, got {value!r}")
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
     hidden = ("name", "parent") if inspect.isclass(make) else ()
-    known = [parameter.name for parameter in parameters if parameter.name not in hidden]
+    known = [name for name in parameters if name not in hidden]
     check_names(options, known, what)
 
 
@@ -104,6 +115,41 @@ def _range(within: str) -> str:
     return "positive" if within == "(0, inf)" else at_least
 
 
+def check_number(
+    what: str,
+    value: Any,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    whole: bool = False,
+    above: bool = False,
+    usual: str = "",
+) -> None:
+    """Checks a number.
+
+    Args:
+        what: its name, for the message.
+        value: of Python, or a scalar of numpy.
+        low: the least there may be.
+        high: the greatest there may be; infinity itself is refused.
+        whole: whether it must be whole.
+        above: whether it must be above `low` itself.
+        usual: of the message, what else to do.
+
+    Raises:
+        ValueError: not such a number, or NaN or infinite.
+    """
+    fits = _misfit(value, int if whole else float) is None
+    if fits and math.isfinite(value) and low <= value <= high and not (above and value == low):
+        return
+    kind = "a whole number" if whole else "a finite number"
+    if low > -math.inf and high < math.inf:
+        kind += f" in {'(' if above else '['}{low:g}, {high:g}]"
+    elif low > -math.inf:
+        kind += f" {'above' if above else 'of at least'} {low:g}"
+    raise ValueError(f"{what} must be {kind}, got {value!r}{'; ' * bool(usual)}{usual}")
+
+
 def make(known: Mapping[str, Callable], section: Mapping[str, Any], what: str, *args: Any) -> Any:
     """Calls the function that a section names, with the section's options.
 
@@ -136,7 +182,7 @@ def parse_options(text: str | Iterable[str], what: str) -> dict[str, Any]:
 
     Returns:
         Values by name: Python literals where they can be read as such (numbers, True, None,
-        tuples), else strings.
+        tuples), inf and nan, else strings.
 
     Raises:
         ValueError: a part without a name or without `=`.
@@ -152,17 +198,39 @@ def parse_options(text: str | Iterable[str], what: str) -> dict[str, Any]:
 
 
 def parse_value(text: str) -> Any:
-    """Returns a Python literal such as `0.2`, `True` or `(1, 2)` as its value, other text as is."""
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
+    """Returns a literal such as `0.2`, `True`, `(1, 2)` or `inf` as its value, other text as is."""
+    for read in (ast.literal_eval, float):
+        try:
+            return read(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            continue
+    return text
 
 
 def few(names: Iterable[str]) -> str:
     """Returns the first five names, for a message."""
     names = list(names)
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+
+
+def _misfit(value: Any, annotation: Any) -> str | None:
+    """What a value must be for its parameter's annotation; None where it is, or nothing is known.
+
+    A whole number may be written 2.0; a bool is no number.
+    """
+    kinds = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else [annotation]
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    fits = {
+        float: number and not math.isnan(value),
+        int: number and (isinstance(value, numbers.Integral) or float(value).is_integer()),
+        bool: isinstance(value, bool),
+        str: isinstance(value, str),
+        type(None): value is None,
+    }
+    if not kinds or any(fits.get(kind, True) for kind in kinds):
+        return None
+    words = {float: "a number", int: "a whole number", bool: "True or False", str: "a text"}
+    return " or ".join(words.get(kind, "None") for kind in kinds)
 
 
 def _join_brackets(parts: Iterable[str]) -> Iterator[str]:

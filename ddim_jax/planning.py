@@ -243,7 +243,7 @@ def plan_sampling(
     table = recipe.table(model.schedule)
     labels = model.inputs.labels(None, batch_size)
     told = model.conditions(batch_size, recipe, labels, table)
-    keys = jax.eval_shape(lambda: sampling.sample_keys(0, jnp.arange(batch_size)))
+    keys = jax.eval_shape(lambda: sampling.sample_keys(0, np.arange(batch_size)))
     noise = jax.ShapeDtypeStruct((batch_size, *model.sample_shape), jnp.float32)
 
     def lower(mesh: Mesh) -> Any:

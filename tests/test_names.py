@@ -73,7 +73,7 @@ def test_make():
         (["span=(0.2", "5)", "b=None"], {"span": (0.2, 5), "b": None}),  # as absl splits a list
         (["a=x,y"], {"a": "x,y"}),
         ("url=a=b", {"url": "a=b"}),
-        ("end=inf,path=runs/a.json,minus=-4", {"end": "inf", "path": "runs/a.json", "minus": -4}),
+        ("end=inf,path=runs/a.json,minus=-4", {"end": np.inf, "path": "runs/a.json", "minus": -4}),
         ("empty=", {"empty": ""}),
     ],
 )
@@ -123,3 +123,44 @@ def test_whole_numbers():
     for value in (1.0, 2.5, "2", False, np.nan):
         with rejects(ValueError, "x must be a whole number, got "):
             names.check_range("x", value, "[1, inf)", whole=True)
+
+
+def limited(scale: float = 1.0, count: int | None = None, exact: bool = True, name: str = ""):
+    return scale
+
+
+@pytest.mark.parametrize(
+    "option, value, wanted",
+    [
+        ("scale", float("nan"), "a number, got nan"),
+        ("scale", "x", "a number, got 'x'"),
+        ("scale", True, "a number, got True"),
+        ("scale", None, "a number, got None"),
+        ("count", 1.5, "a whole number or None, got 1.5"),
+        ("count", "1", "a whole number or None, got '1'"),
+        ("exact", 1, "True or False, got 1"),
+        ("name", 1, "a text, got 1"),
+    ],
+)
+def test_values_have_the_type_of_their_parameter(option, value, wanted):
+    with rejects(ValueError, f"{option} of map must be {wanted}"):
+        names.check_options(limited, {option: value}, "map")
+
+
+def test_values_that_fit_their_parameter():
+    for value in (1, 1.0, np.float32(2), np.int64(3), float("inf")):
+        names.check_options(limited, {"scale": value}, "map")
+    for value in (1, 2.0, None, np.int64(3)):
+        names.check_options(limited, {"count": value}, "map")
+    names.check_options(limited, {"exact": False, "name": "a"}, "map")
+
+
+def test_numbers_have_a_range():
+    names.check_number("x", 1, 1, 1, whole=True)
+    names.check_number("x", np.float32(0.5), 0, 1)
+    bad = [("a", {}), (None, {}), (np.nan, {}), (np.inf, {"low": 0}), (0, {"low": 1})]
+    bad += [(0, {"low": 0, "above": True}), (1.5, {"whole": True}), (2, {"high": 1})]
+    for value, options in bad:
+        with rejects(ValueError, "x must be a", f"got {value!r}; 1 is usual"):
+            names.check_number("x", value, **options, usual="1 is usual")
+    assert names.parse_value("nan") != names.parse_value("nan") and names.parse_value("inf") > 1

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
-from ddim_jax.commands.flags import DISTRIBUTED, PLAN, QUICK, list_in_help
+from ddim_jax import interrupts
+from ddim_jax.commands.flags import DISTRIBUTED, PLAN, QUICK, list_in_help, short_help
 
 CONFIG = flags.DEFINE_string(
     "config", "digits", "what to train: a file, or a name in configs/; --config.a.b=c sets a field"
@@ -22,25 +23,16 @@ def run(argv: list[str], overrides: list) -> None:
     """Runs the training that the flags describe."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}; overrides are --config.a.b=c")
-    logging.set_verbosity(logging.WARNING)  # orbax logs every save in ten lines
-    try:
-        _run(overrides)
-    except KeyboardInterrupt:  # while it imports or compiles, while pairs are drawn, a second one
-        from ddim_jax.training import signals
-
-        print("train.py: stopped; the same command goes on from what is saved", file=sys.stderr)
-        sys.exit(128 + (signals.asked() or 2))
-
-
-def _run(overrides: list) -> None:
     from ddim_jax import parallel
 
     parallel.use_cpu_cores()
     import jax
 
     from ddim_jax.commands import configs
-    from ddim_jax.training import loop, signals, stages
+    from ddim_jax.training import loop, stages
+    from ddim_jax.training.signals import StopOnSignal
 
+    logging.set_verbosity(logging.WARNING)  # orbax logs every save in ten lines
     parallel.use_compilation_cache()
     try:
         config = configs.load(CONFIG.value, overrides)
@@ -50,13 +42,14 @@ def _run(overrides: list) -> None:
         if PLAN.value:
             _plan(config, PLAN.value)
             return
+        interrupts.keeping("the same command resumes from what is saved")
         name = Path(CONFIG.value.partition(":")[0]).stem
         workdir = Path(WORKDIR.value or os.path.join("runs", name))
         state = stages.train(config, workdir)
     except (ValueError, OSError, loop.NotFiniteError) as error:
         sys.exit(f"train.py: {error}")
-    if signals.asked():
-        sys.exit(128 + signals.asked())
+    if StopOnSignal.stopped:
+        sys.exit(interrupts.status())
     if jax.process_index() == 0:
         folder = workdir / ("*/samples" if config.get("stages") else "samples")
         drawn = any(workdir.glob("*/samples/*.png" if config.get("stages") else "samples/*.png"))
@@ -91,7 +84,7 @@ def main(argv: list[str] | None = None) -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     list_in_help(run.__module__)
     arguments, overrides = configs.split(["train.py", *argv] if argv else sys.argv)
-    app.run(lambda rest: run(rest, overrides), argv=arguments)
+    app.run(lambda rest: run(rest, overrides), argv=short_help(arguments))
 
 
 if __name__ == "__main__":

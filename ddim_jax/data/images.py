@@ -5,19 +5,23 @@ save_grid("digits.png", pictures)       a contact sheet of uint8 [N, H, W, C]
 
 from __future__ import annotations
 
+import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from ddim_jax import files
 
 PathLike = str | os.PathLike
 Size = int | tuple[int, int] | None
 """Side of a square, or (height, width), in pixels; None: as it is."""
+TEXT = "ddim_jax"
+"""Keyword of the text in a PNG that says what drew it."""
 
 
 def grid(
@@ -79,6 +83,7 @@ def save_grid(
     columns: int | None = None,
     scale: int | None = None,
     overwrite: bool = False,
+    about: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes pictures as a contact sheet to a PNG file, making its folder where needed.
 
@@ -89,13 +94,15 @@ def save_grid(
         columns: pictures in a row; default see `grid`.
         scale: whole number of screen pixels per image pixel; default see `grid`.
         overwrite: replace an existing file.
+        about: JSON kept in the file, see `provenance.about`.
 
     Raises:
         FileExistsError: the file exists and `overwrite` is not set.
         ValueError: another ending than .png; shapes, dtype or counts that do not fit.
     """
     path = files.check_new(path, suffixes=(".png",), overwrite=overwrite)
-    save_png(path, grid(pictures, labels, columns=columns, scale=scale), overwrite=overwrite)
+    sheet = grid(pictures, labels, columns=columns, scale=scale)
+    save_png(path, sheet, overwrite=overwrite, about=about)
 
 
 def to_pil(image: Any) -> Image.Image:
@@ -176,19 +183,30 @@ def height_width(size: int | Sequence[int]) -> tuple[int, int]:
     return sides
 
 
-def save_png(path: PathLike, image: Any, *, overwrite: bool = False) -> None:
+def save_png(
+    path: PathLike, image: Any, *, overwrite: bool = False, about: Mapping[str, Any] | None = None
+) -> None:
     """Writes a PNG file, making its folder where needed.
 
     Args:
         path: of the file.
         image: a Pillow image, or a uint8 array [H, W], [H, W, 1] or [H, W, 3].
         overwrite: replace an existing file.
+        about: JSON kept in the file, see `provenance.about`.
 
     Raises:
         FileExistsError: the file exists and `overwrite` is not set.
     """
     image = image if isinstance(image, Image.Image) else to_pil(image)
-    _write_new(path, lambda file: image.save(file, "PNG"), overwrite)
+    _write_new(path, lambda file: write_png(file, image, about), overwrite)
+
+
+def write_png(file: BinaryIO, image: Image.Image, about: Mapping[str, Any] | None = None) -> None:
+    """Writes a Pillow image as PNG, with a text that says what drew it, if that is given."""
+    info = PngInfo()
+    if about is not None:
+        info.add_text(TEXT, json.dumps(about), zip=True)
+    image.save(file, "PNG", pnginfo=info)
 
 
 def save_gif(
@@ -223,8 +241,7 @@ def save_gif(
 
 def _write_new(path: PathLike, write: Callable[[BinaryIO], Any], overwrite: bool) -> None:
     path = files.check_new(path, overwrite=overwrite)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files.replace(path, write, durable=False)
+    files.save(path, write)
 
 
 def _text_size(font: Any, text: str) -> tuple[int, int]:

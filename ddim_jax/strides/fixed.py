@@ -59,6 +59,8 @@ def uniform(
             "steps=1 with leading spacing would start at the clean end; use spacing='trailing'"
         )
     check_steps(schedule, steps, terminal, discrete=True)
+    if offset < 0:
+        raise ValueError(f"offset must be 0 or more, got {offset}")
     if offset and (spacing != "leading" or schedule.num_steps is None):
         raise ValueError("offset belongs to spacing='leading' on a discrete schedule")
     knots = steps + (terminal == "min")
@@ -260,6 +262,12 @@ def _noisy_end(schedule: Schedule, lam_min: float | None) -> float:
     noise = schedule.t_span[0]
     if lam_min is None or schedule.half_log_snr(noise) >= lam_min:
         return noise
+    cleanest = schedule.half_log_snr(schedule.t_min)
+    if not lam_min < cleanest:
+        raise ValueError(
+            f"lam_min must be below {cleanest:.4g}, the half log-SNR of the cleanest level of "
+            f"{schedule.name}, got {lam_min}; -5.1 is usual"
+        )
     if schedule.num_steps is None:
         return float(schedule.time_of(lam_min))
     grid = np.arange(1, schedule.num_steps + 1) / schedule.num_steps

@@ -114,8 +114,8 @@ def _steps(
             if step % train.checkpoint_every == 0 or last:
                 checkpointer.save(state, wait=last)
             if train.sample_every and not stopping and (step % train.sample_every == 0 or last):
-                path = draw(parallel.fetch(state.ema, mesh), step)
-                progress.say(f"step {step}: {path}")
+                if path := draw(parallel.fetch(state.ema, mesh), step):
+                    progress.say(f"step {step}: {path}")
             if stopping:
                 progress.say(
                     f"stopped after step {step} of {train.steps}, which is saved in {workdir}; the "

@@ -12,7 +12,7 @@ import jax
 import ml_collections
 from jax.sharding import Mesh
 
-from ddim_jax import experiment, losses, parallel
+from ddim_jax import experiment, keys, losses, parallel
 from ddim_jax.losses import TIMES, WEIGHTINGS, lpips
 from ddim_jax.model import Model
 from ddim_jax.names import check_names, check_options, check_range, lookup, make
@@ -74,8 +74,8 @@ def check(config: ml_collections.ConfigDict, model: Model, devices: int) -> None
     train, counts = config.train, {"accumulate": 1} | config.train.to_dict()
     for name in ("steps", "batch_size", "log_every", "checkpoint_every", "keep", "accumulate"):
         check_range(f"config.train.{name}", counts[name], "[1, inf)", whole=True)
-    for name, value in (("seed", config.seed), ("train.sample_every", train.sample_every)):
-        check_range(f"config.{name}", value, "[0, 4294967296)", whole=True)
+    check_range("config.train.sample_every", train.sample_every, "[0, inf)", whole=True)
+    keys.check_seed(config.seed, "config.seed", 2**32)
     parallel.check_batch(train.batch_size, devices)
     rows = train.batch_size // devices
     if rows % counts["accumulate"]:

@@ -16,7 +16,7 @@ def make_optimizer(
     name: str = "adam",
     learning_rate: float = 2e-4,
     warmup_steps: int = 0,
-    decay_steps: int = 0,
+    decay_steps: int | None = 0,
     decay: str | None = None,
     clip_norm: float = 1.0,
     weight_decay: float = 0.0,

@@ -19,8 +19,9 @@ from jax.experimental import multihost_utils
 
 from ddim_jax import checkpoints, experiment, parallel
 from ddim_jax.checkpoints import lock
-from ddim_jax.training import loop, reflow_pairs, signals, teacher
+from ddim_jax.training import loop, reflow_pairs, teacher
 from ddim_jax.training.method import build
+from ddim_jax.training.signals import StopOnSignal
 from ddim_jax.training.state import TrainState
 
 
@@ -41,7 +42,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> TrainState:
     if not config.get("stages"):
         state = loop.train(config, workdir)
         if int(state.step) >= config.train.steps:
-            signals.forget()
+            StopOnSignal.stopped = False
         return state
     stages = split(config, Path(workdir))
     check(stages)
@@ -57,9 +58,9 @@ def _train(stages: list) -> TrainState:
         with _named(folder):
             _draw_pairs(stage)
             state = loop.train(stage, folder)
-        if int(state.step) < stage.train.steps or (signals.asked() and number < len(stages)):
+        if int(state.step) < stage.train.steps or (StopOnSignal.stopped and number < len(stages)):
             return state
-    signals.forget()
+    StopOnSignal.stopped = False
     return state
 
 
