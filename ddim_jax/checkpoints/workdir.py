@@ -6,8 +6,6 @@ to it again. A save that fails leaves the older steps as they are. `ema` is all 
 """
 
 import contextlib
-import copy
-import dataclasses
 import gc
 import json
 import logging as standard_logging
@@ -22,101 +20,27 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from ddim_jax import experiment, files
-from ddim_jax.checkpoints import architecture
+from ddim_jax.checkpoints import architecture, resume
 from ddim_jax.model import Model
-from ddim_jax.networks import NETWORKS
 
 State = Any
 """A flax struct with the fields `step` and `ema`, such as `training.state.TrainState`."""
 
 CONFIG_FILE = "config.json"
-SAME_ON_RESUME = (
-    *("data", "model", "schedule", "prediction", "loss", "optimizer", "ema", "seed"),
-    *("train.batch_size", "start_weights"),
-)
-DATA = "data_fingerprint"
-"""Compared on a resume too; workdirs of earlier versions lack it."""
 
 
 def save_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
     """Writes the workdir's config; on a resume checks that it is the same experiment.
-
-    The length of the run may change, and with it that of the decay of the learning rate.
 
     Raises:
         ValueError: the workdir holds a run of another experiment, or of other data.
     """
     file = workdir / CONFIG_FILE
     if file.exists():
-        old, new = json.loads(file.read_text()), json.loads(config.to_json())
-        if old["data"]["name"] == new["data"]["name"]:
-            _check_data(file, old, new)
-        _check_settings(workdir, _settings(old), _settings(new))
-        _check_data(file, old, new)
+        resume.check(file, json.loads(file.read_text()), json.loads(config.to_json()))
     if jax.process_index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
         files.write_json(file, json.loads(config.to_json()))
-
-
-def _check_data(file: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    if DATA in old and DATA in new and old[DATA] != new[DATA]:
-        raise ValueError(
-            f"the data of the run in {file.parent} have changed: {new['data']['name']} was "
-            f"{old[DATA]}, it is {new[DATA]}; restore the data, or choose another --workdir "
-            f"(to go on with these all the same, remove {DATA} from {file})"
-        )
-
-
-def _check_settings(workdir: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    both = {name: (old.get(name), new.get(name)) for name in sorted(old.keys() | new.keys())}
-    changed = [
-        f"config.{name} is {was!r}, not {now!r}" for name, (was, now) in both.items() if was != now
-    ]
-    if changed:
-        more = f", and {len(changed) - 3} more" if len(changed) > 3 else ""
-        raise ValueError(
-            f"{workdir} holds a run whose {', '.join(changed[:3])}{more}; choose another "
-            f"--workdir (there config.start_from={workdir} goes on from what was learned), or "
-            "remove that one"
-        )
-
-
-def _settings(config: dict[str, Any]) -> dict[str, Any]:
-    """What must be the same on a resume, by its path, with defaults in place of what is not said.
-
-    Configs come to say more from version to version; what says the same is the same.
-    """
-    config = copy.deepcopy(config)
-    network = NETWORKS[config["model"].get("name", "unet")]
-    fields = {field.name: field.default for field in dataclasses.fields(network)}
-    fields |= {"name": "unet", "vector_dim": 0}  # the second is of version 0.1
-    config["model"] = json.loads(json.dumps(fields, default=str)) | config["model"]
-    config["data"] = {"resize": 0, "data_dir": "", "pad": False, "channels": None} | config["data"]
-    config["data"]["resize"] = config["data"]["resize"] or 0
-    for name in ("class_names", "skip_unreadable"):  # of the data, which have a fingerprint
-        config["data"].pop(name, None)
-    optimizer = config["optimizer"]
-    steps = optimizer.pop("decay_steps", None)  # which follow the length of the run
-    falls = optimizer.get("decay", "cosine" if steps else "constant")
-    optimizer["decay"] = "constant" if steps == 0 else falls
-    points = (config["loss"].get("pairs") or {}).get("points") or {}
-    if points.get("name") in ("growing", "doubling"):
-        points.setdefault("total_steps", config["train"]["steps"])
-    return dict(_leaves({name: _at(config, name) for name in SAME_ON_RESUME}, ""))
-
-
-def _at(config: dict[str, Any], path: str) -> Any:
-    for name in path.split("."):
-        config = config.get(name) if isinstance(config, dict) else None
-    return config
-
-
-def _leaves(section: Any, path: str) -> Iterator[tuple[str, Any]]:
-    if not isinstance(section, dict):
-        yield path, section
-        return
-    for name, value in section.items():
-        yield from _leaves(value, f"{path}.{name}" if path else name)
 
 
 def load_config(workdir: Path) -> ml_collections.ConfigDict:

@@ -7,9 +7,10 @@ A section has the fields that are written down and all options of what it names.
 """
 
 import inspect
+import itertools
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_collections
 
@@ -67,43 +68,58 @@ def override(config: ml_collections.ConfigDict, path: str, text: str | None) -> 
     Raises:
         ValueError: there is no such field, or it cannot have that value.
     """
-    parts = re.findall(r"\w+|\[\d+\]", path)
-    if not parts or not re.fullmatch(r"\w+(\[\d+\]|\.\w+)*", path):
+    if not re.fullmatch(r"\w+(\[\d+\]|\.\w+)*", path):
         raise ValueError(f"--config.{path} must be like --config.train.steps=500")
-    whole, target, section, shown = config.to_dict(), config, "", "config"
+    *way, last = re.findall(r"\w+|\[\d+\]", path)
+    place = _Place(config, config.to_dict(), "", "config")
     with config.unlocked(), config.ignore_type():
-        for i, part in enumerate(parts):
-            if part.startswith("["):
-                target = _entry(target, int(part[1:-1]), shown)
-                whole = _stage(whole, target)
-                section, shown = "", shown + part
-                if i == len(parts) - 1:
-                    raise ValueError(f"{shown} is a section; set a field of it")
-                continue
-            known = known_fields(section, whole)
-            if part not in known and part not in target:
-                raise ValueError(
-                    f"{shown} has no field {part!r}{did_you_mean(part, known)}; it has "
-                    f"{', '.join(known)}"
-                )
-            section, shown = f"{section}.{part}".lstrip("."), f"{shown}.{part}"
-            inner = known_fields(section, whole)
-            if i < len(parts) - 1:
-                if inner and part not in target:
-                    target[part] = {}
-                if part not in target and parts[i + 1].startswith("["):
-                    target = {part: ()}
-                if not isinstance(
-                    target.get(part), Mapping | ml_collections.ConfigDict | list | tuple
-                ):
-                    raise ValueError(f"{shown} is no section, it has no field {parts[i + 1]!r}")
-                target = target[part]
-            elif inner:
-                raise ValueError(f"{shown} is a section; set a field of it: {', '.join(inner)}")
-            else:
-                like = known[part] if part in known else target.get(part)
-                like = target.get(part) if like is inspect.Parameter.empty else like
-                target[part] = _read(text, like, shown, section in OPEN)
+        for part, following in itertools.pairwise([*way, last]):
+            place = _enter(place, part, following)
+        if last.startswith("["):
+            raise ValueError(f"{place.shown}{last} is a section; set a field of it")
+        known = _check_known(place, last)
+        field, shown = f"{place.section}.{last}".lstrip("."), f"{place.shown}.{last}"
+        if inner := known_fields(field, place.whole):
+            raise ValueError(f"{shown} is a section; set a field of it: {', '.join(inner)}")
+        like = known.get(last, inspect.Parameter.empty)
+        like = place.target.get(last) if like is inspect.Parameter.empty else like
+        place.target[last] = _read(text, like, shown, field in OPEN)
+
+
+class _Place(NamedTuple):
+    """Where in a config a path has come to: a section, the config it is of, its name there."""
+
+    target: Any
+    whole: dict[str, Any]
+    section: str
+    shown: str
+
+
+def _enter(place: _Place, part: str, following: str) -> _Place:
+    """The section or entry of a list that the next part of a path leads to."""
+    target, whole, section, shown = place
+    if part.startswith("["):
+        target = _entry(target, int(part[1:-1]), shown)
+        return _Place(target, _stage(whole, target), "", shown + part)
+    _check_known(place, part)
+    section, shown = f"{section}.{part}".lstrip("."), f"{shown}.{part}"
+    if part not in target and known_fields(section, whole):
+        target[part] = {}
+    inner = target.get(part, () if following.startswith("[") else None)
+    if not isinstance(inner, Mapping | ml_collections.ConfigDict | list | tuple):
+        raise ValueError(f"{shown} is no section, it has no field {following!r}")
+    return _Place(inner, whole, section, shown)
+
+
+def _check_known(place: _Place, name: str) -> dict[str, Any]:
+    """The fields of a section, of which `name` must be one."""
+    known = known_fields(place.section, place.whole)
+    if name not in known and name not in place.target:
+        raise ValueError(
+            f"{place.shown} has no field {name!r}{did_you_mean(name, known)}; it has "
+            f"{', '.join(known)}"
+        )
+    return known
 
 
 def known_fields(section: str, config: Mapping[str, Any]) -> dict[str, Any]:
