@@ -335,6 +335,7 @@ def test_one_override_trains_on_ones_own_pictures(tmp_path, capsys):
     assert f"9 images of {spec}, 8 x 8 x 3, 3 classes (9, 10, dog)" in out
     assert "note: skipped 1 other files (.txt)" in out
     lines = err.splitlines()
+    assert lines.pop(0) == "compiling the first state ..."
     assert lines[0] == "compiling the train step ..."
     assert re.fullmatch(r"step 1 of 2: loss \S+, learning rate 0", lines[1])
     assert re.fullmatch(r"step 2 .* learning rate 0.001, \S+ images/s, 00:00 left", lines[2])

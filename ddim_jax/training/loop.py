@@ -10,6 +10,7 @@ See docs/reliability.md.
 """
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> TrainState:
     with lock.locked(workdir):
         notes = [source.note, _longer(workdir, config)]
         save_config(workdir, config)
+        if jax.process_index() == 0:
+            print("compiling the first state ...", file=sys.stderr, flush=True)
         state = init_state(config, method, start, mesh)
         checkpointer = Checkpointer(workdir, config.train.keep)
         try:
