@@ -4,7 +4,10 @@ Any field of the config can be overridden: `--config.train.steps=500`. The same 
 interrupted run. `ddim_jax/commands/train.py` has the flags, `ddim_jax/training/loop.py` the run.
 """
 
-from ddim_jax.commands import train
+from ddim_jax import interrupts
 
 if __name__ == "__main__":
+    interrupts.begin()  # before the imports that take seconds
+    from ddim_jax.commands import train
+
     train.main()

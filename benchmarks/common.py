@@ -15,11 +15,11 @@ from ddim_jax.model import Model
 
 
 def load_config(config_file: str) -> ml_collections.ConfigDict:
-    """The config of a file."""
+    """The config of a file, with the shape and classes of its data."""
     spec = importlib.util.spec_from_file_location("config", Path(config_file))
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.get_config()
+    return experiment.resolve(module.get_config())
 
 
 def load(config_file: str) -> Model:

@@ -15,7 +15,7 @@ from configs.cifar10 import get_config as cifar10
 def get_config():
     """The authors' network: CIFAR-10's with a fifth level."""
     config = cifar10()
-    config.data.update(name="celeb_a", image_shape=(64, 64, 3), resize=64)
+    config.data.update(name="celeb_a", resize=64)
     config.model.channel_mults = (1, 2, 2, 2, 4)
     config.train.steps = 500_000
     config.sample.update(stride="uniform", num_samples=36)

@@ -18,10 +18,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.parallel = "jit"
     config.start_from = ""
     config.data = dict(
-        name="cifar10", split="train", image_shape=(32, 32, 3), flip=True, resize=0, data_dir=""
+        name="cifar10", split="train", image_shape=None, flip=True, resize=0, data_dir=""
     )
     config.model = dict(
-        out_channels=3,
+        out_channels=None,
+        num_classes=0,
         channels=128,
         channel_mults=(1, 2, 2, 2),
         num_blocks=2,

@@ -14,7 +14,7 @@ def get_config():
     config = cifar10_cd()
     config.start_from = ""
     config.loss.distil = False
-    points = dict(name="growing", total_steps=800_000, start=2, end=150)
+    points = dict(name="growing", start=2, end=150)
     config.loss.pairs = dict(name="grid", points=points)
     config.optimizer.learning_rate = 2e-4
     config.loss.target_decay = dict(name="adaptive", start=2, initial=0.9)

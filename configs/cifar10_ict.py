@@ -15,7 +15,7 @@ def get_config():
     config = cifar10_cd()
     config.start_from = ""
     config.model.dropout = 0.3
-    points = dict(name="doubling", total_steps=400_000, start=10, end=1280)
+    points = dict(name="doubling", start=10, end=1280)
     config.loss = dict(
         name="consistency",
         pairs=dict(name="grid", points=points, log_normal=(-1.1, 2.0)),

@@ -34,13 +34,7 @@ def student(steps: int, length: int = 50_000) -> dict:
         name=f"{steps}_step",
         model=dict(dropout=0.0),
         loss=dict(name="progressive", steps=steps, weighting=dict(name="truncated_snr")),
-        optimizer=dict(
-            learning_rate=5e-5,
-            warmup_steps=0,
-            weight_decay=0.0,
-            decay="linear",
-            decay_steps=length,
-        ),
+        optimizer=dict(learning_rate=5e-5, warmup_steps=0, weight_decay=0.0, decay="linear"),
         ema=dict(name="constant", decay=0.0, warmup=False),  # raw parameters
         train=dict(steps=length),
         sample=dict(steps=min(steps, 64)),

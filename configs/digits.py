@@ -15,16 +15,16 @@ def get_config() -> ml_collections.ConfigDict:
     config.parallel = "jit"
     config.start_from = ""
     config.data = dict(
-        name="digits", split="train", image_shape=(28, 28, 1), flip=False, resize=0, data_dir=""
+        name="digits", split="train", image_shape=None, flip=False, resize=0, data_dir=""
     )
     config.model = dict(
-        out_channels=1,
+        out_channels=None,
         channels=48,
         channel_mults=(1, 2),
         num_blocks=1,
         attention_resolutions=(),
         patch_size=2,
-        num_classes=10,
+        num_classes=None,
         dtype="float32",
         remat="none",
     )

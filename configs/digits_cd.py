@@ -30,14 +30,13 @@ def get_config():
     guidance = (1.0, 1.5)
     config.loss = dict(name="guided", guidance=guidance)
     config.optimizer = dict(
-        name="radam", learning_rate=5e-4, decay="linear", decay_steps=0, clip_norm=1.0, b2=0.99
+        name="radam", learning_rate=5e-4, decay="linear", clip_norm=1.0, b2=0.99
     )
     config.ema = dict(name="constant", decay=0.995)
     config.train.update(batch_size=64, log_every=50, checkpoint_every=200, sample_every=500)
     config.stages = [
         dict(
             name="guided",
-            optimizer=dict(decay_steps=1000),
             train=dict(steps=1000),
             sample=dict(steps=20, guidance_scale=1.2),
         ),
@@ -56,7 +55,7 @@ def get_config():
                 ),
                 weight="gap",
             ),
-            optimizer=dict(learning_rate=3e-4, decay_steps=3000),
+            optimizer=dict(learning_rate=3e-4),
             train=dict(steps=3000),
             sample=dict(
                 solver="consistency",

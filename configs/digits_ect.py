@@ -25,7 +25,7 @@ def get_config():
         weight="gap",
     )
     config.optimizer = dict(
-        name="radam", learning_rate=3e-4, decay="linear", decay_steps=4000, clip_norm=1.0, b2=0.99
+        name="radam", learning_rate=3e-4, decay="linear", clip_norm=1.0, b2=0.99
     )
     config.ema = dict(name="constant", decay=0.995)
     config.train.update(steps=4000, batch_size=64, log_every=50, checkpoint_every=200)

@@ -26,7 +26,6 @@ def get_config():
         learning_rate=6e-4,
         warmup_steps=50,
         decay="linear",
-        decay_steps=3000,
         clip_norm=1.0,
         b2=0.99,
     )

@@ -45,7 +45,6 @@ def stage(name: str, length: int, steps: int, **changes) -> dict:
     """A stage of `length` training steps, whose samples are drawn in `steps`."""
     return dict(
         name=name,
-        optimizer=dict(decay_steps=length),
         train=dict(steps=length),
         sample=dict(steps=steps),
         **changes,

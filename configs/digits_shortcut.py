@@ -33,7 +33,6 @@ def get_config():
         learning_rate=1e-3,
         warmup_steps=50,
         decay="linear",
-        decay_steps=1200,
         clip_norm=1.0,
         b2=0.99,
     )

@@ -24,9 +24,7 @@ def get_config():
     config.model.scalars = ("guidance",)
     guidance = (1.0, 2.0)
     config.loss = dict(name="guided", guidance=guidance)
-    config.optimizer = dict(
-        name="adam", learning_rate=3e-4, decay="linear", decay_steps=0, clip_norm=1.0, b2=0.99
-    )
+    config.optimizer = dict(name="adam", learning_rate=3e-4, decay="linear", clip_norm=1.0, b2=0.99)
     config.ema = dict(name="constant", decay=0.99)
     config.train.update(batch_size=64, log_every=50, checkpoint_every=200, sample_every=500)
     config.stages = [
@@ -49,7 +47,6 @@ def stage(name: str, steps: int, length: int, loss: dict) -> dict:
     return dict(
         name=name,
         loss=loss,
-        optimizer=dict(decay_steps=length),
         train=dict(steps=length),
         sample=dict(steps=steps, guidance_scale=1.2),
     )

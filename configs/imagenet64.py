@@ -14,16 +14,16 @@ from configs.cifar10 import get_config as cifar10
 def get_config():
     """Dhariwal & Nichol 2021, table 11, with a null label."""
     config = cifar10()
-    config.data.update(name="imagenet_resized/64x64", image_shape=(64, 64, 3))
+    config.data.update(name="imagenet_resized/64x64")
     config.model = dict(
-        out_channels=3,
+        out_channels=None,
         channels=192,
         channel_mults=(1, 2, 3, 4),
         num_blocks=3,
         attention_resolutions=(32, 16, 8),
         head_channels=64,
         dropout=0.1,
-        num_classes=1000,
+        num_classes=None,
         scale_shift=True,
         resample_blocks=True,
         time_embedding="adm",

@@ -14,7 +14,7 @@ from configs.cifar10 import get_config as cifar10
 def get_config():
     """Ho et al. 2020, appendix B."""
     config = cifar10()
-    config.data.update(name="lsun/bedroom", image_shape=(256, 256, 3), resize=256, flip=False)
+    config.data.update(name="lsun/bedroom", resize=256, flip=False)
     config.model.update(channel_mults=(1, 1, 2, 2, 4, 4), attention_resolutions=(16,), dropout=0.0)
     config.optimizer.learning_rate = 2e-5
     config.train.update(steps=2_400_000, batch_size=64)

@@ -17,7 +17,7 @@ def get_config():
     The paper's table has a batch of 2048; the embedding is added, not a scale and shift.
     """
     config = imagenet64_cd()
-    config.data.update(name="lsun/bedroom", image_shape=(256, 256, 3), resize=256, flip=False)
+    config.data.update(name="lsun/bedroom", resize=256, flip=False)
     config.model.update(channels=256, channel_mults=(1, 1, 2, 2, 4, 4), num_blocks=2, num_classes=0)
     config.model.scale_shift = False
     config.train.update(steps=600_000, batch_size=256)

@@ -15,7 +15,7 @@ def get_config():
     """The digits network on all of MNIST's training images, with a cosine decay to 0."""
     config = digits()
     config.data.name = "mnist"
-    config.optimizer.decay_steps = 6000
+    config.optimizer.decay = "cosine"
     config.train.update(
         steps=6000, batch_size=64, log_every=50, checkpoint_every=250, sample_every=500
     )

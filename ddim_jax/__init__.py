@@ -13,13 +13,23 @@
 
 and, imported by name: `recipe`, `experiment`, `checkpoints`, `losses`, `training`, `data`,
 `editing`, `evaluation`, `planning`. docs/layout.md has the rest.
+
+Each is imported when it is first used: JAX takes seconds, which `--help` need not wait for.
 """
 
-from ddim_jax import denoisers, guidance, predictions, sampling, schedules, solvers, strides
-from ddim_jax.checkpoints import load
-from ddim_jax.data import save_grid
-from ddim_jax.model import Model
-from ddim_jax.recipe import Recipe
+import importlib
+
+from ddim_jax import interrupts
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ddim_jax import denoisers, guidance, predictions, sampling, schedules, solvers, strides
+    from ddim_jax.checkpoints import load
+    from ddim_jax.data import save_grid
+    from ddim_jax.model import Model
+    from ddim_jax.recipe import Recipe
+
+interrupts.begin_command()
 
 __all__ = [
     "Model",
@@ -34,3 +44,19 @@ __all__ = [
     "solvers",
     "strides",
 ]
+
+_HOMES = {"Model": "model", "Recipe": "recipe", "load": "checkpoints", "save_grid": "data"}
+
+
+def __getattr__(name: str):
+    """Imports what is asked for."""
+    if name not in __all__:
+        raise AttributeError(f"module 'ddim_jax' has no attribute {name!r}")
+    if name not in _HOMES:
+        return importlib.import_module(f"ddim_jax.{name}")
+    return getattr(importlib.import_module(f"ddim_jax.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """What there is, imported or not."""
+    return sorted({*globals(), *__all__})

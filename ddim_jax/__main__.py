@@ -3,6 +3,8 @@
 import importlib
 import sys
 
+from ddim_jax import interrupts
+
 COMMANDS = {
     # name: (module with main(argv), what it does)
     "sample": ("ddim_jax.commands.sample", "draw pictures from a checkpoint"),
@@ -37,13 +39,15 @@ def usage() -> str:
 
 def main(argv: list[str] | None = None) -> None:
     """Runs the command that the first argument names."""
+    if argv is None:
+        interrupts.begin()  # before the imports that take seconds
     name, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if name in ("--help", "-h", "help"):
         print(usage())
         return
     if name not in COMMANDS:
         sys.exit(f"ddim-jax: no command {name!r}\n\n{usage()}")
-    if name == "plan":
+    if name == "plan" and not {"-h", "--help"} & set(rest):
         if not rest or rest[0].startswith("-"):
             sys.exit("ddim-jax plan: say the devices first, like ddim-jax plan v5e:4x4")
         rest = [f"--plan={rest[0]}", *rest[1:]]

@@ -34,6 +34,7 @@ import numpy as np
 from ddim_jax import sampling
 from ddim_jax.denoisers import Apply, Denoiser
 from ddim_jax.guidance import Guidance
+from ddim_jax.names import check_number
 from ddim_jax.predictions import Parameterization
 from ddim_jax.schedules import NoiseLevel, Schedule
 
@@ -66,11 +67,10 @@ class Tolerance(NamedTuple):
         Raises:
             ValueError: a tolerance that is not a positive number.
         """
-        for name, value in self._asdict().items():
-            if not 0 < value < np.inf:
-                raise ValueError(
-                    f"{name} must be positive, got {value}; 1e-3 looks exact, Song et al. use 1e-5"
-                )
+        for value in self:
+            check_number(
+                "tolerance", value, 0, above=True, usual="1e-3 looks exact, Song et al. use 1e-5"
+            )
         return self
 
 

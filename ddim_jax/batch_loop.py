@@ -4,6 +4,8 @@ Sample i is decided by `fold_in(key(seed), i)` and its own inputs, so a set is t
 batch size and the number of devices. Everything that draws goes through `Generator.batches`.
 """
 
+import functools
+import logging
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -14,6 +16,7 @@ import numpy as np
 from ddim_jax import parallel, sampling
 from ddim_jax.adaptive_sampling import AdaptiveResult, Tolerance
 from ddim_jax.guidance import Guidance
+from ddim_jax.names import check_number
 from ddim_jax.solvers import SolverTable, State
 
 Array = Any
@@ -34,6 +37,10 @@ class Batch(NamedTuple):
 
     rows: slice
     result: Any
+
+
+class NotFiniteSamples(ValueError):
+    """Samples that are infinite or NaN; the message says which, from where on, and what to try."""
 
 
 class Generator:
@@ -115,6 +122,7 @@ class Generator:
 
         Raises:
             ValueError: no samples, a batch size below 1, a tolerance that was not met.
+            NotFiniteSamples: a ValueError; a sample is infinite or NaN.
         """
         count = len(index)
         check_count(count, batch_size)
@@ -138,7 +146,37 @@ class Generator:
         start = time.perf_counter()
         result = jax.device_get(self.program(*arguments))
         self.seconds += time.perf_counter() - start
-        return result.validate() if isinstance(result, AdaptiveResult) else result
+        if isinstance(result, AdaptiveResult):
+            result.validate()
+        if not np.all(finite := _finite(result)):
+            raise NotFiniteSamples(
+                f"{np.sum(~finite)} of {len(finite)} samples of a batch are not finite, the first "
+                f"is sample {index[np.argmin(finite)]}; {self._cause(arguments)}"
+            )
+        return result
+
+    def _cause(self, arguments: tuple) -> str:
+        """Where samples that are not finite begin to be so, and what to try."""
+        params, table, x, *rest = arguments
+        if not _all_finite(params):
+            return "the weights of the network are not finite: use another checkpoint"
+        if not _all_finite(x):
+            return "what the sampler starts from is not finite"
+        way_out = "try clip=static, a lower guidance_scale or more steps"
+        if not isinstance(table, SolverTable):
+            return way_out
+        good, bad = 0, table.nfe  # finite after so many rows, and not finite
+        while bad - good > 1:
+            rows = (good + bad) // 2
+            part = table._replace(active=np.arange(len(table.slot)) < rows)
+            result = jax.device_get(self.program(params, part, x, *rest))
+            good, bad = (rows, bad) if np.all(_finite(result)) else (good, rows)
+        level = table.level
+        with np.errstate(divide="ignore"):
+            ratio = level.sigma[bad - 1] / level.alpha[bad - 1]
+        return (
+            f"it begins at evaluation {bad} of {table.nfe}, at sigma / alpha {ratio:.3g}; {way_out}"
+        )
 
     def _on(self, devices: list) -> tuple:
         if len(devices) not in self._placed:
@@ -152,6 +190,7 @@ class Generator:
         leaves, tree = jax.tree.flatten(arguments[1:])
         signature = (tree, tuple(np.shape(leaf) for leaf in leaves))
         if signature not in self._programs:
+            _note_compilation()
             start = time.perf_counter()
             self._programs[signature] = self._compile(arguments)
             self.compile_seconds += time.perf_counter() - start
@@ -164,12 +203,32 @@ class Generator:
         return self._sampler.lower(*arguments).compile()
 
 
+@functools.cache
+def _note_compilation() -> None:
+    """Says, once, that the first program of this process is compiled."""
+    logging.getLogger("ddim_jax").info(
+        "compiling the sampler, a minute or so for a large network; the next time it is kept ..."
+    )
+
+
 def check_count(count: int, batch_size: int) -> None:
-    """Raises ValueError for no samples, or batches of none."""
-    if count < 1 or batch_size < 1:
-        raise ValueError(
-            f"num_samples and batch_size must be at least 1, got {count} and {batch_size}"
-        )
+    """Raises ValueError for no samples, batches of none, or numbers that are not whole."""
+    check_number("num_samples", count, 1, 2**31, whole=True)
+    check_number("batch_size", batch_size, 1, whole=True)
+
+
+def _finite(result: Any) -> np.ndarray:
+    """Which samples of a sampler's result are finite, [B]; of other results, none are looked at."""
+    if not isinstance(result, (sampling.RunResult, AdaptiveResult)):
+        return np.ones(1, bool)
+    leaves = [np.asarray(result.x)]
+    if isinstance(result, sampling.RunResult):
+        leaves += [*result.state, *(np.moveaxis(x, 1, 0) for x in result.collected.values())]
+    return np.all([np.isfinite(x.reshape(len(x), -1)).all(1) for x in leaves], axis=0)
+
+
+def _all_finite(tree: Any) -> bool:
+    return all(np.all(np.isfinite(np.asarray(leaf))) for leaf in jax.tree.leaves(tree))
 
 
 def _first(result: Any, count: int) -> Any:

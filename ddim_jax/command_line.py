@@ -1,10 +1,53 @@
 """What every command does around its work; `python -m ddim_jax` lists the commands."""
 
+import argparse
+import logging
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from tqdm import tqdm
+
 from ddim_jax import parallel
+
+
+class _Notes(logging.Handler):
+    """Writes the package's notes to stderr, above a bar if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(record.getMessage(), file=sys.stderr)
+
+
+def show_notes() -> None:
+    """Shows what the package says of its work, such as that it compiles, on stderr."""
+    logger = logging.getLogger("ddim_jax")
+    logger.handlers[:], logger.propagate = [_Notes()], False
+    logger.setLevel(logging.INFO)
+
+
+class Parser(argparse.ArgumentParser):
+    """Of a command's flags, as which `run` writes arguments in messages."""
+
+    flags: tuple[str, ...] = ()
+
+    def parse_args(self, *args, **options) -> argparse.Namespace:
+        """As of argparse."""
+        parsed = super().parse_args(*args, **options)
+        Parser.flags = tuple(vars(parsed))
+        return parsed
+
+
+def with_flags(message: str, flags: Iterable[str]) -> str:
+    """A message of the package with its arguments written as the flags of a command.
+
+    `guidance_scale must be`, `steps=3` and `overwrite=True` become `--guidance_scale must be`,
+    `--steps=3` and `--overwrite`; words that are also names of flags are left as they are.
+    """
+    for flag in flags:
+        follows = r"(?=\b)" if "_" in flag else r"(?=(?: must|=)\b)"
+        message = re.sub(rf"(?<![\w./:-]){re.escape(flag)}{follows}(?!=')", f"--{flag}", message)
+    return re.sub(r"(--\w+)=True\b", r"\1", message)
 
 
 def run(name: str, work: Callable[[], None]) -> None:
@@ -16,7 +59,8 @@ def run(name: str, work: Callable[[], None]) -> None:
     """
     parallel.use_cpu_cores()
     parallel.use_compilation_cache()
+    show_notes()
     try:
         work()
     except (ValueError, OSError) as error:
-        sys.exit(f"{Path(name).name}: {error}")
+        sys.exit(f"{Path(name).name}: {with_flags(str(error), Parser.flags)}")

@@ -19,11 +19,12 @@ import argparse
 import functools
 import time
 
-from ddim_jax import checkpoints, command_line, files
+from ddim_jax import checkpoints, command_line, files, keys
 from ddim_jax.editing import actions
 from ddim_jax.editing.inpainting import RESTORATIONS, inpaint
 from ddim_jax.editing.inversion import INVERSIONS
 from ddim_jax.editing.pictures import MASKS
+from ddim_jax.names import check_number
 
 
 def numbers(text: str) -> list[float]:
@@ -64,6 +65,11 @@ DIRECTION = {
     "probe": dict(action="store_true", help="a linear probe, not the difference of means"),
     "random": dict(action="store_true", help="a random direction of the same norm"),
 }
+LEAST = {
+    "num": 1, "batch_size": 1, "columns": 1, "refinements": 0, "frames": 1, "grid": 0,
+    "learn_from": 2, "jump_length": 1, "resamplings": 1,
+}  # fmt: skip
+"""The least that a flag may be."""
 COMMANDS = {
     actions.invert: {"latents": dict(help="also write the latents here, .npz")},
     actions.compare: {},
@@ -109,7 +115,7 @@ COMMANDS = {
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Returns the command, as `work`, and its flags."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_line.Parser(description=__doc__.splitlines()[0])
     parsers = parser.add_subparsers(dest="command", required=True)
     for work, own in COMMANDS.items():
         command = parsers.add_parser(work.__name__, help=work.__doc__.splitlines()[0])
@@ -126,16 +132,24 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def run(args: argparse.Namespace) -> None:
     """Checks the paths, loads the model, edits, writes."""
     args.began = time.time()
-    if args.num < 1:
-        raise ValueError(f"--num must be at least 1, got {args.num}")
+    keys.check_seed(args.seed, "--seed")
+    for name, least in LEAST.items():
+        if vars(args).get(name) is not None:
+            check_number(f"--{name}", vars(args)[name], least, whole=True)
+    for strength in vars(args).get("strength", ()):
+        check_number("--strength", strength)
     check = functools.partial(files.check_new, overwrite=args.overwrite)
-    if args.out:
+    if args.out is not None:
         endings = (".png", ".gif") if args.command == "interpolate" else (".png",)
         out = check(args.out, what="--out", suffixes=endings)
         check(out.with_suffix(".json"), what="beside --out,")
-    for flag in ("save", "latents"):
-        if vars(args).get(flag):
-            check(vars(args)[flag], what=f"--{flag}", suffixes=(".npz",))
+    else:
+        files.check_folder("edits")
+    written = {flag: vars(args).get(flag) for flag in ("save", "latents")}
+    for flag, path in written.items():
+        if path is not None:
+            check(path, what=f"--{flag}", suffixes=(".npz",))
+    files.check_apart(out=args.out, **written)
     args.work(checkpoints.load(args.checkpoint), args)
 
 

@@ -4,28 +4,115 @@ A config (see `configs/`) is an `ml_collections.ConfigDict` with the sections `d
 `schedule`, `prediction`, `loss`, `optimizer`, `ema`, `train` and `sample`. A section with a `name`
 is that function's options, so `schedule = {name: "cosine", log_snr_min: -15}` is
 `schedules.cosine(log_snr_min=-15)`. What only training needs is built in `training/method.py`.
+
+The fields `data.image_shape`, `model.out_channels` and `model.num_classes` may be None: they follow
+the data, see `resolve`. What a workdir keeps is resolved.
 """
 
 from typing import Any
 
 import ml_collections
 
-from ddim_jax import codecs
+from ddim_jax import codecs, data
+from ddim_jax.data.images import height_width
 from ddim_jax.inputs import Inputs
 from ddim_jax.model import Model
-from ddim_jax.names import check_options, lookup, make
+from ddim_jax.names import check_options, check_range, lookup, make
 from ddim_jax.networks import NETWORKS
 from ddim_jax.predictions import PREDICTIONS
 from ddim_jax.recipe import Recipe
 from ddim_jax.schedules import SCHEDULES
 
 
+def load_data(config: ml_collections.ConfigDict, **options: Any) -> Any:
+    """The data that a config's section `data` names, a `Source`.
+
+    Args:
+        config: see `configs/`.
+        **options: further ones of `data.load`.
+
+    Raises:
+        FileNotFoundError: they are not there.
+        ValueError: an option out of range, or data that cannot be used as they are.
+    """
+    section = config.data
+    for name in ("flip", "pad", "skip_unreadable"):
+        if not isinstance(section.get(name, False), bool):
+            raise ValueError(f"config.data.{name} must be True or False, got {section[name]!r}")
+    if not isinstance(section.name, str):
+        raise ValueError(f"config.data.name must be text, got {section.name!r}")
+    if section.get("resize"):
+        for side in height_width(section.resize):
+            hint = "None keeps the size"
+            check_range("config.data.resize", side, "[1, 65536]", hint, whole=True)
+    if section.get("channels") not in (None, 1, 3):
+        raise ValueError(
+            f"config.data.channels must be 1 (grey), 3 (RGB) or None (as stored), got "
+            f"{section.channels!r}"
+        )
+    return data.load(
+        section.name,
+        section.split,
+        image_size=section.get("resize") or None,
+        channels=section.get("channels"),
+        data_dir=section.get("data_dir") or None,
+        pad=section.get("pad", False),
+        skip_unreadable=section.get("skip_unreadable", False),
+        **options,
+    )
+
+
+def is_open(config: ml_collections.ConfigDict) -> bool:
+    """Whether a config leaves something to its data."""
+    fields = [config.model.get(name, 0) for name in ("out_channels", "num_classes")]
+    return None in (config.data.get("image_shape"), *fields)
+
+
+def resolve(config: ml_collections.ConfigDict, source: Any = None) -> ml_collections.ConfigDict:
+    """The config with what it leaves to the data: shape of the pictures, channels, classes.
+
+    A network for data without classes has no label to drop or to be guided by.
+
+    Args:
+        config: see `configs/`.
+        source: has the image_shape and num_classes; default the data that the config names, which
+            are only looked at.
+
+    Raises:
+        FileNotFoundError: the data are asked for, and not there.
+        ValueError: as `load_data`.
+    """
+    if not is_open(config):
+        return config
+    source = load_data(config, checked=False) if source is None else source
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        config.data.image_shape = tuple(config.data.get("image_shape") or source.image_shape)
+        if config.model.get("out_channels", 0) is None:
+            config.model.out_channels = config.data.image_shape[-1]
+        if config.model.get("num_classes", 0) is None:
+            config.model.num_classes = source.num_classes
+            if not source.num_classes and config.loss.get("label_dropout"):
+                config.loss.label_dropout = 0.0
+            if not source.num_classes and config.sample.get("guidance_scale"):
+                config.sample.guidance_scale = 1.0
+    return config
+
+
 def build(config: ml_collections.ConfigDict) -> Model:
-    """The model that a config describes, without parameters.
+    """The model that a config describes, without parameters; its config is resolved.
 
     Raises:
         ValueError: an unknown name or option, or a schedule that the prediction cannot serve.
     """
+    config = resolve(config)
+    shape = tuple(config.data.image_shape)
+    for side in shape:
+        check_range(
+            "config.data.image_shape", side, "[1, 65536]", "None follows the data", whole=True
+        )
+    if len(shape) != 3:
+        raise ValueError(f"config.data.image_shape must be (height, width, channels), got {shape}")
     schedule = make(SCHEDULES, config.schedule, "schedule")
     if config.prediction.name == "eps" and schedule.level(schedule.t_span[0]).alpha == 0:
         raise ValueError(
@@ -39,7 +126,7 @@ def build(config: ml_collections.ConfigDict) -> Model:
         schedule=schedule,
         parameterization=make(PREDICTIONS, config.prediction, "prediction"),
         inputs=Inputs(network.inputs, tuple(config.data.get("class_names") or ())),
-        codec=codecs.pixels(tuple(config.data.image_shape)),
+        codec=codecs.pixels(shape),
         recipe=Recipe.of(config),
         config=config,
     )

@@ -4,9 +4,14 @@ import contextlib
 import difflib
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from ddim_jax import interrupts
+from ddim_jax.names import few
 
 
 def replace(path: Path, write: Callable[[BinaryIO], Any], durable: bool = True) -> None:
@@ -21,6 +26,7 @@ def replace(path: Path, write: Callable[[BinaryIO], Any], durable: bool = True) 
         OSError: it cannot be written; the message names the path.
     """
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    interrupts.unfinished.add(part)
     try:
         with naming(path), open(part, "wb") as file:
             write(file)
@@ -30,7 +36,33 @@ def replace(path: Path, write: Callable[[BinaryIO], Any], durable: bool = True) 
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-    part.replace(path)
+    else:
+        part.replace(path)
+    finally:
+        interrupts.unfinished.discard(part)
+
+
+def save(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+    """`replace` for what took long to make: where it cannot be written it is kept elsewhere.
+
+    Args:
+        path: of the file; its folder is made where needed.
+        write: as of `replace`.
+
+    Raises:
+        OSError: it could not be written; the message names the file for temporaries that it is in.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace(path, write, durable=False)
+    except OSError as error:
+        spare = next_free(Path(tempfile.gettempdir()), path.stem, path.suffix)
+        try:
+            replace(spare, write, durable=False)
+        except OSError:
+            raise error from None
+        reason = error.strerror or error
+        raise OSError(f"{path} could not be written ({reason}); it is kept as {spare}") from error
 
 
 @contextlib.contextmanager
@@ -45,18 +77,21 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def check_origin(path: Path, origin: dict[str, Any], what: str) -> None:
-    """Checks that the results in a folder were made with the same settings as those to come.
+    """Checks that a folder can take results: it is empty, or holds some of the same settings.
 
     Args:
-        path: of the JSON file in that folder that holds the settings; nothing to check if it does
-            not exist.
+        path: of the JSON file in that folder that holds the settings; if it does not exist, the
+            folder must be empty or new.
         origin: the settings now; entries that only the file has do not matter.
         what: what the results are, such as "samples", for the message.
 
     Raises:
         ValueError: the settings differ, or the file is damaged.
+        OSError: the folder cannot be written into, or holds other files.
     """
+    check_folder(path.parent)
     if not path.exists():
+        _check_empty(path, what)
         return
     try:
         stored = json.loads(path.read_text())
@@ -72,6 +107,49 @@ def check_origin(path: Path, origin: dict[str, Any], what: str) -> None:
             f"{path.parent} holds {what} that were drawn with another {' and '.join(different)}; "
             "choose another folder, or move that one away"
         )
+
+
+def _check_empty(path: Path, what: str) -> None:
+    """Raises FileExistsError if a folder in which this file is to be the first holds others."""
+    there = [p.name for p in path.parent.iterdir()] if path.parent.exists() else []
+    # another process may be writing the file just now
+    if foreign := sorted(name for name in there if not name.startswith((".", path.name))):
+        raise FileExistsError(
+            f"{path.parent} holds other files ({few(foreign)}) and no {path.name}, so it is no "
+            f"folder of {what}; choose an empty or a new one"
+        )
+
+
+def check_folder(folder: str | os.PathLike, what: str = "") -> None:
+    """Checks, best before the work is done, that files can be written into a folder, there or not.
+
+    Args:
+        folder: which may be made later.
+        what: what is to be written, for the message; default the folder.
+
+    Raises:
+        OSError: it, or what is to hold it, is a file, is read-only, or is on a full disk.
+    """
+    folder = Path(folder)
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    name = what or str(folder)
+    if not there.is_dir():
+        raise NotADirectoryError(f"{name} cannot be written: {there} is a file, no folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise PermissionError(f"{name} cannot be written: {there.absolute()} is read-only")
+    if shutil.disk_usage(there).free < 2**16:
+        raise OSError(f"{name} cannot be written: no space is left on the disk")
+
+
+def check_apart(**paths: str | os.PathLike | None) -> None:
+    """Raises ValueError if two flags (out=..., save=...) name one file; None is no file."""
+    seen: dict[Path, str] = {}
+    for flag, path in paths.items():
+        if path is None:
+            continue
+        other = seen.setdefault(Path(path).resolve(), flag)
+        if other != flag:
+            raise ValueError(f"--{other} and --{flag} are one file, {path}; give each its own")
 
 
 def check_new(
@@ -95,6 +173,7 @@ def check_new(
 
     Raises:
         FileExistsError: the file exists, and is not to be overwritten.
+        OSError: it cannot be written; see `check_folder`.
         ValueError: another ending.
     """
     path = Path(path)
@@ -104,6 +183,9 @@ def check_new(
         pass_it = "pass --overwrite" if "--" in what else "pass overwrite=True"
         way_out = "remove it" if overwrite is None else pass_it
         raise FileExistsError(f"{what} {path} exists; choose another name, or {way_out}".lstrip())
+    if overwrite and path.is_dir():
+        raise IsADirectoryError(f"{what} {path} is a folder; choose another name".lstrip())
+    check_folder(path.parent, f"{what} {path}".lstrip())
     return path
 
 

@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ddim_jax.names import few
+
 Array = Any
 UNLABELLED = "guidance_scale=0 draws without a label"
 
@@ -61,6 +63,11 @@ class Inputs:
     def num_classes(self) -> int:
         """Number of classes; 0 for a network without labels. The null label is num_classes."""
         return self.declared["label"].null if self.takes("label") else 0
+
+    def describe(self) -> str:
+        """The classes in words."""
+        names = f" ({few(self.class_names)})" if self.class_names else ""
+        return f"{self.num_classes} classes{names}" if self.num_classes else "without classes"
 
     @property
     def null(self) -> dict[str, Any]:

@@ -1,18 +1,23 @@
-"""Random keys: one a sample, one a purpose, one a row of the table.
+"""Random keys: one a seed, one a sample, one a purpose, one a row of the table.
 
+key(seed)        the two 32-bit halves of the seed: equal for equal seeds alone
 key of sample i  = fold_in(key(seed), i)
 key of a purpose = fold_in(key of sample i, Purpose)       initial noise, solver noise, ...
 key of a row     = fold_in(key of the purpose, row + 1)    0 is the table's start
 """
 
 import enum
+import operator
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Array = Any
+SEEDS = 2**64
+"""How many seeds there are."""
 
 
 class Purpose(enum.IntEnum):
@@ -23,9 +28,59 @@ class Purpose(enum.IntEnum):
     CONSTRAINT = 2
 
 
+def check_seed(seed: Any, what: str = "seed", seeds: int = SEEDS) -> int:
+    """Returns a seed as an int.
+
+    Args:
+        seed: a whole number, of Python or numpy.
+        what: its name, for the message.
+        seeds: how many there are: 0..seeds - 1.
+
+    Raises:
+        ValueError: another type or number; none stands for another one.
+    """
+    try:
+        number = operator.index(seed)
+    except TypeError:
+        number = -1
+    if not 0 <= number < seeds:
+        raise ValueError(
+            f"{what} must be a whole number in 0..2^{seeds.bit_length() - 1} - 1, got {seed!r}"
+        )
+    return number
+
+
+def key(seed: int) -> Array:
+    """The key of a seed in 0..2^64 - 1; below 2^32 it is `jax.random.key(seed)`.
+
+    Raises:
+        ValueError: another seed.
+    """
+    high, low = divmod(check_seed(seed), 2**32)
+    if not high:
+        return jax.random.key(low)
+    return jax.random.wrap_key_data(np.array([high, low], np.uint32), impl="threefry2x32")
+
+
 def sample_keys(seed: int, index: Array) -> Array:
-    """[B] keys of the samples with global indices `index`: `fold_in(key(seed), i)`."""
-    return jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(jnp.asarray(index))
+    """[B] keys of the samples with global indices `index`: `fold_in(key(seed), i)`.
+
+    Args:
+        seed: in 0..2^64 - 1.
+        index: int [B], in 0..2^31 - 1.
+
+    Raises:
+        ValueError: another seed, or an index of another shape, type or range.
+    """
+    places, of_seed = np.asarray(index), key(seed)
+    if places.ndim != 1 or not np.issubdtype(places.dtype, np.integer):
+        raise ValueError(
+            f"index must be whole numbers [B], one a sample, got {index!r}; for N samples give "
+            "np.arange(N)"
+        )
+    if np.any(places < 0) or np.any(places >= 2**31):
+        raise ValueError(f"index must be in 0..2^31 - 1, got {places.min()}..{places.max()}")
+    return jax.vmap(lambda i: jax.random.fold_in(of_seed, i))(jnp.asarray(places, jnp.int32))
 
 
 def purpose_keys(keys: Array, purpose: Purpose, row: Array | None = None) -> Array:

@@ -57,6 +57,13 @@ class Drawing(NamedTuple):
     compile_seconds: float
     seconds: float
 
+    def first(self, count: int) -> "Drawing":
+        """The first `count` pictures."""
+        cut = {name: getattr(self, name) for name in ("pictures", "labels", "nfe")}
+        cut = {name: None if array is None else array[:count] for name, array in cut.items()}
+        trajectory = None if self.trajectory is None else self.trajectory[:, :count]
+        return self._replace(trajectory=trajectory, **cut)
+
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Model:
@@ -90,7 +97,8 @@ class Model:
         count = sum(leaf.size for leaf in jax.tree.leaves(self.params))
         return (
             f"Model({self.name!r}, step {self.step}, {count:,} parameters, "
-            f"pictures {self.codec.picture_shape}, {self.schedule.name} schedule, {self.recipe})"
+            f"pictures {self.codec.picture_shape}, {self.inputs.describe()}, "
+            f"{self.schedule.name} schedule, {self.recipe})"
         )
 
     def replace(self, **changes: Any) -> "Model":
@@ -324,6 +332,7 @@ class Model:
         *,
         label: Any = None,
         seed: int = 0,
+        index: np.ndarray | None = None,
         batch_size: int = 64,
         trajectory: bool = False,
         progress: bool = False,
@@ -336,6 +345,7 @@ class Model:
             recipe: how; default the model's own.
             label: as of `draw`.
             seed: as of `draw`.
+            index: int [N], places of the samples in the set of this seed; default 0..N - 1.
             batch_size: samples at a time.
             trajectory: also return the clean estimates of every row; of a table only.
             progress: show a bar, moved from inside the compiled loop; over batches without a table.
@@ -358,7 +368,7 @@ class Model:
             pictures, estimates, nfe = [], [], []
             for _, result in generator.batches(
                 table,
-                np.arange(count),
+                np.arange(count) if index is None else index,
                 seed=seed,
                 batch_size=batch_size,
                 **self.conditions(count, recipe, labels, table),
@@ -379,7 +389,9 @@ class Model:
         )
 
     def pictures(self, x: Array) -> np.ndarray:
-        """Samples [N, *sample_shape] as uint8 pictures [N, H, W, C]."""
+        """Samples [N, *sample_shape] as uint8 pictures [N, H, W, C]; ValueError if not finite."""
+        if not np.all(np.isfinite(x)):
+            raise ValueError("samples must be finite to be shown as pictures, got infinity or NaN")
         return np.asarray(self.codec.decode(self.codec.params, x))
 
     # --- identity ---------------------------------------------------------------------------------

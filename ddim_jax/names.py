@@ -1,5 +1,8 @@
 """Names become functions here: look up a name, check its options, call what it names.
 
+An option's type is checked by the annotation of its parameter (`float`: a number, `int`: a whole
+one), its range by the function itself, so once for flags, Python and configs.
+
 A section is a mapping with a `name`; its other entries are options of the function of that name:
 `make(SCHEDULES, {"name": "cosine", "log_snr_min": -15}, "schedule")` is
 `SCHEDULES["cosine"](log_snr_min=-15)`. A command line writes options as `name=value,name=value`;
@@ -9,7 +12,11 @@ A section is a mapping with a `name`; its other entries are options of the funct
 import ast
 import difflib
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import math
+import numbers
+import types
+import typing
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 
@@ -26,33 +33,121 @@ def lookup(known: Mapping[str, Any], name: str, what: str) -> Any:
     """
     if name not in known:
         raise ValueError(
-            f"unknown {what} {name!r}{_did_you_mean(name, known)}; it is one of {', '.join(known)}"
+            f"unknown {what} {name!r}{did_you_mean(name, known)}; it is one of {', '.join(known)}"
         )
     return known[name]
 
 
 def check_options(make: Callable, options: Mapping[str, Any], what: str) -> None:
-    """Checks that a function takes options of these names.
+    """Checks that a function takes options of these names and types.
 
     Args:
         make: the function or class. One with `**options` takes any. Of a class, `name` and
             `parent` are not options: flax adds them to every module.
-        options: by name; the values do not matter.
+        options: by name.
         what: whose options they are, such as "solver 'ddim'", for the message.
 
     Raises:
-        ValueError: an unknown option; the message gives the nearest and lists all known ones.
+        ValueError: an unknown option; the message gives the nearest and lists all known ones. A
+            value of another type than the parameter's annotation, where that is a number, a text
+            or a bool; NaN.
     """
-    parameters = inspect.signature(make).parameters.values()
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+    parameters = inspect.signature(make).parameters
+    for name, value in options.items():
+        annotation = parameters[name].annotation if name in parameters else None
+        if (wanted := _misfit(value, annotation)) is not None:
+            raise ValueError(f"{name} of {what} must be {wanted}, got {value!r}")
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         return
     hidden = ("name", "parent") if inspect.isclass(make) else ()
-    known = [parameter.name for parameter in parameters if parameter.name not in hidden]
+    known = [name for name in parameters if name not in hidden]
+    check_names(options, known, what)
+
+
+def check_names(options: Iterable[str], known: Collection[str], what: str) -> None:
+    """Raises ValueError for an option that is not known; the message lists all that are."""
     unknown = sorted(set(options) - set(known))
     if unknown:
-        hint = _did_you_mean(unknown[0], known)
+        hint = did_you_mean(unknown[0], known)
         has = ", ".join(known) or "none"
         raise ValueError(f"{what} has no option {unknown[0]!r}{hint}; it has {has}")
+
+
+def check_range(
+    name: str, value: Any, within: str = "(-inf, inf)", hint: str = "", *, whole: bool = False
+) -> None:
+    """Checks that an option is a finite number in a range.
+
+    Args:
+        name: of the option, for the message.
+        value: what was given.
+        within: the range, like "[0, 1)" or "(0, inf)".
+        hint: the way out, such as a usual value.
+        whole: integers only.
+
+    Raises:
+        ValueError: no number (True and False are none), not finite, not whole, or out of range.
+    """
+    low, high = map(float, within[1:-1].split(","))
+    kind = numbers.Integral if whole else numbers.Real
+    if isinstance(value, bool) or not isinstance(value, kind):
+        rule = "a whole number" if whole else "a number"
+    elif not isinstance(value, numbers.Integral) and not math.isfinite(value):
+        half = low > -math.inf and high == math.inf
+        rule = "finite and " * half + _range(within)
+    elif not low <= value <= high or value == low and within[0] == "(":
+        rule = _range(within)
+    elif value == high and within[-1] == ")":
+        rule = _range(within)
+    else:
+        return
+    raise ValueError(f"{name} must be {rule}, got {value!r}" + (f"; {hint}" if hint else ""))
+
+
+def _range(within: str) -> str:
+    """A range in words."""
+    low, high = (end.strip() for end in within[1:-1].split(","))
+    if high != "inf":
+        return f"in {within}"
+    if low == "-inf":
+        return "finite"
+    at_least = f"at least {low}" if within[0] == "[" else f"above {low}"
+    return "positive" if within == "(0, inf)" else at_least
+
+
+def check_number(
+    what: str,
+    value: Any,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    whole: bool = False,
+    above: bool = False,
+    usual: str = "",
+) -> None:
+    """Checks a number.
+
+    Args:
+        what: its name, for the message.
+        value: of Python, or a scalar of numpy.
+        low: the least there may be.
+        high: the greatest there may be; infinity itself is refused.
+        whole: whether it must be whole.
+        above: whether it must be above `low` itself.
+        usual: of the message, what else to do.
+
+    Raises:
+        ValueError: not such a number, or NaN or infinite.
+    """
+    fits = _misfit(value, int if whole else float) is None
+    if fits and math.isfinite(value) and low <= value <= high and not (above and value == low):
+        return
+    kind = "a whole number" if whole else "a finite number"
+    if low > -math.inf and high < math.inf:
+        kind += f" in {'(' if above else '['}{low:g}, {high:g}]"
+    elif low > -math.inf:
+        kind += f" {'above' if above else 'of at least'} {low:g}"
+    raise ValueError(f"{what} must be {kind}, got {value!r}{'; ' * bool(usual)}{usual}")
 
 
 def make(known: Mapping[str, Callable], section: Mapping[str, Any], what: str, *args: Any) -> Any:
@@ -87,7 +182,7 @@ def parse_options(text: str | Iterable[str], what: str) -> dict[str, Any]:
 
     Returns:
         Values by name: Python literals where they can be read as such (numbers, True, None,
-        tuples), else strings.
+        tuples), inf and nan, else strings.
 
     Raises:
         ValueError: a part without a name or without `=`.
@@ -103,17 +198,39 @@ def parse_options(text: str | Iterable[str], what: str) -> dict[str, Any]:
 
 
 def parse_value(text: str) -> Any:
-    """Returns a Python literal such as `0.2`, `True` or `(1, 2)` as its value, other text as is."""
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
+    """Returns a literal such as `0.2`, `True`, `(1, 2)` or `inf` as its value, other text as is."""
+    for read in (ast.literal_eval, float):
+        try:
+            return read(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            continue
+    return text
 
 
 def few(names: Iterable[str]) -> str:
     """Returns the first five names, for a message."""
     names = list(names)
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+
+
+def _misfit(value: Any, annotation: Any) -> str | None:
+    """What a value must be for its parameter's annotation; None where it is, or nothing is known.
+
+    A whole number may be written 2.0; a bool is no number.
+    """
+    kinds = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else [annotation]
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    fits = {
+        float: number and not math.isnan(value),
+        int: number and (isinstance(value, numbers.Integral) or float(value).is_integer()),
+        bool: isinstance(value, bool),
+        str: isinstance(value, str),
+        type(None): value is None,
+    }
+    if not kinds or any(fits.get(kind, True) for kind in kinds):
+        return None
+    words = {float: "a number", int: "a whole number", bool: "True or False", str: "a text"}
+    return " or ".join(words.get(kind, "None") for kind in kinds)
 
 
 def _join_brackets(parts: Iterable[str]) -> Iterator[str]:
@@ -131,6 +248,7 @@ def _join_brackets(parts: Iterable[str]) -> Iterator[str]:
         yield open_part.removesuffix(",")
 
 
-def _did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Returns the nearest of the known names in brackets, for a message; "" if none is near."""
     close = difflib.get_close_matches(str(name), list(known), 1)
     return f" (did you mean {close[0]!r}?)" if close else ""

@@ -197,7 +197,7 @@ def plan_training(config: Any, topology: str, quick: bool = False) -> Plan:
     """
     if config.parallel == "pmap":
         raise ValueError("--plan is of parallel='jit' or 'fsdp'; pmap runs in one process")
-    size, image_shape = config.train.batch_size, tuple(config.data.image_shape)
+    size = config.train.batch_size
 
     def lower(mesh: Mesh) -> Any:
         method = build(config, start, mesh)
@@ -207,11 +207,12 @@ def plan_training(config: Any, topology: str, quick: bool = False) -> Plan:
         def rows(dtype, *shape):
             return jax.ShapeDtypeStruct((size, *shape), dtype, sharding=sharding)
 
-        batch = {"image": rows(np.uint8, *image_shape), "label": rows(np.int32)}
+        batch = {"image": rows(np.uint8, *config.data.image_shape), "label": rows(np.int32)}
         return method.step.lower(state, batch | {"row": rows(np.int32)})
 
     with devices(topology) as mesh:  # before anything starts a backend, which reads XLA_FLAGS once
         start = teacher.load(config)
+        config = teacher.resolve(config, start)
         return compile_plan(
             lower, topology, mesh, repeats=config.train.get("accumulate", 1), quick=quick
         )
@@ -242,7 +243,7 @@ def plan_sampling(
     table = recipe.table(model.schedule)
     labels = model.inputs.labels(None, batch_size)
     told = model.conditions(batch_size, recipe, labels, table)
-    keys = jax.eval_shape(lambda: sampling.sample_keys(0, jnp.arange(batch_size)))
+    keys = jax.eval_shape(lambda: sampling.sample_keys(0, np.arange(batch_size)))
     noise = jax.ShapeDtypeStruct((batch_size, *model.sample_shape), jnp.float32)
 
     def lower(mesh: Mesh) -> Any:

@@ -19,7 +19,7 @@ from ddim_jax import solvers
 from ddim_jax.adaptive_sampling import Tolerance
 from ddim_jax.denoisers import CLIPS
 from ddim_jax.guidance import Guidance
-from ddim_jax.names import check_options, lookup, parse_options
+from ddim_jax.names import check_number, check_options, lookup, parse_options
 from ddim_jax.schedules import Schedule
 from ddim_jax.solvers import SOLVERS, Solver, SolverTable
 from ddim_jax.strides import STRIDES, learned
@@ -27,6 +27,9 @@ from ddim_jax.strides import STRIDES, learned
 ADAPTIVE = "adaptive"
 """The solver that is no table: it chooses its own steps, see `adaptive_sampling`."""
 DEFAULT_STEPS = 20
+MOST_STEPS = 10_000
+MOST_GUIDANCE = 1000.0
+"""Beyond it nothing is left of what the network says; 1 to 10 is usual."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Recipe:
         clip: a name in `denoisers.CLIPS`, applied to the clean estimate.
 
     Raises:
-        ValueError: an unknown clip; a guidance value out of range.
+        ValueError: an unknown clip; steps or a guidance value out of range.
     """
 
     solver: str = "ddim"
@@ -70,19 +73,16 @@ class Recipe:
                     f"a recipe's {name} must be a name, got {type(value).__name__}; a {name} of "
                     "your own makes a table for sampling.run"
                 )
-        number = np.ndim(self.guidance_scale) == 0 and np.asarray(self.guidance_scale).dtype.kind
-        if number not in ("i", "u", "f") or not np.isfinite(self.guidance_scale):
-            raise ValueError(
-                f"guidance_scale must be a finite number, got {self.guidance_scale!r}; 1 is none"
-            )
-        if not 0 <= self.guidance_rescale <= 1:
-            raise ValueError(f"guidance_rescale must be in [0, 1], got {self.guidance_rescale}")
-        low, high = self.guidance_interval
-        if not 0 <= low < high:
-            raise ValueError(
-                f"guidance_interval must be low,high with 0 <= low < high, got {low},{high}; "
-                "0,inf guides everywhere"
-            )
+        for name in ("solver_options", "stride_options"):
+            if not isinstance(getattr(self, name), Mapping):
+                raise ValueError(f"{name} must be a dict of options, got {getattr(self, name)!r}")
+        if self.steps is not None:
+            check_number("steps", self.steps, 1, MOST_STEPS, whole=True)
+        check_number(
+            "guidance_scale", self.guidance_scale, -MOST_GUIDANCE, MOST_GUIDANCE, usual="1 is none"
+        )
+        check_number("guidance_rescale", self.guidance_rescale, 0, 1)
+        check_interval(self.guidance_interval)
 
     @staticmethod
     def of(config: ml_collections.ConfigDict) -> "Recipe":
@@ -200,6 +200,16 @@ class Recipe:
         if isinstance(table, Tolerance):
             return f"adaptive, tolerance {table.rtol:g}"
         return f"{self.solver}, {self.stride_name} stride, {table.nfe} NFE"
+
+
+def check_interval(interval: Any) -> None:
+    """Raises ValueError unless a guidance interval is (low, high) with 0 <= low < high."""
+    ends = np.asarray(interval)
+    if ends.shape != (2,) or ends.dtype.kind not in "iuf" or not 0 <= ends[0] < ends[1]:
+        raise ValueError(
+            f"guidance_interval must be low,high with 0 <= low < high, got {interval}; 0,inf "
+            "guides everywhere"
+        )
 
 
 def parse_stride(text: str) -> dict[str, Any]:

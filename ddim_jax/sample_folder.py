@@ -18,9 +18,9 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from ddim_jax import files
+from ddim_jax import files, interrupts, provenance
 from ddim_jax.batch_loop import check_count
-from ddim_jax.data.images import to_pil
+from ddim_jax.data.images import to_pil, write_png
 from ddim_jax.model import Model
 from ddim_jax.recipe import Recipe
 
@@ -53,6 +53,7 @@ def draw(
     batch_size: int = 64,
     seed: int = 0,
     parallel: str = "jit",
+    checkpoint: str | Path = "",
 ) -> Report:
     """Draws those of this process's samples that are not in the folder yet.
 
@@ -68,9 +69,11 @@ def draw(
         batch_size: samples at a time in each process.
         seed: of the whole set.
         parallel: "jit" or "pmap".
+        checkpoint: where the model was loaded from, for the files; default its name.
 
     Raises:
         ValueError: a recipe, label or count that the model cannot serve; a folder of other samples.
+        OSError: a folder of other files, or one that cannot be written into.
     """
     recipe, folder = recipe or model.recipe, Path(folder)
     model.check(recipe)
@@ -87,16 +90,22 @@ def draw(
     mine = np.concatenate([np.arange(0), *_shares(num_samples, batch_size)])
     missing = mine[~_exist(places[i] for i in mine)]
     _make_folders(folder, about, places)
+    interrupts.keeping(f"what is drawn is kept in {folder}; the same command draws the rest")
     generator, total = model.generator(recipe, parallel=parallel), len(mine)
     with _bar(folder, total, total - len(missing)) as bar:
         if len(missing):
             classes = None if labels is None else labels[missing]
             conditions = model.conditions(len(missing), recipe, classes, table)
+            drawn = provenance.about(
+                model, recipe, seed=seed, index=missing, labels=classes, batch_size=batch_size,
+                checkpoint=checkpoint,
+            )  # fmt: skip
             for rows, result in generator.batches(
                 table, missing, seed=seed, batch_size=batch_size, **conditions
             ):
                 for i, picture in zip(missing[rows], model.pictures(result.x), strict=True):
-                    _write(places[i], picture)
+                    own = None if labels is None else labels[i : i + 1]
+                    _write(places[i], picture, drawn | provenance.places(np.array([i]), own))
                 bar.update(len(result.x))
     existing = total - len(missing)
     return Report(len(missing), existing, generator.compile_seconds, generator.seconds)
@@ -136,12 +145,12 @@ def _exist(paths: Iterable[Path]) -> np.ndarray:
 
 
 def _make_folders(folder: Path, about: dict[str, Any], paths: list[Path]) -> None:
-    for parent in {path.parent for path in paths}:
-        parent.mkdir(parents=True, exist_ok=True)
-    if not (folder / ABOUT).exists():
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / ABOUT).exists():  # before any other file: it makes the folder one of samples
         files.write_json(folder / ABOUT, about)
+    for parent in {path.parent for path in paths}:
+        parent.mkdir(exist_ok=True)
 
 
-def _write(path: Path, image: np.ndarray) -> None:
-    picture = to_pil(image)
-    files.replace(path, lambda file: picture.save(file, "PNG"), durable=False)
+def _write(path: Path, image: np.ndarray, about: dict[str, Any]) -> None:
+    files.replace(path, lambda file: write_png(file, to_pil(image), about), durable=False)

@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "ddim_jax"
 
 LAYERS = [
     # from the ground up; a module's layer is that of the longest prefix of its name
-    ["files", "names", "codecs", "inputs", "keys", "schedules", "program_cost"],
+    ["files", "interrupts", "names", "codecs", "inputs", "keys", "schedules", "program_cost"],
     ["networks.winograd"],
     ["predictions"],
     ["denoisers"],
@@ -20,7 +20,7 @@ LAYERS = [
     ["networks", "data", "batch_loop", "command_line"],
     ["recipe"],
     ["model"],
-    ["experiment"],
+    ["experiment", "provenance"],
     ["checkpoints"],
     ["losses"],
     ["training"],

@@ -1,12 +1,19 @@
 """The one batch loop: sets do not depend on batches, devices or how they are spread."""
 
+from types import SimpleNamespace
+
 import jax
 import numpy as np
 import pytest
 
-from ddim_jax import batch_loop, checkpoints
+from ddim_jax import batch_loop, checkpoints, sample_folder
+from ddim_jax.evaluation import shards
+from ddim_jax.recipe import Recipe
 from ddim_jax.sampling import RunResult
 from ddim_jax.solvers import State
+from ddim_jax.strides import search
+from ddim_jax.training import reflow_pairs
+from ddim_jax.training.sample_grid import SampleGrid
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +73,9 @@ def test_parameters_can_be_replaced_without_compiling():
 def test_bad_arguments():
     with pytest.raises(ValueError, match="parallel must be one of jit, pmap, got 'mpi'"):
         batch_loop.Generator(echo, None, (3,), mode="mpi")
-    for count, size in ((0, 1), (1, 0)):
+    for count, size in ((0, 1), (1, 0), (1, -1), (1, 1.5), (1, np.nan), (1, "a")):
         generator = batch_loop.Generator(jax.jit(echo), None, (3,))
-        with pytest.raises(ValueError, match="num_samples and batch_size must be at least 1"):
+        with pytest.raises(ValueError, match="(num_samples|batch_size) must be a whole number"):
             list(generator.batches(None, np.arange(count), batch_size=size))
 
 
@@ -91,3 +98,68 @@ def test_pmap_draws_what_jit_draws(model):
     for ours, theirs in ((spread.pictures, plain.pictures), (spread.trajectory, plain.trajectory)):
         assert ours.shape == theirs.shape
         assert np.abs(ours.astype(int) - theirs).max() <= 1
+
+
+@pytest.fixture
+def diverging(monkeypatch):
+    """Tables whose samples grow by 1e12 in every row."""
+    plain = Recipe.table
+
+    def table(recipe, schedule):
+        made = plain(recipe, schedule)
+        return made._replace(state=np.broadcast_to(1e12 * np.eye(2), made.state.shape))
+
+    monkeypatch.setattr(Recipe, "table", table)
+
+
+@pytest.mark.parametrize("mode", ["jit", "pmap"])
+def test_samples_that_are_not_finite_are_refused_with_their_beginning(model, diverging, mode):
+    recipe = model.recipe.replace(steps=6)
+    with pytest.raises(batch_loop.NotFiniteSamples, match="4 of 4.*first is sample 0") as error:
+        model.generate(4, recipe, parallel=mode)
+    assert "it begins at evaluation 4 of 6," in str(error.value)  # 1e48 is none of float32
+    assert "try clip=static" in str(error.value)
+
+
+def test_weights_and_starts_that_are_not_finite_are_named(model):
+    broken = jax.tree.map(lambda leaf: leaf.at[(0,) * leaf.ndim].set(np.nan), model.params)
+    with pytest.raises(ValueError, match="the weights of the network are not finite"):
+        model.replace(params=broken).draw(2)
+    generator, table = model.generator(), model.recipe.table(model.schedule)
+    given = model.conditions(2, model.recipe, model.inputs.labels(None, 2), table)
+    x = np.full((2, 28, 28, 1), np.inf, np.float32)
+    with pytest.raises(ValueError, match="2 of 2 .*what the sampler starts from is not finite"):
+        list(generator.batches(table, np.arange(2), x=x, **given))
+    with pytest.raises(ValueError, match="samples must be finite to be shown"):
+        model.pictures(x)
+
+
+def test_everything_that_draws_checks(model, diverging, tmp_path):
+    """Folders, sweeps and pairs leave no picture of samples that are not finite."""
+    recipe = model.recipe.replace(steps=6)
+    with pytest.raises(batch_loop.NotFiniteSamples):
+        sample_folder.draw(tmp_path / "set", model, recipe, num_samples=2)
+    assert not list((tmp_path / "set").rglob("*.png"))
+    cell = shards.Shards(
+        tmp_path / "cell", shards.identity(recipe, 0, model, recipe.table(model.schedule))
+    )
+    with pytest.raises(batch_loop.NotFiniteSamples):
+        shards.draw(model, recipe, model.generator(recipe), cell, 2, batch_size=2)
+    with pytest.raises(batch_loop.NotFiniteSamples):
+        reflow_pairs.draw(model, tmp_path / "pairs", count=2, solver="ddim", steps=6)
+    assert not [*tmp_path.rglob("*.npz"), *tmp_path.rglob("*.array_record")]
+
+
+def test_a_race_drops_candidates_that_diverge():
+    held_out = SimpleNamespace(noise=None, keys=None, inputs=None, samples=np.zeros(3))
+    drawer = search.Drawer(lambda params, table, *_: table, None, None, lambda _, times: times)
+    good, bad = np.array([1.0, 0.0, 0.0]), np.array([np.nan, 0.0, 0.0])
+    assert list(search.race(drawer, {"good": good, "bad": bad}, held_out)) == ["good"]
+    with pytest.raises(ValueError, match="no candidate's samples are finite"):
+        search.race(drawer, {"bad": bad}, held_out)
+
+
+def test_training_goes_on_without_a_picture_that_is_not_finite(model, tmp_path, capsys):
+    broken = jax.tree.map(lambda leaf: leaf * np.nan, model.params)
+    assert SampleGrid(model, tmp_path)(broken, 5) is None
+    assert "step 5: no picture" in capsys.readouterr().err and not list(tmp_path.iterdir())

@@ -290,7 +290,7 @@ def test_a_heun_step_is_third_order_on_a_gaussian():
         ),
         (
             lambda: level_pairs.shrinking(every=0),
-            "pairs needs every >= 1 and base > 1, got 0 and 2.0",
+            "config.loss.pairs.every must be at least 1, got 0",
         ),
     ],
 )

@@ -1,5 +1,6 @@
 import errno
 import json
+import shutil
 
 import pytest
 
@@ -88,3 +89,62 @@ def test_missing_part(tmp_path):
     has_none = f" ({tmp_path.resolve()} has no 'face', close matches: faces)"
     assert files.missing_part(tmp_path / "face" / "deep.npz") == has_none
     assert files.missing_part(tmp_path / "note.txt" / "a") == ""
+
+
+def test_a_place_is_checked_before_the_work(tmp_path, monkeypatch):
+    (tmp_path / "note").touch()
+    inside = tmp_path / "note" / "a" / "b"
+    for check in (files.check_folder, files.check_new):
+        check(tmp_path / "new" / "deeper")
+        with rejects(NotADirectoryError, f"{inside} cannot be", f"{tmp_path / 'note'} is a file"):
+            check(inside)
+    with rejects(IsADirectoryError, "is a folder"):
+        files.check_new(tmp_path, overwrite=True)
+    monkeypatch.setattr(files.os, "access", lambda *_: False)
+    with rejects(PermissionError, f"a/b cannot be written: {tmp_path} is read-only"):
+        files.check_folder(tmp_path / "a" / "b")
+    monkeypatch.undo()
+    full = shutil.disk_usage(tmp_path)._replace(free=100)
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: full)
+    with rejects(OSError, "no space is left"):
+        files.check_new(tmp_path / "a")
+
+
+def test_two_flags_do_not_name_one_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    files.check_apart(out="a.png", save=None, latents="b.png")
+    with rejects(ValueError, "--out and --trajectory are one file"):
+        files.check_apart(out="a.png", trajectory=tmp_path / "." / "a.png")
+
+
+def test_a_folder_of_other_files_is_not_filled(tmp_path):
+    about = tmp_path / "set" / "samples.json"
+    about.parent.mkdir()
+    files.check_origin(about, {}, "samples")
+    for ours in (".hidden", "samples.json.12.part"):
+        (about.parent / ours).touch()
+    files.check_origin(about, {}, "samples")
+    (about.parent / "cat.png").touch()
+    with rejects(FileExistsError, "holds other files (cat.png) and no samples.json", "new one"):
+        files.check_origin(about, {}, "samples")
+    with rejects(NotADirectoryError, "is a file"):
+        files.check_origin(about.parent / "cat.png" / "samples.json", {}, "samples")
+
+
+def test_what_cannot_be_written_is_kept_elsewhere(tmp_path, monkeypatch):
+    spare = tmp_path / "spare"
+    spare.mkdir()
+    monkeypatch.setattr(files.tempfile, "gettempdir", lambda: str(spare))
+    plain = files.replace
+
+    def full(path, write, durable=True):
+        if path.parent != spare:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        plain(path, write, durable)
+
+    monkeypatch.setattr(files, "replace", full)
+    with rejects(
+        OSError, "a.npz could not be written (No space left", f"kept as {spare}/a-0001.np"
+    ):
+        files.save(tmp_path / "full" / "a.npz", lambda file: file.write(b"drawn"))
+    assert (spare / "a-0001.npz").read_bytes() == b"drawn"

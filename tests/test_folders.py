@@ -1,4 +1,8 @@
+import re
+from pathlib import Path
+
 import numpy as np
+import pytest
 from PIL import Image
 
 from ddim_jax import data
@@ -122,16 +126,74 @@ def test_unreadable_files_are_found_before_training(tmp_path):
         (tmp_path / name).write_bytes(whole[:-40])  # the header stays whole
     (tmp_path / "empty.png").write_bytes(b"")
     (tmp_path / "text.jpg").write_text("not a picture")
-    write(tmp_path / "deep.png", Image.fromarray(np.zeros((64, 64), np.uint16)))
-    with rejects(ValueError, "6 of 7", "cut.jpg", "cut.png", "cut.webp", "; ...", "remove them"):
+    write(tmp_path / "deep.tif", Image.fromarray(np.zeros((64, 64), np.float32)))
+    with rejects(
+        ValueError, "6 of 7", "cut.jpg", "cut.png", "cut.webp", "; ...", "skip_unreadable"
+    ):
         data.load(f"folder:{tmp_path}")
     for name in ("cut.jpg", "cut.png", "cut.webp"):
         (tmp_path / name).unlink()
-    with rejects(ValueError, "3 of 4", "deep.png", "8 bits", "empty.png", "text.jpg: cannot"):
+    with rejects(ValueError, "3 of 4", "deep.tif", "32 bits", "empty.png", "text.jpg: cannot"):
         data.load(f"folder:{tmp_path}")
-    for name in ("deep.png", "empty.png", "text.jpg"):
+    for name in ("deep.tif", "empty.png", "text.jpg"):
         (tmp_path / name).unlink()
     source = data.load(f"folder:{tmp_path}")
     (tmp_path / "good.jpg").write_bytes(b"gone bad")
     with rejects(ValueError, "good.jpg", "cannot be decoded", "start again"):
         source[0]
+
+
+def test_unreadable_files_are_listed_and_can_be_skipped(tmp_path):
+    for name in ("ant", "bee"):
+        write(tmp_path / name / "good.png", noise(4, 4, 3))
+    for number in range(5):
+        (tmp_path / "ant" / f"bad{number}.png").write_bytes(b"")
+    (tmp_path / "ant" / "notes.txt").write_text("x")
+    write(tmp_path / "bee" / "deeper" / "other.heic.png", noise(4, 4, 3))
+    with pytest.raises(ValueError, match="5 of 7 .*bad2.png.*; \\.\\.\\., listed in ") as error:
+        data.load(f"folder:{tmp_path}")
+    listed = Path(re.search(r"listed in (\S+\.txt)", str(error.value))[1])
+    assert [line[:13] for line in listed.read_text().splitlines()] == [
+        f"ant/bad{number}.png:" for number in range(5)
+    ]
+    source = data.load(f"folder:{tmp_path}", skip_unreadable=True)
+    assert (len(source), source.num_classes, source.class_names) == (2, 2, ("ant", "bee"))
+    assert source[1]["label"] == 1
+    assert "skipped 5 unreadable images, listed in" in source.note
+    assert "and 2 other files (.txt)" in source.note
+    (tmp_path / "bee" / "good.png").write_bytes(b"")
+    with rejects(ValueError, "no image of class 'bee'", "remove that sub-folder"):
+        data.load(f"folder:{tmp_path}", skip_unreadable=True)
+
+
+def test_many_formats_are_read(tmp_path):
+    image = noise(8, 8, 3)
+    for name in ("a.bmp", "b.tif", "c.TIFF", "d.webp"):
+        write(tmp_path / name, image, **({"lossless": True} if name == "d.webp" else {}))
+    few = Image.fromarray(image // 64 * 64).quantize(64)
+    write(tmp_path / "e.gif", few, save_all=True, append_images=[few.rotate(90)])
+    write(tmp_path / "f.png", Image.fromarray(np.uint16(257) * image[..., 0]))
+    write(tmp_path / "g.png", Image.fromarray(np.full((8, 8), 65535, np.uint16)))
+    source = data.load(f"folder:{tmp_path}")
+    assert len(source) == 7 and not source.note
+    for index in range(4):
+        assert np.array_equal(source[index]["image"], image)
+    assert np.array_equal(source[4]["image"], np.asarray(few.convert("RGB")))  # the first frame
+    assert np.array_equal(source[5]["image"], np.repeat(image[..., :1], 3, -1))  # 16 bits
+    assert (source[6]["image"] == 255).all()
+    for name in ("a.bmp", "b.tif", "e.gif"):
+        whole = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+    with rejects(ValueError, "3 of 7", "a.bmp", "b.tif", "e.gif"):
+        data.load(f"folder:{tmp_path}")
+
+
+def test_classes_that_are_numbers_are_in_the_order_of_the_numbers(tmp_path):
+    for name in ("0", "1", "2", "10", "9"):
+        write(tmp_path / "plain" / name / "a.png", noise(4, 4, 3))
+        write(tmp_path / "mixed" / name / "a.png", noise(4, 4, 3))
+    write(tmp_path / "mixed" / "dog" / "a.png", noise(4, 4, 3))
+    assert data.load(f"folder:{tmp_path / 'plain'}").class_names == ("0", "1", "2", "9", "10")
+    mixed = data.load(f"folder:{tmp_path / 'mixed'}")
+    assert mixed.class_names == ("0", "1", "2", "9", "10", "dog")
+    assert data.load("digits").class_names == ()  # their numbers say as much

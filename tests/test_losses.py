@@ -254,3 +254,61 @@ def test_students_have_a_dropout_key_for_each_row_and_teachers_none(name):
 def test_label_dropout_is_a_probability(rate):
     with pytest.raises(ValueError, match=rf"config.loss.label_dropout must be in .* got {rate}"):
         diffusion(Net(apply, VP, PREDICTIONS["v"]()), label_dropout=rate)
+
+
+NUMBERS = {
+    # of which function: options that must be numbers, and what they must not be beside those
+    "log_normal": (lambda **o: log_normal(schedules.cosine(), **o), {"mean": [], "std": [-1]}),
+    "u_shaped": (lambda **o: u_shaped(schedules.rectified_flow(), **o), {"rate": [0, -1]}),
+    "nodes": (lambda **o: nodes(schedules.cosine(), **o), {"steps": [0, 1.5]}),
+    "min_snr": (WEIGHTINGS["min_snr"], {"gamma": [0, -1]}),
+    "edm": (WEIGHTINGS["edm"], {"sigma_data": [0]}),
+    "grid": (losses.PAIRS["grid"], {"sigma_min": [-1, 90], "sigma_max": [0], "rho": [0]}),
+    "shrinking": (
+        lambda **o: losses.PAIRS["shrinking"](**{"every": 9} | o),
+        {"every": [0, 1.5], "base": [1], "slope": [-1], "rate": [], "mean": [], "std": [-1]},
+    ),
+    "constant": (losses.POINTS["constant"], {"points": [1, 2.5]}),
+    "growing": (
+        lambda **o: losses.POINTS["growing"](**{"total_steps": 9} | o),
+        {"total_steps": [0, 1.5], "start": [0], "end": [1]},
+    ),
+    "adaptive": (
+        lambda **o: losses.adaptive_decay(lambda step: 2, **o),
+        {"start": [0], "initial": [0, 2]},
+    ),
+    "consistency": (
+        lambda **o: losses.LOSSES["consistency"](EDM_NET, **o),
+        {"huber": [-1], "target_decay": [-1, 1], "label_dropout": [-1, 2]},
+    ),
+    "continuous_consistency": (
+        lambda **o: losses.LOSSES["continuous_consistency"](FLOW_NET, **o),
+        {"sigma_data": [0], "mean": [], "std": [-1], "warmup_steps": [-1, 1.5]}
+        | {"tangent_floor": [0]},
+    ),
+    "shortcut": (
+        lambda **o: losses.LOSSES["shortcut"](FLOW_NET, **o),
+        {"finest": [0, 3], "every": [0], "limit": [0], "target_decay": [1], "guidance_scale": []},
+    ),
+    "mean_flow": (
+        lambda **o: losses.LOSSES["mean_flow"](FLOW_NET, **o),
+        {"mean": [], "std": [-1], "same": [2], "power": [-1], "floor": [0], "omega": []}
+        | {"kappa": [1]},
+    ),
+    "progressive": (
+        lambda **o: losses.LOSSES["progressive"](FLOW_NET, **{"steps": 4} | o),
+        {"steps": [0, 1.5]},
+    ),
+}
+FLOW_NET = Net(apply, schedules.rectified_flow(), PREDICTIONS["flow"]())
+EDM_NET = Net(apply, schedules.edm(), PREDICTIONS["consistency"]())
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers_of_losses_are_checked_before_any_step(name):
+    make, options = NUMBERS[name]
+    make(**({"every": 9} if name == "shrinking" else {}))
+    for option, bad in options.items():
+        for value in [*bad, float("nan"), float("-inf"), "1", True]:
+            with pytest.raises(ValueError, match="config.loss"):
+                make(**{option: value})

@@ -1,4 +1,5 @@
 import flax.linen as nn
+import numpy as np
 import pytest
 
 from ddim_jax import names
@@ -72,7 +73,7 @@ def test_make():
         (["span=(0.2", "5)", "b=None"], {"span": (0.2, 5), "b": None}),  # as absl splits a list
         (["a=x,y"], {"a": "x,y"}),
         ("url=a=b", {"url": "a=b"}),
-        ("end=inf,path=runs/a.json,minus=-4", {"end": "inf", "path": "runs/a.json", "minus": -4}),
+        ("end=inf,path=runs/a.json,minus=-4", {"end": np.inf, "path": "runs/a.json", "minus": -4}),
         ("empty=", {"empty": ""}),
     ],
 )
@@ -88,3 +89,78 @@ def test_parse_options_says_what_they_are_like(text, part):
 
 def test_an_open_bracket_is_text():
     assert names.parse_options("a=(1,b=2", "--options") == {"a": "(1,b=2"}
+
+
+@pytest.mark.parametrize(
+    "within, good, bad, rule",
+    [
+        ("[0, 1)", [0, 0.5], [-0.1, 1, 1.0], "in [0, 1)"),
+        ("(0, 1]", [0.5, 1], [0, 2], "in (0, 1]"),
+        ("(0, inf)", [1e-30, 5], [0, -1], "positive"),
+        ("[0, inf)", [0, 7], [-1], "at least 0"),
+        ("[2, inf)", [2], [1], "at least 2"),
+        ("(1, inf)", [2], [1, 0.5], "above 1"),
+        ("(-inf, inf)", [-5, 0, np.float32(2)], [], "finite"),
+    ],
+)
+def test_numbers_in_a_range(within, good, bad, rule):
+    for value in good:
+        names.check_range("x", value, within)
+    for value in bad:
+        with rejects(ValueError, f"x must be {rule}, got {value!r}; 3 is usual"):
+            names.check_range("x", value, within, "3 is usual")
+    for value in (np.nan, np.inf, -np.inf):
+        with rejects(ValueError, "x must be ", f"got {value!r}"):
+            names.check_range("x", value, within)
+    for value in ("1", None, True, [1], 1j):
+        with rejects(ValueError, "x must be a number, got "):
+            names.check_range("x", value, within)
+
+
+def test_whole_numbers():
+    for value in (1, np.int64(3), 10**400):
+        names.check_range("x", value, "[1, inf)", whole=True)
+    for value in (1.0, 2.5, "2", False, np.nan):
+        with rejects(ValueError, "x must be a whole number, got "):
+            names.check_range("x", value, "[1, inf)", whole=True)
+
+
+def limited(scale: float = 1.0, count: int | None = None, exact: bool = True, name: str = ""):
+    return scale
+
+
+@pytest.mark.parametrize(
+    "option, value, wanted",
+    [
+        ("scale", float("nan"), "a number, got nan"),
+        ("scale", "x", "a number, got 'x'"),
+        ("scale", True, "a number, got True"),
+        ("scale", None, "a number, got None"),
+        ("count", 1.5, "a whole number or None, got 1.5"),
+        ("count", "1", "a whole number or None, got '1'"),
+        ("exact", 1, "True or False, got 1"),
+        ("name", 1, "a text, got 1"),
+    ],
+)
+def test_values_have_the_type_of_their_parameter(option, value, wanted):
+    with rejects(ValueError, f"{option} of map must be {wanted}"):
+        names.check_options(limited, {option: value}, "map")
+
+
+def test_values_that_fit_their_parameter():
+    for value in (1, 1.0, np.float32(2), np.int64(3), float("inf")):
+        names.check_options(limited, {"scale": value}, "map")
+    for value in (1, 2.0, None, np.int64(3)):
+        names.check_options(limited, {"count": value}, "map")
+    names.check_options(limited, {"exact": False, "name": "a"}, "map")
+
+
+def test_numbers_have_a_range():
+    names.check_number("x", 1, 1, 1, whole=True)
+    names.check_number("x", np.float32(0.5), 0, 1)
+    bad = [("a", {}), (None, {}), (np.nan, {}), (np.inf, {"low": 0}), (0, {"low": 1})]
+    bad += [(0, {"low": 0, "above": True}), (1.5, {"whole": True}), (2, {"high": 1})]
+    for value, options in bad:
+        with rejects(ValueError, "x must be a", f"got {value!r}; 1 is usual"):
+            names.check_number("x", value, **options, usual="1 is usual")
+    assert names.parse_value("nan") != names.parse_value("nan") and names.parse_value("inf") > 1

@@ -128,7 +128,7 @@ def test_batch_larger_than_the_source():
         ({"batch_size": 0}, ["batch_size", "got 0", "example 1"]),
         ({"process_index": 2, "process_count": 2}, ["process_index=2", "jax.process_index()"]),
         ({"process_count": 0}, ["process_count=0", "jax.process_count()"]),
-        ({"seed": -3}, ["seed must be 0 or more", "got -3", "example 3"]),
+        ({"seed": -3}, ["seed must be a whole number in 0..2^32 - 1", "got -3"]),
         ({"start_step": -1}, ["start_step must be 0 or more", "got -1"]),
         ({"source": numbered(0)}, ["empty source", "'numbered'", "at least one"]),
     ],

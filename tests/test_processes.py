@@ -55,7 +55,7 @@ def test_processes_train_like_one_stop_together_and_go_on_in_any_number(tmp_path
     processes = launch(tmp_path, "run", 2)
     wait_for_steps(processes, tmp_path / "run", 2)
     processes[1].send_signal(signal.SIGTERM)
-    finish(processes)
+    finish(processes, status=143)
     (saved,) = (int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert 2 <= saved < 25
     finish(launch(tmp_path, "run", 2, "--config.parallel=fsdp", "--config.train.steps=25"))

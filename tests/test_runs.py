@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import resource
 import shutil
 import signal
@@ -15,11 +16,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 from configs import digits
-from ddim_jax import checkpoints, data, files
+from ddim_jax import checkpoints, data, experiment, files
 from ddim_jax.checkpoints import __main__ as export
 from ddim_jax.checkpoints import workdir as workdirs
+from ddim_jax.commands import configs
 from ddim_jax.training import loop
 from ddim_jax.training.metrics import MetricsWriter
 from tests.tiny import tiny
@@ -145,7 +148,7 @@ def test_a_file_that_cannot_be_written_is_named_and_nothing_waits_for_it(tmp_pat
     with largest_file(500), pytest.raises(OSError, match="File too large: .*metrics.jsonl"):
         for step in range(1, 100):
             writer.add({"loss": 1.0, "grad_norm": 1.0})
-            writer.write(step, 4)
+            writer.write(step, 4, 1e-3)
     file = tmp_path / "file.json"
     files.write_json(file, 1)
     with largest_file(500), pytest.raises(OSError, match="File too large: .*file.json"):
@@ -193,9 +196,8 @@ def test_a_checkpoint_of_another_architecture_names_the_parameter(finished, tmp_
 def test_a_workdir_of_another_experiment_is_refused(finished):
     other = config(6)
     other.schedule.name = "vp_linear"
-    with pytest.raises(
-        ValueError, match="holds a run whose config.schedule is .*another --workdir"
-    ):
+    message = "run whose config.schedule.name is 'cosine', not 'vp_linear'; .*another --workdir"
+    with pytest.raises(ValueError, match=message):
         loop.train(other, finished[0])
 
 
@@ -208,7 +210,9 @@ def test_a_config_that_names_a_default_is_of_the_same_experiment(finished, tmp_p
     workdirs.save_config(workdir, config(6))
     other = config(6)
     other.model.dtype = "bfloat16"
-    with pytest.raises(ValueError, match="holds a run whose config.model is"):
+    with pytest.raises(
+        ValueError, match="whose config.model.dtype is 'float32', not 'bfloat16'; ch"
+    ):
         workdirs.save_config(workdir, other)
 
 
@@ -275,7 +279,7 @@ def test_kill_9_and_sigterm_in_a_process_of_its_own(tmp_path):
     """The same command continues, and its loss curve is that of an uninterrupted run."""
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     subprocess.run(command(whole, 120), cwd=ROOT, check=True)
-    for number, code in ((signal.SIGKILL, -9), (signal.SIGTERM, 0)):
+    for number, code in ((signal.SIGKILL, -9), (signal.SIGTERM, 143)):
         process = subprocess.Popen(command(broken, 120), cwd=ROOT)
         first = max(curve(broken)) if (broken / "metrics.jsonl").exists() else 0
         while process.poll() is None:
@@ -292,3 +296,176 @@ def test_kill_9_and_sigterm_in_a_process_of_its_own(tmp_path):
 def curve_so_far(workdir):
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
     return [json.loads(line)["step"] for line in lines if line.endswith("}")]
+
+
+# --- what follows from the data -------------------------------------------------------------------
+
+
+SMALL = {
+    **{"model.channels": "8", "model.patch_size": "1", "model.channel_mults": "(1,)"},
+    **{"train.steps": "2", "train.batch_size": "4", "train.log_every": "1"},
+    **{"train.sample_every": "0", "sample.steps": "2", "sample.num_samples": "2"},
+    "optimizer.warmup_steps": "1",
+}
+"""Overrides that shrink the digits config, on a command line."""
+
+
+def photos(folder, classes, count=3, size=(8, 8)):
+    """A folder of RGB pictures; without classes if there are none."""
+    rng = np.random.default_rng(0)
+    for name in classes or [""]:
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            picture = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+            Image.fromarray(picture).save(folder / name / f"{number}.png")
+    return f"folder:{folder}"
+
+
+def own(name, **changes):
+    """The digits config, small, on one's own data."""
+    return configs.load("digits", [*(SMALL | {"data.name": name} | changes).items()])
+
+
+def test_one_override_trains_on_ones_own_pictures(tmp_path, capsys):
+    """Classes, channels and shape follow the data; names are kept, shown, and labels."""
+    spec = photos(tmp_path / "photos", ["10", "9", "dog"])
+    (tmp_path / "photos" / "dog" / "notes.txt").write_text("x")
+    loop.train(own(spec), tmp_path / "run")
+    out, err = capsys.readouterr()
+    assert f"9 images of {spec}, 8 x 8 x 3, 3 classes (9, 10, dog)" in out
+    assert "note: skipped 1 other files (.txt)" in out
+    lines = err.splitlines()
+    assert lines.pop(0) == "compiling the first state ..."
+    assert lines[0] == "compiling the train step ..."
+    assert re.fullmatch(r"step 1 of 2: loss \S+, learning rate 0", lines[1])
+    assert re.fullmatch(r"step 2 .* learning rate 0.001, \S+ images/s, 00:00 left", lines[2])
+    rows = [json.loads(row) for row in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [row["learning_rate"] for row in rows] == pytest.approx([0, 1e-3])
+    model = checkpoints.load(tmp_path / "run")
+    assert (model.sample_shape, model.inputs.num_classes) == ((8, 8, 3), 3)
+    assert model.network.out_channels == 3 and "3 classes (9, 10, dog)" in repr(model)
+    checkpoints.save(tmp_path / "model.safetensors", model)
+    exported = checkpoints.load(tmp_path / "model.safetensors")
+    for one in (model, exported):
+        assert one.inputs.class_names == ("9", "10", "dog")
+        assert one.generate(2, label=["dog", "9"]).labels.tolist() == [2, 0]
+
+
+def test_data_without_classes_make_a_network_without(tmp_path):
+    spec = photos(tmp_path / "photos", [])
+    loop.train(own(spec), tmp_path / "run")
+    model = checkpoints.load(tmp_path / "run")
+    assert (model.sample_shape, model.inputs.num_classes) == ((8, 8, 3), 0)
+    assert model.config.loss.label_dropout == 0
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (
+            {"model.num_classes": "3"},
+            "has 2 classes, the network 3; set config.model.num_classes=2",
+        ),
+        (
+            {"model.num_classes": "1"},
+            "has 2 classes, the network 1; set config.model.num_classes=2",
+        ),
+        ({"data.image_shape": "(8, 8, 1)"}, r"\(8, 8, 3\), .*; .*set config.data.channels=1"),
+        ({"data.image_shape": "(16, 8, 3)"}, r"set config.data.resize=\(16, 8\)"),
+        ({"model.out_channels": "1"}, "the network returns 1 channels, the images have 3"),
+        ({"data.class_names": "('bee', 'ant')"}, "are ant, bee, those of the network bee, ant"),
+        ({"data.class_names": "('ant',)"}, "class_names must name all 2 classes"),
+        ({"data.channels": "2"}, "config.data.channels must be 1 .grey., 3 .RGB. or None"),
+        ({"data.resize": "-1"}, "config.data.resize must be in .*, got -1"),
+        ({"data.split": "test"}, "no split 'test'"),
+        ({"start_from": "digits"}, r"images of shape \(8, 8, 3\)|another architecture"),
+    ],
+)
+def test_what_is_said_of_the_data_must_match_them(changes, message, tmp_path):
+    spec = photos(tmp_path / "photos", ["ant", "bee"])
+    with pytest.raises(ValueError, match=message):
+        loop.train(own(spec, **changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_unlabelled_data_do_not_train_a_network_of_classes(tmp_path):
+    spec = photos(tmp_path / "photos", [])
+    with pytest.raises(ValueError, match="has 0 classes, the network 10; .*num_classes=0 and loss"):
+        loop.train(own(spec, **{"model.num_classes": "10"}), tmp_path / "run")
+    config = own(photos(tmp_path / "more", ["a", "b"]), **{"model.num_classes": "0"})
+    config.loss.label_dropout = 0.0
+    resolved = experiment.resolve(config)  # a network without classes takes any
+    loop.check_data(resolved, experiment.load_data(resolved))
+
+
+def test_pictures_are_made_to_fit_in_words_only(tmp_path):
+    spec = photos(tmp_path / "photos", ["ant"], size=(8, 12))
+    changes = {"data.resize": "(4, 8)", "data.channels": "1", "data.pad": "True"}
+    for pad in ("True", "False"):
+        config = experiment.resolve(own(spec, **changes | {"data.pad": pad}))
+        assert (config.data.image_shape, config.model.out_channels) == ((4, 8, 1), 1)
+        picture = experiment.load_data(config)[0]["image"]
+        assert picture.shape == (4, 8, 1)
+        assert (not picture[:, :1].any()) == (pad == "True")  # 6 x 4 between bars of 1
+
+
+# --- what a resume may change ---------------------------------------------------------------------
+
+
+def test_another_batch_size_would_skip_images_and_is_refused(finished):
+    other = config(6)
+    other.train.batch_size = 8
+    message = f"config.train.batch_size is 4, not 8; .*config.start_from={finished[0]} goes on"
+    with pytest.raises(ValueError, match=message):
+        loop.train(other, finished[0])
+
+
+def test_a_mismatch_names_the_fields_that_changed(tmp_path):
+    workdirs.save_config(tmp_path, config(1))
+    other = config(1)
+    other.model.channels, other.optimizer.b2, other.loss.times.name = 16, 0.5, "u_shaped"
+    with pytest.raises(ValueError) as error:
+        workdirs.save_config(tmp_path, other)
+    assert str(error.value).startswith(
+        f"{tmp_path} holds a run whose config.loss.times.name is 'uniform', not 'u_shaped', "
+        "config.model.channels is 8, not 16, config.optimizer.b2 is 0.99, not 0.5; choose another"
+    )
+
+
+def test_the_length_of_a_run_may_change_and_its_decay_with_it(tmp_path, capsys):
+    def decaying(steps, **optimizer):
+        changed = config(steps)
+        with changed.unlocked():
+            changed.optimizer.update({"decay": "linear", "warmup_steps": 0} | optimizer)
+        return changed
+
+    loop.train(decaying(2), tmp_path)
+    assert "note" not in capsys.readouterr().out
+    loop.train(decaying(4), tmp_path)
+    assert "now falls to 0 at step 4, it was 2" in capsys.readouterr().out
+    loop.train(decaying(4, decay_steps=8), tmp_path)
+    out = capsys.readouterr().out
+    assert "at step 8, it was 4" in out and "nothing to do, the run is at step 4" in out
+    rows = [json.loads(row) for row in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [row["learning_rate"] for row in rows] == pytest.approx([1e-3, 5e-4, 5e-4, 2.5e-4])
+
+
+def test_configs_that_say_the_same_are_the_same(tmp_path):
+    """As earlier versions wrote them."""
+    old = config(6)
+    with old.unlocked():
+        old.optimizer.decay_steps = 6
+        del old.data["data_dir"]
+    workdirs.save_config(tmp_path, old)
+    new = config(6)
+    with new.unlocked():
+        new.optimizer.decay = "cosine"
+        new.data.class_names = ("a", "b")
+    workdirs.save_config(tmp_path, new)
+
+
+def test_the_folder_of_a_staged_run_names_its_stages(tmp_path):
+    for name in ("first", "second"):
+        workdirs.save_config(tmp_path / name, config(1))
+    with pytest.raises(FileNotFoundError, match="holds the stages first, second; give one of them"):
+        checkpoints.load(tmp_path)

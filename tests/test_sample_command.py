@@ -18,12 +18,14 @@ def model():
 
 @pytest.fixture
 def command(monkeypatch, tmp_path):
-    """Runs sample.py with flags, in a directory of its own."""
+    """Runs sample.py with flags, in a directory of its own; those that are None are left out."""
     monkeypatch.chdir(tmp_path)
 
     def run(**flags):
         steps = {} if flags.get("solver") == "adaptive" else {"steps": 2}
-        with flagsaver.flagsaver(**(steps | {"num_samples": 2} | flags)):
+        given = steps | {"num_samples": 2} | flags
+        given = {name: value for name, value in given.items() if value is not None}
+        with flagsaver.flagsaver(**given):
             sample.run(["sample.py"])
 
     sample.flags.FLAGS(["sample.py"])
@@ -74,6 +76,25 @@ def test_the_command_draws_to_a_tolerance(command, tmp_path, capsys):
         assert np.std(np.asarray(picture)) > 20
 
 
+def test_places_are_checked_before_anything_is_drawn(command, tmp_path, monkeypatch):
+    monkeypatch.setattr(sample, "_load", lambda: pytest.fail("it loads the model"))
+    (tmp_path / "note").touch()
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.png").touch()
+    for flags, message in [
+        ({"out": "note/a.npz"}, "--out note/a.npz cannot be written: note is a file"),
+        ({"out": "note"}, "--out note cannot be written: note is a file"),
+        ({"out": "a.png", "trajectory": "a.png"}, "--out and --trajectory are one file"),
+        ({"trajectory": "note/t.gif"}, "--trajectory note/t.gif cannot be written"),
+        ({"out": "photos"}, "photos holds other files .cat.png. and no samples.json"),
+    ]:
+        with pytest.raises(SystemExit, match=message):
+            command(**flags)
+    (tmp_path / "samples").touch()
+    with pytest.raises(SystemExit, match="samples cannot be written: samples is a file"):
+        command()
+
+
 @pytest.mark.parametrize(
     "flags, message",
     [
@@ -103,11 +124,29 @@ def test_the_command_draws_to_a_tolerance(command, tmp_path, capsys):
         ({"out": "folder", "solver": "adaptive"}, "adaptive does not draw into a folder; use"),
         ({"plan": "v5e"}, "--plan must be like v5e:4x4"),
         ({"plan": "v5e:4x4", "solver": "adaptive"}, "adaptive has no fixed number of evaluations"),
-        ({"num_samples": 0}, "num_samples and batch_size must be at least 1"),
+        ({"num_samples": 0}, "num_samples must be a whole number in .1, 2.*, got 0"),
+        ({"batch_size": -1}, "batch_size must be a whole number of at least 1, got -1"),
+        ({"num_samples": 10**12}, "num_samples must be a whole number in .1, 2.*, got 10000"),
+        ({"steps": 10**12}, r"steps must be a whole number in \[1, 10000\], got 100000"),
+        ({"eta": np.nan}, "eta of solver 'ddim' must be a number, got nan"),
+        ({"solver_options": ["eta=x"]}, "eta of solver 'ddim' must be a number, got 'x'"),
+        ({"solver_options": ["eta=nan"]}, "eta of solver 'ddim' must be a number, got nan"),
+        ({"stride_options": ["lam_min=nan"]}, "lam_min of stride .* a number or None, got nan"),
+        ({"stride_options": ["lam_min=inf"]}, "lam_min must be below .*, got inf"),
+        ({"stride_options": ["spacing=leading", "offset=-9"]}, "offset .*, got -9"),
+        ({"guidance_scale": 1e30}, r"guidance_scale must be a finite number in \[-1000, 1000\]"),
+        ({"guidance_rescale": -0.5}, r"guidance_rescale must be a finite number in \[0, 1\]"),
+        ({"guidance_interval": ["nan", "1"]}, "guidance_interval must be low,high"),
+        ({"seed": -1}, "--seed must be a whole number in 0..2.64 - 1, got -1"),
+        ({"seed": 2**64}, "--seed must be a whole number in 0..2.64 - 1, got 18446744073709551616"),
+        ({"checkpoint": ""}, "a checkpoint is a path or a name .*, got ''"),
         ({"solver": "adaptive", "steps": 20}, "chooses its own steps and takes no --steps"),
         ({"solver": "adaptive", "stride": "uniform"}, "takes no --stride; .* --tolerance"),
         ({"solver": "adaptive", "trajectory": "t.gif"}, "takes no --trajectory"),
-        ({"solver": "adaptive", "tolerance": 0.0}, "rtol must be positive, got 0.0"),
+        (
+            {"solver": "adaptive", "tolerance": 0.0},
+            "tolerance must be a finite number above 0, got 0.0",
+        ),
         ({"tolerance": 0.1}, "--tolerance is for --solver=adaptive, got ddim"),
     ],
 )

@@ -78,5 +78,25 @@ def test_load_checks_its_options():
         data.load("digits", "test")
     with rejects(ValueError, "channels must be 1 (grey) or 3 (RGB), got 4"):
         data.load("digits", channels=4)
-    with rejects(ValueError, "image_size must be 1 or more", "got 0"):
-        data.load("digits", image_size=0)
+    for size in (0, -1, 2.5, "8", True, (8, 0), (8, 8.0)):
+        with rejects(ValueError, "image_size must be ", "got ", "leave it out"):
+            data.load("digits", image_size=size)
+    with rejects(ValueError, "a size is one number or (height, width)", "(8, 8, 8)"):
+        data.load("digits", image_size=(8, 8, 8))
+
+
+def test_a_picture_that_is_not_there_is_no_tfds_dataset(tmp_path):
+    for spec in ("cat.png", "./cat", "~/no/cat.JPEG", str(tmp_path / "cats")):
+        with rejects(FileNotFoundError, f"{spec} does not exist"):
+            data.load(spec)
+
+
+def test_other_shapes_and_proportions():
+    wide = data.load("digits", image_size=(14, 28))
+    assert wide.image_shape == wide[3]["image"].shape == (14, 28, 1)
+    picture = data.load("digits")[3]["image"]
+    middle = picture[7:21]  # the largest part twice as wide as high
+    assert np.array_equal(wide[3]["image"], middle)
+    padded = data.load("digits", image_size=(28, 56), pad=True)[3]["image"]
+    assert padded.shape == (28, 56, 1) and not padded[:, :14].any() and not padded[:, 42:].any()
+    assert np.array_equal(padded[:, 14:42], picture)

@@ -1,13 +1,17 @@
 """The pure parts of training: moving averages, the optimizer, the step; jit against pmap."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 
+from configs import digits, distill_digits
 from ddim_jax import codecs, losses, parallel, predictions, schedules
 from ddim_jax.networks import UNet
+from ddim_jax.training import fields, method, stages
 from ddim_jax.training import state as states
 from ddim_jax.training.optimizer import make_optimizer
 from ddim_jax.training.state import TrainState
@@ -215,3 +219,84 @@ def test_uint8_batches_are_scaled_to_unit_range():
     scaled = rows | {"image": (rows["image"].astype(np.float32) / 127.5 - 1)}
     losses_ = [float(jax.jit(make())(state, rows)[1]["loss"]) for rows in (rows, scaled)]
     assert losses_[0] == pytest.approx(losses_[1], rel=1e-5)
+
+
+# --- numbers at the edge --------------------------------------------------------------------------
+
+
+def test_parameters_that_are_not_finite_after_the_update_are_not_kept():
+    """The loss and its gradient are finite; the learning rate is not."""
+    loss = losses.diffusion(losses.Net(apply, schedules.cosine(), predictions.v))
+    state = fresh()
+    for rate in (np.inf, np.nan):
+        optimizer = optax.sgd(rate)
+        step = make_step(loss, optimizer, states.constant_ema(), codec=codecs.pixels((4, 4, 1)))
+        bad = state.replace(opt_state=optimizer.init(state.params))
+        after, metrics = jax.jit(step)(bad, batch())
+        assert np.isfinite(metrics["loss"]) and np.isfinite(metrics["grad_norm"])
+        assert not metrics["finite"] and int(after.step) == 0
+        jax.tree.map(np.testing.assert_array_equal, after.params, state.params)
+        jax.tree.map(np.testing.assert_array_equal, after.ema, state.ema)
+
+
+WRONG = [float("nan"), float("inf"), -float("inf"), "1", None, True, -1]
+POSITIVE_OR_ZERO = ("clip_norm", "weight_decay", "warmup_steps", "b1", "b2")
+
+
+@pytest.mark.parametrize("value", WRONG, ids=str)
+@pytest.mark.parametrize("option", ["learning_rate", *POSITIVE_OR_ZERO])
+def test_numbers_of_the_optimizer(option, value):
+    name = "adamw" if option == "weight_decay" else "adam"
+    with pytest.raises(ValueError, match=f"config.optimizer.{option} must be .*, got "):
+        make_optimizer(name, **{option: value})
+
+
+@pytest.mark.parametrize("value", WRONG, ids=str)
+@pytest.mark.parametrize("make", [states.constant_ema, states.power_ema])
+def test_numbers_of_the_moving_average(make, value):
+    with pytest.raises(ValueError, match="config.ema.* must be .*, got "):
+        make(value)
+
+
+def section(**changes):
+    config = digits.get_config()
+    with config.unlocked():
+        config.optimizer.update({"warmup_steps": 0} | changes)
+        config.train.steps = 10
+    return config
+
+
+def test_the_decay_is_as_long_as_the_run():
+    """By default; a run that would go on at a learning rate of 0 is refused."""
+    rate = method.build_learning_rate(section(decay="linear", learning_rate=1.0))
+    np.testing.assert_allclose([rate(k) for k in (0, 5, 10)], [1, 0.5, 0])
+    for steps in (10, 20):
+        rate = method.build_learning_rate(section(decay_steps=steps, learning_rate=1.0))
+        np.testing.assert_allclose(rate(steps // 2), 0.5)  # cosine, as ever where it is not named
+    assert method.build_learning_rate(section())(9) == 1e-3
+    assert method.build_learning_rate(section(decay="linear", decay_steps=0))(9) == 1e-3
+    with pytest.raises(
+        ValueError, match="train.steps is 10, but the learning rate is 0 from step 9"
+    ):
+        method.build_optimizer(section(decay_steps=9))
+    with pytest.raises(
+        ValueError, match="decay must be one of constant, cosine, linear, got 'exp'"
+    ):
+        method.build_optimizer(section(decay="exp"))
+
+
+def test_a_longer_stage_decays_to_its_own_end():
+    """`--config.stages[3].train.steps=5000`, as the docs have it."""
+    config = distill_digits.get_config()
+    fields.override(config, "stages[3].train.steps", "5000")
+    _, stage = stages.split(config, Path("w"))[3]
+    rate = method.build_learning_rate(stage)
+    assert rate(2500) == pytest.approx(1.5e-4) and rate(5000) == 0 < rate(4999)
+
+
+@pytest.mark.parametrize("name", ["growing", "doubling"])
+def test_a_grid_grows_over_the_whole_run(name):
+    points = {"name": name, "start": 2, "end": 16}
+    pairs = method._pairs({"name": "grid", "points": points}, 1000)
+    own = method._pairs({"name": "grid", "points": points | {"total_steps": 500}}, 1000)
+    assert float(pairs.points(400)) < float(own.points(400)) == float(pairs.points(800))

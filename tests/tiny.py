@@ -10,8 +10,10 @@ def tiny(config: ml_collections.ConfigDict, levels: int = 2) -> ml_collections.C
     """
     config = config.copy_and_resolve_references()
     with config.unlocked():
-        channels = config.model.out_channels
-        config.data.update(name="digits", image_shape=(8, 8, channels), resize=8)
+        config.data.update(name="digits", image_shape=(8, 8, 1), resize=8)
+        config.model.out_channels = 1
+        if config.model.num_classes is None:
+            config.model.num_classes = 10
         # one shape for all, so that configs share compiled programs where they can
         config.model.update(channels=8, channel_mults=(1, 2)[:levels], num_blocks=1, patch_size=1)
         config.model.remat = "none"
@@ -21,8 +23,6 @@ def tiny(config: ml_collections.ConfigDict, levels: int = 2) -> ml_collections.C
             config.model.head_channels = 8
         config.train.update(steps=2, batch_size=4, log_every=1, checkpoint_every=2, sample_every=2)
         config.optimizer.warmup_steps = 1
-        if config.optimizer.get("decay_steps"):
-            config.optimizer.decay_steps = 2
         config.sample.update(steps=2, num_samples=2)
         if config.get("stages"):
             config.stages = [_tiny_stage(stage) for stage in config.stages[:2]]

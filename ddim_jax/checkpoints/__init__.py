@@ -42,6 +42,10 @@ def load(checkpoint: str | Path) -> Model:
         FileNotFoundError: there is no such checkpoint.
         ValueError: it is damaged, or its parameters are not those of its config.
     """
+    if not isinstance(checkpoint, (str, Path)) or not str(checkpoint):
+        raise ValueError(
+            f"a checkpoint is a path or a name ({', '.join(bundled())}), got {checkpoint!r}"
+        )
     path = Path(checkpoint).expanduser()
     if path.is_dir() and diffusers.is_folder(path):
         config, params = diffusers.read(path)

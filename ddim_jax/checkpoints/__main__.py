@@ -9,13 +9,13 @@
 import argparse
 from pathlib import Path
 
-from ddim_jax import command_line
+from ddim_jax import command_line, files
 from ddim_jax.checkpoints import DTYPES, diffusers, load, save
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parses, loads, writes."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_line.Parser(description=__doc__.splitlines()[0])
     parser.add_argument("checkpoint", help="training workdir, file or bundled name")
     parser.add_argument("file", help="ends in .safetensors, or is a folder for diffusers")
     parser.add_argument("--dtype", default="float32", choices=DTYPES)
@@ -24,7 +24,10 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
-    model, path = load(args.checkpoint), Path(args.file)
+    path = Path(args.file)
+    suffixes = (".safetensors",) if path.suffix else ()
+    files.check_new(path, what="the file", suffixes=suffixes, overwrite=None)
+    model = load(args.checkpoint)
     if not path.suffix:
         diffusers.write(path, model.config, model.params)
         print(f"{path}: step {model.step}, as diffusers reads it")

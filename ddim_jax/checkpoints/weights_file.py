@@ -80,5 +80,5 @@ def save(path: str | Path, model: Model, dtype: str = "float32") -> None:
     config["data"]["data_dir"] = ""
     config["start_from"] = Path(config.get("start_from", "")).name
     metadata = {"format": FORMAT, "config": json.dumps(config), "step": str(model.step)}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(safetensors.numpy.save(tensors, metadata))
+    content = safetensors.numpy.save(tensors, metadata)
+    files.save(path, lambda file: file.write(content))

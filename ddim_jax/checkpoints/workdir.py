@@ -6,7 +6,6 @@ to it again. A save that fails leaves the older steps as they are. `ema` is all 
 """
 
 import contextlib
-import dataclasses
 import gc
 import json
 import logging as standard_logging
@@ -21,20 +20,13 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from ddim_jax import experiment, files
-from ddim_jax.checkpoints import architecture
+from ddim_jax.checkpoints import architecture, resume
 from ddim_jax.model import Model
-from ddim_jax.networks import NETWORKS
 
 State = Any
 """A flax struct with the fields `step` and `ema`, such as `training.state.TrainState`."""
 
 CONFIG_FILE = "config.json"
-SAME_ON_RESUME = (
-    *("data", "model", "schedule", "prediction", "loss", "optimizer", "ema", "seed"),
-    "start_weights",
-)
-DATA = "data_fingerprint"
-"""Compared on a resume too; workdirs of earlier versions lack it."""
 
 
 def save_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
@@ -45,33 +37,10 @@ def save_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
     """
     file = workdir / CONFIG_FILE
     if file.exists():
-        old = json.loads(file.read_text())
-        new = json.loads(config.to_json())
-        for section in SAME_ON_RESUME:
-            if _with_defaults(section, old) != _with_defaults(section, new):
-                raise ValueError(
-                    f"{workdir} holds a run whose config.{section} is {old.get(section)}, not "
-                    f"{new.get(section)}; choose another --workdir, or remove that one"
-                )
-        if DATA in old and DATA in new and old[DATA] != new[DATA]:
-            raise ValueError(
-                f"the data of the run in {workdir} have changed: {new['data']['name']} was "
-                f"{old[DATA]}, it is {new[DATA]}; restore the data, or choose another --workdir "
-                f"(to go on with these all the same, remove {DATA} from {file})"
-            )
+        resume.check(file, json.loads(file.read_text()), json.loads(config.to_json()))
     if jax.process_index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
         files.write_json(file, json.loads(config.to_json()))
-
-
-def _with_defaults(section: str, config: dict[str, Any]) -> Any:
-    """A section; of the network also what it does not name, as configs come to name more."""
-    if section != "model":
-        return config.get(section)
-    network = NETWORKS[config[section].get("name", "unet")]
-    defaults = {field.name: field.default for field in dataclasses.fields(network)}
-    defaults |= {"name": "unet", "vector_dim": 0}  # the second is of version 0.1
-    return json.loads(json.dumps(defaults, default=str)) | config[section]
 
 
 def load_config(workdir: Path) -> ml_collections.ConfigDict:
@@ -82,6 +51,12 @@ def load_config(workdir: Path) -> ml_collections.ConfigDict:
     """
     file = Path(workdir) / CONFIG_FILE
     if not file.exists():
+        stages = sorted(path.parent for path in Path(workdir).glob(f"*/{CONFIG_FILE}"))
+        if stages:
+            raise FileNotFoundError(
+                f"{workdir} holds the stages {', '.join(path.name for path in stages)}; give one "
+                f"of them, like {stages[-1]}"
+            )
         raise FileNotFoundError(
             f"{workdir} is not a training workdir (no {CONFIG_FILE}); give the --workdir that "
             "train.py was run with, or an exported .safetensors file"

@@ -4,10 +4,17 @@ Names are looked for in `configs/` of the current folder, then in the configs th
 package. Configs import each other as `configs.NAME`, so the folder above goes on Python's path.
 """
 
+import importlib.util
+import re
 import sys
+import traceback
+from collections.abc import Sequence
 from pathlib import Path
 
+import ml_collections
+
 import ddim_jax
+from ddim_jax.names import did_you_mean
 
 PACKAGE = Path(ddim_jax.__file__).parent
 FOLDERS = (Path("configs"), PACKAGE / "assets" / "configs", PACKAGE.parent / "configs")
@@ -36,26 +43,63 @@ def find(config: str) -> str:
         if (path := folder / f"{name}.py").exists() and config in (name, f"configs/{name}.py"):
             return str(path) + colon + text
     raise FileNotFoundError(
-        f"no config {config!r}: it must be a Python file with get_config(), or one of "
-        f"{', '.join(names())}"
+        f"no config {config!r}{did_you_mean(config, names())}: it must be a Python file with "
+        f"get_config(), or one of {', '.join(names())}"
     )
 
 
-def resolve(argv: list[str], default: str) -> list[str]:
-    """The arguments with `--config=NAME` as a path, which is added if it is not there.
+def split(argv: list[str]) -> tuple[list[str], list[tuple[str, str | None]]]:
+    """The arguments without overrides, and the overrides, in order, as (path, text).
+
+    `--config.a.b=1` is ("a.b", "1"), also with a space in place of the equals sign; the text of a
+    path without any is None.
+    """
+    rest, overrides, arguments = [], [], list(argv)
+    while arguments:
+        argument = arguments.pop(0)
+        match = re.fullmatch(r"--?config\.([^=]*)(?:=(.*))?", argument, re.DOTALL)
+        if argument == "--":
+            return [*rest, argument, *arguments], overrides
+        if not match:
+            rest.append(argument)
+            continue
+        path, text = match.groups()
+        if text is None and arguments and not arguments[0].startswith("-"):
+            text = arguments.pop(0)
+        overrides.append((path, text))
+    return rest, overrides
+
+
+def load(
+    config: str, overrides: Sequence[tuple[str, str | None]] = ()
+) -> ml_collections.ConfigDict:
+    """The config of a file or name, with fields replaced.
+
+    Args:
+        config: as of `find`.
+        overrides: as of `split`. Names are replaced before the options of what they name.
 
     Raises:
         FileNotFoundError: there is no such config.
+        ValueError: its file cannot be run; no such field, or a value that the field cannot have.
     """
-    rest = list(argv)
-    for i, argument in enumerate(rest):
-        flag, equals, value = argument.lstrip("-").partition("=")
-        if argument.startswith("-") and flag == "config":
-            if not equals:  # --config NAME
-                value = rest.pop(i + 1) if i + 1 < len(rest) else ""
-            rest[i] = f"--config={_on_path(find(value))}"
-            return rest
-    return [*rest[:1], f"--config={_on_path(find(default))}", *rest[1:]]
+    from ddim_jax.training import fields  # losses and all, which --help need not wait for
+
+    file, _, text = _on_path(find(config)).partition(":")
+    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        found = module.get_config(*[text] if text else [])
+    except Exception as error:  # whatever the file does
+        line = traceback.extract_tb(error.__traceback__)[-1]
+        raise ValueError(
+            f"{file} cannot be used as a config: {type(error).__name__}: {error} (line "
+            f"{line.lineno} of {line.filename})"
+        ) from error
+    for path, text in sorted(overrides, key=lambda one: not one[0].endswith(".name")):
+        fields.override(found, path, text)
+    return found
 
 
 def _on_path(file: str) -> str:

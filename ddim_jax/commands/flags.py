@@ -20,3 +20,8 @@ def list_in_help(module: str) -> None:
     for name in (module, __name__):
         for flag in flags.FLAGS.get_key_flags_for_module(name):
             flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+
+
+def short_help(argv: list[str]) -> list[str]:
+    """The arguments with `-h` as `--help`, which is what absl knows."""
+    return ["--help" if argument == "-h" else argument for argument in argv]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
-from ddim_jax.commands.flags import DISTRIBUTED, PLAN, QUICK, list_in_help
+from ddim_jax.commands.flags import DISTRIBUTED, PLAN, QUICK, list_in_help, short_help
 
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint",
@@ -48,6 +48,9 @@ SEED = flags.DEFINE_integer("seed", 0, "of the whole set")
 OUT = flags.DEFINE_string(
     "out", None, ".png contact sheet, .npz, or a folder; default samples/NAME-0001.png, ..."
 )
+LIKE = flags.DEFINE_string(
+    "like", None, "a PNG or NPZ of this command: draws it again; flags of the recipe change that"
+)
 TRAJECTORY = flags.DEFINE_string("trajectory", None, "also the clean estimates, as .gif or .png")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "replace existing files")
 PARALLEL = flags.DEFINE_enum("parallel", "jit", ["jit", "pmap"], "how a batch is spread on devices")
@@ -59,11 +62,12 @@ def run(argv: list[str]) -> None:
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}")
     start = time.perf_counter()
-    from ddim_jax import parallel
+    from ddim_jax import command_line, parallel
 
     parallel.use_cpu_cores()
     logging.set_verbosity(logging.WARNING)
     parallel.use_compilation_cache()
+    command_line.show_notes()
     try:
         parallel.join(DISTRIBUTED.value)
         if PLAN.value:
@@ -71,15 +75,17 @@ def run(argv: list[str]) -> None:
         else:
             print(f"{_draw()}, {time.perf_counter() - start:.1f} s in all")
     except (ValueError, OSError) as error:
-        sys.exit(f"sample.py: {error}")
+        own = (flag.name for flag in flags.FLAGS.get_key_flags_for_module(run.__module__))
+        sys.exit(f"sample.py: {command_line.with_flags(str(error), own)}")
 
 
 def _draw() -> str:
     """Checks the flags, draws, writes; returns what was done."""
     import jax
 
-    from ddim_jax import files
+    from ddim_jax import files, keys
 
+    keys.check_seed(SEED.value, "--seed")
     trajectory, out = TRAJECTORY.value, OUT.value
     if out == "":
         raise ValueError("--out is empty; give a .png or .npz file, or a folder, or leave it out")
@@ -94,30 +100,80 @@ def _draw() -> str:
         )
     if out is not None:
         out = files.check_new(out, what="--out", suffixes=(".png", ".npz"), overwrite=overwrite)
-    model, recipe = _load()
-    drawing = model.generate(
-        NUM_SAMPLES.value,
-        recipe,
-        label=LABELS.value,
-        seed=SEED.value,
-        batch_size=BATCH_SIZE.value,
-        trajectory=trajectory is not None,
-        progress=PROGRESS.value,
-        parallel=PARALLEL.value,
-    )
+    else:
+        files.check_folder("samples")
+    files.check_apart(out=out, trajectory=trajectory)
+    like = _like()
+    model, recipe = _load(like)
+    drawing, about = _generate(model, recipe, like, trajectory is not None)
     out = out or files.next_free(Path("samples"), model.name)
-    _write(drawing, out, trajectory)
+    _write(drawing, out, trajectory, about)
     count = len(drawing.pictures)
     return f"{out}: {count} samples, {_how(model, recipe, drawing.nfe)}\n" + _times(count, drawing)
 
 
+def _labels() -> list[str]:
+    """`--labels`, none of them empty."""
+    if LABELS.value and not all(label.strip() for label in LABELS.value):
+        raise ValueError(f"--labels must be like 3,1,4, got {','.join(LABELS.value)!r}")
+    return LABELS.value
+
+
+def _like():
+    """What `--like` says, checked; None without it."""
+    from ddim_jax import provenance
+
+    if LIKE.value is None:
+        return None
+    for flag in (NUM_SAMPLES, LABELS, SEED, BATCH_SIZE):
+        if not flags.FLAGS[flag.name].using_default_value:
+            raise ValueError(f"--like draws the pictures of a file and takes no --{flag.name}")
+    return provenance.read(LIKE.value)
+
+
+def _generate(model, recipe, like, trajectory: bool):
+    """The drawing, and what its files are to hold."""
+    import numpy as np
+
+    from ddim_jax import provenance
+
+    count, seed, batch_size = NUM_SAMPLES.value, SEED.value, BATCH_SIZE.value
+    index, labels = None, _labels()
+    if like is not None:
+        count, seed, batch_size = len(like.index), like.seed, like.batch_size
+        index, labels = like.padded()
+    drawing = model.generate(
+        count if index is None else len(index),
+        recipe,
+        label=labels,
+        seed=seed,
+        index=index,
+        batch_size=batch_size,
+        trajectory=trajectory,
+        progress=PROGRESS.value,
+        parallel=PARALLEL.value,
+    ).first(count)
+    places = np.arange(count) if like is None else like.index
+    checkpoint = CHECKPOINT.value if like is None else like.checkpoint
+    about = provenance.about(
+        model, recipe, seed=seed, index=places, labels=drawing.labels, checkpoint=checkpoint,
+        batch_size=batch_size,
+    )  # fmt: skip
+    return drawing, about
+
+
 def _draw_folder(folder: Path) -> str:
     """Draws this process's samples of a large set; returns what was done."""
-    from ddim_jax import sample_folder
+    from ddim_jax import files, sample_folder
     from ddim_jax.recipe import ADAPTIVE
 
+    if LIKE.value is not None:
+        raise ValueError(f"--out={folder} is a folder; --like draws one file, a .png or .npz")
     if TRAJECTORY.value is not None or OVERWRITE.value:
         raise ValueError(f"--out={folder} is a folder: it takes no --trajectory and no --overwrite")
+    files.check_folder(folder, f"--out {folder}")
+    if not (folder / sample_folder.ABOUT).exists():
+        files.check_origin(folder / sample_folder.ABOUT, {}, "samples")
     model, recipe = _load()
     if recipe.solver == ADAPTIVE:
         raise ValueError("--solver=adaptive does not draw into a folder; use --out=NAME.npz")
@@ -126,10 +182,11 @@ def _draw_folder(folder: Path) -> str:
         model,
         recipe,
         num_samples=NUM_SAMPLES.value,
-        label=LABELS.value,
+        label=_labels(),
         batch_size=BATCH_SIZE.value,
         seed=SEED.value,
         parallel=PARALLEL.value,
+        checkpoint=CHECKPOINT.value,
     )
     existing = f" ({report.existing} more were there)" if report.existing else ""
     return f"{folder}: {report.drawn} samples{existing}, {_how(model, recipe)}\n" + _times(
@@ -168,13 +225,20 @@ def _plan() -> str:
     return text
 
 
-def _load():
-    """The model and recipe that the flags name, checked."""
+def _load(like=None):
+    """The model and recipe that the flags, or a picture to be drawn again, name, checked."""
     from ddim_jax import checkpoints
 
-    model = checkpoints.load(CHECKPOINT.value)
+    if like is None:
+        model = checkpoints.load(CHECKPOINT.value)
+    else:
+        own = flags.FLAGS["checkpoint"].using_default_value
+        model = checkpoints.load(like.checkpoint if own else CHECKPOINT.value)
+        model = model.replace(recipe=like.recipe)
     recipe = _recipe(model)
     model.check(recipe)
+    if like is not None:
+        like.check(model, recipe)
     if recipe.stride and recipe.stride.endswith(".json"):
         _note_differences(model, recipe)
     return model, recipe
@@ -238,35 +302,42 @@ def _note_differences(model, recipe) -> None:
         print(f"note: {recipe.stride}: {difference}", file=sys.stderr)
 
 
-def _write(drawing, out: Path, trajectory: Path | None) -> None:
+def _write(drawing, out: Path, trajectory: Path | None, about: dict) -> None:
+    import json
+
     import numpy as np
 
-    from ddim_jax import data
+    from ddim_jax import data, files, provenance
 
-    out.parent.mkdir(parents=True, exist_ok=True)
+    overwrite = OVERWRITE.value
+
     if out.suffix == ".npz":
-        labels = {} if drawing.labels is None else {"labels": drawing.labels}
-        np.savez(out, images=drawing.pictures, **labels)
+        arrays = {"images": drawing.pictures, provenance.NPZ: json.dumps(about)}
+        arrays |= {} if drawing.labels is None else {"labels": drawing.labels}
+        files.save(out, lambda file: np.savez(file, **arrays))
     else:
-        data.save_grid(out, drawing.pictures, drawing.labels, overwrite=OVERWRITE.value)
+        data.save_grid(out, drawing.pictures, drawing.labels, overwrite=overwrite, about=about)
     if trajectory is None:
         return
     frames = drawing.trajectory
     if trajectory.suffix == ".gif":
         sheets = [data.grid(frame) for frame in frames]
-        data.save_gif(trajectory, [*sheets, *sheets[-1:] * 10], 100, overwrite=OVERWRITE.value)
+        data.save_gif(trajectory, [*sheets, *sheets[-1:] * 10], 100, overwrite=overwrite)
     else:  # rows: samples, columns: network evaluations
         shown = np.unique(np.linspace(0, len(frames) - 1, min(12, len(frames))).round().astype(int))
         tiles = frames[shown, :8].swapaxes(0, 1).reshape(-1, *frames.shape[2:])
         numbers = [k + 1 for k in shown]
-        data.save_grid(trajectory, tiles, numbers, columns=len(shown), overwrite=OVERWRITE.value)
+        columns = len(shown)
+        data.save_grid(
+            trajectory, tiles, numbers, columns=columns, overwrite=overwrite, about=about
+        )
 
 
 def main(argv: list[str] | None = None) -> None:
     """The command line; of this process by default."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     list_in_help(run.__module__)
-    app.run(run, argv=argv and ["sample.py", *argv])
+    app.run(run, argv=short_help(["sample.py", *argv] if argv else sys.argv))
 
 
 if __name__ == "__main__":

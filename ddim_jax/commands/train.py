@@ -9,20 +9,17 @@ import sys
 from pathlib import Path
 
 from absl import app, flags, logging
-from ml_collections import config_flags
 
-from ddim_jax.commands import configs
-from ddim_jax.commands.flags import DISTRIBUTED, PLAN, QUICK, list_in_help
+from ddim_jax import interrupts
+from ddim_jax.commands.flags import DISTRIBUTED, PLAN, QUICK, list_in_help, short_help
 
-DEFAULT = "digits"
-# no default of the flag's own: overrides would then be checked against it, whatever --config says
-CONFIG = config_flags.DEFINE_config_file(
-    "config", None, f"what to train: a file, or a name in configs/; default {DEFAULT}"
+CONFIG = flags.DEFINE_string(
+    "config", "digits", "what to train: a file, or a name in configs/; --config.a.b=c sets a field"
 )
 WORKDIR = flags.DEFINE_string("workdir", None, "where to; default runs/<name of the config>")
 
 
-def run(argv: list[str]) -> None:
+def run(argv: list[str], overrides: list) -> None:
     """Runs the training that the flags describe."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}; overrides are --config.a.b=c")
@@ -31,29 +28,32 @@ def run(argv: list[str]) -> None:
     parallel.use_cpu_cores()
     import jax
 
+    from ddim_jax.commands import configs
     from ddim_jax.training import loop, stages
+    from ddim_jax.training.signals import StopOnSignal
 
     logging.set_verbosity(logging.WARNING)  # orbax logs every save in ten lines
     parallel.use_compilation_cache()
     try:
+        config = configs.load(CONFIG.value, overrides)
+        if QUICK.value and not PLAN.value:
+            raise ValueError("--quick is for --plan, say for which devices, like --plan=v5e:4x4")
         parallel.join(DISTRIBUTED.value)
         if PLAN.value:
-            _plan(CONFIG.value, PLAN.value)
+            _plan(config, PLAN.value)
             return
-        workdir = WORKDIR.value or os.path.join("runs", _config_name())
-        state = stages.train(CONFIG.value, workdir)
+        interrupts.keeping("the same command resumes from what is saved")
+        name = Path(CONFIG.value.partition(":")[0]).stem
+        workdir = Path(WORKDIR.value or os.path.join("runs", name))
+        state = stages.train(config, workdir)
     except (ValueError, OSError, loop.NotFiniteError) as error:
         sys.exit(f"train.py: {error}")
-    except KeyboardInterrupt:  # while pairs are drawn or the step compiles
-        sys.exit("train.py: stopped; the same command resumes from what is saved")
-    if jax.process_index() != 0:
-        return
-    places = "*/samples" if CONFIG.value.get("stages") else "samples"
-    print(f"At step {int(state.step)}; pictures in {os.path.join(workdir, places)}")
-
-
-def _config_name() -> str:
-    return Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+    if StopOnSignal.stopped:
+        sys.exit(interrupts.status())
+    if jax.process_index() == 0:
+        folder = workdir / ("*/samples" if config.get("stages") else "samples")
+        drawn = any(workdir.glob("*/samples/*.png" if config.get("stages") else "samples/*.png"))
+        print(f"At step {int(state.step)}; " + (f"pictures in {folder}" if drawn else str(workdir)))
 
 
 def _plan(config, topology: str) -> None:
@@ -77,24 +77,14 @@ def _plan(config, topology: str) -> None:
         raise ValueError(planning.advice(config, plan))
 
 
-def _parse(argv: list[str]) -> list[str]:
-    """absl's parser, with configs found by name and one line in place of a traceback."""
-    try:
-        rest = app.parse_flags_with_usage(configs.resolve(argv, DEFAULT))
-        assert CONFIG.value is not None
-        return rest
-    except (AttributeError, OSError) as error:
-        message = " ".join(str(error).split()).strip("\"'")
-        if message.isidentifier():  # of an override, which says no more than its name
-            message = f"the config has no field {message!r} there; its file lists those it has"
-        sys.exit(f"train.py: {message}")
-
-
 def main(argv: list[str] | None = None) -> None:
     """The command line; of this process by default."""
+    from ddim_jax.commands import configs
+
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     list_in_help(run.__module__)
-    app.run(run, argv=argv and ["train.py", *argv], flags_parser=_parse)
+    arguments, overrides = configs.split(["train.py", *argv] if argv else sys.argv)
+    app.run(lambda rest: run(rest, overrides), argv=short_help(arguments))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,15 @@
 """Folders of images: finds the files and their classes, and checks that all can be read.
 
-A folder holds either only images, or a sub-folder for each class (sorted names = labels 0, 1, ...).
-Everything is checked before training starts; a decoding error in the middle of a run is too late.
+A folder holds either only images, or a sub-folder for each class: sorted names, those that are
+numbers by their value, are labels 0, 1, ... Of an animation the first frame is read; 16 bits become
+8. Everything is checked before training starts; a decoding error in the middle of a run is too
+late.
 """
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,27 +17,36 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from ddim_jax.data.images import fit_pil
+from ddim_jax.data.images import Size, fit_pil
 from ddim_jax.files import missing_part
 from ddim_jax.names import few
 
-SUFFIXES = (".jpeg", ".jpg", ".png", ".webp")
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 SPLITS = ("train", "training", "test", "testing", "val", "valid", "validation", "eval", "dev")
 
 
 def open_folder(
-    path: Path, split: str, size: int | None, channels: int | None
-) -> tuple[tuple[int, int, int], int, int, Callable[[int], tuple[np.ndarray, int]]]:
+    path: Path,
+    split: str,
+    size: Size,
+    channels: int | None,
+    pad: bool = False,
+    skip_unreadable: bool = False,
+    checked: bool = True,
+) -> tuple[tuple[int, int, int], int, int, Callable, tuple[str, ...], str]:
     """Opens a folder of images, all of which it checks.
 
     Args:
         path: of the folder.
         split: see `split_folder`.
-        size: crop and resize to this many pixels; None to keep the size, the same for all.
+        size: resize to this many pixels, see `images.fit`; None to keep the size, the same for all.
         channels: 1 for grey; default 3, RGB.
+        pad: keep the whole of an image, between black bars, instead of its centre.
+        skip_unreadable: leave out files that cannot be read.
+        checked: False: only the first image that can be read counts.
 
     Returns:
-        image_shape, num_classes, count and read, the fields of a `Source`.
+        image_shape, num_classes, count, read, class_names and note, the fields of a `Source`.
 
     Raises:
         FileNotFoundError: no such folder.
@@ -46,20 +59,58 @@ def open_folder(
         )
     root = split_folder(path, split)
     files, labels, classes = find_images(root)
-    channels = channels or 3
-    sizes = check_files(root, files)
+    channels, note = channels or 3, _skipped(root, len(files))
+    if not checked:
+        first = next((i for i, file in enumerate(files) if not isinstance(_inspect(file), str)), 0)
+        files, labels = [files[first]], [labels[first]]
+    sizes = check_files(root, files, skip_unreadable)
+    if bad := [i for i, found in enumerate(sizes) if isinstance(found, str)]:
+        note.insert(0, f"{len(bad)} unreadable images{_listed(root, files, sizes)}")
+        kept = sorted(set(range(len(files))) - set(bad))
+        files, labels, sizes = ([part[i] for i in kept] for part in (files, labels, sizes))
+        if checked and (lost := sorted({*range(len(classes))} - {*labels})):
+            raise ValueError(
+                f"no image of class {classes[lost[0]]!r} in {root} can be read; repair them, or "
+                "remove that sub-folder"
+            )
+    if not files:
+        raise ValueError(f"none of the {len(bad)} images in {root} can be read; convert them")
     if size is None and len(set(sizes)) > 1:
         shown = ", ".join(f"{w} x {h}" for w, h in sorted(set(sizes))[:3])
         raise ValueError(
             f"images in {root} have {len(set(sizes))} different sizes ({shown}, ...), one batch "
-            "needs one size; give image_size to crop and resize them"
+            "needs one size; resize them (training: config.data.resize, "
+            "editing: --resize, Python: image_size)"
         )
-    width, height = (size, size) if size else sizes[0]
+    shape = fit_pil(Image.new("L", sizes[0]), size, channels, pad).shape
 
     def read(index: int) -> tuple[np.ndarray, int]:
-        return read_file(files[index], size, channels), labels[index]
+        return read_file(files[index], size, channels, pad), labels[index]
 
-    return (height, width, channels), len(classes), len(files), read
+    note = f"skipped {' and '.join(note)}" if note else ""
+    return shape, len(classes), len(files), read, tuple(classes), note
+
+
+def _skipped(root: Path, used: int) -> list[str]:
+    """What is under a folder beside the images that were found."""
+    names = [name for _, _, names in os.walk(root) for name in names if name[0] != "."]
+    found = [Path(name).suffix.lower() or name for name in names]
+    others = len(found) - used
+    kinds = sorted(set(found) - set(SUFFIXES)) or ["images in deeper folders"]
+    return [f"{others} other files ({few(kinds)})"] if others > 0 else []
+
+
+def _listed(root: Path, files: Sequence[Path], sizes: Sequence) -> str:
+    """Writes the list of unreadable files to a file, and says where it is."""
+    lines = [
+        f"{file.relative_to(root)}: {why}\n"
+        for file, why in zip(files, sizes, strict=True)
+        if isinstance(why, str)
+    ]
+    prefix = f"unreadable-{root.name}-"
+    with tempfile.NamedTemporaryFile("w", prefix=prefix, suffix=".txt", delete=False) as file:
+        file.writelines(lines)
+    return f", listed in {file.name}"
 
 
 def split_folder(path: Path, split: str) -> Path:
@@ -91,7 +142,7 @@ def find_images(root: Path) -> tuple[list[Path], list[int], list[str]]:
     flat = _images_in(root)
     folders = _folders_in(root)
     per_class = {folder.name: _images_in(folder) for folder in folders}
-    full = [name for name, files in per_class.items() if files]
+    full = [name for name, files in per_class.items() if files]  # in the order of `_folders_in`
     if not flat and not full:
         raise ValueError(
             f"{root} holds no images ({', '.join(SUFFIXES)}), neither itself nor in "
@@ -118,7 +169,14 @@ def find_images(root: Path) -> tuple[list[Path], list[int], list[str]]:
 
 def _folders_in(folder: Path) -> list[Path]:
     # Not .git, .ipynb_checkpoints, __MACOSX and the like.
-    return [p for p in sorted(folder.iterdir()) if p.is_dir() and p.name[0] not in "._"]
+    found = [p for p in folder.iterdir() if p.is_dir() and p.name[0] not in "._"]
+    return sorted(found, key=lambda p: _order(p.name))
+
+
+def _order(name: str) -> tuple[bool, int, str]:
+    """By which classes are sorted: numbers by their value, before the other names."""
+    number = name.isascii() and name.isdigit()
+    return not number, int(name) if number else 0, name
 
 
 def _images_in(folder: Path) -> list[Path]:
@@ -127,20 +185,30 @@ def _images_in(folder: Path) -> list[Path]:
     return sorted(p for p in files if p.is_file())
 
 
-def check_files(root: Path, files: Sequence[Path]) -> list[tuple[int, int]]:
+def check_files(
+    root: Path, files: Sequence[Path], skip_unreadable: bool = False
+) -> list[tuple[int, int] | str]:
     """Returns the (width, height) of every file, after checking that all can be read.
 
+    Args:
+        root: of the files, for messages.
+        files: to check.
+        skip_unreadable: of a file that cannot be read return why, a string.
+
     Raises:
-        ValueError: some cannot be read; the message names the first three and says why.
+        ValueError: some cannot be read; the message names the first three and says why, and names
+            a file that lists all.
     """
     with ThreadPoolExecutor(8) as pool:
         sizes = list(pool.map(_inspect, files))  # or why the file cannot be used
     bad = [(file, why) for file, why in zip(files, sizes, strict=True) if isinstance(why, str)]
-    if bad:
+    if bad and not skip_unreadable:
         shown = "; ".join(f"{file.relative_to(root)}: {why}" for file, why in bad[:3])
+        more = f"; ...{_listed(root, files, sizes)}" if len(bad) > 3 else ""
         raise ValueError(
-            f"{len(bad)} of {len(files)} image files in {root} cannot be read ({shown}"
-            f"{'; ...' if len(bad) > 3 else ''}); repair, convert or remove them"
+            f"{len(bad)} of {len(files)} image files in {root} cannot be read ({shown}{more}); "
+            "repair, convert or remove them, or set config.data.skip_unreadable=True "
+            "(skip_unreadable=True in Python)"
         )
     return sizes
 
@@ -149,42 +217,43 @@ def _inspect(file: Path) -> tuple[int, int] | str:
     """Returns the upright (width, height), or why the file cannot be used."""
     try:
         with Image.open(file) as image:
-            if image.mode.startswith(("I", "F")):
-                return f"{image.mode} pixels, only 8 bits a channel are supported"
+            if image.mode in ("I", "F"):
+                return "32 bits a channel, only 8 and 16 are supported"
             # The method of the base class: that of PNG would decode the whole image.
             turned = Image.Image.getexif(image).get(0x0112, 1) >= 5
             size = image.size[::-1] if turned else image.size
-            # Pillow verifies the checksums of PNG and the length of WebP, but JPEG has neither:
-            # where its end marker is missing, decoding tells.
-            if image.format == "JPEG" and not _has_end_marker(file):
-                image.load()
-            else:
+            # Pillow verifies the checksums of PNG and the length of WebP; a whole JPEG has an end
+            # marker. Of the others decoding tells.
+            if image.format in ("PNG", "WEBP") or (image.format == "JPEG" and _has_end(file)):
                 image.verify()
+            else:
+                image.load()
     except Exception as error:  # Pillow raises SyntaxError, struct.error, ... on damaged files.
         return str(error).replace(f" {str(file)!r}", "") or type(error).__name__
     return size
 
 
-def _has_end_marker(jpeg: Path) -> bool:
+def _has_end(jpeg: Path) -> bool:
     with open(jpeg, "rb") as stream:
         stream.seek(max(0, jpeg.stat().st_size - 64))
         return b"\xff\xd9" in stream.read()
 
 
-def read_file(file: Path, size: int | None, channels: int) -> np.ndarray:
-    """Returns an image, upright, as uint8 [H, W, channels], or [size, size, channels].
+def read_file(file: Path, size: Size, channels: int, pad: bool = False) -> np.ndarray:
+    """Returns an image, upright, as uint8 [H, W, channels], or of another size.
 
     Args:
         file: of the image.
-        size: crop to the central square and resize to this many pixels; None to keep the size.
+        size: see `images.fit`; None to keep the size.
         channels: 1 for grey, 3 for RGB.
+        pad: see `images.fit`.
 
     Raises:
         ValueError: the file cannot be decoded.
     """
     try:
         with Image.open(file) as image:
-            return fit_pil(ImageOps.exif_transpose(image), size, channels)
+            return fit_pil(ImageOps.exif_transpose(image), size, channels, pad)
     except OSError as error:
         raise ValueError(
             f"{file} cannot be decoded ({error}); it was readable when the folder was loaded: "

@@ -5,17 +5,23 @@ save_grid("digits.png", pictures)       a contact sheet of uint8 [N, H, W, C]
 
 from __future__ import annotations
 
+import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from ddim_jax import files
 
 PathLike = str | os.PathLike
+Size = int | tuple[int, int] | None
+"""Side of a square, or (height, width), in pixels; None: as it is."""
+TEXT = "ddim_jax"
+"""Keyword of the text in a PNG that says what drew it."""
 
 
 def grid(
@@ -77,6 +83,7 @@ def save_grid(
     columns: int | None = None,
     scale: int | None = None,
     overwrite: bool = False,
+    about: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes pictures as a contact sheet to a PNG file, making its folder where needed.
 
@@ -87,13 +94,15 @@ def save_grid(
         columns: pictures in a row; default see `grid`.
         scale: whole number of screen pixels per image pixel; default see `grid`.
         overwrite: replace an existing file.
+        about: JSON kept in the file, see `provenance.about`.
 
     Raises:
         FileExistsError: the file exists and `overwrite` is not set.
         ValueError: another ending than .png; shapes, dtype or counts that do not fit.
     """
     path = files.check_new(path, suffixes=(".png",), overwrite=overwrite)
-    save_png(path, grid(pictures, labels, columns=columns, scale=scale), overwrite=overwrite)
+    sheet = grid(pictures, labels, columns=columns, scale=scale)
+    save_png(path, sheet, overwrite=overwrite, about=about)
 
 
 def to_pil(image: Any) -> Image.Image:
@@ -112,54 +121,92 @@ def to_pil(image: Any) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(image.reshape(image.shape[:2]) if grey else image))
 
 
-def fit(image: np.ndarray, size: int | None = None, channels: int | None = None) -> np.ndarray:
+def fit(
+    image: np.ndarray, size: Size = None, channels: int | None = None, pad: bool = False
+) -> np.ndarray:
     """Returns an image of another size or number of channels, or the image itself if it fits.
 
     Args:
         image: uint8 [H, W, C], C = 1 to 4; with C = 2 or 4 the last is opacity.
-        size: crop to the central square and resize, antialiased, to this many pixels.
+        size: resize, antialiased, to this many pixels, or to (height, width); what sticks out of
+            that shape is cropped away, evenly on both sides.
         channels: 1 for grey, 3 for RGB.
+        pad: crop nothing, put black bars beside it.
 
     Returns:
         uint8 [H, W, C].
     """
-    fits = size is None or image.shape[:2] == (size, size)
+    fits = size is None or image.shape[:2] == height_width(size)
     if fits and channels in (None, image.shape[2]):
         return image
     return fit_pil(
-        Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image), size, channels
+        Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image), size, channels, pad
     )
 
 
-def fit_pil(image: Image.Image, size: int | None, channels: int | None) -> np.ndarray:
-    """Does what `fit` does to a Pillow image; transparent parts turn white."""
+def fit_pil(image: Image.Image, size: Size, channels: int | None, pad: bool = False) -> np.ndarray:
+    """Does what `fit` does to a Pillow image; transparent parts turn white, 16 bits become 8."""
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image).astype(np.uint16) / 257).round().astype("uint8"))
     if channels is not None and image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     if channels is not None:
         image = image.convert({1: "L", 3: "RGB"}[channels])
-    if size is not None and image.size != (size, size):
-        side = min(image.size)
-        left, top = (image.width - side) // 2, (image.height - side) // 2
-        image = image.crop((left, top, left + side, top + side))
-        image = image.resize((size, size), Image.Resampling.BICUBIC)
+    if size is not None and image.size != height_width(size)[::-1]:
+        if pad:
+            return fit_pil(ImageOps.pad(image, height_width(size)[::-1]), None, channels)
+        image = _central(image, *height_width(size)).resize(
+            height_width(size)[::-1], Image.Resampling.BICUBIC
+        )
     array = np.asarray(image)
     return array.reshape(*array.shape[:2], -1)
 
 
-def save_png(path: PathLike, image: Any, *, overwrite: bool = False) -> None:
+def _central(image: Image.Image, height: int, width: int) -> Image.Image:
+    """The largest central part of an image that has the proportions of a size."""
+    w = min(image.width, max(1, round(image.height * width / height)))
+    h = min(image.height, max(1, round(image.width * height / width)))
+    left, top = (image.width - w) // 2, (image.height - h) // 2
+    return image.crop((left, top, left + w, top + h))
+
+
+def height_width(size: int | Sequence[int]) -> tuple[int, int]:
+    """A size as (height, width); one number means a square.
+
+    Raises:
+        ValueError: neither one number nor two.
+    """
+    sides = tuple(size) if isinstance(size, (list, tuple)) else (size, size)
+    if len(sides) != 2:
+        raise ValueError(f"a size is one number or (height, width), got {sides}")
+    return sides
+
+
+def save_png(
+    path: PathLike, image: Any, *, overwrite: bool = False, about: Mapping[str, Any] | None = None
+) -> None:
     """Writes a PNG file, making its folder where needed.
 
     Args:
         path: of the file.
         image: a Pillow image, or a uint8 array [H, W], [H, W, 1] or [H, W, 3].
         overwrite: replace an existing file.
+        about: JSON kept in the file, see `provenance.about`.
 
     Raises:
         FileExistsError: the file exists and `overwrite` is not set.
     """
     image = image if isinstance(image, Image.Image) else to_pil(image)
-    _write_new(path, lambda file: image.save(file, "PNG"), overwrite)
+    _write_new(path, lambda file: write_png(file, image, about), overwrite)
+
+
+def write_png(file: BinaryIO, image: Image.Image, about: Mapping[str, Any] | None = None) -> None:
+    """Writes a Pillow image as PNG, with a text that says what drew it, if that is given."""
+    info = PngInfo()
+    if about is not None:
+        info.add_text(TEXT, json.dumps(about), zip=True)
+    image.save(file, "PNG", pnginfo=info)
 
 
 def save_gif(
@@ -194,8 +241,7 @@ def save_gif(
 
 def _write_new(path: PathLike, write: Callable[[BinaryIO], Any], overwrite: bool) -> None:
     path = files.check_new(path, overwrite=overwrite)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files.replace(path, write, durable=False)
+    files.save(path, write)
 
 
 def _text_size(font: Any, text: str) -> tuple[int, int]:

@@ -35,7 +35,12 @@ class PairSource:
         image_shape: (H, W, C); images are float32, about -1..1.
         num_classes: 0 when there are no labels, and every label is 0.
         about: what drew the pairs, as `pairs.json` has it, without their count.
+        class_names: () here, the network that drew them has them.
+        note: "", nothing is left out.
     """
+
+    class_names: tuple[str, ...] = ()
+    note = ""
 
     def __init__(self, folder: Path, about: dict[str, Any], count: int):
         """Opens the shards of `count` pairs; `load` checks them."""

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ddim_jax.data.sources import Source
+from ddim_jax.keys import check_seed
 
 
 def batches(
@@ -36,7 +37,7 @@ def batches(
         source: from `load`, or anything with `len` and integer indexing that returns
             `{"image": uint8 [H, W, C], "label": int32}`; other entries are batched too.
         batch_size: global batch size B, over all processes.
-        seed: non-negative; fixes the order of the images and the flips.
+        seed: 0..2^32 - 1; fixes the order of the images and the flips.
         flip: mirror each image left to right with probability 1/2.
         start_step: index of the first batch, 0 or more.
         process_index: this process, `jax.process_index()`.
@@ -49,8 +50,8 @@ def batches(
         `get_state`, `set_state` and `close`.
 
     Raises:
-        ValueError: a count out of range, a `process_count` that does not divide `batch_size`, or an
-            empty source.
+        ValueError: a count or seed out of range, a `process_count` that does not divide
+            `batch_size`, or an empty source.
     """
     import grain  # a second to import, which sampling need not wait for
 
@@ -94,7 +95,6 @@ def _check(source, batch_size, seed, start_step, process_index, process_count) -
             f"batch_size must be a positive multiple of the {process_count} process(es), "
             f"got {batch_size}; use for example {below}"
         )
-    if seed < 0:
-        raise ValueError(f"seed must be 0 or more, got {seed}; use for example {-seed}")
+    check_seed(seed, seeds=2**32)
     if start_step < 0:
         raise ValueError(f"start_step must be 0 or more, got {start_step}; 0 is the first batch")

@@ -22,8 +22,10 @@ from typing import Any
 
 import numpy as np
 
+from ddim_jax import files
 from ddim_jax.data import digits, folders, noise_pairs, npz, tfds
-from ddim_jax.data.images import fit
+from ddim_jax.data.images import Size, fit, height_width
+from ddim_jax.names import check_range
 
 _FORMS = "digits, npz:PATH, folder:PATH, pairs:FOLDER, or the name of a TFDS dataset"
 
@@ -38,6 +40,8 @@ class Source:
         num_classes: labels are 0..num_classes - 1; 0 when there are none, and every label is 0.
         count: number of images.
         read: `read(i) -> (uint8 [H, W, C], label)` for 0 <= i < count; called by many threads.
+        class_names: in the order of the labels; () where they have none but their numbers.
+        note: what was left out, in words; "" for nothing.
     """
 
     name: str
@@ -45,6 +49,13 @@ class Source:
     num_classes: int
     count: int
     read: Callable[[int], tuple[np.ndarray, int]] = dataclasses.field(repr=False)
+    class_names: tuple[str, ...] = ()
+    note: str = ""
+
+    def __post_init__(self):
+        """Forgets names that are only the numbers of the classes."""
+        if self.class_names == tuple(map(str, range(self.num_classes))):
+            object.__setattr__(self, "class_names", ())
 
     def __len__(self) -> int:
         """Returns the number of images."""
@@ -62,9 +73,12 @@ def load(
     spec: str,
     split: str = "train",
     *,
-    image_size: int | None = None,
+    image_size: Size = None,
     channels: int | None = None,
     data_dir: str | None = None,
+    pad: bool = False,
+    skip_unreadable: bool = False,
+    checked: bool = True,
 ) -> Source | noise_pairs.PairSource:
     """Returns the source that a spec names.
 
@@ -72,10 +86,15 @@ def load(
         spec: "digits", "npz:PATH", "folder:PATH", "pairs:FOLDER" or a TFDS name (`cifar10`,
             `name/config:1.0.0`).
         split: "train", "test", ...; TFDS takes slices such as "train[:1000]".
-        image_size: crop to the central square and resize, antialiased, to this many pixels. If
-            not given, images keep their size, which must then be the same for all.
+        image_size: resize, antialiased, to a square of this many pixels, or to (height, width);
+            what sticks out is cropped away on both sides. If not given, images keep their size,
+            which must then be the same for all.
         channels: 1 for grey, 3 for RGB; if not given, folders are RGB and the rest is as stored.
         data_dir: where TFDS datasets are, `~/tensorflow_datasets` if not given.
+        pad: with image_size: crop nothing, put black bars beside the picture.
+        skip_unreadable: leave out files of a folder that cannot be read, and note it.
+        checked: False where only shape and classes are wanted: the files of a folder are not
+            checked, and a TFDS dataset need not be there.
 
     Raises:
         FileNotFoundError: a path does not exist.
@@ -83,34 +102,49 @@ def load(
     """
     if channels not in (None, 1, 3):
         raise ValueError(f"channels must be 1 (grey) or 3 (RGB), got {channels}; leave it out")
-    if image_size is not None and image_size < 1:
-        raise ValueError(f"image_size must be 1 or more pixels, got {image_size}; leave it out")
+    if image_size is not None:
+        for side in height_width(image_size):
+            check_range("image_size", side, "[1, 65536]", "leave it out", whole=True)
     kind, _, path = spec.partition(":")
     if spec == "digits":
-        return _of_arrays(spec, *digits.read(split), image_size, channels)
+        return _of_arrays(spec, *digits.read(split), image_size, channels, pad)
     if kind == "pairs":
         return noise_pairs.load(path)
     if kind == "npz":
         path = Path(path).expanduser()
-        return _of_arrays(f"npz:{path}", *npz.read(path, split), image_size, channels)
+        return _of_arrays(f"npz:{path}", *npz.read(path, split), image_size, channels, pad)
     if kind == "folder":
         path = Path(path).expanduser()
-        return Source(f"folder:{path}", *folders.open_folder(path, split, image_size, channels))
+        options = (image_size, channels, pad, skip_unreadable, checked)
+        return Source(f"folder:{path}", *folders.open_folder(path, split, *options))
+    if re.search(r"^[./~]|\.[a-z]{3,4}$", spec, re.I) and not Path(spec).expanduser().exists():
+        missing = files.missing_part(Path(spec).expanduser())
+        raise FileNotFoundError(
+            f"{spec} does not exist{missing}; data are {_FORMS}; PATH of a folder or an npz file"
+        )
     try:
-        return Source(spec, *tfds.open_dataset(spec, split, image_size, channels, data_dir))
+        if not checked:
+            shape, classes, names = tfds.describe(spec, image_size, channels, data_dir)
+            return Source(spec, shape, classes, 0, lambda index: None, names)
+        return Source(spec, *tfds.open_dataset(spec, split, image_size, channels, data_dir, pad))
     except tfds.UnknownDatasetError as error:
         raise ValueError(_unknown(spec, error)) from error
 
 
 def _of_arrays(
-    name: str, images: np.ndarray, labels: np.ndarray | None, size: int | None, channels: int | None
+    name: str,
+    images: np.ndarray,
+    labels: np.ndarray | None,
+    size: Size,
+    channels: int | None,
+    pad: bool,
 ) -> Source:
     """Returns a source over arrays in memory: uint8 [N, H, W, C] and integers [N], or None."""
 
     def read(index: int) -> tuple[np.ndarray, int]:
-        return fit(images[index], size, channels), 0 if labels is None else labels[index]
+        return fit(images[index], size, channels, pad), 0 if labels is None else labels[index]
 
-    shape = fit(images[0], size, channels).shape
+    shape = fit(images[0], size, channels, pad).shape
     classes = 0 if labels is None else int(labels.max()) + 1
     return Source(name, shape, classes, len(images), read)
 

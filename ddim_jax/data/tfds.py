@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ddim_jax.data.images import fit
+from ddim_jax.data.images import Size, fit, height_width
 from ddim_jax.names import few
 
 
@@ -16,48 +16,77 @@ class UnknownDatasetError(Exception):
 
 
 def open_dataset(
-    name: str, split: str, size: int | None, channels: int | None, data_dir: str | None
-) -> tuple[tuple[int, int, int], int, int, Callable[[int], tuple[np.ndarray, int]]]:
+    name: str,
+    split: str,
+    size: Size,
+    channels: int | None,
+    data_dir: str | None,
+    pad: bool = False,
+) -> tuple[tuple[int, int, int], int, int, Callable, tuple[str, ...]]:
     """Opens a prepared dataset with a feature 'image' and perhaps a class label 'label'.
 
     Args:
         name: `name`, `name/config` or `name/config:version`.
         split: as TFDS writes it, such as "train[:1000]".
-        size: crop and resize to this many pixels; None to keep the size.
+        size: resize to this many pixels, see `images.fit`; None to keep the size.
         channels: 1, 3, or None for those stored.
         data_dir: where datasets are; None for `~/tensorflow_datasets`.
+        pad: see `images.fit`.
 
     Returns:
-        image_shape, num_classes, count and read, the fields of a `Source`.
+        image_shape, num_classes, count, read and class_names, the fields of a `Source`.
 
     Raises:
         UnknownDatasetError: no such dataset.
         ValueError: not prepared, no such split, or images that cannot be used as they are.
     """
-    # Half a second that the other sources need not pay.
+    builder = _builder(name, data_dir)
+    _check_prepared(builder, name, split)
+    shape, classes, names = describe(name, size, channels, data_dir)
+    data = builder.as_data_source(split=split)
+
+    def read(index: int) -> tuple[np.ndarray, int]:
+        example = data[index]
+        return fit(example["image"], size, channels, pad), example["label"] if classes else 0
+
+    return shape, classes, len(data), read, names
+
+
+def describe(
+    name: str, size: Size, channels: int | None, data_dir: str | None
+) -> tuple[tuple[int, int, int], int, tuple[str, ...]]:
+    """What the images of a dataset are, which need not be prepared.
+
+    Returns:
+        image_shape, num_classes and class_names, as of `open_dataset`.
+
+    Raises:
+        UnknownDatasetError: no such dataset.
+        ValueError: images that cannot be used as they are.
+    """
     import tensorflow_datasets as tfds
 
-    try:
-        builder = tfds.builder(name, data_dir=data_dir)
-    except (ValueError, AssertionError, ImportError) as error:
-        raise UnknownDatasetError(str(error)) from error
-    _check_prepared(builder, name, split)
-    features = builder.info.features
+    features = _builder(name, data_dir).info.features
     if "image" not in features or features["image"].np_dtype != np.uint8:
         raise ValueError(
             f"TFDS dataset {name!r} needs a uint8 feature 'image', it has {few(features)}"
             " (others are not supported); write its images to a folder or an npz file"
         )
     shape = _image_shape(name, features["image"].shape, size, channels)
-    labelled = "label" in features and isinstance(features["label"], tfds.features.ClassLabel)
-    data = builder.as_data_source(split=split)
+    label = features["label"] if "label" in features else None
+    if not isinstance(label, tfds.features.ClassLabel):
+        return shape, 0, ()
+    return shape, label.num_classes, tuple(label.names)
 
-    def read(index: int) -> tuple[np.ndarray, int]:
-        example = data[index]
-        label = example["label"] if labelled else 0
-        return fit(example["image"], size, channels), label
 
-    return shape, features["label"].num_classes if labelled else 0, len(data), read
+def _builder(name: str, data_dir: str | None) -> Any:
+    # Half a second that the other sources need not pay.
+    import tensorflow_datasets as tfds
+
+    try:
+        return tfds.builder(name, data_dir=data_dir)
+    except (ValueError, AssertionError, ImportError) as error:
+        raise UnknownDatasetError(str(error)) from error
 
 
 def dataset_names() -> list[str]:
@@ -85,18 +114,19 @@ def _check_prepared(builder: Any, name: str, split: str) -> None:
 
 
 def _image_shape(
-    name: str, stored: Sequence[int | None], size: int | None, channels: int | None
+    name: str, stored: Sequence[int | None], size: Size, channels: int | None
 ) -> tuple[int, int, int]:
-    height, width = (size, size) if size else stored[:2]
+    height, width = height_width(size) if size else stored[:2]
     if not height or not width:
         raise ValueError(
             f"images of TFDS dataset {name!r} have shape {tuple(stored)}, no fixed size, one "
-            "batch needs one size; give image_size to crop and resize them"
+            "batch needs one size; resize them (training: config.data.resize, "
+            "editing: --resize, Python: image_size)"
         )
     channels = channels or stored[2]
     if channels not in (1, 3):
         raise ValueError(
             f"images of TFDS dataset {name!r} have {channels} channels, it must be 1 or 3; "
-            "give channels=1 or channels=3"
+            "set config.data.channels (channels in Python) to 1 or 3"
         )
     return height, width, channels

@@ -4,12 +4,13 @@
 """
 
 import argparse
+import json
+from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
-from ddim_jax import checkpoints, files, sampling
+from ddim_jax import checkpoints, files, keys, provenance
 from ddim_jax.editing import latents, pictures
 from ddim_jax.editing.editor import Editor, squared_error
 from ddim_jax.editing.inversion import RoundTrip, round_trip
@@ -49,8 +50,8 @@ def _round_trip(model: Model, args: argparse.Namespace, steps: int | None = None
 
 def _noise(model: Model, args: argparse.Namespace, index: Any) -> Array:
     """The noises of `--seed` at these places, as `sample.py` starts from them."""
-    keys = sampling.sample_keys(args.seed, np.asarray(index))
-    return np.asarray(sampling.initial_noise(keys, model.sample_shape))
+    of_samples = keys.sample_keys(args.seed, np.asarray(index))
+    return np.asarray(keys.initial_noise(of_samples, model.sample_shape))
 
 
 def invert(model: Model, args: argparse.Namespace) -> None:
@@ -74,7 +75,9 @@ def invert(model: Model, args: argparse.Namespace) -> None:
         table.append(numbers)
         print(pictures.summary(numbers), flush=True)
     if args.latents:
-        np.savez(args.latents, latents=state.evaluate, base=state.base, steps=args.steps[-1])
+        arrays = {"latents": state.evaluate, "base": state.base, "steps": args.steps[-1]}
+        arrays |= {provenance.NPZ: json.dumps(pictures.about_edit(model, args))}
+        files.save(Path(args.latents), lambda file: np.savez(file, **arrays))
     if len(table) > 1:
         _plot_errors(args, table)
     write(model, args, rows, {"method": args.method, "images": len(x), "table": table})
@@ -171,7 +174,7 @@ def _add_direction(model: Model, args: argparse.Namespace, toward: Array, away: 
     else:
         direction = latents.mean_direction(ends[positive], ends[~positive])
     if args.random:
-        direction = latents.random_direction(jax.random.key(args.seed), direction)
+        direction = latents.random_direction(keys.key(args.seed), direction)
     start, rows = editor.invert(trip, x).state.evaluate, {"image": x}
     for strength in args.strength:
         moved = latents.add(start, direction, strength)

@@ -54,7 +54,7 @@ def _operator(
 
     makers = {
         "mask": restoration.masking,
-        "average": lambda: restoration.average(int(number(2))),
+        "average": lambda: restoration.average(number(2)),
         "blur": lambda: restoration.blur(number(1.5)),
         "grey": restoration.grey,
     }

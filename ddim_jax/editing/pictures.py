@@ -2,16 +2,19 @@
 
 import argparse
 import itertools
+import json
+import shlex
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ddim_jax import data, files
+from ddim_jax import data, files, provenance
 from ddim_jax.data import folders
 from ddim_jax.evaluation.features import read_images
 from ddim_jax.model import Model
+from ddim_jax.names import check_number, parse_value
 
 Array = np.ndarray
 MASKS = ("left", "right", "top", "bottom", "center", "random:SHARE")
@@ -103,6 +106,7 @@ def read_mask(args: argparse.Namespace, shape: tuple[int, ...]) -> Array:
         mask = _mask_of_file(Path(args.mask), height, width)
     elif name == "random":
         share = number(share, 0.5, "--mask=random:SHARE")
+        check_number("the share of --mask=random:SHARE", share, 0, 1)
         mask = np.random.default_rng(args.seed).random((height, width)) > share
     else:
         mask = _mask_of_name(args.mask, height, width)
@@ -133,11 +137,13 @@ def _mask_of_name(name: str, height: int, width: int) -> Array:
 
 
 def number(text: str, default: float, what: str) -> float:
-    """Returns the number that a text holds, or the default of an empty one."""
+    """Returns the finite number that a text holds, or the default of an empty one."""
+    value = parse_value(text) if text else default
     try:
-        return float(text or default)
+        check_number(what, value)
     except ValueError:
         raise ValueError(f"{what} needs a number like {default:g}, got {text!r}") from None
+    return value
 
 
 def folder_of(args: argparse.Namespace) -> Path:
@@ -172,11 +178,26 @@ def write(
         tiles = np.concatenate([row[:most] for row in pictures.values()])
         names = [text for name in pictures for text in (name, *[""] * (most - 1))]
         labels = None if columns else names
-        data.save_grid(out, tiles, labels, columns=most, overwrite=args.overwrite)
+        about = about_edit(model, args)
+        data.save_grid(out, tiles, labels, columns=most, overwrite=args.overwrite, about=about)
     if args.save:
-        np.savez(args.save, images=list(pictures.values())[-1])
+        images = list(pictures.values())[-1]
+        arrays = {"images": images, provenance.NPZ: json.dumps(about_edit(model, args))}
+        files.save(Path(args.save), lambda file: np.savez(file, **arrays))
     files.write_json(out.with_suffix(".json"), numbers | {"seconds": time.time() - args.began})
     print(f"{out}: {summary(numbers)}")
+
+
+def about_edit(model: Model, args: argparse.Namespace) -> dict[str, Any]:
+    """What made an edited picture, for its file: the command and the model."""
+    command = ["python -m ddim_jax edit", args.command]
+    for name, value in vars(args).items():
+        unset = value is None or value is False or value == []
+        if name not in ("command", "work", "began") and not unset:
+            text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+            flag = "method" if name == "restoration" else name
+            command.append(f"--{flag}" if value is True else shlex.quote(f"--{flag}={text}"))
+    return provenance.maker(model) | {"command": " ".join(command)}
 
 
 def summary(numbers: dict[str, Any]) -> str:

@@ -24,6 +24,7 @@ import numpy as np
 
 from ddim_jax.denoisers import Denoiser
 from ddim_jax.keys import normal
+from ddim_jax.names import check_number
 from ddim_jax.predictions import Prediction, expand
 from ddim_jax.sampling import Task
 from ddim_jax.schedules import NoiseLevel, Schedule
@@ -61,8 +62,8 @@ def average(factor: int) -> Operator:
     Raises:
         ValueError: a factor below 2; (of the maps) an image that it does not divide.
     """
-    if factor < 2:
-        raise ValueError(f"factor must be at least 2, got {factor}")
+    check_number("factor", factor, 2, 4096, whole=True)
+    factor = int(factor)
 
     def forward(x, mask=None):
         batch, height, width, channels = x.shape
@@ -93,8 +94,7 @@ def blur(std: float, floor: float = 0.02) -> Operator:
     Raises:
         ValueError: a width that is not positive.
     """
-    if std <= 0:
-        raise ValueError(f"std must be positive, got {std}; 1.5 is usual")
+    check_number("std", std, 0, above=True, usual="1.5 is usual")
 
     def filtered(x, power):
         rows, columns = np.fft.fftfreq(x.shape[1])[:, None], np.fft.rfftfreq(x.shape[2])

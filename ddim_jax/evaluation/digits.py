@@ -112,7 +112,7 @@ def train(images: np.ndarray, labels: np.ndarray, *, epochs: int, seed: int = 0)
 
 def main(argv: list[str] | None = None) -> None:
     """Trains the classifier and writes it with its reference statistics."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser = command_line.Parser(description=main.__doc__)
     parser.add_argument("--data", default="mnist", help="npz:PATH with train and test, or mnist")
     parser.add_argument("--out", default="digit_classifier.npz", help="must not exist")
     parser.add_argument("--epochs", type=int, default=15)

@@ -19,7 +19,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from ddim_jax import files
+from ddim_jax import command_line, files
 from ddim_jax.evaluation.features import FeatureNetwork, Features
 from ddim_jax.evaluation.inception_network import SIZE, Inception, preprocess
 
@@ -150,20 +150,23 @@ def convert(
     target, suffixes = Path(target).expanduser(), (".safetensors",)
     files.check_new(target, what="the file to write", suffixes=suffixes, overwrite=None)
     tensors, sha256 = _read(Path(source).expanduser(), sha256_prefix)
-    target.write_bytes(safetensors.numpy.save(tensors, {"source_sha256": sha256}))
+    content = safetensors.numpy.save(tensors, {"source_sha256": sha256})
+    files.replace(target, lambda file: file.write(content))
     return sha256
 
 
 def main(argv: list[str] | None = None) -> None:
     """Converts the weights of the FID network from .pth to .safetensors; needs torch."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser = command_line.Parser(description=main.__doc__)
     parser.add_argument("source", metavar="IN.pth", help=GET.removeprefix("get "))
     parser.add_argument("target", metavar="OUT.safetensors", help="to write; must not exist")
     args = parser.parse_args(argv)
-    try:
-        sha256 = convert(args.source, args.target)
-    except (ValueError, OSError) as error:
-        parser.exit(1, f"{parser.prog}: {error}\n")
+    command_line.run("inception", lambda: run(args))
+
+
+def run(args: argparse.Namespace) -> None:
+    """Converts and says so."""
+    sha256 = convert(args.source, args.target)
     print(f"{args.target}: weights with SHA-256 {sha256}")
 
 

@@ -33,7 +33,7 @@ from ddim_jax import checkpoints, command_line, data, files
 from ddim_jax.adaptive_sampling import Tolerance, noisy_end
 from ddim_jax.batch_loop import Generator
 from ddim_jax.evaluation import bound, density, features, scores
-from ddim_jax.keys import sample_keys
+from ddim_jax.keys import check_seed, sample_keys
 from ddim_jax.model import Model
 from ddim_jax.recipe import make_times
 
@@ -59,6 +59,7 @@ def read(model: Model, args: argparse.Namespace) -> Images:
     """Reads a random choice of images that fit the model, the same for the same seed."""
     image_shape, resize = model.sample_shape, model.config.data.get("resize")
     size = {"image_size": resize, "channels": image_shape[-1]} if resize else {}
+    size |= {"pad": model.config.data.get("pad", False)} if resize else {}
     source = data.load(args.data, args.split, **size)
     if source.image_shape != image_shape:
         raise ValueError(
@@ -194,7 +195,7 @@ def measure(
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Reads the command line and checks it as far as it can be without a model."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_line.Parser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--checkpoint", default="digits", help="as of sample.py")
     add("--data", default="digits", help="digits, npz:PATH, folder:PATH, TFDS name")
@@ -218,10 +219,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
                 setattr(args, name, value)
             elif method != args.method and getattr(args, name) is not None:
                 raise ValueError(f"--{name} belongs to --method={method}, got {args.method}")
-    for name, least in {"num_images": 2, "batch_size": 1, "probes": 1, "seed": 0}.items():
+    for name, least in {"num_images": 2, "batch_size": 1, "probes": 1}.items():
         value = getattr(args, name)
         if value is not None and value < least:
             raise ValueError(f"--{name} must be at least {least}, got {value}")
+    check_seed(args.seed, "--seed")
     files.check_new(args.out, what="--out", suffixes=(".json",), overwrite=args.overwrite)
     return args
 

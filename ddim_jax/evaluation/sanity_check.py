@@ -59,7 +59,7 @@ def altered(
 
 def main(argv: list[str] | None = None) -> None:
     """Prints the metrics of every set as a markdown table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_line.Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="digits", help="real images, as data.load takes them")
     parser.add_argument("--split", default="train")
     parser.add_argument("--features", default="digits", help=feature_networks.NAMES)

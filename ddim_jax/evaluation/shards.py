@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from ddim_jax import files
+from ddim_jax import files, provenance
 from ddim_jax.batch_loop import Generator
 from ddim_jax.evaluation import features
 from ddim_jax.evaluation.features import FeatureNetwork, Features
@@ -121,12 +121,15 @@ class Shards:
         shards = [range(first, min(first + SHARD, num_samples)) for first in starts]
         return [places for places in shards if self._length(places.start) < len(places)]
 
-    def write(self, first: int, images: np.ndarray, *, seconds: float, **sizes: int) -> None:
+    def write(
+        self, first: int, images: np.ndarray, *, seconds: float, about: Any = None, **sizes: int
+    ) -> None:
         """Writes the shard that begins with sample `first`; sizes in bytes as of `Samples`."""
-        if not (about := self.folder / "cell.json").exists():
+        if not (path := self.folder / "cell.json").exists():
             self.folder.mkdir(parents=True, exist_ok=True)
-            files.write_json(about, self.identity)
+            files.write_json(path, self.identity)
         arrays = {"images": images} | NUMBERS | {"seconds": seconds} | sizes
+        arrays |= {provenance.NPZ: json.dumps(about)}
         files.replace(self._path(first), lambda file: np.savez_compressed(file, **arrays))
 
     def read(self, num_samples: int) -> Samples:
@@ -207,6 +210,9 @@ def draw(
             places.start,
             np.concatenate(images),
             seconds=generator.seconds - before,
+            about=provenance.about(
+                model, recipe, seed=seed, index=index, labels=own, batch_size=batch_size
+            ),
             process_bytes=peak_bytes(),
             program_bytes=memory_bytes(generator.program),
         )

@@ -62,7 +62,7 @@ def measure(model: Model, steps: int, count: int, seed: int = 0) -> np.ndarray:
 
 def main(argv: list[str] | None = None) -> None:
     """Prints the mean over paths, and its standard error."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_line.Parser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", required=True, help="training workdir or file")
     parser.add_argument("--steps", type=int, default=32, help="of Euler")
     parser.add_argument("--num_samples", type=int, default=64, help="paths")
@@ -73,6 +73,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Measures and prints."""
+    keys.check_seed(args.seed, "--seed")
     values = measure(checkpoints.load(args.checkpoint), args.steps, args.num_samples, args.seed)
     error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
     print(f"straightness {values.mean():.4g} +- {error:.2g}, {args.steps} steps")

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ddim_jax import checkpoints, command_line
+from ddim_jax import checkpoints, command_line, files, interrupts, keys
 from ddim_jax.evaluation import feature_networks, metrics, scores
 from ddim_jax.model import Model
 from ddim_jax.strides import learned
@@ -153,7 +153,7 @@ def _name(lam: list[float]) -> str:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Reads the command line and checks it as far as it can be without a model."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_line.Parser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--checkpoint", default="digits", help="as of sample.py")
     add("--solver", help="default the checkpoint's own")
@@ -174,6 +174,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     if not all(n.isdigit() and int(n) > 1 for n in steps):
         raise ValueError(f"--steps must be numbers from 2 on, like 2,4, got {args.steps}")
     args.steps = [int(n) for n in steps]
+    keys.check_seed(args.seed, "--seed")
     if args.trials < 2:
         raise ValueError(f"--trials must be at least 2, got {args.trials}")
     return args
@@ -185,12 +186,12 @@ def run(args: argparse.Namespace) -> None:
     solver = args.solver or model.recipe.solver
     paths = {n: Path(args.out) / f"{model.name}-{solver}-{n}.json" for n in args.steps}
     for path in paths.values():
-        if path.exists() and not args.overwrite:
-            raise FileExistsError(f"{path} exists; choose another --out, or pass --overwrite")
+        files.check_new(path, what="--out:", overwrite=args.overwrite)
     objective = FrechetObjective(model, args)
     for steps, path in paths.items():
         stride = learn(model, objective, steps, args)
         learned.save(path, stride, args.overwrite)
+        interrupts.keeping(f"{path} and those before it are kept")
         print(f"{path}: the best of {len(stride.scores)}")
 
 

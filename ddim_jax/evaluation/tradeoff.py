@@ -31,7 +31,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from ddim_jax import checkpoints, command_line, parallel
+from ddim_jax import checkpoints, command_line, files, interrupts, keys, parallel
 from ddim_jax.batch_loop import Generator
 from ddim_jax.denoisers import CLIPS
 from ddim_jax.evaluation import feature_networks, metrics, plots, results, scores, shards, sweep
@@ -94,6 +94,7 @@ def measure(cell: PlannedCell, evaluator: Evaluator, args: argparse.Namespace) -
 def run(args: argparse.Namespace) -> None:
     """Plans, draws, measures and plots."""
     start, folder = time.perf_counter(), Path(args.workdir)
+    files.check_folder(folder, f"--workdir {folder}")
     base, model = folder / args.name, checkpoints.load(args.checkpoint)
     args.clip = args.clip or model.recipe.clip
     network = feature_networks.load(args.features)
@@ -133,6 +134,7 @@ def draw_and_measure(
     about: dict[str, Any], cells: list[PlannedCell], evaluator: Evaluator, args: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """Draws what is missing of each cell, measures it, and writes the records so far."""
+    interrupts.keeping("what is drawn is kept; the same command continues from here")
     records, total = [], sum(cell.missing * cell.passes for cell in cells)
     with tqdm(total=total, unit="pass", unit_scale=True, disable=not total) as bar:
         for cell in cells:
@@ -165,12 +167,15 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         raise ValueError("--preset=paper has its own solvers; give neither --solver nor --nfe")
     if args.preset and max(len(args.stride), len(args.guidance_scale)) > 1:
         raise ValueError("--preset=paper is one table: give one --stride and one --guidance_scale")
+    if not args.name or Path(args.name).name != args.name:
+        raise ValueError(f"--name must be a name without folders, got {args.name!r}")
+    keys.check_seed(args.seed, "--seed")
     parallel.check_batch(args.batch_size, jax.local_device_count())
     return args
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def _parser() -> command_line.Parser:
+    parser = command_line.Parser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--checkpoint", default="digits", help="as of sample.py")
     add(
@@ -217,10 +222,7 @@ def _list(kind: type):
 
 def main(argv: list[str] | None = None) -> None:
     """Runs a sweep from the command line."""
-    try:
-        command_line.run("tradeoff", lambda: run(parse(argv)))
-    except KeyboardInterrupt:
-        sys.exit("stopped; the same command continues from here")
+    command_line.run("tradeoff", lambda: run(parse(argv)))
 
 
 if __name__ == "__main__":

@@ -40,6 +40,7 @@ from ddim_jax.losses.loss import (
     split,
 )
 from ddim_jax.losses.weightings import Weighting
+from ddim_jax.names import check_range
 from ddim_jax.predictions import expand
 from ddim_jax.schedules import NoiseLevel, Schedule
 
@@ -90,6 +91,8 @@ def consistency(
     check_dropout(label_dropout)
     check_guidance(guidance, net.null)
     _check(distance, huber, weight)
+    if target_decay is not None and not callable(target_decay):
+        check_range("config.loss.target_decay", target_decay, "[0, 1)", "0.95 is usual")
     if guidance is not None and not distil:
         raise ValueError(
             "config.loss.guidance is what a teacher was told: set config.loss.distil=True"
@@ -155,10 +158,9 @@ def _check(distance, huber, weight) -> None:
             f"config.loss.distance must be one of {', '.join(DISTANCES)}, lpips:FILE or "
             f"lpips_average:FILE, got {distance!r}"
         )
-    if huber is not None and huber < 0:
-        raise ValueError(
-            f"config.loss.huber must be at least 0, got {huber}; 0.00054 sqrt(dimensions) is iCT's"
-        )
+    if huber is not None:
+        hint = "0.00054 sqrt(dimensions) is iCT's"
+        check_range("config.loss.huber", huber, "[0, inf)", hint)
     if not callable(weight) and weight not in WEIGHTS:
         raise ValueError(
             f"config.loss.weight must be one of {', '.join(WEIGHTS)}, or a weighting such as "

@@ -29,6 +29,7 @@ from ddim_jax.losses.loss import (
     normal_like,
     split,
 )
+from ddim_jax.names import check_range
 from ddim_jax.predictions import expand
 
 Array = Any
@@ -65,6 +66,11 @@ def continuous_consistency(
             the clean end.
     """
     check_dropout(label_dropout)
+    check_range("config.loss.sigma_data", sigma_data, "(0, inf)", "0.5 is usual")
+    check_range("config.loss.mean", mean)
+    check_range("config.loss.std", std, "[0, inf)")
+    check_range("config.loss.warmup_steps", warmup_steps, "[0, inf)", whole=True)
+    check_range("config.loss.tangent_floor", tangent_floor, "(0, inf)", "0.1 is usual")
     check_boundary(net, 0.0)
     teacher = teacher or net
 

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ddim_jax.names import check_range
+
 Array = Any
 
 
@@ -36,10 +38,8 @@ Points = Callable[[Array], Array]
 
 def constant(points: int = 18) -> Points:
     """A constant number; 18 for CIFAR-10, 40 otherwise. Source: Song et al. 2023, appendix C."""
-    if points < 2:
-        raise ValueError(
-            f"config.loss.pairs.points must be at least 2, got {points}; CIFAR-10 used 18"
-        )
+    name = "config.loss.pairs.points"
+    check_range(name, points, "[2, inf)", "CIFAR-10 used 18", whole=True)
     return lambda step: jnp.float32(points)
 
 
@@ -72,10 +72,14 @@ def adaptive_decay(points: Points, start: int = 2, initial: float = 0.9) -> Call
 
     Source: Song et al. 2023, appendix C.
     """
+    check_range("config.loss.target_decay.start", start, "[1, inf)", whole=True)
+    check_range("config.loss.target_decay.initial", initial, "(0, 1]", "0.9 is usual")
     return lambda step: jnp.exp(start * np.log(initial) / (points(step) - 1))
 
 
 def _check_growth(total_steps, start, end):
+    for name, value in (("total_steps", total_steps), ("start", start), ("end", end)):
+        check_range(f"config.loss.pairs.points.{name}", value, whole=True)
     if total_steps < 1 or not 0 < start <= end:
         raise ValueError(
             "config.loss.pairs.points needs total_steps >= 1 and 0 < start <= end, got "
@@ -112,6 +116,11 @@ def grid(
     Raises:
         ValueError: not 0 <= sigma_min < sigma_max.
     """
+    for name, value in (("sigma_min", sigma_min), ("sigma_max", sigma_max)):
+        check_range(f"config.loss.pairs.{name}", value)
+    check_range("config.loss.pairs.rho", rho, "(0, inf)", "7 is usual")
+    for value, within in zip(log_normal or (), ("(-inf, inf)", "(0, inf)"), strict=False):
+        check_range("config.loss.pairs.log_normal's mean or std", value, within)
     if not 0 <= sigma_min < sigma_max:
         raise ValueError(
             f"config.loss.pairs needs 0 <= sigma_min < sigma_max, got {sigma_min} and {sigma_max}"
@@ -170,8 +179,14 @@ def shrinking(
 
     Source: Geng et al. 2024, section 3.2 and the authors' code.
     """
-    if every < 1 or base <= 1:
-        raise ValueError(f"config.loss.pairs needs every >= 1 and base > 1, got {every} and {base}")
+    check_range("config.loss.pairs.every", every, "[1, inf)", whole=True)
+    check_range("config.loss.pairs.base", base, "(1, inf)")
+    check_range("config.loss.pairs.slope", slope, "[0, inf)")
+    check_range("config.loss.pairs.rate", rate)
+    check_range("config.loss.pairs.mean", mean)
+    check_range("config.loss.pairs.std", std, "[0, inf)")
+    if sigma_max != np.inf:
+        check_range("config.loss.pairs.sigma_max", sigma_max, "(0, inf)")
 
     def sample(keys, step):
         high = jnp.exp(mean + std * jax.vmap(jax.random.normal)(keys))

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from ddim_jax.inputs import drop
 from ddim_jax.losses.weightings import Weighting
+from ddim_jax.names import check_range
 from ddim_jax.predictions import Parameterization, Prediction, expand, predict, target
 from ddim_jax.schedules import NoiseLevel, Schedule
 
@@ -143,10 +144,7 @@ def conditions_with_scale(
 
 def check_dropout(label_dropout: float) -> None:
     """Raises ValueError unless label_dropout is a probability."""
-    if not 0 <= label_dropout <= 1:
-        raise ValueError(
-            f"config.loss.label_dropout must be in [0, 1], got {label_dropout}; 0.1 is usual"
-        )
+    check_range("config.loss.label_dropout", label_dropout, "[0, 1]", "0.1 is usual")
 
 
 def check_guidance(guidance: tuple | None, null: Mapping[str, Any]) -> None:
@@ -158,7 +156,13 @@ def check_guidance(guidance: tuple | None, null: Mapping[str, Any]) -> None:
             f"config.loss.guidance={tuple(guidance)} needs a class-conditional network; set "
             "config.model.num_classes, or leave it out"
         )
-    if len(guidance) != 2 or not guidance[0] <= guidance[1]:
+    if not isinstance(guidance, (list, tuple)) or len(guidance) != 2:
+        raise ValueError(
+            f"config.loss.guidance must be (low, high), got {guidance}; (1, 5) is usual"
+        )
+    for end in guidance:
+        check_range("an end of config.loss.guidance", end)
+    if guidance[0] > guidance[1]:
         raise ValueError(
             f"config.loss.guidance must be (low, high), got {guidance}; (1, 5) is usual"
         )

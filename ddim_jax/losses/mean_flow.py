@@ -26,6 +26,7 @@ from ddim_jax.losses.loss import (
     normal_like,
     split,
 )
+from ddim_jax.names import check_range
 from ddim_jax.predictions import expand
 from ddim_jax.schedules import NoiseLevel
 
@@ -65,8 +66,13 @@ def mean_flow(
     """
     check_dropout(label_dropout)
     check_flow(net, "mean_flow")
-    if not 0 <= same <= 1:
-        raise ValueError(f"config.loss.same must be in [0, 1], got {same}; 0.75 is the paper's")
+    check_range("config.loss.mean", mean)
+    check_range("config.loss.std", std, "[0, inf)")
+    check_range("config.loss.same", same, "[0, 1]", "0.75 is the paper's")
+    check_range("config.loss.power", power, "[0, inf)")
+    check_range("config.loss.floor", floor, "(0, inf)", "0.01 is usual")
+    check_range("config.loss.omega", omega)
+    check_range("config.loss.kappa", kappa, "(-inf, 1)", "its guidance is omega / (1 - kappa)")
     guided = omega != 1 or kappa != 0
     if guided:
         options = f"config.loss.omega={omega} and config.loss.kappa={kappa} need"

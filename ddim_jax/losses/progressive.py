@@ -35,6 +35,7 @@ from ddim_jax.losses.loss import (
     split,
 )
 from ddim_jax.losses.weightings import TRUNCATED_SNR, Weighting
+from ddim_jax.names import check_range
 from ddim_jax.predictions import Parameterization, Prediction, expand
 from ddim_jax.schedules import NoiseLevel, Schedule
 from ddim_jax.strides import uniform as uniform_stride
@@ -107,10 +108,8 @@ def _rows(levels: NoiseLevel, index) -> NoiseLevel:
 
 def _grid(schedule: Schedule, steps: int, stride: Callable) -> tuple[NoiseLevel, np.ndarray]:
     """The teacher's levels [2 N + 1] and the student's w [N], float64."""
-    if steps < 1:
-        raise ValueError(
-            f"config.loss.steps must be at least 1, got {steps}; it counts the student's steps"
-        )
+    hint = "it counts the student's steps"
+    check_range("config.loss.steps", steps, "[1, inf)", hint, whole=True)
     times = stride(schedule, 2 * steps)
     if not np.allclose(times[::2], stride(schedule, steps), rtol=0, atol=1e-9):
         raise ValueError(

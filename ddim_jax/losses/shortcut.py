@@ -31,6 +31,7 @@ from ddim_jax.losses.loss import (
     normal_like,
     split,
 )
+from ddim_jax.names import check_range
 from ddim_jax.predictions import expand
 
 Array = Any
@@ -63,6 +64,11 @@ def shortcut(
             probability out of range, guidance of a network whose inputs are never dropped.
     """
     check_dropout(label_dropout)
+    check_range("config.loss.finest", finest, whole=True)
+    check_range("config.loss.every", every, "[1, inf)", "8 is usual", whole=True)
+    check_range("config.loss.limit", limit, "(0, inf)", "4 is usual")
+    check_range("config.loss.target_decay", target_decay, "[0, 1)", "0.999 is usual")
+    check_range("config.loss.guidance_scale", guidance_scale, hint="1 is none")
     check_flow(net, "shortcut")
     levels = _doublings(finest)
     guided = guidance_scale != 1

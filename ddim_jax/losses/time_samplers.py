@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ddim_jax.names import check_range
 from ddim_jax.schedules import Schedule
 from ddim_jax.strides import uniform as uniform_stride
 
@@ -36,6 +37,7 @@ def uniform(schedule: Schedule) -> TimeSampler:
 
 def log_normal(schedule: Schedule, mean: float = -1.2, std: float = 1.2) -> TimeSampler:
     """`log(sigma / alpha) ~ N(mean, std^2)`. Source: Karras et al. 2022, table 1."""
+    _check_normal(mean, std)
 
     def sample(keys: Array) -> Array:
         lam = -(mean + std * jax.vmap(jax.random.normal)(keys))
@@ -47,6 +49,7 @@ def log_normal(schedule: Schedule, mean: float = -1.2, std: float = 1.2) -> Time
 def logit_normal(schedule: Schedule, mean: float = 0.0, std: float = 1.0) -> TimeSampler:
     """`t = sigmoid(N(mean, std^2))`, for [0, 1] clocks. Source: Esser et al. 2024, eq. 19."""
     _check_unit_clock(schedule, "logit_normal")
+    _check_normal(mean, std)
 
     def sample(keys: Array) -> Array:
         t = jax.nn.sigmoid(mean + std * jax.vmap(jax.random.normal)(keys))
@@ -61,8 +64,7 @@ def u_shaped(schedule: Schedule, rate: float = 4.0) -> TimeSampler:
     After Lee et al. 2024, section 4.2 (a symmetric form of their density).
     """
     _check_unit_clock(schedule, "u_shaped")
-    if rate <= 0:
-        raise ValueError(f"config.loss.times.rate must be positive, got {rate}; 4 is usual")
+    check_range("config.loss.times.rate", rate, "(0, inf)", "4 is usual")
 
     def sample(keys: Array) -> Array:
         side, u = (jax.vmap(lambda key: jax.random.uniform(key, (2,)))(keys)).T
@@ -77,6 +79,7 @@ def nodes(schedule: Schedule, steps: int = 1) -> TimeSampler:
 
     Source: Liu et al. 2022, section 3.2 (distillation of a rectified flow to k steps).
     """
+    check_range("config.loss.times.steps", steps, "[1, inf)", whole=True)
     times = uniform_stride(schedule, steps)[:-1]
 
     def sample(keys: Array) -> Array:
@@ -84,6 +87,11 @@ def nodes(schedule: Schedule, steps: int = 1) -> TimeSampler:
         return jnp.asarray(times, jnp.float32)[index]
 
     return sample
+
+
+def _check_normal(mean: float, std: float) -> None:
+    check_range("config.loss.times.mean", mean)
+    check_range("config.loss.times.std", std, "[0, inf)")
 
 
 def _check_unit_clock(schedule: Schedule, name: str) -> None:

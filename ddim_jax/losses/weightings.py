@@ -12,6 +12,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from ddim_jax.names import check_range
+
 Array = Any
 Weighting = Callable[[Array], Array]
 """lam = log(alpha / sigma) [B] -> weight on the squared error of x0 [B]."""
@@ -32,11 +34,13 @@ def snr_plus_one() -> Weighting:
 
 def min_snr(gamma: float = 5.0) -> Weighting:
     """min(SNR, gamma). Source: Hang et al. 2023, section 3.4."""
+    check_range("config.loss.weighting.gamma", gamma, "(0, inf)", "5 is usual")
     return lambda lam: jnp.minimum(jnp.exp(2 * lam), gamma)
 
 
 def edm(sigma_data: float = 0.5) -> Weighting:
     """`SNR + 1 / sigma_data^2`: EDM's `(s^2 + sd^2) / (s sd)^2`, the squared error in its F."""
+    check_range("config.loss.weighting.sigma_data", sigma_data, "(0, inf)", "0.5 is usual")
     return lambda lam: jnp.exp(2 * lam) + 1 / sigma_data**2
 
 

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from ddim_jax.inputs import Input
+from ddim_jax.names import check_range
 from ddim_jax.networks.blocks import AttentionBlock, ResBlock
 from ddim_jax.networks.layers import (
     PADDINGS,
@@ -60,7 +61,8 @@ def check_inputs(net, x, t, inputs, dropout_keys):
     if height % factor or width % factor:
         raise ValueError(
             f"height and width must be divisible by {factor} = patch_size {net.patch_size} * 2 ** "
-            f"({levels} levels - 1), got {height} x {width}; pad the images or use fewer levels"
+            f"({levels} levels - 1), got {height} x {width}; resize the images "
+            f"(config.data.resize={max(1, round(height / factor)) * factor}) or use fewer levels"
         )
     if dropout_keys is not None and dropout_keys.shape[:1] != (batch,):
         raise ValueError(
@@ -88,10 +90,20 @@ def check_options(net):
     for name, values in (known | {"down_padding": tuple(PADDINGS)}).items():
         if getattr(net, name) not in values:
             raise ValueError(f"{name} must be one of {values}, got {getattr(net, name)!r}")
+    least = {"out_channels": 1, "num_blocks": 0, "num_heads": 1, "num_classes": 0}
+    least |= {"patch_size": 1, "group_channels": 1, "channels": 0}
+    least |= {"head_channels": 1} if net.head_channels is not None else {}
+    for name, low in least.items():
+        check_range(f"config.model.{name}", getattr(net, name), f"[{low}, inf)", whole=True)
+    for name in ("time_scale", "norm_eps"):
+        check_range(f"config.model.{name}", getattr(net, name), "(0, inf)")
+    if not net.channel_mults:
+        raise ValueError("config.model.channel_mults must have an entry for each level, got none")
+    for mult in net.channel_mults:
+        check_range("an entry of config.model.channel_mults", mult, "(0, inf)")
+    check_range("dropout", net.dropout, "[0, 1)", "DDPM used 0.1")
     if net.channels % 2 or net.channels < 4:
         raise ValueError(f"channels must be even and at least 4, got {net.channels}")
-    if not 0 <= net.dropout < 1:
-        raise ValueError(f"dropout must be in [0, 1), got {net.dropout}; DDPM used 0.1")
 
 
 class UNet(nn.Module):

@@ -32,8 +32,10 @@ def analytical_first_step(solver: Solver, data_std: float = 0.5) -> Solver:
         ValueError: data_std is not positive; when a table is made: the solver draws noise, uses
             the second point itself, or the stride has one step only.
     """
-    if not data_std > 0:
-        raise ValueError(f"data_std must be positive, got {data_std}; images have about 0.5")
+    if not 0 < data_std < np.inf:
+        raise ValueError(
+            f"data_std must be positive and finite, got {data_std}; images have about 0.5"
+        )
 
     def spared(schedule: Schedule, times: np.ndarray) -> SolverTable:
         table = solver.make_table(schedule, times)

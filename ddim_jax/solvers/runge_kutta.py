@@ -226,7 +226,7 @@ def heun_churn(
 
     Source: Karras et al. 2022, algorithm 2 and table 5.
     """
-    if churn < 0 or s_noise < 0 or not 0 <= s_min <= s_max:
+    if not (churn >= 0 and 0 <= s_noise < np.inf and 0 <= s_min <= s_max):
         raise ValueError(
             "need churn >= 0, s_noise >= 0 and 0 <= s_min <= s_max, got "
             f"{churn}, {s_noise}, {s_min}, {s_max}; churn=0 is deterministic Heun"

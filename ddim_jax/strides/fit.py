@@ -22,7 +22,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from ddim_jax import checkpoints, command_line, files, parallel, sampling
+from ddim_jax import checkpoints, command_line, files, interrupts, parallel, sampling
 from ddim_jax.batch_loop import Generator
 from ddim_jax.model import Model
 from ddim_jax.names import lookup
@@ -243,7 +243,7 @@ def measure_on_fresh_noise(
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Returns the flags, checked as far as it can be done without a model."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = command_line.Parser(description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--checkpoint", default="digits", help="as of sample.py")
     add("--solver", default="ddim", help="a deterministic one of SOLVERS")
@@ -295,6 +295,7 @@ def run(args: argparse.Namespace) -> None:
     for steps, path in paths.items():
         strides[steps] = stride = learn(noise_to_image, data, steps, args)
         learned.save(path, stride, overwrite)
+        interrupts.keeping(f"{', '.join(map(str, list(paths.values())[: len(strides)]))} are kept")
         names = ("uniform", "quadratic, fraction 1")
         times = {name: _fixed_times(drawer, name, steps) for name in names}
         times["learned"] = stride.times

@@ -75,6 +75,8 @@ def uniform(
         terminal = "zero"  # whose last evaluation is above t_min
     check_steps(schedule, steps, terminal, discrete=True, terminals=ALL_TERMINALS)
     _check_index_options(schedule, spacing, rounded, among, steps)
+    if offset < 0:
+        raise ValueError(f"offset must be 0 or more, got {offset}")
     if offset and (spacing != "leading" or schedule.num_steps is None):
         raise ValueError("offset belongs to spacing='leading' on a discrete schedule")
     knots = _knots(steps, terminal)
@@ -398,6 +400,12 @@ def _noisy_end(schedule: Schedule, lam_min: float | None) -> float:
     noise = schedule.t_span[0]
     if lam_min is None or schedule.half_log_snr(noise) >= lam_min:
         return noise
+    cleanest = schedule.half_log_snr(schedule.t_min)
+    if not lam_min < cleanest:
+        raise ValueError(
+            f"lam_min must be below {cleanest:.4g}, the half log-SNR of the cleanest level of "
+            f"{schedule.name}, got {lam_min}; -5.1 is usual"
+        )
     if schedule.num_steps is None:
         return float(schedule.time_of(lam_min))
     grid = np.arange(1, schedule.num_steps + 1) / schedule.num_steps

@@ -108,8 +108,8 @@ def save(path: str | Path, stride: LearnedStride, overwrite: bool = False) -> No
     fields = dataclasses.asdict(stride)
     for name in ("times", "lam", "history"):
         fields[name] = None if fields[name] is None else fields[name].tolist()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files.write_json(path, {"format": FORMAT} | fields)
+    content = json.dumps({"format": FORMAT} | fields, indent=1) + "\n"
+    files.save(path, lambda file: file.write(content.encode()))
 
 
 def load(path: str | Path) -> LearnedStride:

@@ -72,10 +72,10 @@ class Drawer(NamedTuple):
     solver: Solver
 
     def distance(self, table: SolverTable, teacher: TeacherSamples) -> float:
-        """Root mean square over pixels between the table's samples and the teacher's."""
+        """Root mean square over pixels to the teacher's samples; infinite if not all are finite."""
         x = self.sample(self.params, table, teacher.noise, teacher.keys, teacher.inputs)
         error = np.asarray(x, np.float64) - np.asarray(teacher.samples)
-        return float(np.sqrt(np.mean(error**2)))
+        return float(np.sqrt(np.mean(error**2))) if np.all(np.isfinite(error)) else np.inf
 
 
 class Refined(NamedTuple):
@@ -100,19 +100,27 @@ def race(
     held_out: TeacherSamples,
     progress: Callable[[Any, float], None] = lambda name, score: None,
 ) -> dict[Any, float]:
-    """Returns the distance of every candidate, nearest first.
+    """Returns the distance of every candidate, nearest first; without those that diverge.
 
     Args:
         drawer: sampler and solver.
         candidates: name -> times; of one length, so that they share a program.
         held_out: what to measure on.
         progress: called after each candidate with its name and distance.
+
+    Raises:
+        ValueError: the samples of no candidate are finite.
     """
     scores = {}
     for name, times in candidates.items():
         scores[name] = drawer.distance(drawer.solver(drawer.schedule, times), held_out)
         progress(name, scores[name])
-    return dict(sorted(scores.items(), key=lambda item: item[1]))
+    finite = [item for item in scores.items() if item[1] < np.inf]
+    if scores and not finite:
+        raise ValueError(
+            "no candidate's samples are finite: is the guidance too strong, or the clip none?"
+        )
+    return dict(sorted(finite, key=lambda item: item[1]))
 
 
 def refine(

@@ -9,29 +9,33 @@ Ctrl-C save and leave; a loss or gradient that is not finite saves the last good
 See docs/reliability.md.
 """
 
+import dataclasses
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
-from absl import logging
 from jax.sharding import Mesh
-from tqdm import tqdm
 
-from ddim_jax import data, parallel
-from ddim_jax.checkpoints.workdir import Checkpointer, save_config
+from ddim_jax import data, experiment, parallel
+from ddim_jax.checkpoints import lock
+from ddim_jax.checkpoints.workdir import CONFIG_FILE, Checkpointer, load_config, save_config
 from ddim_jax.model import Model
+from ddim_jax.names import few
+from ddim_jax.training import optimizer as optimizers
 from ddim_jax.training import teacher
 from ddim_jax.training.method import Method, build
 from ddim_jax.training.metrics import MetricsWriter
+from ddim_jax.training.progress import Progress
 from ddim_jax.training.sample_grid import SampleGrid
 from ddim_jax.training.signals import StopOnSignal
 from ddim_jax.training.state import TrainState
 
 
 class NotFiniteError(RuntimeError):
-    """The loss or its gradient became infinite or NaN."""
+    """The loss, its gradient or a parameter became infinite or NaN."""
 
 
 def train(config: ml_collections.ConfigDict, workdir: str | Path) -> TrainState:
@@ -51,20 +55,29 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> TrainState:
     """
     workdir, mesh = Path(workdir), parallel.make_mesh()
     start = teacher.load(config)
+    config = teacher.resolve(config, start)
     method = build(config, start, mesh)
     if start is not None:
         teacher.check(config, start.config, method.loss.needs_teacher)
-    source = load_data(config, method.model)
-    state = init_state(config, method, start, mesh)
-    save_config(workdir, teacher.record(config, start, source))
-    checkpointer = Checkpointer(workdir, config.train.keep)
-    try:
-        state = checkpointer.restore(state) or state
+    source = experiment.load_data(config)
+    config = teacher.record(config, start, source)
+    check_data(config, source)
+    with lock.locked(workdir):
+        notes = [source.note, _longer(workdir, config)]
+        save_config(workdir, config)
         if jax.process_index() == 0:
-            print(_summary(config, method.model, source, int(state.step)), flush=True)
-        state = _steps(config, workdir, method, source, state, mesh, checkpointer)
-    finally:
-        checkpointer.close()
+            print("compiling the first state ...", file=sys.stderr, flush=True)
+        state = init_state(config, method, start, mesh)
+        checkpointer = Checkpointer(workdir, config.train.keep)
+        try:
+            state = checkpointer.restore(state) or state
+            if jax.process_index() == 0:
+                print(_summary(config, method.model, source, int(state.step)), flush=True)
+                for note in filter(None, notes):
+                    print(f"note: {note}", flush=True)
+            state = _steps(config, workdir, method, source, state, mesh, checkpointer)
+        finally:
+            checkpointer.close()
     return state
 
 
@@ -84,61 +97,71 @@ def _steps(
     )
     put = (lambda b: b) if config.parallel == "pmap" else lambda b: parallel.shard(b, mesh)
     writer, draw = MetricsWriter(workdir, first), SampleGrid(method.model, workdir / "samples")
-    with StopOnSignal() as stop, _progress(config, first) as bar:
+    progress = Progress(first, train.steps, train.batch_size)
+    if first < train.steps:
+        progress.say("compiling the train step ...")
+    with StopOnSignal() as stop, progress:
         for step in range(first + 1, train.steps + 1):
             state, metrics = method.step(state, put(next(batches)))
             writer.add(metrics)
-            bar.update()
+            progress.step()
             # asked once a step: a signal between here and the save must not be lost
-            stopping = stop.wanted(step)
+            stopping = stop.wanted(step) and step < train.steps
             last = stopping or step == train.steps
             if step % train.log_every == 0 or last:
-                values = writer.write(step, train.batch_size)
-                bar.set_postfix(loss=f"{values['loss_mean']:.4f}", images_s=values["images_s"])
+                values = writer.write(step, train.batch_size, method.learning_rate(step - 1))
+                progress.tell(step, values, last)
                 if int(state.step) != step:
                     _stop_not_finite(state, checkpointer)
                 checkpointer.check()
             if step % train.checkpoint_every == 0 or last:
                 checkpointer.save(state, wait=last)
-            if train.sample_every and (step % train.sample_every == 0 or last):
-                path = draw(parallel.fetch(state.ema, mesh), step)
-                if jax.process_index() == 0:
-                    bar.write(f"step {step}: {path}", file=sys.stderr)
+            if train.sample_every and not stopping and (step % train.sample_every == 0 or last):
+                if path := draw(parallel.fetch(state.ema, mesh), step):
+                    progress.say(f"step {step}: {path}")
             if stopping:
-                logging.warning("Stopped by a signal after step %d; saved in %s", step, workdir)
+                progress.say(
+                    f"stopped after step {step} of {train.steps}, which is saved in {workdir}; the "
+                    "same command goes on from there"
+                )
                 break
     batches.close()
     writer.close()
     return state
 
 
-def load_data(config: ml_collections.ConfigDict, model: Model):
-    """The data that a config names.
+def check_data(config: ml_collections.ConfigDict, source: Any) -> None:
+    """Raises ValueError for data that are not exactly what a resolved config says.
 
-    Raises:
-        FileNotFoundError: they are not there.
-        ValueError: pictures or classes that the model cannot take.
+    Pictures of another shape would not fit; classes that the data lack would never be trained, and
+    be drawn all the same. A network without classes takes any.
     """
-    height, _, channels = shape = model.codec.picture_shape
-    source = data.load(
-        config.data.name,
-        config.data.split,
-        image_size=config.data.resize or None,
-        channels=channels if config.data.resize else None,
-        data_dir=config.data.data_dir or None,
-    )
+    name, shape = config.data.name, tuple(config.data.image_shape)
     if tuple(source.image_shape) != shape:
+        ways = ["choose other data"]
+        if source.image_shape[:2] != shape[:2]:
+            size = shape[0] if shape[0] == shape[1] else f"({shape[0]}, {shape[1]})"
+            ways.append(f"set config.data.resize={size}")
+        if source.image_shape[2] != shape[2]:
+            ways.append(f"set config.data.channels={shape[2]}")
         raise ValueError(
-            f"{config.data.name} holds images of shape {tuple(source.image_shape)}, the config "
-            f"says {shape}; set config.data.image_shape, or config.data.resize={height}"
+            f"{name} holds images of shape {tuple(source.image_shape)}, the config says {shape}; "
+            f"{', '.join(ways)}, or leave config.data.image_shape and model.out_channels to the "
+            "data by None"
         )
-    classes = model.inputs.num_classes
-    if classes and source.num_classes > classes:
+    classes = config.model.get("num_classes", 0)
+    if classes and source.num_classes != classes:
         raise ValueError(
-            f"{config.data.name} has {source.num_classes} classes, the network {classes}; set "
-            f"config.model.num_classes={source.num_classes}"
+            f"{name} has {source.num_classes} classes, the network {classes}; set config.model."
+            f"num_classes={source.num_classes or '0 and loss.label_dropout=0'}, or leave it to the "
+            "data by None; 0 ignores classes"
         )
-    return source
+    names = tuple(config.data.get("class_names") or ())
+    if classes and names and source.class_names and names != source.class_names:
+        raise ValueError(
+            f"the classes of {name} are {few(source.class_names)}, those of the network "
+            f"{few(names)}; name and order them alike"
+        )
 
 
 def init_state(
@@ -187,25 +210,43 @@ def _initialiser(config, method: Method, start: Model | None):
 
 
 def _summary(config, model: Model, source, first: int) -> str:
+    """What is trained on what, and from where to where, in two lines."""
     count = sum(p.size for p in jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0))))
-    start = f"resuming at step {first}" if first else "starting"
+    told = dataclasses.replace(model.inputs, class_names=tuple(config.data.get("class_names", ())))
+    shape, size = " x ".join(map(str, source.image_shape)), config.data.get("resize")
+    resized = "padded" if config.data.get("pad", False) else "cropped to their centre"
+    steps = config.train.steps
+    if first >= steps:
+        start = f"nothing to do, the run is at step {first} and config.train.steps is {steps}"
+    else:
+        start = f"resuming at step {first} of {steps}" if first else f"starting, {steps} steps"
     return (
-        f"{len(source):,} images of {config.data.name}, {count:,} parameters, "
-        f"{jax.device_count()} {jax.devices()[0].platform} devices, {config.parallel}; {start} "
-        f"of {config.train.steps}"
+        f"{len(source):,} images of {config.data.name}, {shape}"
+        + (f" ({resized} and resized), " if size else ", ")
+        + told.describe()
+        + f"\n{count:,} parameters, {jax.device_count()} {jax.devices()[0].platform} devices, "
+        f"{config.parallel}; {start}"
     )
 
 
-def _progress(config, first: int) -> tqdm:
-    quiet = jax.process_index() != 0 or not sys.stderr.isatty()
-    return tqdm(total=config.train.steps, initial=first, disable=quiet, unit="step")
+def _longer(workdir: Path, config) -> str:
+    """What another length means for a run that resumes, in words."""
+    if not (workdir / CONFIG_FILE).exists():
+        return ""
+    was, now = (optimizers.decay_steps(one) for one in (load_config(workdir), config))
+    if was == now:
+        return ""
+    return (
+        f"the learning rate now falls to 0 at step {now}, it was {was}; the run goes on by the new "
+        "rule, other than one of that length from the beginning"
+    )
 
 
 def _stop_not_finite(state: TrainState, checkpointer: Checkpointer) -> None:
     checkpointer.save(state, wait=True)
     saved = checkpointer.directory / str(int(state.step))
     raise NotFiniteError(
-        f"the loss or its gradient is not finite after step {int(state.step)}; the last good state "
-        f"is saved in {saved}. Lower config.optimizer.learning_rate in another --workdir; "
-        f"config.start_from={saved.parent.parent} starts there from what was learned"
+        f"the loss, its gradient or a parameter is not finite after step {int(state.step)}; the "
+        f"last good state is saved in {saved}. Lower config.optimizer.learning_rate in another "
+        f"--workdir; config.start_from={saved.parent.parent} starts there from what was learned"
     )

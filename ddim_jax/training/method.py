@@ -12,11 +12,12 @@ import jax
 import ml_collections
 from jax.sharding import Mesh
 
-from ddim_jax import experiment, losses, parallel
+from ddim_jax import experiment, keys, losses, parallel
 from ddim_jax.losses import TIMES, WEIGHTINGS, lpips
 from ddim_jax.model import Model
-from ddim_jax.names import check_options, lookup, make
-from ddim_jax.training.optimizer import make_optimizer
+from ddim_jax.names import check_names, check_options, check_range, lookup, make
+from ddim_jax.training import fields
+from ddim_jax.training import optimizer as optimizers
 from ddim_jax.training.sample_grid import SampleGrid
 from ddim_jax.training.state import EMAS, Ema
 from ddim_jax.training.step import make_step
@@ -29,12 +30,14 @@ class Method(NamedTuple):
         model: what is trained, without parameters.
         loss: the training method.
         optimizer: of optax.
+        learning_rate: updates done -> the next one's learning rate.
         step: compiled `(state, batch) -> (state, metrics)`.
     """
 
     model: Model
     loss: losses.Loss
     optimizer: Any
+    learning_rate: Callable[[int], float]
     step: Callable
 
 
@@ -60,18 +63,19 @@ def build(config: ml_collections.ConfigDict, teacher: Model | None, mesh: Mesh) 
 
     step_fn = parallel.parallelise_step(step, config.parallel, mesh)
     jax.eval_shape(model.init, jax.random.key(0))  # traces the network, which checks its options
-    return Method(model, loss, optimizer, step_fn)
+    return Method(model, loss, optimizer, build_learning_rate(config), step_fn)
 
 
 def check(config: ml_collections.ConfigDict, model: Model, devices: int) -> None:
     """Raises ValueError for a config whose values cannot be trained with."""
+    for section in ("data", "train", "sample"):  # of the others, those who take them tell
+        known = fields.known_fields(section, {})
+        check_names(config[section], known, f"config.{section}")
     train, counts = config.train, {"accumulate": 1} | config.train.to_dict()
     for name in ("steps", "batch_size", "log_every", "checkpoint_every", "keep", "accumulate"):
-        if counts[name] < 1:
-            raise ValueError(f"config.train.{name} must be at least 1, got {counts[name]}")
-    for name, value in (("seed", config.seed), ("train.sample_every", train.sample_every)):
-        if value < 0:
-            raise ValueError(f"config.{name} must not be negative, got {value}")
+        check_range(f"config.train.{name}", counts[name], "[1, inf)", whole=True)
+    check_range("config.train.sample_every", train.sample_every, "[0, inf)", whole=True)
+    keys.check_seed(config.seed, "config.seed", 2**32)
     parallel.check_batch(train.batch_size, devices)
     rows = train.batch_size // devices
     if rows % counts["accumulate"]:
@@ -124,7 +128,7 @@ def build_loss(
     if isinstance(options.get("weight"), Mapping):
         options["weight"] = _weighting(options["weight"]) or "uniform"
     if "pairs" in options:
-        options["pairs"] = _pairs(options["pairs"])
+        options["pairs"] = _pairs(options["pairs"], config.train.steps)
     if isinstance(options.get("target_decay"), Mapping):
         options["target_decay"] = _decay(options["target_decay"], options.get("pairs"))
     kind, colon, path = str(options.get("distance")).partition(":")
@@ -144,10 +148,14 @@ def _weighting(section: Mapping) -> losses.Weighting | None:
     return None
 
 
-def _pairs(section: Mapping) -> losses.LevelPairs:
+def _pairs(section: Mapping, steps: int) -> losses.LevelPairs:
     options = dict(section)
     if "points" in options:
-        options["points"] = make(losses.POINTS, options["points"], "points")
+        points = dict(options["points"])
+        function = losses.POINTS.get(points.get("name"))
+        if function and "total_steps" in inspect.signature(function).parameters:
+            points.setdefault("total_steps", steps)  # the grid grows over the whole run
+        options["points"] = make(losses.POINTS, points, "points")
     return make(losses.PAIRS, options, "pairs")
 
 
@@ -160,9 +168,14 @@ def _decay(section: Mapping, pairs: losses.LevelPairs | None) -> Callable:
 
 
 def build_optimizer(config: ml_collections.ConfigDict) -> Any:
-    """The optax optimizer that a config names."""
-    check_options(make_optimizer, config.optimizer, "optimizer")
-    return make_optimizer(**config.optimizer)
+    """The optax optimizer that a config names, see `optimizer.options`."""
+    return optimizers.make_optimizer(**optimizers.options(config))
+
+
+def build_learning_rate(config: ml_collections.ConfigDict) -> Callable[[int], float]:
+    """The learning rate of a config after so many updates."""
+    rate = optimizers.make_rate(**optimizers.options(config))
+    return lambda updates: float(rate(updates)) if callable(rate) else rate
 
 
 def build_ema(config: ml_collections.ConfigDict) -> Ema:

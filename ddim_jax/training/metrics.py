@@ -19,7 +19,7 @@ class MetricsWriter:
     def __init__(self, workdir: Path, first: int):
         """Opens the files of a run that continues after step `first`."""
         self._pending = []
-        self._since = time.perf_counter()
+        self._since, self._compiling, self._uncounted = time.perf_counter(), True, 0
         if jax.process_index() != 0:
             self._file = self._board = None
             return
@@ -38,15 +38,21 @@ class MetricsWriter:
     def add(self, metrics: dict) -> None:
         """Takes the metrics of one step; they stay on the device until `write`."""
         self._pending.append(metrics)
+        if self._compiling:  # which took most of the time so far
+            self._compiling, self._since, self._uncounted = False, time.perf_counter(), 1
 
-    def write(self, step: int, batch_size: int) -> dict:
-        """Writes the metrics of `step`, its means since the last write, and images per second."""
+    def write(self, step: int, batch_size: int, learning_rate: float) -> dict:
+        """Writes the metrics of `step`, its means since the last write, and images per second.
+
+        The first step, which is compiled, does not count for the speed: 0 if there was no other.
+        """
         rows = jax.device_get(self._pending)
         seconds = time.perf_counter() - self._since
         values = {name: float(value) for name, value in rows[-1].items()}
         values["loss_mean"] = float(np.mean([row["loss"] for row in rows]))
-        values["images_s"] = round(batch_size * len(rows) / seconds, 1)
-        self._pending, self._since = [], time.perf_counter()
+        values["learning_rate"] = learning_rate
+        values["images_s"] = round(batch_size * (len(rows) - self._uncounted) / seconds, 1)
+        self._pending, self._since, self._uncounted = [], time.perf_counter(), 0
         if self._file:
             scalars = [Summary.Value(tag=name, simple_value=x) for name, x in values.items()]
             event = Event(wall_time=time.time(), step=step, summary=Summary(value=scalars))

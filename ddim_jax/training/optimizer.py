@@ -1,16 +1,23 @@
 """The optax optimizer that a config names: Adam and its kin, warm-up, decay, clipping."""
 
+from collections.abc import Callable
+from typing import Any
+
+import ml_collections
 import optax
 
+from ddim_jax.names import check_options, check_range
+
 OPTIMIZERS = {"adam": optax.adam, "adamw": optax.adamw, "radam": optax.radam}
+DECAYS = ("constant", "cosine", "linear")
 
 
 def make_optimizer(
     name: str = "adam",
     learning_rate: float = 2e-4,
     warmup_steps: int = 0,
-    decay_steps: int = 0,
-    decay: str = "cosine",
+    decay_steps: int | None = 0,
+    decay: str | None = None,
     clip_norm: float = 1.0,
     weight_decay: float = 0.0,
     b1: float = 0.9,
@@ -20,44 +27,108 @@ def make_optimizer(
 
     Args:
         name: "adam", "adamw" or "radam".
-        learning_rate: after warm-up.
+        learning_rate: after warm-up; positive.
         warmup_steps: of a linear rise from 0.
-        decay_steps: total steps of a fall to 0, warm-up included; 0: constant.
-        decay: its shape, "cosine" or "linear".
+        decay_steps: total steps of a fall to 0, warm-up included; 0: constant. Of a config that
+            names a decay and leaves them out, `train.steps`, see `options`.
+        decay: the shape of the fall, "cosine" or "linear"; "constant" for none. Default "cosine"
+            with decay_steps, else "constant".
         clip_norm: of the whole gradient; 0: none.
-        weight_decay: of adamw.
-        b1: decay of the first moment.
-        b2: decay of the second moment.
+        weight_decay: of adamw; at least 0.
+        b1: decay of the first moment, in [0, 1).
+        b2: decay of the second moment, in [0, 1).
 
     Raises:
-        ValueError: unknown name, a rate that is not positive, weight decay without adamw, decay
+        ValueError: unknown name, a number out of its range, weight decay without adamw, decay
             shorter than warm-up.
     """
     if name not in OPTIMIZERS:
         raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {name!r}")
-    if decay not in ("cosine", "linear"):
-        raise ValueError(f"decay must be 'cosine' or 'linear', got {decay!r}")
-    if learning_rate <= 0:
-        raise ValueError(f"learning_rate must be positive, got {learning_rate}; DDPM uses 2e-4")
+    clip = "0 does not clip, 1 is usual"
+    check_range("config.optimizer.clip_norm", clip_norm, "[0, inf)", clip)
+    check_range("config.optimizer.weight_decay", weight_decay, "[0, inf)")
+    check_range("config.optimizer.b1", b1, "[0, 1)", "0.9 is usual")
+    check_range("config.optimizer.b2", b2, "[0, 1)", "0.999 is usual")
     if name != "adamw" and weight_decay:
         raise ValueError(f"weight_decay={weight_decay} needs optimizer 'adamw'")
-    if decay_steps and decay_steps <= warmup_steps:
-        raise ValueError(f"decay_steps ({decay_steps}) must exceed warmup_steps ({warmup_steps})")
-    rate = _rate(learning_rate, warmup_steps, decay_steps, decay)
-    options = {"weight_decay": weight_decay} if name == "adamw" else {}
-    adam = OPTIMIZERS[name](rate, b1, b2, **options)
+    rate = make_rate(learning_rate, warmup_steps, decay_steps, decay)
+    more = {"weight_decay": weight_decay} if name == "adamw" else {}
+    adam = OPTIMIZERS[name](rate, b1, b2, **more)
     return optax.chain(optax.clip_by_global_norm(clip_norm), adam) if clip_norm else adam
 
 
-def _rate(top: float, warmup_steps: int, decay_steps: int, decay: str):
-    """The learning rate: linearly up, then constant or down to 0."""
-    rate = top
-    if decay_steps:
+def make_rate(
+    learning_rate: float = 2e-4,
+    warmup_steps: int = 0,
+    decay_steps: int = 0,
+    decay: str | None = None,
+    **_: Any,
+) -> float | Callable[[Any], Any]:
+    """The learning rate: linearly up, then constant or down to 0.
+
+    Args:
+        learning_rate: see `make_optimizer`.
+        warmup_steps: see there.
+        decay_steps: see there.
+        decay: see there.
+        **_: its other options, which do not matter here.
+
+    Returns:
+        A function of the updates done, or a number if it never changes.
+
+    Raises:
+        ValueError: a number out of its range, an unknown decay, decay shorter than warm-up.
+    """
+    check_range("config.optimizer.learning_rate", learning_rate, "(0, inf)", "DDPM uses 2e-4")
+    check_range("config.optimizer.warmup_steps", warmup_steps, "[0, inf)", whole=True)
+    check_range("config.optimizer.decay_steps", decay_steps, "[0, inf)", whole=True)
+    decay = decay or ("cosine" if decay_steps else "constant")
+    if decay not in DECAYS:
+        raise ValueError(f"decay must be one of {', '.join(DECAYS)}, got {decay!r}")
+    falls = decay_steps and decay != "constant"
+    if falls and decay_steps <= warmup_steps:
+        raise ValueError(
+            f"decay_steps ({decay_steps}, by default config.train.steps) must exceed warmup_steps "
+            f"({warmup_steps})"
+        )
+    rate = learning_rate
+    if falls:
         length = decay_steps - warmup_steps
-        linear = optax.linear_schedule(top, 0.0, length)
-        rate = linear if decay == "linear" else optax.cosine_decay_schedule(top, length)
+        linear = optax.linear_schedule(learning_rate, 0.0, length)
+        rate = linear if decay == "linear" else optax.cosine_decay_schedule(learning_rate, length)
     if warmup_steps:
-        after = rate if decay_steps else optax.constant_schedule(top)
-        rise = optax.linear_schedule(0.0, top, warmup_steps)
+        rise = optax.linear_schedule(0.0, learning_rate, warmup_steps)
+        after = rate if falls else optax.constant_schedule(learning_rate)
         rate = optax.join_schedules([rise, after], [warmup_steps])
     return rate
+
+
+def options(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The options of `make_optimizer` in a config, where the decay is as long as the run.
+
+    Args:
+        config: its section `optimizer`, and `train.steps`, which decay_steps are if the section
+            names a decay and has none.
+
+    Raises:
+        ValueError: an unknown option; a run that would go on where the learning rate is 0.
+    """
+    section = config.optimizer.to_dict()
+    check_options(make_optimizer, section, "optimizer")
+    length, steps = decay_steps(config), config.train.steps
+    check_range("config.optimizer.decay_steps", length, "[0, inf)", whole=True)
+    if 0 < length < steps:
+        raise ValueError(
+            f"config.train.steps is {steps}, but the learning rate is 0 from step {length} on; set "
+            f"config.optimizer.decay_steps={steps}, or None, which follows config.train.steps"
+        )
+    return section | {"decay_steps": length}
+
+
+def decay_steps(config: ml_collections.ConfigDict) -> int:
+    """The step at which the learning rate of a config is 0; 0 if it never falls."""
+    section = config.optimizer
+    given, decay = section.get("decay_steps"), section.get("decay")
+    if decay == "constant" or (given is None and decay is None):
+        return 0
+    return config.train.steps if given is None else given

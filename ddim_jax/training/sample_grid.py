@@ -1,13 +1,19 @@
 """The pictures that a run leaves: the same samples at every call, from the moving average."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
+from tqdm import tqdm
 
-from ddim_jax import data, files
+from ddim_jax import data, files, provenance
+from ddim_jax.batch_loop import NotFiniteSamples
 from ddim_jax.model import Model
+
+BATCH = 64
+"""Samples at a time."""
 
 
 class SampleGrid:
@@ -25,6 +31,7 @@ class SampleGrid:
         self._count, self._seed = config.sample.num_samples, config.seed
         self._table = self.check(model)
         labels = model.inputs.labels(None, self._count)
+        self._labels = labels
         self._conditions = model.conditions(self._count, model.recipe, labels, self._table)
 
     @staticmethod
@@ -48,20 +55,40 @@ class SampleGrid:
         model.conditions(1, model.recipe, model.inputs.labels(None, 1), table)
         return table
 
-    def __call__(self, ema: Any, step: int) -> Path:
-        """Draws with these parameters and returns the picture's path."""
+    def __call__(self, ema: Any, step: int) -> Path | None:
+        """Draws with these parameters and returns the picture's path.
+
+        None in processes but the first, and where the samples are not finite, which is said:
+        training goes on.
+        """
         path = self._folder / f"step_{step:07d}.png"
         if jax.process_index() != 0:
-            return path
+            return None
         self._generator.params = ema
         index = np.arange(self._count)
         try:
             batches = self._generator.batches(
-                self._table, index, seed=self._seed, **self._conditions
+                self._table, index, seed=self._seed, batch_size=BATCH, **self._conditions
             )
             pictures = np.concatenate([self._model.pictures(batch.result.x) for batch in batches])
+        except NotFiniteSamples as error:
+            tqdm.write(f"step {step}: no picture, {error}", file=sys.stderr)
+            return None
         finally:
             self._generator.params = None  # no whole copy on each device while training goes on
         with files.naming(path):
-            data.save_grid(path, pictures, overwrite=True)
+            data.save_grid(path, pictures, overwrite=True, about=self._about(ema, step))
         return path
+
+    def _about(self, ema: Any, step: int) -> dict[str, Any]:
+        """What drew the picture, for its file."""
+        workdir = self._folder.parent
+        return provenance.about(
+            self._model.replace(params=ema, step=step, name=workdir.name),
+            self._model.recipe,
+            seed=self._seed,
+            index=np.arange(self._count),
+            labels=self._labels,
+            batch_size=BATCH,
+            checkpoint=workdir,
+        )

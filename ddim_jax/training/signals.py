@@ -9,12 +9,18 @@ from jax.experimental import multihost_utils
 class StopOnSignal:
     """Turns SIGTERM and Ctrl-C into a request to stop after the current step.
 
-    Of several processes a SIGTERM to one stops all, after the same step.
+    Of several processes a SIGTERM to one stops all, after the same step. A second Ctrl-C is left to
+    `interrupts`, which ends the process at once.
+
+    Attributes:
+        stopped: whether the last run in this process was stopped so; of the class.
     """
+
+    stopped = False
 
     def __enter__(self):
         """Installs the handlers (in the main thread only); several processes have JAX's own."""
-        self._requested = False
+        self._requested = StopOnSignal.stopped = False
         self._old = {}
         if jax.process_count() > 1:
             return self
@@ -31,7 +37,8 @@ class StopOnSignal:
     def wanted(self, step: int) -> bool:
         """Whether to stop after this step; to be asked after every one."""
         if jax.process_count() > 1:
-            return multihost_utils.reached_preemption_sync_point(step)
+            self._requested = multihost_utils.reached_preemption_sync_point(step)
+        StopOnSignal.stopped = self._requested
         return self._requested
 
     def __exit__(self, *exception):

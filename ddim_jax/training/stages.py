@@ -9,15 +9,19 @@ stay, it resumes like any run, and what is finished is not done again. A stage w
 (reflow); later stages with `data.name = "pairs"` do too.
 """
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 import ml_collections
 from jax.experimental import multihost_utils
 
-from ddim_jax import checkpoints, parallel
+from ddim_jax import checkpoints, experiment, parallel
+from ddim_jax.checkpoints import lock
 from ddim_jax.training import loop, reflow_pairs, teacher
 from ddim_jax.training.method import build
+from ddim_jax.training.signals import StopOnSignal
 from ddim_jax.training.state import TrainState
 
 
@@ -36,25 +40,38 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> TrainState:
         NotFiniteError: see `loop.train`.
     """
     if not config.get("stages"):
-        return loop.train(config, workdir)
+        state = loop.train(config, workdir)
+        if int(state.step) >= config.train.steps:
+            StopOnSignal.stopped = False
+        return state
     stages = split(config, Path(workdir))
     check(stages)
+    with lock.locked(Path(workdir)):
+        return _train(stages)
+
+
+def _train(stages: list) -> TrainState:
+    """Trains the stages that are not finished; a signal stops after the step that it came in."""
     for number, (folder, stage) in enumerate(stages, 1):
         if jax.process_index() == 0:
             print(f"Stage {number} of {len(stages)}: {folder.name}", flush=True)
-        _draw_pairs(stage)
-        state = loop.train(stage, folder)
-        if int(state.step) < stage.train.steps:
-            break
+        with _named(folder):
+            _draw_pairs(stage)
+            state = loop.train(stage, folder)
+        if int(state.step) < stage.train.steps or (StopOnSignal.stopped and number < len(stages)):
+            return state
+    StopOnSignal.stopped = False
     return state
 
 
 def split(config: ml_collections.ConfigDict, workdir: Path) -> list[tuple[Path, object]]:
-    """The (directory, config) of every stage.
+    """The (directory, config) of every stage, of the pictures and classes of the first one's data.
 
     Raises:
         ValueError: a stage without a name, or two of one name.
     """
+    if experiment.is_open(config):
+        config = teacher.resolve(config, teacher.load(config))
     stages, before, drawn = [], config.get("start_from", ""), None
     for changes in config.stages:
         changes = dict(changes)
@@ -92,13 +109,21 @@ def check(stages: list) -> None:
     before = teacher.load(stages[0][1])
     config = None if before is None else before.config
     for folder, stage in stages:
-        try:
+        with _named(folder):
             method = build(stage, before, parallel.make_mesh())
             if config is not None:
                 teacher.check(stage, config, method.loss.needs_teacher)
-        except ValueError as error:
-            raise ValueError(f"stage {folder.name}: {error}") from error
         before, config = method.model, stage
+
+
+@contextlib.contextmanager
+def _named(folder: Path) -> Iterator[None]:
+    """Says in the message of an error which stage it is of."""
+    try:
+        yield
+    except (ValueError, loop.NotFiniteError) as error:
+        kind = loop.NotFiniteError if isinstance(error, loop.NotFiniteError) else ValueError
+        raise kind(f"stage {folder.name}: {error}") from error
 
 
 def _draw_pairs(stage) -> None:

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ddim_jax.names import check_range
+
 Array = Any
 Ema = Callable[[Any, Any, Array], Any]
 """(ema, params, k) -> ema, where k = 1, 2, ... counts updates."""
@@ -45,8 +47,9 @@ def constant_ema(decay: float = 0.9999, warmup: bool = True) -> Ema:
         decay: in [0, 1).
         warmup: follow the parameters closely at first.
     """
-    if not 0 <= decay < 1:
-        raise ValueError(f"EMA decay must be in [0, 1), got {decay}; DDPM uses 0.9999")
+    check_range("config.ema.decay", decay, "[0, 1)", "DDPM uses 0.9999")
+    if not isinstance(warmup, bool):
+        raise ValueError(f"config.ema.warmup must be True or False, got {warmup!r}")
 
     def update(ema, params, k):
         k = k.astype(jnp.float32)
@@ -64,10 +67,7 @@ def power_ema(relative_std: float = 0.1) -> Ema:
 
     Source: Karras et al. 2024, equations 126 and 127.
     """
-    if not 0 < relative_std < 0.28:
-        raise ValueError(
-            f"relative_std must be in (0, 0.28), got {relative_std}; EDM2 uses 0.05-0.2"
-        )
+    check_range("config.ema.relative_std", relative_std, "(0, 0.28)", "EDM2 uses 0.05-0.2")
     gamma = power_gamma(relative_std)
 
     def update(ema, params, k):

@@ -1,7 +1,7 @@
 """One train step for every method: gradients of a `Loss`, optax, EMA.
 
-A step whose loss or gradient is not finite changes nothing, not even the step counter, so that the
-last good state is what is left (and can be saved). The keys of a batch are
+A step whose loss, gradient or new parameters are not finite changes nothing, not even the step
+counter, so that the last good state is what is left (and can be saved). The keys of a batch are
 `fold_in(fold_in(state.key, step), row)` with the row's place in the global batch, so that one
 device, many devices and many processes see the same random numbers. A batch may be taken in parts,
 whose gradients are averaged: the same step in less memory.
@@ -62,6 +62,7 @@ def make_step(
         finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
+        finite &= jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(params)]).all()
         new = state.replace(
             step=state.step + 1,
             params=params,

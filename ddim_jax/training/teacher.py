@@ -15,9 +15,9 @@ import ml_collections
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from ddim_jax import checkpoints
+from ddim_jax import checkpoints, experiment
 from ddim_jax.checkpoints import architecture
-from ddim_jax.data import noise_pairs
+from ddim_jax.data import Source, noise_pairs
 from ddim_jax.model import Model
 
 
@@ -30,6 +30,19 @@ def load(config: ml_collections.ConfigDict) -> Model | None:
     """
     name = config.get("start_from", "")
     return checkpoints.load(name) if name else None
+
+
+def resolve(config: ml_collections.ConfigDict, start: Model | None) -> ml_collections.ConfigDict:
+    """The config with what it leaves open: as what it starts from, or as its data, are.
+
+    Raises:
+        FileNotFoundError: the data are not there.
+        ValueError: see `experiment.resolve`.
+    """
+    if start is None:
+        return experiment.resolve(config)
+    shape, classes = start.codec.picture_shape, start.inputs.num_classes
+    return experiment.resolve(config, Source(start.name, shape, classes, 0, None))
 
 
 def check(
@@ -90,9 +103,12 @@ def merge(params: Any, taken: dict | None) -> Any:
 
 
 def record(config: ml_collections.ConfigDict, start: Model | None, source: Any) -> Any:
-    """The config with the fingerprints of what it starts from, so that a resume can compare."""
+    """The config with the names of its classes, and fingerprints that a resume can compare."""
     config = config.copy_and_resolve_references()
+    names = source.class_names if start is None else start.inputs.class_names
     with config.unlocked():
+        if len(names) == config.model.get("num_classes", 0):
+            config.data.class_names = tuple(config.data.get("class_names") or names)
         config.data_fingerprint = fingerprint(source)
         if start is not None:
             config.start_weights = start.fingerprint

@@ -1,0 +1,98 @@
+"""Whether a run may go on with a config: it must say what the workdir's says, and so must the data.
+
+The length of the run may change, and with it that of the decay of the learning rate.
+"""
+
+import copy
+import dataclasses
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ddim_jax.networks import NETWORKS
+
+SAME_ON_RESUME = (
+    *("data", "model", "schedule", "prediction", "loss", "optimizer", "ema", "seed"),
+    *("train.batch_size", "start_weights"),
+)
+DATA = "data_fingerprint"
+"""Compared on a resume too; workdirs of earlier versions lack it."""
+
+
+def check(file: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Checks that a config is of the same experiment as that in a workdir.
+
+    Args:
+        file: of the workdir's config, for messages.
+        old: what it says.
+        new: the config of the run that is to go on.
+
+    Raises:
+        ValueError: it is another experiment, or of other data; the message names what changed.
+    """
+    if old["data"]["name"] == new["data"]["name"]:
+        _check_data(file, old, new)
+    _check_settings(file.parent, _settings(old), _settings(new))
+    _check_data(file, old, new)
+
+
+def _check_data(file: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    if DATA in old and DATA in new and old[DATA] != new[DATA]:
+        raise ValueError(
+            f"the data of the run in {file.parent} have changed: {new['data']['name']} was "
+            f"{old[DATA]}, it is {new[DATA]}; restore the data, or choose another --workdir "
+            f"(to go on with these all the same, remove {DATA} from {file})"
+        )
+
+
+def _check_settings(workdir: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    both = {name: (old.get(name), new.get(name)) for name in sorted(old.keys() | new.keys())}
+    changed = [
+        f"config.{name} is {was!r}, not {now!r}" for name, (was, now) in both.items() if was != now
+    ]
+    if changed:
+        more = f", and {len(changed) - 3} more" if len(changed) > 3 else ""
+        raise ValueError(
+            f"{workdir} holds a run whose {', '.join(changed[:3])}{more}; choose another "
+            f"--workdir (there config.start_from={workdir} goes on from what was learned), or "
+            "remove that one"
+        )
+
+
+def _settings(config: dict[str, Any]) -> dict[str, Any]:
+    """What must be the same on a resume, by its path, with defaults in place of what is not said.
+
+    Configs come to say more from version to version; what says the same is the same.
+    """
+    config = copy.deepcopy(config)
+    network = NETWORKS[config["model"].get("name", "unet")]
+    fields = {field.name: field.default for field in dataclasses.fields(network)}
+    fields |= {"name": "unet", "vector_dim": 0}  # the second is of version 0.1
+    config["model"] = json.loads(json.dumps(fields, default=str)) | config["model"]
+    config["data"] = {"resize": 0, "data_dir": "", "pad": False, "channels": None} | config["data"]
+    config["data"]["resize"] = config["data"]["resize"] or 0
+    for name in ("class_names", "skip_unreadable"):  # of the data, which have a fingerprint
+        config["data"].pop(name, None)
+    optimizer = config["optimizer"]
+    steps = optimizer.pop("decay_steps", None)  # which follow the length of the run
+    falls = optimizer.get("decay", "cosine" if steps else "constant")
+    optimizer["decay"] = "constant" if steps == 0 else falls
+    points = (config["loss"].get("pairs") or {}).get("points") or {}
+    if points.get("name") in ("growing", "doubling"):
+        points.setdefault("total_steps", config["train"]["steps"])
+    return dict(_leaves({name: _at(config, name) for name in SAME_ON_RESUME}, ""))
+
+
+def _at(config: dict[str, Any], path: str) -> Any:
+    for name in path.split("."):
+        config = config.get(name) if isinstance(config, dict) else None
+    return config
+
+
+def _leaves(section: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if not isinstance(section, dict):
+        yield path, section
+        return
+    for name, value in section.items():
+        yield from _leaves(value, f"{path}.{name}" if path else name)

@@ -1,0 +1,192 @@
+"""What drew a picture, kept in its file, so that it can be drawn again: `sample.py --like=FILE`.
+
+A PNG holds it as JSON in the text chunk "ddim_jax", an NPZ in the array "about": recipe, seed,
+places in the set, labels, batch size, checkpoint (name, path, step, sha256 of the weights), a
+digest of the sampler's table, version. Pictures of the editing commands hold the command instead.
+"""
+
+import dataclasses
+import importlib.metadata
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from PIL import Image
+
+from ddim_jax.adaptive_sampling import Tolerance
+from ddim_jax.data.images import TEXT
+from ddim_jax.model import Model
+from ddim_jax.recipe import Recipe
+
+NPZ = "about"
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawn:
+    """What drew the pictures of a file.
+
+    Attributes:
+        recipe: how.
+        seed: of the set.
+        index: int [N], places of the pictures in the set.
+        labels: int [N]; None for a network without classes.
+        batch_size: samples at a time, of which a picture depends in its rounding.
+        checkpoint: path or name of the model.
+        step: training steps of the model.
+        weights: sha256 of its parameters.
+        table: sha256 of the sampler's table.
+    """
+
+    recipe: Recipe
+    seed: int
+    index: np.ndarray
+    labels: np.ndarray | None
+    batch_size: int
+    checkpoint: str
+    step: int
+    weights: str
+    table: str
+
+    def check(self, model: Model, recipe: Recipe) -> None:
+        """Checks that a model and a recipe are those that drew the pictures.
+
+        Raises:
+            ValueError: other weights, or, of the same recipe, another table: a learned stride whose
+                file has changed, or another version of a solver.
+        """
+        if model.fingerprint != self.weights:
+            raise ValueError(
+                f"the picture was drawn by the weights of step {self.step} of {self.checkpoint}, "
+                f"and {model.name} holds others, of step {model.step}; name the checkpoint that "
+                "drew it by --checkpoint"
+            )
+        if recipe == self.recipe and _digest(model, recipe) != self.table:
+            raise ValueError(
+                f"{recipe.solver} on stride {recipe.stride_name} is no longer what drew the "
+                "picture: a stride's file, or the solver, has changed"
+            )
+
+    def padded(self) -> tuple[np.ndarray, np.ndarray | None]:
+        """Places and labels of one batch at least: to rounding, a picture depends on its size."""
+        count = max(len(self.index), self.batch_size)
+        labels = None if self.labels is None else np.resize(self.labels, count)
+        return np.resize(self.index, count), labels
+
+
+def about(
+    model: Model,
+    recipe: Recipe,
+    *,
+    seed: int,
+    index: np.ndarray,
+    labels: np.ndarray | None,
+    batch_size: int,
+    checkpoint: str | Path = "",
+) -> dict[str, Any]:
+    """What a file of pictures is to hold, as JSON.
+
+    Args:
+        model: what drew them.
+        recipe: how.
+        seed: of the set.
+        index: int [N], their places in the set.
+        labels: int [N]; None for a network without classes.
+        batch_size: samples at a time.
+        checkpoint: where the model was loaded from; default its name.
+    """
+    path = Path(checkpoint).absolute() if checkpoint and Path(checkpoint).exists() else None
+    return (
+        maker(model)
+        | {
+            "path": path and str(path),
+            "recipe": _plain(dataclasses.asdict(recipe)),
+            "table": _digest(model, recipe),
+            "seed": int(seed),
+            "batch_size": int(min(batch_size, len(index))),
+        }
+        | places(index, labels)
+    )
+
+
+def places(index: np.ndarray, labels: np.ndarray | None) -> dict[str, Any]:
+    """The part of `about` that differs between the pictures of a set."""
+    return {
+        # what is to be added to 0, 1, ..., count - 1; then the count
+        "index": [*_compact(np.asarray(index) - np.arange(len(index))), len(index)],
+        "labels": None if labels is None else _compact(np.asarray(labels)),
+    }
+
+
+def maker(model: Model) -> dict[str, Any]:
+    """The part of `about` that says which model and version."""
+    return {
+        "version": importlib.metadata.version("ddim_jax"),
+        "checkpoint": model.name,
+        "step": model.step,
+        "weights": model.fingerprint,
+        "devices": f"{jax.local_device_count()} {jax.devices()[0].platform}",
+    }
+
+
+def read(path: str | Path) -> Drawn:
+    """Reads what drew the pictures of a PNG or NPZ file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it does not say so.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no picture {path}")
+    try:
+        found = json.loads(_text(Path(path)))
+    except (KeyError, OSError, ValueError, zipfile.BadZipFile):
+        raise ValueError(
+            f"{path} does not say what drew it; PNG and NPZ files of sample.py do, unless another "
+            "program has written them again"
+        ) from None
+    if "command" in found:
+        raise ValueError(f"{path} is an edited picture, made by: {found['command']}")
+    recipe = found["recipe"]
+    offset, count = found["index"][:-1], found["index"][-1]
+    labels = found["labels"]
+    return Drawn(
+        recipe=Recipe(**recipe | {"guidance_interval": tuple(recipe["guidance_interval"])}),
+        seed=found["seed"],
+        index=np.resize(offset, count) + np.arange(count),
+        labels=None if labels is None else np.resize(np.array(labels, np.int32), count),
+        batch_size=found["batch_size"],
+        checkpoint=found["path"] or found["checkpoint"],
+        **{name: found[name] for name in ("step", "weights", "table")},
+    )
+
+
+def _plain(content: Any) -> Any:
+    """The content as JSON has it, numbers of numpy as Python's."""
+    return json.loads(json.dumps(content, default=lambda value: np.asarray(value).tolist()))
+
+
+def _text(path: Path) -> str:
+    if path.suffix == ".npz":
+        with np.load(path) as arrays:
+            return str(arrays[NPZ])
+    with Image.open(path) as image:
+        image.load()  # the chunk may come after the pixels
+        return image.info[TEXT]
+
+
+def _compact(values: np.ndarray) -> list[int]:
+    """The shortest beginning that gives the values in rotation."""
+    for count in range(1, min(len(values), 1000) + 1):
+        if np.array_equal(np.resize(values[:count], len(values)), values):
+            return values[:count].tolist()
+    return values.tolist()
+
+
+def _digest(model: Model, recipe: Recipe) -> str:
+    table = recipe.table(model.schedule)
+    if isinstance(table, Tolerance):
+        return f"tolerance {table.rtol:g}"
+    return model.origin(table)["table"]

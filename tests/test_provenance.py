@@ -1,0 +1,100 @@
+"""What drew a picture is in its file, and draws it again."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ddim_jax import checkpoints, data, edit, provenance, sample_folder
+from ddim_jax.evaluation import shards
+from ddim_jax.training.sample_grid import SampleGrid
+from tests.errors import rejects
+from tests.test_sample_command import command  # noqa: F401
+
+
+def pixels(path):
+    return np.asarray(Image.open(path))
+
+
+@pytest.fixture(scope="module")
+def model():
+    model = checkpoints.load("digits")
+    return model.replace(recipe=model.recipe.replace(steps=2, guidance_scale=1.0))
+
+
+def test_a_sheet_and_arrays_are_drawn_again(command, tmp_path):  # noqa: F811
+    flags = dict(labels=["3", "1"], seed=2**40, eta=0.5, guidance_scale=2.0, num_samples=5)
+    command(out="a.png", solver="ddim", batch_size=2, **flags)
+    again = dict(num_samples=None, steps=None)  # not given
+    command(like="a.png", out="b.png", **again)
+    np.testing.assert_array_equal(pixels("a.png"), pixels("b.png"))
+    command(like="b.png", out="c.npz", **again)
+    command(like="c.npz", out="d.png", **again)
+    np.testing.assert_array_equal(pixels("a.png"), pixels("d.png"))
+    assert list(np.load("c.npz")["labels"]) == [3, 1, 3, 1, 3]
+    command(like="a.png", out="e.png", **again | {"guidance_scale": 1.0})
+    assert (pixels("a.png") != pixels("e.png")).any()
+    for refused in ({"seed": 3}, {"num_samples": 3}, {"labels": ["1"]}):
+        with pytest.raises(SystemExit, match="--like draws the pictures of a file and takes no --"):
+            command(like="a.png", out="f.png", **again | refused)
+    with pytest.raises(SystemExit, match="the weights of step 6000 of digits.*by --checkpoint"):
+        command(like="a.png", checkpoint="digits_4step", out="f.png", **again)
+
+
+def test_one_picture_of_a_folder_is_drawn_again(command, model, tmp_path):  # noqa: F811
+    given = dict(num_samples=7, label=[3, 5], batch_size=4, seed=1)
+    sample_folder.draw(tmp_path / "set", model, **given)
+    for path in (tmp_path / "set").rglob("000000[25].png"):
+        drawn = provenance.read(path)
+        assert (drawn.seed, drawn.batch_size, len(drawn.index)) == (1, 4, 1)
+        out = tmp_path / f"{path.stem}.npz"
+        command(like=str(path), out=str(out), num_samples=None, steps=None)
+        (picture,) = np.load(out)["images"]
+        np.testing.assert_array_equal(picture[..., 0], pixels(path))
+
+
+def test_the_grids_of_training_are_drawn_again(command, model, tmp_path):  # noqa: F811
+    grid = SampleGrid(model, tmp_path / "samples")
+    path = grid(model.params, 7)
+    drawn = provenance.read(path)
+    assert (drawn.step, drawn.checkpoint, drawn.weights) == (7, str(tmp_path), model.fingerprint)
+    out = str(tmp_path / "again.png")
+    command(like=str(path), checkpoint="digits", out=out, num_samples=None, steps=None)
+    drawing = model.generate(len(drawn.index), seed=drawn.seed)
+    data.save_grid(tmp_path / "plain.png", drawing.pictures)
+    np.testing.assert_array_equal(pixels(path), pixels(tmp_path / "plain.png"))
+
+
+def test_shards_and_edited_pictures_say_what_made_them(model, tmp_path, monkeypatch):
+    identity = shards.identity(model.recipe, 4, model, model.recipe.table(model.schedule))
+    cell = shards.Shards(tmp_path / "cell", identity)
+    shards.draw(model, model.recipe, model.generator(), cell, 2, seed=4, batch_size=2)
+    drawn = provenance.read(tmp_path / "cell" / "00000.npz")
+    assert (drawn.seed, drawn.index.tolist(), drawn.labels.tolist()) == (4, [0, 1], [0, 1])
+    monkeypatch.chdir(tmp_path)
+    edit.main(["sdedit", "--num=1", "--strength=0.5", "--steps=2", "--out=e.png", "--save=e.npz"])
+    for path in ("e.png", "e.npz"):
+        with rejects(ValueError, "made by: python -m ddim_jax edit sdedit", "--strength=0.5"):
+            provenance.read(path)
+
+
+def test_a_file_that_does_not_say_so_is_refused(tmp_path):
+    data.save_grid(tmp_path / "a.png", np.zeros((1, 8, 8, 1), np.uint8))
+    np.savez(tmp_path / "a.npz", images=np.zeros(3))
+    (tmp_path / "note.png").write_text("no picture")
+    for name in ("a.png", "a.npz", "note.png"):
+        with rejects(ValueError, f"{name} does not say what drew it"):
+            provenance.read(tmp_path / name)
+    with rejects(FileNotFoundError, "no picture"):
+        provenance.read(tmp_path / "b.png")
+
+
+def test_places_and_labels_are_kept_short(model):
+    for index in (np.arange(500), np.array([7]), np.array([3, 9, 4]), 100 + np.arange(40)):
+        labels = np.resize([3, 1, 4], len(index)).astype(np.int32)
+        given = provenance.about(
+            model, model.recipe, seed=0, index=index, labels=labels, batch_size=8
+        )
+        text = json.loads(json.dumps(given))
+        assert len(json.dumps(text["index"])) < 20 and len(text["labels"]) <= 3
