@@ -76,7 +76,9 @@ def naming(path: Path) -> Iterator[None]:
         raise
 
 
-def check_origin(path: Path, origin: dict[str, Any], what: str) -> None:
+def check_origin(
+    path: Path, origin: dict[str, Any], what: str, recipe: dict[str, Any] | None = None
+) -> None:
     """Checks that a folder can take results: it is empty, or holds some of the same settings.
 
     Args:
@@ -84,6 +86,7 @@ def check_origin(path: Path, origin: dict[str, Any], what: str) -> None:
             folder must be empty or new.
         origin: the settings now; entries that only the file has do not matter.
         what: what the results are, such as "samples", for the message.
+        recipe: what the setting "table" was made of, by which the message says what differs.
 
     Raises:
         ValueError: the settings differ, or the file is damaged.
@@ -103,8 +106,14 @@ def check_origin(path: Path, origin: dict[str, Any], what: str) -> None:
     origin = json.loads(json.dumps(origin))
     different = [key for key in sorted(origin) if stored.get(key) != origin[key]]
     if different:
+        told = different
+        if "recipe" in stored and "table" in different:  # which of it makes another table
+            recipes = stored["recipe"], json.loads(json.dumps(recipe or {}))
+            told = [key for key in different if key != "table"]
+            told += [key for key in recipes[1] if recipes[0].get(key) != recipes[1][key]]
+            told = told or different
         raise ValueError(
-            f"{path.parent} holds {what} that were drawn with another {' and '.join(different)}; "
+            f"{path.parent} holds {what} that were drawn with another {' and '.join(told)}; "
             "choose another folder, or move that one away"
         )
 

@@ -36,6 +36,8 @@ from ddim_jax.schedules import NoiseLevel, Schedule
 from ddim_jax.solvers import SolverTable
 
 Array = Any
+WEAK_IN_FEW_STEPS = ("heun", "plms", "s_pndm", "pndm")
+"""Solvers whose first steps leave the data where these are few and long."""
 
 
 class Drawing(NamedTuple):
@@ -189,7 +191,7 @@ class Model:
         self.check(chosen)
         count = 1 if label is None or isinstance(label, str) else max(1, np.size(label))
         if label is None and self.inputs.num_classes:
-            labels = np.array([self.inputs.num_classes], np.int32)  # the null label
+            labels = self.null_labels(1)
         else:
             labels = self.inputs.labels(label, count)
         conditions = self.conditions(count, chosen, labels)
@@ -203,6 +205,36 @@ class Model:
             return make(self.params, rows, guidance)(x, level)
 
         return denoise
+
+    def null_labels(self, count: int) -> np.ndarray:
+        """The null label, int32 [count], for what is drawn without a class.
+
+        Raises:
+            ValueError: the network has none.
+        """
+        if not self.config.model.get("null_label", True):
+            raise ValueError(
+                f"{self.name} has no null label to stand for no class: give a label, 0.."
+                f"{self.inputs.num_classes - 1}"
+            )
+        return np.full(count, self.inputs.num_classes, np.int32)
+
+    def notes(self, recipe: Recipe) -> list[str]:
+        """What is allowed and still disappoints in a recipe, in a sentence each; mostly none."""
+        if recipe.solver == ADAPTIVE:
+            return []
+        steps, loss = len(recipe.times(self.schedule)) - 1, self.config.loss
+        found = []
+        if loss.get("name") == "progressive" and steps > loss.get("steps", steps):
+            found.append(
+                f"{self.name} was distilled for {loss.steps} steps: more of them are not better"
+            )
+        if recipe.solver in WEAK_IN_FEW_STEPS and steps <= 3:
+            found.append(
+                f"{recipe.solver} in {steps} steps is far worse than ddim; below 4 steps take "
+                "ddim, dpm_solver++_2m or unipc_2"
+            )
+        return found
 
     def check(self, recipe: Recipe) -> None:
         """Raises ValueError for guidance that this network was not trained for."""

@@ -99,7 +99,7 @@ def make_mesh(devices: list | None = None) -> Mesh:
 def check_batch(batch_size: int, count: int | None = None) -> None:
     """Raises ValueError unless a batch can be split evenly over the devices."""
     count = count or jax.device_count()
-    if batch_size % count:
+    if batch_size % count or batch_size < 1:
         raise ValueError(
             f"batch_size must be divisible by the {count} devices, got {batch_size}; "
             f"use {max(1, round(batch_size / count)) * count}"

@@ -25,6 +25,8 @@ from ddim_jax.model import Model
 from ddim_jax.recipe import Recipe
 
 ABOUT = "samples.json"
+MAKES_TABLE = ("solver", "steps", "solver_options")
+"""Fields of a recipe that are kept beside the digest of its table, and the stride's name."""
 
 
 class Report(NamedTuple):
@@ -85,11 +87,12 @@ def draw(
         "clip": recipe.clip,
         "labels": _rotation(model, label),
     }
-    files.check_origin(folder / ABOUT, about, "samples")
+    made = {name: getattr(recipe, name) for name in MAKES_TABLE} | {"stride": recipe.stride_name}
+    files.check_origin(folder / ABOUT, about, "samples", made)
     places = paths(folder, model.inputs.num_classes, labels, num_samples)
     mine = np.concatenate([np.arange(0), *_shares(num_samples, batch_size)])
     missing = mine[~_exist(places[i] for i in mine)]
-    _make_folders(folder, about, places)
+    _make_folders(folder, about | {"recipe": made}, places)
     interrupts.keeping(f"what is drawn is kept in {folder}; the same command draws the rest")
     generator, total = model.generator(recipe, parallel=parallel), len(mine)
     with _bar(folder, total, total - len(missing)) as bar:

@@ -14,7 +14,7 @@ from absl import flags as absl_flags
 from absl.testing import flagsaver
 
 from configs import digits_reflow
-from ddim_jax import batch_loop, checkpoints, edit, experiment
+from ddim_jax import batch_loop, checkpoints, data, edit, experiment
 from ddim_jax.adaptive_sampling import AdaptiveResult, Tolerance
 from ddim_jax.checkpoints import __main__ as export
 from ddim_jax.commands import sample
@@ -75,6 +75,7 @@ def stubs(monkeypatch, tmp_path):
     for module in (checkpoints, export):
         monkeypatch.setattr(module, "load", load)
     monkeypatch.setattr(feature_networks, "load", functools.cache(feature_networks.load))
+    monkeypatch.setattr(data, "load", functools.cache(data.load))
     monkeypatch.setattr(batch_loop.Generator, "_compiled", lambda self, arguments: program)
     for module in (actions, inpainting):
         monkeypatch.setattr(module, "judge", lambda model, rows: {})

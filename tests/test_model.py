@@ -62,6 +62,29 @@ def test_one_label_serves_any_batch(model):
     np.testing.assert_array_equal(denoise(x, level).x0, wanted)
 
 
+def test_without_a_null_label_a_label_must_be_given(model):
+    config = model.config.copy_and_resolve_references()
+    with config.unlocked():
+        config.model.null_label = False
+    published = model.replace(config=config)
+    for draw in (published.denoiser, lambda: published.null_labels(2)):
+        with pytest.raises(ValueError, match="digits has no null label.*give a label, 0..9"):
+            draw()
+    published.denoiser(label=3)
+
+
+def test_notes_of_recipes_that_disappoint(model):
+    student = checkpoints.load("digits_4step")
+    assert model.notes(model.recipe) == student.notes(student.recipe) == []
+    assert model.notes(model.recipe.replace(solver="adaptive")) == []
+    (note,) = student.notes(student.recipe.replace(steps=8))
+    assert note == "digits_4step was distilled for 4 steps: more of them are not better"
+    for solver in ("heun", "plms", "s_pndm"):
+        (note,) = model.notes(model.recipe.replace(solver=solver, steps=2))
+        assert note.startswith(f"{solver} in 2 steps is far worse than ddim")
+        assert not model.notes(model.recipe.replace(solver=solver, steps=8))
+
+
 def test_a_model_is_shown_in_a_line_or_two(model):
     assert len(repr(model)) < 500 and "1,4" in repr(model) and "digits" in repr(model)
 
@@ -125,14 +148,14 @@ def test_a_recipe_is_replaced_as_a_reader_expects():
     [
         ({"clip": "soft"}, "unknown clip 'soft'"),
         ({"guidance_scale": np.nan}, "guidance_scale must be a finite number"),
-        ({"guidance_scale": "2"}, "guidance_scale must be a finite number, got '2'"),
+        ({"guidance_scale": "2"}, "guidance_scale must be a finite number in .*, got '2'"),
         ({"solver": ddim_jax.solvers.ddim()}, "solver must be a name, got Solver; .*sampling.run"),
         ({"stride": [1.0, 0.0]}, "a recipe's stride must be a name, got list"),
         (
             {"guidance_rescale": 1.5},
             r"guidance_rescale must be a finite number in \[0, 1\], got 1.5",
         ),
-        ({"guidance_interval": (2.0, 1.0)}, "with 0 <= low < high, got 2.0,1.0"),
+        ({"guidance_interval": (2.0, 1.0)}, r"with 0 <= low < high, got \(2.0, 1.0\)"),
     ],
 )
 def test_a_bad_recipe_is_refused_when_it_is_made(changes, message):

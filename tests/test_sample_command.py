@@ -1,5 +1,6 @@
 """The command `sample.py`: pictures, arrays, folders, and one clear line for bad flags."""
 
+import functools
 import re
 
 import numpy as np
@@ -11,6 +12,9 @@ from ddim_jax import checkpoints
 from ddim_jax.commands import sample
 
 
+loaded = functools.cache(checkpoints.load)
+
+
 @pytest.fixture(scope="module")
 def model():
     return checkpoints.load("digits")
@@ -20,6 +24,7 @@ def model():
 def command(monkeypatch, tmp_path):
     """Runs sample.py with flags, in a directory of its own; those that are None are left out."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(checkpoints, "load", loaded)
 
     def run(**flags):
         steps = {} if flags.get("solver") == "adaptive" else {"steps": 2}

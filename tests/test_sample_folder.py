@@ -57,12 +57,19 @@ def test_what_is_missing_or_empty_is_drawn_again_and_more_extends_the_set(model,
 
 @pytest.mark.parametrize(
     "change, what",
-    [({"seed": 2}, "seed"), ({"label": [3]}, "labels"), ({"clip": "none"}, "clip")],
+    [
+        ({"seed": 2}, "seed"),
+        ({"label": [3]}, "labels"),
+        ({"clip": "none"}, "clip"),
+        ({"steps": 3}, "steps"),
+        ({"solver": "unipc_2", "stride": "quadratic"}, "solver and solver_options and stride"),
+    ],
 )
 def test_other_samples_are_not_mixed_in(model, drawn, change, what):
     given = dict(num_samples=7, label=[3, 5], seed=1) | change
-    if "clip" in given:
-        model = model.replace(recipe=model.recipe.replace(clip=given.pop("clip")))
+    changed = {name: given.pop(name) for name in [*given] if name in ("clip", "solver", "stride")}
+    changed |= {"steps": given.pop("steps", None)}
+    model = model.replace(recipe=model.recipe.replace(**changed))
     with pytest.raises(ValueError, match=f"set holds samples .* drawn with another {what}; choose"):
         sample_folder.draw(drawn, model, **given)
 

@@ -239,6 +239,8 @@ def _load(like=None):
     model.check(recipe)
     if like is not None:
         like.check(model, recipe)
+    for note in model.notes(recipe):
+        print(f"note: {note}", file=sys.stderr)
     if recipe.stride and recipe.stride.endswith(".json"):
         _note_differences(model, recipe)
     return model, recipe

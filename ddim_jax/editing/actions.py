@@ -218,8 +218,13 @@ def sdedit(model: Model, args: argparse.Namespace) -> None:
     x, labels = read(model, args)
     recipe = table_recipe(args, args.solver)
     tables = {f"{s:g}": sdedit_table(model.schedule, recipe, s) for s in args.strength}
-    editor, rows = make_editor(model, args), {"image": x}
+    editor, rows, seen = make_editor(model, args), {"image": x}, {}
     for name, table in tables.items():
+        same = seen.setdefault((table.nfe, *table.start), name)
+        equal = "" if same == name else f", the same steps as strength {same}"
+        print(f"strength {name}: {table.nfe} evaluations{equal}", flush=True)
         rows[name] = editor.draw(table, x, labels, seed=args.seed)
     distances = {name: float(squared_error(x, row).mean()) for name, row in rows.items()}
-    write(model, args, rows, {"solver": args.solver, "mean_squared_difference": distances})
+    numbers = {"solver": args.solver, "mean_squared_difference": distances}
+    numbers["evaluations"] = {name: table.nfe for name, table in tables.items()}
+    write(model, args, rows, numbers)

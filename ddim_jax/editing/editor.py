@@ -129,7 +129,7 @@ class Editor:
             x = jax.tree.map(np.float32, x)
         count = len(jax.tree.leaves((x, known))[0])
         if labels is None and self.model.inputs.num_classes:
-            labels = np.full(count, self.model.inputs.num_classes, np.int32)  # the null label
+            labels = self.model.null_labels(count)
         elif not isinstance(labels, np.ndarray):  # of an array some rows may be the null label
             labels = self.model.inputs.labels(labels, count)
         if (collect, task) not in self._generators:
