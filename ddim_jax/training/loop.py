@@ -62,6 +62,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> TrainState:
     source = experiment.load_data(config)
     config = teacher.record(config, start, source)
     check_data(config, source)
+    abstract_state(config, method, start, mesh)  # traces it: errors come before files
     with lock.locked(workdir):
         notes = [source.note, _longer(workdir, config)]
         save_config(workdir, config)
