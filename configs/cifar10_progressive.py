@@ -6,7 +6,7 @@
 Each stage is a run in runs/cifar10_progressive. Published, not ours: FID 2.57, 3.00, 4.51, 9.12 at
 8, 4, 2, 1 steps (Salimans & Ho 2022, arXiv:2202.00512), with a larger network than this one, which
 is that of `cifar10`. The paper trains the last two stages twice as long as the authors' config,
-which is followed: `"--config.stages[12].train.steps=100000"`, and so for decay_steps, and stage 13.
+which is followed: `"--config.stages[12].train.steps=100000"`, and so for stage 13.
 """
 
 from configs.cifar10 import get_config as cifar10

@@ -34,7 +34,7 @@ import numpy as np
 from ddim_jax import sampling
 from ddim_jax.denoisers import Apply, Denoiser
 from ddim_jax.guidance import Guidance
-from ddim_jax.names import check_number
+from ddim_jax.names import check_range
 from ddim_jax.predictions import Parameterization
 from ddim_jax.schedules import NoiseLevel, Schedule
 
@@ -68,9 +68,8 @@ class Tolerance(NamedTuple):
             ValueError: a tolerance that is not a positive number.
         """
         for value in self:
-            check_number(
-                "tolerance", value, 0, above=True, usual="1e-3 looks exact, Song et al. use 1e-5"
-            )
+            hint = "1e-3 looks exact, Song et al. use 1e-5"
+            check_range("tolerance", value, "(0, inf)", hint)
         return self
 
 

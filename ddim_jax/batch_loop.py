@@ -16,7 +16,7 @@ import numpy as np
 from ddim_jax import parallel, sampling
 from ddim_jax.adaptive_sampling import AdaptiveResult, Tolerance
 from ddim_jax.guidance import Guidance
-from ddim_jax.names import check_number
+from ddim_jax.names import check_range
 from ddim_jax.solvers import SolverTable, State
 
 Array = Any
@@ -213,8 +213,8 @@ def _note_compilation() -> None:
 
 def check_count(count: int, batch_size: int) -> None:
     """Raises ValueError for no samples, batches of none, or numbers that are not whole."""
-    check_number("num_samples", count, 1, 2**31, whole=True)
-    check_number("batch_size", batch_size, 1, whole=True)
+    check_range("num_samples", count, f"[1, {2**31}]", whole=True)
+    check_range("batch_size", batch_size, "[1, inf)", whole=True)
 
 
 def _finite(result: Any) -> np.ndarray:

@@ -24,7 +24,7 @@ from ddim_jax.editing import actions
 from ddim_jax.editing.inpainting import RESTORATIONS, inpaint
 from ddim_jax.editing.inversion import INVERSIONS
 from ddim_jax.editing.pictures import MASKS
-from ddim_jax.names import check_number
+from ddim_jax.names import check_range
 
 
 def numbers(text: str) -> list[float]:
@@ -135,9 +135,9 @@ def run(args: argparse.Namespace) -> None:
     keys.check_seed(args.seed, "--seed")
     for name, least in LEAST.items():
         if vars(args).get(name) is not None:
-            check_number(f"--{name}", vars(args)[name], least, whole=True)
+            check_range(f"--{name}", vars(args)[name], f"[{least}, inf)", whole=True)
     for strength in vars(args).get("strength", ()):
-        check_number("--strength", strength)
+        check_range("--strength", strength)
     check = functools.partial(files.check_new, overwrite=args.overwrite)
     if args.out is not None:
         endings = (".png", ".gif") if args.command == "interpolate" else (".png",)

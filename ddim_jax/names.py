@@ -115,41 +115,6 @@ def _range(within: str) -> str:
     return "positive" if within == "(0, inf)" else at_least
 
 
-def check_number(
-    what: str,
-    value: Any,
-    low: float = -math.inf,
-    high: float = math.inf,
-    *,
-    whole: bool = False,
-    above: bool = False,
-    usual: str = "",
-) -> None:
-    """Checks a number.
-
-    Args:
-        what: its name, for the message.
-        value: of Python, or a scalar of numpy.
-        low: the least there may be.
-        high: the greatest there may be; infinity itself is refused.
-        whole: whether it must be whole.
-        above: whether it must be above `low` itself.
-        usual: of the message, what else to do.
-
-    Raises:
-        ValueError: not such a number, or NaN or infinite.
-    """
-    fits = _misfit(value, int if whole else float) is None
-    if fits and math.isfinite(value) and low <= value <= high and not (above and value == low):
-        return
-    kind = "a whole number" if whole else "a finite number"
-    if low > -math.inf and high < math.inf:
-        kind += f" in {'(' if above else '['}{low:g}, {high:g}]"
-    elif low > -math.inf:
-        kind += f" {'above' if above else 'of at least'} {low:g}"
-    raise ValueError(f"{what} must be {kind}, got {value!r}{'; ' * bool(usual)}{usual}")
-
-
 def make(known: Mapping[str, Callable], section: Mapping[str, Any], what: str, *args: Any) -> Any:
     """Calls the function that a section names, with the section's options.
 

@@ -19,7 +19,7 @@ from ddim_jax import solvers
 from ddim_jax.adaptive_sampling import Tolerance
 from ddim_jax.denoisers import CLIPS
 from ddim_jax.guidance import Guidance
-from ddim_jax.names import check_number, check_options, lookup, parse_options
+from ddim_jax.names import check_options, check_range, lookup, parse_options
 from ddim_jax.schedules import Schedule
 from ddim_jax.solvers import SOLVERS, Solver, SolverTable
 from ddim_jax.strides import STRIDES, learned
@@ -28,7 +28,7 @@ ADAPTIVE = "adaptive"
 """The solver that is no table: it chooses its own steps, see `adaptive_sampling`."""
 DEFAULT_STEPS = 20
 MOST_STEPS = 10_000
-MOST_GUIDANCE = 1000.0
+MOST_GUIDANCE = 1000
 """Beyond it nothing is left of what the network says; 1 to 10 is usual."""
 
 
@@ -77,11 +77,10 @@ class Recipe:
             if not isinstance(getattr(self, name), Mapping):
                 raise ValueError(f"{name} must be a dict of options, got {getattr(self, name)!r}")
         if self.steps is not None:
-            check_number("steps", self.steps, 1, MOST_STEPS, whole=True)
-        check_number(
-            "guidance_scale", self.guidance_scale, -MOST_GUIDANCE, MOST_GUIDANCE, usual="1 is none"
-        )
-        check_number("guidance_rescale", self.guidance_rescale, 0, 1)
+            check_range("steps", self.steps, f"[1, {MOST_STEPS}]", whole=True)
+        within = f"[-{MOST_GUIDANCE}, {MOST_GUIDANCE}]"
+        check_range("guidance_scale", self.guidance_scale, within, "1 is none")
+        check_range("guidance_rescale", self.guidance_rescale, "[0, 1]")
         check_interval(self.guidance_interval)
 
     @staticmethod

@@ -21,6 +21,7 @@ def network(**changes):
     """A tiny network that diffusers could hold, with random parameters."""
     config = tiny(cifar10.get_config())
     with config.unlocked():
+        config.data.image_shape, config.model.out_channels = (8, 8, 3), 3
         config.model.update(channels=32, dropout=0.0, attention_resolutions=(4,), num_blocks=2)
         config.model.group_channels = 1  # 32 groups everywhere
         config.model.update(changes)

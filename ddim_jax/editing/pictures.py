@@ -14,7 +14,7 @@ from ddim_jax import data, files, provenance
 from ddim_jax.data import folders
 from ddim_jax.evaluation.features import read_images
 from ddim_jax.model import Model
-from ddim_jax.names import check_number, parse_value
+from ddim_jax.names import check_range, parse_value
 
 Array = np.ndarray
 MASKS = ("left", "right", "top", "bottom", "center", "random:SHARE")
@@ -106,7 +106,7 @@ def read_mask(args: argparse.Namespace, shape: tuple[int, ...]) -> Array:
         mask = _mask_of_file(Path(args.mask), height, width)
     elif name == "random":
         share = number(share, 0.5, "--mask=random:SHARE")
-        check_number("the share of --mask=random:SHARE", share, 0, 1)
+        check_range("the share of --mask=random:SHARE", share, "[0, 1]")
         mask = np.random.default_rng(args.seed).random((height, width)) > share
     else:
         mask = _mask_of_name(args.mask, height, width)
@@ -140,7 +140,7 @@ def number(text: str, default: float, what: str) -> float:
     """Returns the finite number that a text holds, or the default of an empty one."""
     value = parse_value(text) if text else default
     try:
-        check_number(what, value)
+        check_range(what, value)
     except ValueError:
         raise ValueError(f"{what} needs a number like {default:g}, got {text!r}") from None
     return value

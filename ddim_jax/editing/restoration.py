@@ -24,7 +24,7 @@ import numpy as np
 
 from ddim_jax.denoisers import Denoiser
 from ddim_jax.keys import normal
-from ddim_jax.names import check_number
+from ddim_jax.names import check_range
 from ddim_jax.predictions import Prediction, expand
 from ddim_jax.sampling import Task
 from ddim_jax.schedules import NoiseLevel, Schedule
@@ -62,7 +62,7 @@ def average(factor: int) -> Operator:
     Raises:
         ValueError: a factor below 2; (of the maps) an image that it does not divide.
     """
-    check_number("factor", factor, 2, 4096, whole=True)
+    check_range("factor", factor, "[2, 4096]", whole=True)
     factor = int(factor)
 
     def forward(x, mask=None):
@@ -94,7 +94,7 @@ def blur(std: float, floor: float = 0.02) -> Operator:
     Raises:
         ValueError: a width that is not positive.
     """
-    check_number("std", std, 0, above=True, usual="1.5 is usual")
+    check_range("std", std, "(0, inf)", "1.5 is usual")
 
     def filtered(x, power):
         rows, columns = np.fft.fftfreq(x.shape[1])[:, None], np.fft.rfftfreq(x.shape[2])

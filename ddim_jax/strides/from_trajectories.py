@@ -29,7 +29,7 @@ Sources: Chen et al. 2024 (GITS, arXiv:2405.11326) and their code; Watson et al.
 import numpy as np
 
 from ddim_jax.schedules import Schedule
-from ddim_jax.strides.fixed import check_steps, finish
+from ddim_jax.strides.ends import check_steps, finish
 from ddim_jax.strides.trajectories import Trajectory, check, noisy_ratio
 
 METRICS = ("dev", "l2", "l1")

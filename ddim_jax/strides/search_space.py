@@ -18,7 +18,8 @@ from tqdm import tqdm
 from ddim_jax.schedules import Schedule
 from ddim_jax.solvers.solver import LIMIT
 from ddim_jax.strides import from_trajectories, search, trajectories
-from ddim_jax.strides.fixed import STRIDES, quadratic
+from ddim_jax.strides.by_index import quadratic
+from ddim_jax.strides.fixed import STRIDES
 from ddim_jax.strides.search import Drawer, TeacherSamples
 from ddim_jax.strides.trajectories import Trajectory
 

@@ -14,7 +14,7 @@ from ddim_jax.schedules import Schedule
 from ddim_jax.solvers.rows import BASE, NOISE, Rows
 from ddim_jax.solvers.runge_kutta import heun
 from ddim_jax.solvers.table import SolverTable, State
-from ddim_jax.strides.fixed import karras
+from ddim_jax.strides.by_noise import karras
 
 Array = Any
 Sample = Callable[[SolverTable, Array | State, Array, Sequence[str]], sampling.RunResult]

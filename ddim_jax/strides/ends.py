@@ -1,0 +1,102 @@
+"""Where strides begin and end: shared by all that are made by formula."""
+
+import numpy as np
+
+from ddim_jax.schedules import Schedule
+
+TERMINALS = ("zero", "min", "skip")
+ALL_TERMINALS = (*TERMINALS, "zero_to_min", "repeat")
+
+
+def count_knots(steps: int, terminal: str) -> int:
+    """How many points from noise to `t_min`, or to the last evaluation, a stride has."""
+    return steps + (terminal in ("min", "skip"))
+
+
+def check_steps(
+    schedule: Schedule,
+    steps: int,
+    terminal: str,
+    discrete: bool = False,
+    terminals: tuple[str, ...] = TERMINALS,
+) -> None:
+    """Raises ValueError for a bad terminal, or steps that a (discrete) stride cannot hold."""
+    if terminal not in terminals:
+        raise ValueError(
+            f"terminal must be {', '.join(map(repr, terminals[:-1]))} or {terminals[-1]!r}, got "
+            f"{terminal!r}"
+        )
+    total = schedule.num_steps if discrete else None
+    limit = total - (count_knots(steps, terminal) > steps) if total else None
+    if steps != int(steps) or steps < 1 or (limit and steps > limit):
+        allowed = f"1..{limit} for a {total}-step schedule" if limit else "a whole number >= 1"
+        hint = "; use strides.log_snr or karras to go between the indices" if limit else ""
+        raise ValueError(f"steps must be {allowed}, got {steps}{hint}")
+
+
+def noisy_end(schedule: Schedule, lam_min: float | None) -> float:
+    """The noisiest time with `lam >= lam_min`; a whole index on a discrete schedule."""
+    noise = schedule.t_span[0]
+    if lam_min is None or schedule.half_log_snr(noise) >= lam_min:
+        return noise
+    cleanest = schedule.half_log_snr(schedule.t_min)
+    if not lam_min < cleanest:
+        raise ValueError(
+            f"lam_min must be below {cleanest:.4g}, the half log-SNR of the cleanest level of "
+            f"{schedule.name}, got {lam_min}; -5.1 is usual"
+        )
+    if schedule.num_steps is None:
+        return float(schedule.time_of(lam_min))
+    grid = np.arange(1, schedule.num_steps + 1) / schedule.num_steps
+    return float(grid[schedule.half_log_snr(grid) >= lam_min].max())
+
+
+def finite_noisy_end(schedule: Schedule, lam_min: float | None, name: str) -> tuple[float, float]:
+    """(time, lam) of the noisy end."""
+    noise = noisy_end(schedule, lam_min)
+    lam = schedule.half_log_snr(noise)
+    if not np.isfinite(lam):
+        raise ValueError(
+            f"{name} needs a finite log-SNR, but {schedule.name} has none at t = {noise}; "
+            "pass lam_min=-5.1, or use strides.uniform"
+        )
+    return noise, lam
+
+
+def indices(schedule: Schedule, noise: float, knots: int) -> int:
+    """How many indices there are up to `noise`."""
+    total = int(round(noise * schedule.num_steps))
+    if knots > total:
+        raise ValueError(
+            f"{knots} points do not fit on the {total} indices up to t = {noise}; use fewer steps "
+            "or a lower lam_min"
+        )
+    return total
+
+
+def at_index(schedule: Schedule, index) -> np.ndarray:
+    """The times of indices."""
+    return (np.asarray(index, np.float64) + 1) / schedule.num_steps
+
+
+def finish(schedule: Schedule, times: np.ndarray, terminal: str) -> np.ndarray:
+    """The times with the end that terminal names, checked to be monotone.
+
+    Args:
+        times: [steps] to the last evaluation, or [steps + 1] to `t_min` for "min" and "skip".
+    """
+    if terminal == "min":
+        return _checked(times)
+    if terminal in ("zero_to_min", "repeat"):
+        end = schedule.t_min if terminal == "zero_to_min" else times[-1]
+        return np.append(_checked(times), min(end, times[-1]))
+    kept = times[:-1] if terminal == "skip" else times
+    return _checked(np.append(kept, schedule.t_span[1]))
+
+
+def _checked(times: np.ndarray) -> np.ndarray:
+    if np.any(np.diff(times) >= 0):
+        raise ValueError(
+            f"{len(times) - 1} steps do not fit: two points of the stride coincide; use fewer steps"
+        )
+    return times
