@@ -191,7 +191,7 @@ def test_running_out_of_steps_is_reported_for_each_sample():
             lambda: integrate(Mixture(), FLOW, tolerance(1e-3), X, lam_min=-np.inf),
             "lam_min must be finite",
         ),
-        (lambda: Tolerance(1e-3, 0.0).validate(), "atol must be positive, got 0.0"),
+        (lambda: Tolerance(1e-3, 0.0).validate(), "tolerance must be positive, got 0.0"),
         (
             lambda: make_adaptive_sampler(mixture_apply, predictions.flow, FLOW, clip="soft"),
             "unknown clip 'soft'; it is one",
