@@ -11,7 +11,6 @@ from PIL import Image
 from ddim_jax import checkpoints
 from ddim_jax.commands import sample
 
-
 loaded = functools.cache(checkpoints.load)
 
 
