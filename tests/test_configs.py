@@ -178,7 +178,7 @@ def change(path, value):
         ("ema.name", "none", "unknown ema 'none'; it is one of constant, power"),
         ("sample.solver", "dpm", "unknown solver 'dpm' .did you mean 'ddpm'.*it is one of ddim"),
         ("sample.stride", "quadratc", "unknown stride 'quadratc' .did you mean 'quadratic'"),
-        ("sample.steps", 0, "steps must be a whole number >= 1, got 0"),
+        ("sample.steps", 0, "steps must be a whole number .*, got 0"),
         (
             "sample.clip",
             "statik",
