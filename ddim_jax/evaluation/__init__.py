@@ -15,6 +15,7 @@ Commands:
     python -m ddim_jax.evaluation.likelihood      measures bits per dimension
     python -m ddim_jax.evaluation.straightness    measures how straight the paths of a flow are
     python -m ddim_jax.evaluation.sanity_check    checks that a distance ranks altered pictures well
+    python -m ddim_jax.evaluation.own_features    trains a feature network on one's own pictures
     python -m ddim_jax.evaluation.digits          trains the digit classifier
     python -m ddim_jax.evaluation.inception       converts the weights of the FID network
 """

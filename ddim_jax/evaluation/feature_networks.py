@@ -2,22 +2,25 @@
 
     network = feature_networks.load("digits")                       # in the package
     network = feature_networks.load("inception:pt_inception.pth")   # the FID network, from a file
+    network = feature_networks.load("own:photos.npz")               # one of `own_features.py`
 
 A distance is named after its network: FID, KID and IS (Frechet and kernel Inception distance,
 Inception score) for the Inception of 2015-12-05 alone; FDD, KDD and DS (D for digit) for the digit
-classifier.
+classifier; FD(photos) and so on for one's own.
 """
 
 import importlib.resources
 from pathlib import Path
 
-from ddim_jax.evaluation import digits, inception
+from ddim_jax.evaluation import inception, own_features
 from ddim_jax.evaluation.features import FeatureNetwork
 
 INCEPTIONS = {"inception": "pytorch_fid", "inception_tensorflow": "tensorflow"}
 """Names of the FID network, and how each resizes pictures: their FIDs differ by some tenths."""
 
-NAMES = "digits, digits:PATH.npz, or " + " or ".join(f"{name}:PATH" for name in INCEPTIONS)
+NAMES = "digits, digits:PATH.npz, own:PATH.npz, or " + " or ".join(
+    f"{name}:PATH" for name in INCEPTIONS
+)
 
 
 def load(name: str) -> FeatureNetwork:
@@ -25,8 +28,9 @@ def load(name: str) -> FeatureNetwork:
 
     Args:
         name: "digits" for the classifier in the package, "digits:PATH.npz" for another of its
-            kind, "inception:PATH" for the FID network with pictures resized as pytorch-fid does,
-            "inception_tensorflow:PATH" as torch-fidelity and ADM do (see `inception.py`).
+            kind, "own:PATH.npz" for one of `own_features`, "inception:PATH" for the FID network
+            with pictures resized as pytorch-fid does, "inception_tensorflow:PATH" as torch-fidelity
+            and ADM do (see `inception.py`).
 
     Raises:
         FileNotFoundError: no such file.
@@ -36,9 +40,9 @@ def load(name: str) -> FeatureNetwork:
     if name == "digits":
         file = importlib.resources.files("ddim_jax.assets") / "digit_classifier.npz"
         with importlib.resources.as_file(file) as bundled:
-            return digits.feature_network(bundled)
-    if kind == "digits" and path:
-        return digits.feature_network(Path(path))
+            return own_features.feature_network(bundled)
+    if kind in ("digits", "own") and path:
+        return own_features.feature_network(Path(path))
     if kind in INCEPTIONS:
         return inception.feature_network(path, INCEPTIONS[kind])
     raise ValueError(f"unknown features {name!r}; they are {NAMES}")

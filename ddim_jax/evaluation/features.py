@@ -47,7 +47,7 @@ class FeatureNetwork(NamedTuple):
     """A network whose features are compared.
 
     Attributes:
-        name: "digits" or "inception".
+        name: "digits", "inception", or that of one's own.
         dimensions: D.
         names: of its Frechet distance, kernel distance and class score.
         sha256: of its weights.
