@@ -70,6 +70,7 @@ LEAST = {
     "learn_from": 2, "jump_length": 1, "resamplings": 1,
 }  # fmt: skip
 """The least that a flag may be."""
+MOST = 1_000_000
 COMMANDS = {
     actions.invert: {"latents": dict(help="also write the latents here, .npz")},
     actions.compare: {},
@@ -135,7 +136,7 @@ def run(args: argparse.Namespace) -> None:
     keys.check_seed(args.seed, "--seed")
     for name, least in LEAST.items():
         if vars(args).get(name) is not None:
-            check_range(f"--{name}", vars(args)[name], f"[{least}, inf)", whole=True)
+            check_range(f"--{name}", vars(args)[name], f"[{least}, {MOST}]", whole=True)
     for strength in vars(args).get("strength", ()):
         check_range("--strength", strength)
     check = functools.partial(files.check_new, overwrite=args.overwrite)

@@ -6,6 +6,7 @@ Networks are not run: a stub stands for compiled programs, and what takes long i
 
 import functools
 import shutil
+import signal
 
 import jax
 import numpy as np
@@ -38,6 +39,14 @@ VALUES = {
     "missing": None, "empty": "", "0": "0", "-1": "-1", "huge": "1" + "0" * 12, "nan": "nan",
     "inf": "inf", "word": "word",
 }  # fmt: skip
+
+
+class Hung(Exception):
+    """It computes and computes before any check."""
+
+
+def hung(number, frame):
+    raise Hung
 
 
 class Reached(Exception):
@@ -140,6 +149,8 @@ COMMANDS = {name: rest for name, *rest in parsers()}
 
 def faults(run, arguments, folder, capsys):
     """What a command did that it must not have done."""
+    signal.signal(signal.SIGALRM, hung)
+    signal.alarm(40)
     try:
         run(arguments)
     except (Reached, absl_flags.Error):
@@ -151,6 +162,8 @@ def faults(run, arguments, folder, capsys):
         return found + [f"left {left}" for _ in left[:1]]
     except Exception as error:
         return [f"{type(error).__name__}: {error}"]
+    finally:
+        signal.alarm(0)
     return [f"left {path}" for path in folder.rglob("*.part")]
 
 

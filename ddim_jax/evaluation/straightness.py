@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ddim_jax import checkpoints, command_line, keys
+from ddim_jax.batch_loop import check_count
 from ddim_jax.model import Model
 from ddim_jax.recipe import Recipe
 
@@ -74,6 +75,7 @@ def main(argv: list[str] | None = None) -> None:
 def run(args: argparse.Namespace) -> None:
     """Measures and prints."""
     keys.check_seed(args.seed, "--seed")
+    check_count(args.num_samples, args.num_samples)
     values = measure(checkpoints.load(args.checkpoint), args.steps, args.num_samples, args.seed)
     error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
     print(f"straightness {values.mean():.4g} +- {error:.2g}, {args.steps} steps")

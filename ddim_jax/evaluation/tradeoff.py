@@ -32,14 +32,15 @@ import numpy as np
 from tqdm import tqdm
 
 from ddim_jax import checkpoints, command_line, files, interrupts, keys, parallel
-from ddim_jax.batch_loop import Generator
+from ddim_jax.batch_loop import Generator, check_count
 from ddim_jax.denoisers import CLIPS
 from ddim_jax.evaluation import feature_networks, metrics, plots, results, scores, shards, sweep
 from ddim_jax.evaluation.features import FeatureNetwork
 from ddim_jax.evaluation.scores import Evaluator
 from ddim_jax.evaluation.sweep import PlannedCell
 from ddim_jax.model import Model
-from ddim_jax.recipe import Recipe
+from ddim_jax.names import check_number
+from ddim_jax.recipe import MOST_STEPS, Recipe
 
 
 def announce(
@@ -169,6 +170,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         raise ValueError("--preset=paper is one table: give one --stride and one --guidance_scale")
     if not args.name or Path(args.name).name != args.name:
         raise ValueError(f"--name must be a name without folders, got {args.name!r}")
+    check_count(args.num_samples, args.batch_size)
+    for nfe in args.nfe:
+        check_number("--nfe", nfe, 1, MOST_STEPS, whole=True)
     keys.check_seed(args.seed, "--seed")
     parallel.check_batch(args.batch_size, jax.local_device_count())
     return args
