@@ -23,7 +23,7 @@ from ddim_jax import checkpoints, command_line, files, interrupts, keys
 from ddim_jax.batch_loop import check_count
 from ddim_jax.evaluation import feature_networks, metrics, scores
 from ddim_jax.model import Model
-from ddim_jax.names import check_number
+from ddim_jax.names import check_range
 from ddim_jax.strides import learned
 
 GOLDEN = (5**0.5 - 1) / 2
@@ -177,8 +177,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         raise ValueError(f"--steps must be numbers from 2 on, like 2,4, got {args.steps}")
     args.steps = [int(n) for n in steps]
     keys.check_seed(args.seed, "--seed")
-    check_number("--trials", args.trials, 2, 1000, whole=True)
-    check_number("--lam_min", args.lam_min)
+    check_range("--trials", args.trials, "[2, 1000]", whole=True)
+    check_range("--lam_min", args.lam_min)
     check_count(args.num_samples, args.batch_size)
     return args
 

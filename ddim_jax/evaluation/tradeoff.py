@@ -39,7 +39,7 @@ from ddim_jax.evaluation.features import FeatureNetwork
 from ddim_jax.evaluation.scores import Evaluator
 from ddim_jax.evaluation.sweep import PlannedCell
 from ddim_jax.model import Model
-from ddim_jax.names import check_number
+from ddim_jax.names import check_range
 from ddim_jax.recipe import MOST_STEPS, Recipe
 
 
@@ -172,7 +172,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         raise ValueError(f"--name must be a name without folders, got {args.name!r}")
     check_count(args.num_samples, args.batch_size)
     for nfe in args.nfe:
-        check_number("--nfe", nfe, 1, MOST_STEPS, whole=True)
+        check_range("--nfe", nfe, f"[1, {MOST_STEPS}]", whole=True)
     keys.check_seed(args.seed, "--seed")
     parallel.check_batch(args.batch_size, jax.local_device_count())
     return args

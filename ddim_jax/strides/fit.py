@@ -25,7 +25,7 @@ from tqdm import tqdm
 from ddim_jax import checkpoints, command_line, files, interrupts, parallel, sampling
 from ddim_jax.batch_loop import Generator
 from ddim_jax.model import Model
-from ddim_jax.names import check_number, lookup
+from ddim_jax.names import check_range, lookup
 from ddim_jax.recipe import MOST_STEPS, Recipe
 from ddim_jax.sampling import RunResult
 from ddim_jax.schedules import Schedule
@@ -271,9 +271,9 @@ def _check(args: argparse.Namespace) -> None:
             f"strides are learned from where noise ends up, and {args.solver} adds its own; learn "
             "for a deterministic solver such as ddim and use the stride with both"
         )
-    check_number("--nodes", args.nodes, 2, 1001, whole=True)
-    check_number("--refine", args.refine, 0, whole=True)
-    check_number("--reference_steps", args.reference_steps, 0, MOST_STEPS, whole=True)
+    check_range("--nodes", args.nodes, "[2, 1001]", whole=True)
+    check_range("--refine", args.refine, "[0, inf)", whole=True)
+    check_range("--reference_steps", args.reference_steps, f"[0, {MOST_STEPS}]", whole=True)
     if min(args.steps) < 1 or max(args.steps) >= args.nodes:
         raise ValueError(f"--steps must be 1..{args.nodes - 1} (below --nodes), got {args.steps}")
     devices = jax.local_device_count()
