@@ -309,7 +309,7 @@ def test_translation_and_sdedit(command, checkpoint):
         (("attribute", "--by=7:12"), "labels must be 0..9, got 12"),
         (("attribute", "--by=7:1", "--learn_from=2"), "--by=7:1 finds no images on one side"),
         (("invert", "--label=thre"), "labels must be 0..9, got thre"),
-        (("invert", "--num=0"), "--num must be a whole number in .1, 1e.06., got 0"),
+        (("invert", "--num=0"), "--num must be in .1, 1000000., got 0"),
         (("inpaint", "--mask=random:half"), "--mask=random:SHARE needs a number like 0.5"),
         (("inpaint", "--operator=blur:x", "--method=dps"), "--operator=blur: needs a number like"),
         (("interpolate", "--seeds=1,2", "--grid=4"), "a grid needs 4 corners"),

@@ -72,7 +72,7 @@ def mean_flow(
     check_range("config.loss.power", power, "[0, inf)")
     check_range("config.loss.floor", floor, "(0, inf)", "0.01 is usual")
     check_range("config.loss.omega", omega)
-    check_range("config.loss.kappa", kappa, "(-inf, 1)", "its guidance is omega / (1 - kappa)")
+    check_range("config.loss.kappa", kappa, "(-inf, 1]", "its guidance is omega / (1 - kappa)")
     guided = omega != 1 or kappa != 0
     if guided:
         options = f"config.loss.omega={omega} and config.loss.kappa={kappa} need"
