@@ -66,7 +66,9 @@ class Case:
 
     def shapes(self):
         """Shapes of our parameters."""
-        return jax.eval_shape(self.net.init, jax.random.key(0), *self.init or self.arguments)["params"]
+        return jax.eval_shape(self.net.init, jax.random.key(0), *self.init or self.arguments)[
+            "params"
+        ]
 
     def tensors(self) -> dict[str, np.ndarray]:
         """The weights, by the names of torch's network."""
@@ -76,7 +78,8 @@ class Case:
 
     def params(self):
         """The weights, as our network takes them."""
-        return tensor_names.to_ours(self.names(self.net), self.tensors())
+        tensors = self.tensors()
+        return tensor_names.to_ours(self.names(self.net, tensors), tensors)
 
 
 def target(name: str, output: Any) -> np.ndarray:
@@ -160,7 +163,7 @@ def run_dit(net, x, t, inputs):
 
 
 def run_wide_dit(net, x, t, inputs):
-    """The network of diffusers with a picture that is not square, which it puts together wrongly."""
+    """What diffusers makes of a picture that is not square, which it puts together wrongly."""
     found = []
     hook = net.proj_out_2.register_forward_hook(lambda *args: found.append(args[-1]))
     try:
@@ -185,9 +188,83 @@ def dit(height: int, width: int, run_theirs: Callable, gradient: bool = False, *
     diffusers_own = dict(time_embedding="dit", eps=1e-5, unused_channels=4)
     net = DiT(width=28, depth=3, heads=4, num_classes=11, **diffusers_own, **options)
     arguments = random("x", 2, height, width, 4), TIMES, told(net)
-    return Case(
-        net, tensor_names.dit, make_dit, arguments, run_net, run_theirs, gradient=gradient
-    )
+    return Case(net, tensor_names.dit, make_dit, arguments, run_net, run_theirs, gradient=gradient)
+
+
+def make_sit():
+    """The network of SiT (and DiT) from its paper, under the names of the authors' files."""
+    import torch
+    from torch import nn
+    from torch.nn import functional as F
+
+    def norm(x, shift, scale):
+        x = F.layer_norm(x, x.shape[-1:], eps=1e-6)
+        return x * (1 + scale[:, None]) + shift[:, None]
+
+    class Block(nn.Module):
+        def __init__(self, width):
+            super().__init__()
+            self.attn = nn.ModuleDict(
+                {"qkv": nn.Linear(width, 3 * width), "proj": nn.Linear(width, width)}
+            )
+            self.mlp = nn.ModuleDict(
+                {"fc1": nn.Linear(width, 4 * width), "fc2": nn.Linear(4 * width, width)}
+            )
+            self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+
+        def forward(self, x, c):
+            a, b, gate_0, d, e, gate_1 = self.adaLN_modulation(c).chunk(6, dim=1)
+            qkv = self.attn["qkv"](norm(x, a, b)).unflatten(-1, (3, 4, -1)).permute(2, 0, 3, 1, 4)
+            h = F.scaled_dot_product_attention(*qkv).transpose(1, 2).flatten(2)
+            x = x + gate_0[:, None] * self.attn["proj"](h)
+            h = F.gelu(self.mlp["fc1"](norm(x, d, e)), approximate="tanh")
+            return x + gate_1[:, None] * self.mlp["fc2"](h)
+
+    class SiT(nn.Module):
+        def __init__(self, width=28, depth=3, classes=11):
+            super().__init__()
+            embed = lambda layers: nn.ModuleDict(layers)  # noqa: E731
+            self.x_embedder = embed({"proj": nn.Conv2d(4, width, 2, 2)})
+            mlp = nn.Sequential(nn.Linear(256, width), nn.SiLU(), nn.Linear(width, width))
+            self.t_embedder = embed({"mlp": mlp})
+            self.y_embedder = embed({"embedding_table": nn.Embedding(classes + 1, width)})
+            self.blocks = nn.ModuleList(Block(width) for _ in range(depth))
+            modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 2 * width))
+            last = {"adaLN_modulation": modulation, "linear": nn.Linear(width, 4 * 8)}
+            self.final_layer = embed(last)
+
+        def forward(self, x, t, label):
+            rows, columns = x.shape[2] // 2, x.shape[3] // 2
+            h = self.x_embedder["proj"](x).flatten(2).transpose(1, 2)
+            omega = 10000.0 ** (-torch.arange(7, dtype=torch.float64) / 7)
+            line = lambda n: torch.outer(torch.arange(n, dtype=torch.float64), omega)  # noqa: E731
+            waves = [torch.cat([a.sin(), a.cos()], 1).float() for a in (line(columns), line(rows))]
+            places = torch.cat(
+                [waves[0].repeat(rows, 1), waves[1].repeat_interleave(columns, 0)], 1
+            )
+            h = h + places
+            angles = t[:, None] * torch.exp(-np.log(10000) * torch.arange(128) / 128)
+            c = self.t_embedder["mlp"](torch.cat([angles.cos(), angles.sin()], 1))
+            c = c + self.y_embedder["embedding_table"](label)
+            for block in self.blocks:
+                h = block(h, c)
+            h = norm(h, *self.final_layer["adaLN_modulation"](c).chunk(2, dim=1))
+            h = self.final_layer["linear"](h).unflatten(-1, (2, 2, 8)).unflatten(1, (rows, columns))
+            return h.permute(0, 1, 3, 2, 4, 5).flatten(1, 2).flatten(2, 3)[..., :4]
+
+    return SiT()
+
+
+def run_sit(net, x, t, inputs):
+    import torch
+
+    return {"F": net(nchw(x), torch.tensor(t), torch.tensor(inputs["label"]))}
+
+
+def sit() -> Case:
+    net = DiT(width=28, depth=3, heads=4, num_classes=11, unused_channels=4)
+    arguments = random("x", 2, 6, 10, 4), np.array([0.9, 0.1], np.float32), told(net)
+    return Case(net, tensor_names.dit_authors, make_sit, arguments, run_net, run_sit)
 
 
 # --- autoencoders and text encoders ---------------------------------------------------------------
@@ -245,7 +322,7 @@ def tiny() -> Case:
 
     x, z = random("x", 2, 16, 24, 3), 4 * random("z", 2, 4, 6, 4)
     kinds = (make, (x, z), run_autoencoder, run_their_tiny, (x,))
-    return Case(net, lambda net: tensor_names.autoencoder_tiny(net), *kinds)
+    return Case(net, tensor_names.autoencoder_tiny, *kinds)
 
 
 IDS = np.array([[97, 4, 8, 15, 16, 98, 98, 98], [97, 23, 42, 98, 0, 0, 0, 0]])
@@ -284,7 +361,7 @@ SDXL = dict(
     projection_class_embeddings_input_dim=20 + 6 * 10, transformer_layers_per_block=(1, 2),
 )  # fmt: skip
 CASES = {
-    "sd1": text_unet({}, widths=(32, 64), depths=(1, 0), heads=(4, 4), num_blocks=2, gradient=True),
+    "sd1": text_unet({}, widths=(32, 64), depths=(1, 0), heads=(4, 4), gradient=True),
     "sd2, inpainting, three levels, odd head widths": text_unet(
         dict(use_linear_projection=True, transformer_layers_per_block=(1, 2, 1)), channels=9,
         widths=(20, 36, 36), depths=(1, 2, 0), heads=(4, 12, 4), groups=4,
@@ -293,13 +370,16 @@ CASES = {
         SDXL, widths=(16, 24), depths=(0, 2), mid_depth=2, heads=(2, 3), groups=8, vector_dim=20,
         sizes=6, size_dim=10,
     ),
-    "lcm": text_unet({}, widths=(16, 24), depths=(1, 0), heads=(2, 2), groups=8, guidance_dim=16),
+    "lcm, two blocks": text_unet(
+        {}, widths=(16, 24), depths=(1, 0), heads=(2, 2), groups=8, guidance_dim=16, num_blocks=2
+    ),
     "x4 upscaler": text_unet(
         dict(only_cross_attention=(True, False)), channels=7, widths=(16, 24), depths=(1, 1),
         heads=(2, 2), groups=8, num_classes=11, text_only=(True, False),
     ),
     "dit": dit(8, 8, run_dit, gradient=True),
     "dit, not square": dit(8, 4, run_wide_dit, position_grid=4),
+    "sit, not square": sit(),
     "autoencoder": autoencoder(),
     "autoencoder, 16 channels": autoencoder(
         latent_channels=16, quant=False, attention=False, scale=0.36, shift=0.12
@@ -327,7 +407,9 @@ def ours(name: str) -> dict[str, np.ndarray]:
 
 def along(grads: dict[str, Any]) -> np.ndarray:
     """Each gradient's product with a random direction, by parameters in the order of names."""
-    return np.array([np.vdot(grads[name], random(name, *grads[name].shape)) for name in sorted(grads)])
+    return np.array(
+        [np.vdot(grads[name], random(name, *grads[name].shape)) for name in sorted(grads)]
+    )
 
 
 def theirs(name: str) -> dict[str, np.ndarray]:

@@ -119,12 +119,13 @@ def _read_kernel(entry: Entry, value: np.ndarray) -> np.ndarray:
 
 def _write(entry: Entry, value: np.ndarray) -> list[np.ndarray]:
     if entry.copies:
-        return _write(entry._replace(copies=False), value) * len(entry.theirs)
+        one = entry._replace(copies=False, theirs=entry.theirs[:1])
+        return _write(one, value) * len(entry.theirs)
     if entry.blocks:
         size, single = len(entry.theirs) // entry.blocks, entry._replace(blocks=0)
         single = single._replace(theirs=entry.theirs[:size])
         return [tensor for block in value for tensor in _write(single, block)]
-    parts = np.split(value, 1 if entry.copies else len(entry.theirs), axis=-1)
+    parts = np.split(value, len(entry.theirs), axis=-1)
     if entry.ours.endswith("kernel"):
         parts = [_write_kernel(entry, part) for part in parts]
     return [np.ascontiguousarray(part) for part in parts]
@@ -294,7 +295,7 @@ def _conv_block(ours: str, theirs: str, tensors: Any) -> Iterator[Entry]:
         yield from _layer(f"{ours}/skip", f"{theirs}.conv_shortcut", pointwise=True)
 
 
-def autoencoder_tiny(net: AutoencoderTiny) -> Iterator[Entry]:
+def autoencoder_tiny(net: AutoencoderTiny, tensors: Any = EVERY) -> Iterator[Entry]:
     """Of diffusers' AutoencoderTiny, whose layers are numbered in a row, activations too."""
     number = 0
     for level, count in enumerate(net.encoder_blocks):
@@ -364,7 +365,7 @@ DIT_AUTHORS_BLOCK = {
 }
 
 
-def dit(net: DiT) -> Iterator[Entry]:
+def dit(net: DiT, tensors: Any = EVERY) -> Iterator[Entry]:
     """Of diffusers' DiTTransformer2DModel, whose blocks hold a copy each of the embeddings."""
 
     def copies(ours, theirs):

@@ -148,10 +148,11 @@ class TextUNet(nn.Module):
         check_options(self, down_padding=tuple(PADDINGS))
         levels = len(self.widths)
         for name in ("depths", "heads"):
-            if len(getattr(self, name)) != levels:
-                raise ValueError(
-                    f"{name} must be {levels}, one per width, got {getattr(self, name)}"
-                )
+            given = getattr(self, name)
+            if len(given) != levels:
+                raise ValueError(f"{name} must be {levels} numbers, one per width, got {given}")
+        if len(self.text_only) not in (0, levels):
+            raise ValueError(f"text_only must be () or {levels} truths, got {self.text_only}")
         if self.sizes and not self.vector_dim:
             raise ValueError(f"sizes={self.sizes} need a vector; give vector_dim, 1280 in SDXL")
         if self.guidance_dim and "guidance" in self.scalars:
