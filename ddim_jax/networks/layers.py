@@ -98,8 +98,11 @@ class GroupNorm(nn.Module):
     groups: int | None = None
 
     @nn.compact
-    def __call__(self, x, film=None):
+    def __call__(self, x, film=None, statistics=None):
         """Normalises x [B, H, W, C]; film = (scale, shift), each [B, C], is applied after it.
+
+        statistics = (mean, variance), each [B, C], are those of the channels where x is only a
+        part of a feature map.
 
         Raises:
             ValueError: groups do not divide C.
@@ -115,8 +118,14 @@ class GroupNorm(nn.Module):
             return jnp.repeat(pooled, channels // groups, axis=-1)
 
         x = x.astype(jnp.float32)
-        centred = x - over_groups(x.mean(axis=(1, 2)))[:, None, None, :]
-        variance = over_groups(jnp.square(centred).mean(axis=(1, 2)))
+        mean = x.mean(axis=(1, 2)) if statistics is None else statistics[0]
+        centre = over_groups(mean)
+        centred = x - centre[:, None, None, :]
+        if statistics is None:
+            variance = jnp.square(centred).mean(axis=(1, 2))
+        else:
+            variance = statistics[1] + jnp.square(mean - centre)
+        variance = over_groups(variance)
         gain = gain * jax.lax.rsqrt(variance + self.eps)
         if film is not None:
             scale, shift = (part.astype(jnp.float32) for part in film)
