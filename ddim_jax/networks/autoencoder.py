@@ -139,16 +139,18 @@ class Coder(nn.Module):
             h = level(h)
         return self._out(self.middle(h))
 
-    def but_last(self, z):
-        """The decoder without its finest level: latents to features of half the picture's size."""
+    def but_last(self, z, count=1):
+        """The decoder without its `count` finest levels: latents to features."""
         h = self.middle(self.conv_in(z))
-        for level in self.levels[:-1]:
+        for level in self.levels[: len(self.levels) - count]:
             h = level(h)
         return h
 
-    def last(self, h):
-        """The decoder's finest level: features of half the picture's size to the picture."""
-        return self._out(self.levels[-1](h))
+    def last(self, h, count=1):
+        """The decoder's `count` finest levels: features to the picture."""
+        for level in self.levels[len(self.levels) - count :]:
+            h = level(h)
+        return self._out(h)
 
     def _out(self, h):
         return self.conv_out(nn.swish(self.norm_out(h)))
@@ -227,13 +229,13 @@ class AutoencoderKL(nn.Module):
         """
         return self.decoder(self.unscaled(latents))
 
-    def decode_but_last(self, latents):
-        """`decode` up to features of half the picture's size, the finest level left out."""
-        return self.decoder.but_last(self.unscaled(latents))
+    def decode_but_last(self, latents, count):
+        """`decode` up to its `count` finest levels: features of the level before them."""
+        return self.decoder.but_last(self.unscaled(latents), count)
 
-    def decode_last(self, h):
+    def decode_last(self, h, count):
         """The rest of `decode` after `decode_but_last`."""
-        return self.decoder.last(h)
+        return self.decoder.last(h, count)
 
     def unscaled(self, latents):
         """What the decoder is given of latents."""

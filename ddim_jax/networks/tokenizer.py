@@ -1,7 +1,8 @@
 """CLIP's tokenizer: texts to token numbers, from the files of a folder.
 
-A text is normalised (NFC, white space collapsed, lower case) and cut into words; the bytes of each
-word are written as printable characters, and neighbours are merged in the order of merges.txt.
+Between start and end tokens that are written out, a text is normalised (NFC, white space collapsed,
+lower case) and cut into words; the bytes of each word are written as printable characters, and
+neighbours are merged in the order of merges.txt.
 
     folder/vocab.json, merges.txt     or tokenizer.json, which holds both
     folder/tokenizer_config.json      the most tokens of a text, and the one that pads
@@ -21,8 +22,12 @@ from pathlib import Path
 import numpy as np
 
 START, END = "<|startoftext|>", "<|endoftext|>"
+SPECIAL = re.compile(f"({re.escape(START)}|{re.escape(END)})")
 SUFFIXES = ("'s", "'t", "'re", "'ve", "'m", "'ll", "'d")
 LENGTH = 77
+SPACE = "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+"""White space as Unicode has it; Python counts four more characters."""
+SPACES = re.compile(f"[{SPACE}]+")
 
 
 def byte_characters() -> list[str]:
@@ -105,8 +110,15 @@ class Tokenizer:
 
     def tokens(self, text: str) -> list[int]:
         """The numbers of a text's tokens, as many as there are."""
-        text = re.sub(r"\s+", " ", unicodedata.normalize("NFC", text)).strip().lower()
-        return [number for word in _words(text) for number in self._merged(word)]
+        numbers = []
+        for piece in SPECIAL.split(text):
+            if piece in (START, END):
+                numbers.append(self._numbers[piece])
+                continue
+            piece = SPACES.sub(" ", unicodedata.normalize("NFC", piece))
+            piece = "".join(character.lower() for character in piece)  # a last sigma as others
+            numbers += [number for word in _words(piece) for number in self._merged(word)]
+        return numbers
 
     def cut(self, text: str) -> str:
         """What of a text is cut off because it has too many tokens, as it is read; "" for none."""
@@ -123,8 +135,6 @@ class Tokenizer:
         return " ".join(word.decode(errors="replace") for word in words).strip()
 
     def _merge(self, word: str) -> tuple[int, ...]:
-        if word in (START, END):
-            return (self._numbers[word],)
         parts = [self._characters[byte] for byte in word.encode()]
         parts[-1] += "</w>"
         while len(parts) > 1:
@@ -137,18 +147,13 @@ class Tokenizer:
 
 
 def _words(text: str) -> Iterator[str]:
-    """Cuts a normalised text: special tokens, 's and the like, letters, single digits, the rest."""
+    """Cuts a normalised text: 's and the like, letters, single digits, the rest."""
     place = 0
     while place < len(text):
-        special = next((s for s in (START, END, *SUFFIXES) if text.startswith(s, place)), None)
-        if special:
-            yield special
-            place += len(special)
-            continue
-        kind, end = _kind(text[place]), place + 1
-        while kind not in ("N", " ") and end < len(text) and _kind(text[end]) == kind:
-            if text.startswith((START, END), end):
-                break
+        end, kind = place + 1, _kind(text[place])
+        if suffix := next((s for s in SUFFIXES if text.startswith(s, place)), None):
+            end, kind = place + len(suffix), "suffix"
+        while kind in ("L", "other") and end < len(text) and _kind(text[end]) == kind:
             end += 1
         if kind != " ":
             yield text[place:end]
@@ -157,7 +162,7 @@ def _words(text: str) -> Iterator[str]:
 
 def _kind(character: str) -> str:
     kind = unicodedata.category(character)[0]
-    return " " if character.isspace() else kind if kind in "LN" else "other"
+    return " " if character == " " else kind if kind in "LN" else "other"
 
 
 def _vocabulary(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
