@@ -37,6 +37,13 @@ setup(
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda13]"],
         "test": ["pytest", "pytest-xdist", "ruff"],
-        "parity": ["diffusers", "pytorch-fid", "torch", "torch-fidelity", "torchvision"],
+        "parity": [
+            "diffusers",
+            "pytorch-fid",
+            "torch",
+            "torch-fidelity",
+            "torchvision",
+            "transformers",
+        ],
     },
 )

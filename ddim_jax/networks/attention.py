@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ddim_jax.networks.layers import Dropout, fan_avg, fan_avg_qkv
+from ddim_jax.networks.layers import Dropout, fan_avg, fan_avg_qkv, zeros
 from ddim_jax.networks.options import check_divides
 
 Array = Any
@@ -69,11 +69,31 @@ def _attend(q: Array, k: Array, v: Array) -> Array:
     return (mixed / total).astype(v.dtype)
 
 
-def layer_norm(eps: float = 1e-5, affine: bool = True, **options: Any) -> nn.LayerNorm:
-    """A layer norm with statistics in two passes, which a large mean does not spoil."""
-    return nn.LayerNorm(
-        epsilon=eps, use_bias=affine, use_scale=affine, use_fast_variance=False, **options
-    )
+class LayerNorm(nn.Module):
+    """Layer normalisation in float32, in two passes, so that a large mean does not spoil it.
+
+    Attributes:
+        eps: added to the variance.
+        affine: whether parameters `scale` and `bias` follow.
+        dtype: of the result.
+
+    Source: Ba et al. 2016 (arXiv:1607.06450), equation 4.
+    """
+
+    eps: float = 1e-5
+    affine: bool = True
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x):
+        """Normalises x [B, N, C] over C."""
+        x = x.astype(jnp.float32)
+        centred = x - x.mean(axis=-1, keepdims=True)
+        y = centred * jax.lax.rsqrt(jnp.square(centred).mean(axis=-1, keepdims=True) + self.eps)
+        if self.affine:
+            scale = self.param("scale", nn.initializers.ones_init(), x.shape[-1:])
+            y = y * scale[None, None] + self.param("bias", zeros, x.shape[-1:])[None, None]
+        return y.astype(self.dtype)
 
 
 class Attention(nn.Module):

@@ -10,7 +10,7 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 
-from ddim_jax.networks.attention import Attention, FeedForward, attention, layer_norm
+from ddim_jax.networks.attention import Attention, FeedForward, LayerNorm, attention
 from ddim_jax.networks.layers import (
     Conv3x3,
     Dropout,
@@ -101,7 +101,7 @@ class TextBlock(nn.Module):
     @nn.compact
     def __call__(self, x, context):
         """Returns x with what the three layers add."""
-        norm = functools.partial(layer_norm, dtype=self.dtype)
+        norm = functools.partial(LayerNorm, dtype=self.dtype)
         attend = functools.partial(Attention, self.heads, dtype=self.dtype)
         first = context if self.text_only else None
         x = x + attend(name="self")(norm(name="norm_0")(x), first)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax.numpy as jnp
 
-from ddim_jax.networks.attention import ACTIVATIONS, layer_norm
+from ddim_jax.networks.attention import ACTIVATIONS, LayerNorm
 from ddim_jax.networks.options import DTYPES, check_choices, check_divides
 
 Array = Any
@@ -61,14 +61,14 @@ class ClipLayer(nn.Module):
         def dense(features, stddev, name):
             return nn.Dense(features, kernel_init=normal(stddev), dtype=self.dtype, name=name)
 
-        h = layer_norm(self.eps, dtype=self.dtype, name="norm_0")(x)
+        h = LayerNorm(self.eps, dtype=self.dtype, name="norm_0")(x)
         h = dense(3 * width, spread, "qkv")(h).reshape(b, length, 3, self.heads, -1)
         mask = nn.make_causal_mask(jnp.ones((1, length)))
         h = nn.dot_product_attention(
             h[:, :, 0], h[:, :, 1], h[:, :, 2], mask=mask, dtype=self.dtype
         )
         h = x + dense(width, spread * adding, "out")(h.reshape(x.shape))
-        y = layer_norm(self.eps, dtype=self.dtype, name="norm_1")(h)
+        y = LayerNorm(self.eps, dtype=self.dtype, name="norm_1")(h)
         y = dense(self.hidden, (2 * width) ** -0.5, "dense_0")(y)
         y = dense(width, spread * adding, "dense_1")(ACTIVATIONS[self.activation](y))
         return (x, h + y), None
@@ -125,7 +125,7 @@ class ClipText(nn.Module):
         )
         options = (self.heads, self.hidden, self.activation, self.layers, self.eps, self.dtype)
         (before, x), _ = loop(*options, name="layers")((x, x))
-        last = layer_norm(self.eps, dtype="float32", name="norm_out")(x)
+        last = LayerNorm(self.eps, dtype="float32", name="norm_out")(x)
         end = jnp.argmax(ids == self.end, axis=1)
         pooled = jnp.take_along_axis(last, end[:, None, None], axis=1)[:, 0]
         if self.projection:

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddim_jax.inputs import Input
-from ddim_jax.networks.attention import Attention, FeedForward, layer_norm
+from ddim_jax.networks.attention import Attention, FeedForward, LayerNorm
 from ddim_jax.networks.layers import (
     depth_to_space,
     fan_avg,
@@ -88,11 +88,11 @@ class DiTBlock(nn.Module):
         """Returns x of the next block and None; emb [B, C] is activated."""
         six = nn.Dense(6 * x.shape[-1], kernel_init=zeros, dtype=self.dtype, name="modulation")(emb)
         shift_0, scale_0, gate_0, shift_1, scale_1, gate_1 = jnp.split(six, 6, axis=-1)
-        norm = layer_norm(1e-6, affine=False, dtype=self.dtype)
+        norm = LayerNorm(1e-6, affine=False, dtype=self.dtype)
         attention = Attention(self.heads, True, self.dropout, fan_avg, self.dtype, name="attention")
         h = attention(modulate(norm(x), shift_0, scale_0), dropout_keys=dropout_keys)
         x = x + gate_0[:, None] * h
-        norm = layer_norm(self.eps, affine=False, dtype=self.dtype)
+        norm = LayerNorm(self.eps, affine=False, dtype=self.dtype)
         feed = FeedForward("gelu_tanh", dropout=self.dropout, dtype=self.dtype, name="feed")
         h = feed(modulate(norm(x), shift_1, scale_1), dropout_keys)
         return x + gate_1[:, None] * h, None
@@ -173,7 +173,7 @@ class DiT(nn.Module):
         h = h + jnp.asarray(places, self.dtype)[None]
         h = self._blocks(h, emb.astype(self.dtype), dropout_keys if self.dropout else None)
         two = nn.Dense(2 * self.width, kernel_init=zeros, name="modulation_out")(emb)
-        norm = layer_norm(1e-6, affine=False, dtype="float32")
+        norm = LayerNorm(1e-6, affine=False, dtype="float32")
         h = modulate(norm(h), *jnp.split(two, 2, axis=-1))
         features = self.patch_size**2 * (self.out_channels + self.unused_channels)
         h = nn.Dense(features, kernel_init=zeros, name="out")(h)
