@@ -19,9 +19,11 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from ddim_jax.checkpoints import tensor_names
+from ddim_jax.checkpoints.tensors import to_ours, to_theirs
 from ddim_jax.networks import DiT, TextUNet
-from ddim_jax.networks.autoencoder import AutoencoderKL, AutoencoderTiny
+from ddim_jax.networks.autoencoder import AutoencoderKL
 from ddim_jax.networks.clip import ClipText
+from ddim_jax.networks.tiny_autoencoder import AutoencoderTiny
 
 GOLDEN = Path(__file__).parent / "fixtures" / "latent_networks.npz"
 COPIES = re.compile(r"transformer_blocks\.\d+\.norm1\.emb")
@@ -73,13 +75,13 @@ class Case:
     def tensors(self) -> dict[str, np.ndarray]:
         """The weights, by the names of torch's network."""
         empty = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), self.shapes())
-        shapes = tensor_names.to_theirs(self.names(self.net), empty)
+        shapes = to_theirs(self.names(self.net), empty)
         return {name: weight(name, value.shape) for name, value in shapes.items()}
 
     def params(self):
         """The weights, as our network takes them."""
         tensors = self.tensors()
-        return tensor_names.to_ours(self.names(self.net, tensors), tensors)
+        return to_ours(self.names(self.net, tensors), tensors)
 
 
 def target(name: str, output: Any) -> np.ndarray:
@@ -444,7 +446,7 @@ def gradients(case: Case, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarra
         entries.append(entry)
     wanted = set(flatten_dict(case.shapes(), sep="/"))
     used = [entry for entry in entries if entry.ours in wanted]
-    return flatten_dict(tensor_names.to_ours(used, tensors), sep="/")
+    return flatten_dict(to_ours(used, tensors), sep="/")
 
 
 if __name__ == "__main__":

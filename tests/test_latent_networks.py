@@ -8,11 +8,12 @@ import pytest
 
 from configs import digits_mean_flow
 from ddim_jax import checkpoints
-from ddim_jax.checkpoints import tensor_names
+from ddim_jax.checkpoints.tensors import to_ours, to_theirs
 from ddim_jax.networks import DiT, TextUNet
-from ddim_jax.networks.autoencoder import AutoencoderKL, AutoencoderTiny
+from ddim_jax.networks.autoencoder import AutoencoderKL
 from ddim_jax.networks.clip import ClipText
 from ddim_jax.networks.layers import Dropout
+from ddim_jax.networks.tiny_autoencoder import AutoencoderTiny
 from ddim_jax.networks.transformer import positions
 from ddim_jax.training import loop
 from tests.latent_networks import CASES, GOLDEN, TIMES, ours, random, theirs, told
@@ -391,10 +392,10 @@ def test_tensors_are_read_and_written_back(name):
     """Bit for bit, each exactly once."""
     case = CASES[name]
     tensors = case.tensors()
-    params = tensor_names.to_ours(case.names(case.net, tensors), tensors)
+    params = to_ours(case.names(case.net, tensors), tensors)
     found = jax.tree.map(lambda leaf: leaf.shape, params)
     assert found == jax.tree.map(lambda leaf: leaf.shape, case.shapes())
-    back = tensor_names.to_theirs(case.names(case.net), params)
+    back = to_theirs(case.names(case.net), params)
     assert set(back) == set(tensors)
     for key, value in tensors.items():
         np.testing.assert_array_equal(back[key], value, err_msg=key)
@@ -405,35 +406,35 @@ def test_tensors_that_lack_or_are_left_over():
     names = list(case.names(case.net))
     whole = case.tensors()
     with pytest.raises(ValueError, match="holds extra.weight, for which the network has no place"):
-        tensor_names.to_ours(names, whole | {"extra.weight": np.zeros(3)})
+        to_ours(names, whole | {"extra.weight": np.zeros(3)})
     label = "transformer_blocks.2.norm1.emb.class_embedder.embedding_table.weight"
     with pytest.raises(ValueError, match=f"lacks {label}"):
-        tensor_names.to_ours(names, {k: v for k, v in whole.items() if k != label})
+        to_ours(names, {k: v for k, v in whole.items() if k != label})
     with pytest.raises(ValueError, match="embedding_table.weight and its copies differ"):
-        tensor_names.to_ours(names, whole | {label: whole[label] + 1})
+        to_ours(names, whole | {label: whole[label] + 1})
     with pytest.raises(ValueError, match="no tensor for the parameter interval/kernel"):
-        tensor_names.to_theirs(names, case.params() | {"interval": {"kernel": np.zeros(3)}})
+        to_theirs(names, case.params() | {"interval": {"kernel": np.zeros(3)}})
 
 
 def test_constants_in_files():
     """Positions, which files of older programs hold."""
     case = CASES["clip"]
     tensors = case.tensors() | {"text_model.embeddings.position_ids": np.arange(10)[None]}
-    assert set(tensor_names.to_ours(case.names(case.net, tensors), tensors)) == set(case.params())
+    assert set(to_ours(case.names(case.net, tensors), tensors)) == set(case.params())
     case = CASES["sit, not square"]
     places = positions(5, 5, case.net.width)[None]
     tensors = case.tensors() | {"pos_embed": places}
-    assert set(tensor_names.to_ours(case.names(case.net, tensors), tensors)) == set(case.params())
+    assert set(to_ours(case.names(case.net, tensors), tensors)) == set(case.params())
     tensors["pos_embed"] = places[:, ::-1]
     with pytest.raises(ValueError, match="pos_embed of 25 patches is not the sines and cosines"):
-        tensor_names.to_ours(case.names(case.net, tensors), tensors)
+        to_ours(case.names(case.net, tensors), tensors)
 
 
 def test_older_and_newer_names():
     """transformers 5 leaves out "text_model."; diffusers named attention otherwise before 0.15."""
     case = CASES["clip"]
     tensors = {key.removeprefix("text_model."): value for key, value in case.tensors().items()}
-    found = tensor_names.to_ours(case.names(case.net, tensors), tensors)
+    found = to_ours(case.names(case.net, tensors), tensors)
     jax.tree.map(np.testing.assert_array_equal, found, case.params())
     case, tensors = CASES["autoencoder"], {}
     old = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
@@ -442,7 +443,7 @@ def test_older_and_newer_names():
             key = key.replace(new, name)
         tensors[key] = value
     assert sum("proj_attn" in key for key in tensors) == 4
-    found = tensor_names.to_ours(case.names(case.net, tensors), tensors)
+    found = to_ours(case.names(case.net, tensors), tensors)
     jax.tree.map(np.testing.assert_array_equal, found, case.params())
 
 
@@ -450,5 +451,5 @@ def test_parameters_in_another_dtype():
     case = CASES["openclip"]
     tensors = {key: value.astype(np.float16) for key, value in case.tensors().items()}
     entries = case.names(case.net, tensors)
-    params = tensor_names.to_ours(entries, tensors, jnp.bfloat16)
+    params = to_ours(entries, tensors, jnp.bfloat16)
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("bfloat16")}

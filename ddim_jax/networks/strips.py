@@ -7,13 +7,9 @@ taken one after another: each time all strips are run up to the norm, which leav
 each row, and these are put together for the next pass. The last pass has them all and leaves the
 picture, which is that of `decode` but for rounding.
 
-The levels in strips are computed as often as they have norms, each time as far as the norm. Of
-Stable Diffusion's decoder at 1024 x 1024 pixels, float32 on a CPU:
-
-    levels in strips   temporaries   time
-    none (`decode`)        3221 MB      1
-    1                      1619 MB    TIME1
-    2                       MB2 MB    TIME2
+The levels in strips are computed as often as they have norms, each time as far as the norm: with
+the finest level in strips, decoding Stable Diffusion's latents takes 3 times as long in half the
+memory; with two levels, 8 times as long in a fifth (docs/networks.md).
 """
 
 import functools

@@ -6,7 +6,7 @@ attention and before the feed-forward layers, and a gate after each.
 
     size  width  depth  heads    parameters with patches of 2 x 2 latents
     S       384     12      6      33M
-    B       768     12     12     131M
+    B       768     12     12     130M
     L      1024     24     16     458M
     XL     1152     28     16     675M    DiT-XL/2, SiT-XL/2: the defaults, unused_channels=4
 
