@@ -44,6 +44,7 @@ setup(
             "torch-fidelity",
             "torchsde",
             "torchvision",
+            "transformers",
         ],
     },
 )

@@ -72,13 +72,14 @@ def sample_keys(seed: int, index: Array) -> Array:
     Raises:
         ValueError: another seed, or an index of another shape, type or range.
     """
-    places, of_seed = np.asarray(index), key(seed)
+    traced = isinstance(index, jax.core.Tracer)  # of which only the shape and type are known
+    places, of_seed = index if traced else np.asarray(index), key(seed)
     if places.ndim != 1 or not np.issubdtype(places.dtype, np.integer):
         raise ValueError(
             f"index must be whole numbers [B], one a sample, got {index!r}; for N samples give "
             "np.arange(N)"
         )
-    if np.any(places < 0) or np.any(places >= 2**31):
+    if not traced and (np.any(places < 0) or np.any(places >= 2**31)):
         raise ValueError(f"index must be in 0..2^31 - 1, got {places.min()}..{places.max()}")
     return jax.vmap(lambda i: jax.random.fold_in(of_seed, i))(jnp.asarray(places, jnp.int32))
 

@@ -39,6 +39,7 @@ VARIANTS = {
         scale_shift=True, time_embedding="adm", norm_eps=1e-5, head_channels=8,
         down_padding="symmetric", num_classes=5, null_label=False,
     ),
+    "cosines first": dict(time_embedding="dit"),
 }  # fmt: skip
 
 

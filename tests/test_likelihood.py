@@ -444,7 +444,7 @@ def test_the_bundled_digits_have_few_bits(tmp_path):
         (["--method=vlb", "--steps=0"], "steps must be a whole number >= 1, got 0"),
         (["--out=a.txt"], "--out must end in .json, got a.txt"),
         (["--num_images=5001"], "at most 5000, all of digits, split train, got 5001"),
-        (["--tolerance=0"], "tolerance must be a finite number above 0, got 0.0"),
+        (["--tolerance=0"], "tolerance must be positive, got 0.0"),
         (["--method=vlb", "--stride=unform"], "unknown stride 'unform' .did you mean 'uniform'"),
         (["--method=vlb", "--steps=5", "--terms=9"], "terms must be 1..4"),
         (["--split=test"], "digits has only the split 'train'"),

@@ -102,7 +102,7 @@ def test_the_trajectory_ends_in_the_picture(model):
 
 def test_guidance_that_a_network_does_not_know_is_refused(model):
     guided = model.recipe.replace(guidance_scale=2.0)
-    with pytest.raises(ValueError, match="num_samples must be a whole number in .1, 2.*, got 0"):
+    with pytest.raises(ValueError, match="num_samples must be in .1, 2.*, got 0"):
         model.generate(0)
     config = model.config.copy_and_resolve_references()
     config.loss.label_dropout = 0.0
@@ -147,13 +147,13 @@ def test_a_recipe_is_replaced_as_a_reader_expects():
     "changes, message",
     [
         ({"clip": "soft"}, "unknown clip 'soft'"),
-        ({"guidance_scale": np.nan}, "guidance_scale must be a finite number"),
-        ({"guidance_scale": "2"}, "guidance_scale must be a finite number in .*, got '2'"),
+        ({"guidance_scale": np.nan}, "guidance_scale must be in .-1000, 1000., got nan"),
+        ({"guidance_scale": "2"}, "guidance_scale must be a number, got .2."),
         ({"solver": ddim_jax.solvers.ddim()}, "solver must be a name, got Solver; .*sampling.run"),
         ({"stride": [1.0, 0.0]}, "a recipe's stride must be a name, got list"),
         (
             {"guidance_rescale": 1.5},
-            r"guidance_rescale must be a finite number in \[0, 1\], got 1.5",
+            r"guidance_rescale must be in \[0, 1\], got 1.5",
         ),
         ({"guidance_interval": (2.0, 1.0)}, r"with 0 <= low < high, got \(2.0, 1.0\)"),
     ],

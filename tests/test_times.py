@@ -113,7 +113,7 @@ def test_another_solver_starts_where_the_model_s_own_does(checkpoint):
     [
         (["--steps=1"], "--steps must be numbers from 2 on, like 2,4, got 1"),
         (["--steps=two"], "got two"),
-        (["--trials=1"], "--trials must be a whole number in .2, 1000., got 1"),
+        (["--trials=1"], "--trials must be in .2, 1000., got 1"),
         (["--num_samples=100"], "needs more samples than that, got 100"),
         (["--solver=consistensy"], "unknown solver 'consistensy'"),
         (["--guidance_scale=2"], "without label dropout"),

@@ -165,8 +165,8 @@ def _their_model(config: ml_collections.ConfigDict) -> dict[str, Any]:
         "num_class_embeds": net.num_classes or None,
         "resnet_time_scale_shift": "scale_shift" if net.scale_shift else "default",
         "downsample_padding": int(net.down_padding == "symmetric"),
-        "freq_shift": int(net.time_embedding == "ddpm"),
-        "flip_sin_to_cos": net.time_embedding == "adm",
+        "freq_shift": int(net.time_embedding != "adm"),
+        "flip_sin_to_cos": net.time_embedding != "ddpm",
         "norm_eps": net.norm_eps,
         "norm_num_groups": groups,
         "attn_norm_num_groups": groups,
@@ -233,12 +233,12 @@ def _model(options: dict[str, Any], file: Path) -> dict[str, Any]:
     attends = [kind in ATTENTION for kind in down]
     if attends != [kind in ATTENTION for kind in reversed(up)]:
         raise ValueError(f"{file}: attention on the way down and up differs, {down} and {up}")
-    times = {(1, False): "ddpm", (0, True): "adm"}
+    times = {(1, False): "ddpm", (0, True): "adm", (1, True): "dit"}
     embedding = (options.get("freq_shift", 0), options.get("flip_sin_to_cos", True))
     if embedding not in times:
         raise ValueError(
-            f"{file}: freq_shift and flip_sin_to_cos must be 1 and false or 0 and true, got "
-            f"{embedding[0]} and {embedding[1]}"
+            f"{file}: freq_shift and flip_sin_to_cos must be 1 and false, 0 and true, or 1 and "
+            f"true, got {embedding[0]} and {embedding[1]}"
         )
     shifts = options.get("resnet_time_scale_shift", "default")
     if shifts not in ("default", "scale_shift"):

@@ -1,8 +1,8 @@
 """Layers the convolutional networks share, written for XLA on CPU, GPU and TPU alike.
 
-The 3x3 convolution, group normalisation, dropout, attention, the embedding of time and the moves
-between resolutions. Feature maps are [B, H, W, C]. Layers with a `dtype` compute in it; parameters
-and normalisation statistics are float32 always.
+The 3x3 convolution, group normalisation, dropout, the embedding of time and the moves between
+resolutions. Feature maps are [B, H, W, C]. Layers with a `dtype` compute in it; parameters and
+normalisation statistics are float32 always.
 """
 
 import math
@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddim_jax.networks import winograd
+from ddim_jax.networks.options import check_divides
 
 fan_avg = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
 # q, k and v share one kernel [C, 3C]: the scale undoes the larger fan-out, so that each third
@@ -22,7 +23,6 @@ fan_avg = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
 fan_avg_qkv = nn.initializers.variance_scaling(2.0, "fan_avg", "uniform")
 zeros = nn.initializers.zeros_init()
 
-TIME_EMBEDDINGS = ("ddpm", "adm")
 PADDINGS = {"same": "SAME", "symmetric": ((1, 1), (1, 1))}
 
 
@@ -34,7 +34,7 @@ def conv3x3(x, kernel, stride=1, padding="SAME"):
 
 
 class Conv3x3(nn.Module):
-    """Every 3x3 convolution of the network; parameters `kernel` [3, 3, I, O] and `bias` [O].
+    """Every 3x3 convolution; parameters `kernel` [3, 3, I, O] and, unless it has none, `bias` [O].
 
     TF's SAME padding of a strided convolution on an even size is one row below and one column to
     the right; "symmetric" (PyTorch's padding=1) is one on each side. They agree at stride 1.
@@ -45,18 +45,21 @@ class Conv3x3(nn.Module):
     padding: str = "same"
     kernel_init: Any = fan_avg
     dtype: str = "float32"
+    bias: bool = True
 
     @nn.compact
     def __call__(self, x):
         """Maps x [B, H, W, C] to [B, H / stride, W / stride, features] in `dtype`."""
         kernel = self.param("kernel", self.kernel_init, (3, 3, x.shape[-1], self.features))
-        bias = self.param("bias", zeros, (self.features,))
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         if self._by_winograd(x):
             kernel = self.variable(winograd.COLLECTION, "kernel", winograd.transform, kernel).value
             y = winograd.convolve(x, kernel)
         else:
             y = conv3x3(x, kernel, self.stride, PADDINGS[self.padding])
+        if not self.bias:
+            return y
+        bias = self.param("bias", zeros, (self.features,))
         return y + bias.astype(self.dtype).reshape(1, 1, 1, -1)
 
     def _by_winograd(self, x) -> bool:
@@ -83,7 +86,8 @@ class GroupNorm(nn.Module):
 
     Groups have `group_channels` channels or more: 32 groups from 128 channels on, as in DDPM and
     ADM. With one channel a group the norm would erase whatever was added to the whole channel just
-    before it, which is how the embedding enters a residual block without scale and shift.
+    before it, which is how the embedding enters a residual block without scale and shift. `groups`,
+    where it is given, is the number of them instead.
 
     Source: Wu & He 2018, arXiv:1803.08494, equations 1 and 2.
     """
@@ -91,22 +95,37 @@ class GroupNorm(nn.Module):
     eps: float = 1e-6
     group_channels: int = 4
     dtype: str = "float32"
+    groups: int | None = None
 
     @nn.compact
-    def __call__(self, x, film=None):
-        """Normalises x [B, H, W, C]; film = (scale, shift), each [B, C], is applied after it."""
+    def __call__(self, x, film=None, statistics=None):
+        """Normalises x [B, H, W, C]; film = (scale, shift), each [B, C], is applied after it.
+
+        statistics = (mean, variance), each [B, C], are those of the channels where x is only a
+        part of a feature map.
+
+        Raises:
+            ValueError: groups do not divide C.
+        """
         channels = x.shape[-1]
+        groups = self.groups or group_count(channels, self.group_channels)
+        check_divides("groups of a norm", groups, channels)
         gain = self.param("scale", nn.initializers.ones_init(), (channels,)).reshape(1, -1)
         bias = self.param("bias", zeros, (channels,)).reshape(1, -1)
-        groups = group_count(channels, self.group_channels)
 
         def over_groups(stat):
             pooled = stat.reshape(-1, groups, channels // groups).mean(axis=-1)
             return jnp.repeat(pooled, channels // groups, axis=-1)
 
         x = x.astype(jnp.float32)
-        centred = x - over_groups(x.mean(axis=(1, 2)))[:, None, None, :]
-        variance = over_groups(jnp.square(centred).mean(axis=(1, 2)))
+        mean = x.mean(axis=(1, 2)) if statistics is None else statistics[0]
+        centre = over_groups(mean)
+        centred = x - centre[:, None, None, :]
+        if statistics is None:
+            variance = jnp.square(centred).mean(axis=(1, 2))
+        else:
+            variance = statistics[1] + jnp.square(mean - centre)
+        variance = over_groups(variance)
         gain = gain * jax.lax.rsqrt(variance + self.eps)
         if film is not None:
             scale, shift = (part.astype(jnp.float32) for part in film)
@@ -140,48 +159,6 @@ class Dropout(nn.Module):
         return jnp.where(jax.vmap(kept)(keys), x / (1 - self.rate), 0)
 
 
-def attention(q, k, v, most: int = 2**21):
-    """Softmax attention, the softmax in float32.
-
-    Of more than `most` pairs of a query and a key, queries are taken in blocks, one after another,
-    and computed again backwards: memory grows with N + M, not N * M (as in Rabe & Staats 2021,
-    arXiv:2112.05682), and the numbers are the same.
-
-    Args:
-        q: [B, N, heads, d] queries.
-        k: [B, M, heads, d] keys.
-        v: [B, M, heads, d] values.
-        most: pairs, of one sample and head, whose logits are in memory at a time.
-
-    Returns:
-        [B, N, heads, d], in the dtype of v.
-    """
-    size = q.shape[1]
-    while size * k.shape[1] > most and size % 2 == 0:
-        size //= 2
-    if size == q.shape[1]:
-        return _attend(q, k, v)
-    blocks = q.reshape(q.shape[0], -1, size, *q.shape[2:]).swapaxes(0, 1)
-    blocks = jax.lax.map(jax.checkpoint(lambda block: _attend(block, k, v)), blocks)
-    return blocks.swapaxes(0, 1).reshape(q.shape)
-
-
-def _attend(q, k, v):
-    """Attention of all queries at once.
-
-    The division by the softmax sum comes after the product with v: it then touches d numbers a
-    query instead of N, and the products are otherwise the same.
-    """
-    f32 = jnp.float32
-    logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=f32)
-    logits = logits * (1 / math.sqrt(q.shape[-1]))
-    top = jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
-    weights = jnp.exp(logits - top)
-    total = weights.sum(axis=-1).transpose(0, 2, 1)[..., None]
-    mixed = jnp.einsum("bhqk,bkhd->bqhd", weights.astype(v.dtype), v, preferred_element_type=f32)
-    return (mixed / total).astype(v.dtype)
-
-
 def upsample(x):
     """Doubles height and width of x [B, H, W, C] by repetition (nearest neighbour)."""
     b, h, w, c = x.shape
@@ -203,7 +180,8 @@ def time_embedding(t, channels: int, kind: str = "ddpm"):
         t: [B] float32 model time.
         channels: even number of outputs.
         kind: "ddpm" puts sines first and the last frequency at 1/10000; "adm" puts cosines first
-            and spaces the frequencies as if one more followed, at 1/10000.
+            and spaces the frequencies as if one more followed, at 1/10000; "dit" puts cosines
+            first and has DDPM's frequencies, as DiT has them in diffusers.
 
     Returns:
         [B, channels] float32.
@@ -211,11 +189,20 @@ def time_embedding(t, channels: int, kind: str = "ddpm"):
     Source: Ho et al. 2020, appendix B, and Dhariwal & Nichol 2021 (their published code).
     """
     half = channels // 2
-    spacing = math.log(10000.0) / (half - 1 if kind == "ddpm" else half)
+    spacing = math.log(10000.0) / (half if kind == "adm" else half - 1)
     frequencies = jnp.exp(-spacing * jnp.arange(half, dtype=jnp.float32))
     angles = t.astype(jnp.float32)[:, None] * frequencies[None, :]
     parts = (jnp.sin(angles), jnp.cos(angles))
     return jnp.concatenate(parts if kind == "ddpm" else parts[::-1], axis=-1)
+
+
+def two_layers(name: str, x, width: int, first_init=fan_avg, last_init=fan_avg):
+    """Maps x [B, C] to [B, width] by the layers `name`_0 and `name`_1 of the module that calls it.
+
+    An embedding of a time or of another number passes through them in every network.
+    """
+    h = nn.swish(nn.Dense(width, kernel_init=first_init, name=f"{name}_0")(x))
+    return nn.Dense(width, kernel_init=last_init, name=f"{name}_1")(h)
 
 
 def space_to_depth(x, patch: int):

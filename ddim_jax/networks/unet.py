@@ -16,94 +16,26 @@ variance scaling over the mean of fan-in and fan-out). Feature maps are [B, H, W
 normalisation statistics, the embedding of t and the output are float32 whatever `dtype` is.
 """
 
+import functools
 from types import MappingProxyType
 
 import flax.linen as nn
-import jax
-import jax.numpy as jnp
 
 from ddim_jax.inputs import Input
 from ddim_jax.names import check_range
-from ddim_jax.networks.blocks import AttentionBlock, ResBlock
+from ddim_jax.networks.blocks import AttentionBlock, ResBlock, ascend, descend
 from ddim_jax.networks.layers import (
     PADDINGS,
-    TIME_EMBEDDINGS,
     Conv3x3,
     GroupNorm,
     depth_to_space,
-    fan_avg,
     space_to_depth,
     time_embedding,
+    two_layers,
     upsample,
     zeros,
 )
-
-REMAT = {
-    "none": None,
-    "convolutions": lambda primitive, *_, **__: primitive.name == "conv_general_dilated",
-    "blocks": jax.checkpoint_policies.nothing_saveable,
-}
-"""Policies of what a block keeps for the backward pass, by name; None keeps everything."""
-DTYPES = ("float32", "bfloat16")
-SCALAR_UNITS = 1000.0
-"""Factor on embedded scalars: puts 1 as far from 0 as the ends of a schedule over [0, 1] are."""
-
-
-def check_inputs(net, x, t, inputs, dropout_keys):
-    """Raises ValueError, while tracing, where the arguments do not fit the UNet net."""
-    if x.ndim != 4:
-        raise ValueError(f"x must be [B, H, W, C], got shape {x.shape}")
-    batch, height, width, _ = x.shape
-    if t.shape != (batch,):
-        raise ValueError(f"t must have shape ({batch},), one model time per sample, got {t.shape}")
-    levels = len(net.channel_mults)
-    factor = net.patch_size * 2 ** (levels - 1)
-    if height % factor or width % factor:
-        raise ValueError(
-            f"height and width must be divisible by {factor} = patch_size {net.patch_size} * 2 ** "
-            f"({levels} levels - 1), got {height} x {width}; resize the images "
-            f"(config.data.resize={max(1, round(height / factor)) * factor}) or use fewer levels"
-        )
-    if dropout_keys is not None and dropout_keys.shape[:1] != (batch,):
-        raise ValueError(
-            f"dropout_keys must be [{batch}], one key per sample, got shape {dropout_keys.shape}"
-        )
-    declared = net.inputs
-    options = f"num_classes={net.num_classes}, scalars={net.scalars}"
-    if set(inputs) != set(declared):
-        raise ValueError(
-            f"inputs must have keys {sorted(declared)} ({options}), got {sorted(inputs)}"
-        )
-    for name, (shape, *_) in declared.items():
-        if inputs[name].shape != (batch, *shape):
-            got = inputs[name].shape
-            raise ValueError(
-                f"inputs[{name!r}] must have shape {(batch, *shape)} ({options}), got {got}"
-            )
-    if net.num_classes and not jnp.issubdtype(inputs["label"].dtype, jnp.integer):
-        raise ValueError(f"inputs['label'] must be integers, got {inputs['label'].dtype}")
-
-
-def check_options(net):
-    """Raises ValueError where an attribute of the UNet net is out of range."""
-    known = {"dtype": DTYPES, "remat": tuple(REMAT), "time_embedding": TIME_EMBEDDINGS}
-    for name, values in (known | {"down_padding": tuple(PADDINGS)}).items():
-        if getattr(net, name) not in values:
-            raise ValueError(f"{name} must be one of {values}, got {getattr(net, name)!r}")
-    least = {"out_channels": 1, "num_blocks": 0, "num_heads": 1, "num_classes": 0}
-    least |= {"patch_size": 1, "group_channels": 1, "channels": 0}
-    least |= {"head_channels": 1} if net.head_channels is not None else {}
-    for name, low in least.items():
-        check_range(f"config.model.{name}", getattr(net, name), f"[{low}, inf)", whole=True)
-    for name in ("time_scale", "norm_eps"):
-        check_range(f"config.model.{name}", getattr(net, name), "(0, inf)")
-    if not net.channel_mults:
-        raise ValueError("config.model.channel_mults must have an entry for each level, got none")
-    for mult in net.channel_mults:
-        check_range("an entry of config.model.channel_mults", mult, "(0, inf)")
-    check_range("dropout", net.dropout, "[0, 1)", "DDPM used 0.1")
-    if net.channels % 2 or net.channels < 4:
-        raise ValueError(f"channels must be even and at least 4, got {net.channels}")
+from ddim_jax.networks.options import SCALAR_UNITS, check_inputs, check_options, kept
 
 
 class UNet(nn.Module):
@@ -129,7 +61,7 @@ class UNet(nn.Module):
         resample_blocks: resample inside residual blocks (ADM) rather than by a strided convolution
             and by repetition followed by a convolution.
         down_padding: "same" (TF, DDPM) or "symmetric" (PyTorch), for the strided convolution.
-        time_embedding: "ddpm" or "adm", see `time_embedding`.
+        time_embedding: "ddpm", "adm" or "dit", see `time_embedding`.
         time_scale: of t and scalars before they are embedded. Losses with a derivative by time
             (MeanFlow, sCM) need it small: at 1 the fastest feature has a slope of 1,000 over a
             schedule of length 1.
@@ -139,7 +71,8 @@ class UNet(nn.Module):
         dtype: compute dtype, "float32" or "bfloat16"; the last norm and convolution are float32.
         remat: what the backward pass recomputes to save memory: "none"; "convolutions" keeps the
             outputs of convolutions and recomputes norms, activations and attention, which costs
-            next to nothing; "blocks" recomputes whole residual and attention blocks.
+            next to nothing; "products" keeps the outputs of dense layers too; "blocks" recomputes
+            whole residual and attention blocks.
 
     Source: Ho et al. 2020, arXiv:2006.11239; Dhariwal & Nichol 2021, arXiv:2105.05233.
     """
@@ -188,41 +121,45 @@ class UNet(nn.Module):
         Raises:
             ValueError: shapes or inputs do not fit the attributes; raised while tracing.
         """
-        check_options(self)
-        check_inputs(self, x, t, inputs, dropout_keys)
+        self._check(x, t, inputs, dropout_keys)
         keys = dropout_keys if self.dropout else None
         emb = nn.swish(self._embed(t, inputs)).astype(self.dtype)
         h = self._conv(self._width(0), "conv_in")(space_to_depth(x, self.patch_size))
-        h, skips = self._descend(h, emb, keys)
+        depth = len(self.channel_mults), self.num_blocks
+        block = functools.partial(self._block, emb=emb, keys=keys)
+        h, skips = descend(h, *depth, block, functools.partial(self._down, emb=emb, keys=keys))
         h = self._res("mid_0", -1)(h, emb, keys)
         h = self._attention("mid_attention", h)
         h = self._res("mid_1", -1)(h, emb, keys)
-        h = self._ascend(h, skips, emb, keys)
+        h = ascend(h, skips, *depth, block, functools.partial(self._up, emb=emb, keys=keys))
         h = nn.swish(GroupNorm(self.norm_eps, self.group_channels, name="norm_out")(h))
         features = self.out_channels * self.patch_size**2
         h = Conv3x3(features, kernel_init=zeros, name="conv_out")(h)
         return depth_to_space(h, self.patch_size)
 
-    def _descend(self, h, emb, keys):
-        """Returns the coarsest feature map and all of the way down, the first one included."""
-        skips = [h]
-        for level in range(len(self.channel_mults)):
-            if level > 0:
-                h = self._down(level - 1, h, emb, keys)
-                skips.append(h)
-            for i in range(self.num_blocks):
-                h = self._block(f"down_{level}_{i}", level, h, emb, keys)
-                skips.append(h)
-        return h, skips
-
-    def _ascend(self, h, skips, emb, keys):
-        for level in reversed(range(len(self.channel_mults))):
-            for i in range(self.num_blocks + 1):
-                h = jnp.concatenate([h, skips.pop()], axis=-1)
-                h = self._block(f"up_{level}_{i}", level, h, emb, keys)
-            if level > 0:
-                h = self._up(level, h, emb, keys)
-        return h
+    def _check(self, x, t, inputs, dropout_keys):
+        check_options(self, down_padding=tuple(PADDINGS))
+        least = {"out_channels": 1, "num_blocks": 0, "num_heads": 1, "num_classes": 0}
+        least |= {"patch_size": 1, "group_channels": 1, "channels": 0}
+        least |= {"head_channels": 1} if self.head_channels is not None else {}
+        for name, low in least.items():
+            check_range(f"config.model.{name}", getattr(self, name), f"[{low}, inf)", whole=True)
+        for name in ("time_scale", "norm_eps"):
+            check_range(f"config.model.{name}", getattr(self, name), "(0, inf)")
+        if not self.channel_mults:
+            raise ValueError("config.model.channel_mults must have an entry for each level, got ()")
+        for mult in self.channel_mults:
+            check_range("an entry of config.model.channel_mults", mult, "(0, inf)")
+        if self.channels % 2 or self.channels < 4:
+            raise ValueError(f"channels must be even and at least 4, got {self.channels}")
+        levels = len(self.channel_mults)
+        factors = {
+            f"patch_size {self.patch_size}": self.patch_size,
+            f"2 ** ({levels} levels - 1)": 2 ** (levels - 1),
+        }
+        decided_by = ("num_classes", "scalars")
+        options = dict(factors=factors, decided_by=decided_by)
+        check_inputs(self, x, t, inputs, dropout_keys, **options)
 
     def _width(self, level):
         return int(self.channels * self.channel_mults[level])
@@ -231,18 +168,13 @@ class UNet(nn.Module):
         padding = self.down_padding if stride == 2 else "same"
         return Conv3x3(features, stride=stride, padding=padding, dtype=self.dtype, name=name)
 
-    def _kept(self, module):
-        """Wraps a module so that the backward pass recomputes what `remat` does not keep."""
-        policy = REMAT[self.remat]
-        return nn.remat(module, policy=policy) if policy else module
-
     def _res(self, name, level, resample="none"):
         norm = (self.norm_eps, self.group_channels)
         options = (self.dropout, self.scale_shift, resample, *norm, self.dtype)
-        return self._kept(ResBlock)(self._width(level), *options, name=name)
+        return kept(ResBlock, self.remat)(self._width(level), *options, name=name)
 
     def _attention(self, name, h):
-        module = self._kept(AttentionBlock)
+        module = kept(AttentionBlock, self.remat)
         channels = h.shape[-1]
         if channels % (self.head_channels or self.num_heads):
             raise ValueError(
@@ -273,17 +205,14 @@ class UNet(nn.Module):
     def _embed(self, t, inputs):
         """Sums the embeddings of time, label and scalars: [B, 4 * channels] float32."""
         width = 4 * self.channels
-        emb = self._features(t)
-        emb = nn.swish(nn.Dense(width, kernel_init=fan_avg, name="time_0")(emb))
-        emb = nn.Dense(width, kernel_init=fan_avg, name="time_1")(emb)
+        emb = two_layers("time", self._features(t), width)
         if self.num_classes:
             rows = self.num_classes + int(self.null_label)
             init = nn.initializers.normal(1.0)
             emb = emb + nn.Embed(rows, width, embedding_init=init, name="label")(inputs["label"])
         for name in self.scalars:
-            value = self._features(SCALAR_UNITS * inputs[name])
-            value = nn.swish(nn.Dense(width, kernel_init=fan_avg, name=f"{name}_0")(value))
-            emb = emb + nn.Dense(width, kernel_init=zeros, name=f"{name}_1")(value)
+            features = self._features(SCALAR_UNITS * inputs[name])
+            emb = emb + two_layers(name, features, width, last_init=zeros)
         return emb
 
     def _features(self, t):

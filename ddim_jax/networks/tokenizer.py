@@ -1,0 +1,187 @@
+"""CLIP's tokenizer: texts to token numbers, from the files of a folder.
+
+Between start and end tokens that are written out, a text is normalised (NFC, white space collapsed,
+lower case) and cut into words; the bytes of each word are written as printable characters, and
+neighbours are merged in the order of merges.txt.
+
+    folder/vocab.json, merges.txt     or tokenizer.json, which holds both
+    folder/tokenizer_config.json      the most tokens of a text, and the one that pads
+
+Source: Radford et al. 2021 (arXiv:2103.00020), section 2.4; Sennrich et al. 2016
+(arXiv:1508.07909).
+"""
+
+import functools
+import json
+import re
+import unicodedata
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+START, END = "<|startoftext|>", "<|endoftext|>"
+SPECIAL = re.compile(f"({re.escape(START)}|{re.escape(END)})")
+SUFFIXES = ("'s", "'t", "'re", "'ve", "'m", "'ll", "'d")
+LENGTH = 77
+SPACE = "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+"""White space as Unicode has it; Python counts four more characters."""
+SPACES = re.compile(f"[{SPACE}]+")
+
+
+def byte_characters() -> list[str]:
+    """The printable character that stands for each byte."""
+    own = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), 256)]
+    others = iter(range(256, 512))
+    return [chr(byte) if byte in own else chr(next(others)) for byte in range(256)]
+
+
+class Tokenizer:
+    """ids = Tokenizer.read(folder)(["a photograph of a cat"]).
+
+    Attributes:
+        length: of every text, 77: longer ones are cut, shorter ones padded.
+        start: the token before a text.
+        end: the token after it.
+        pad: the token that pads: the end token for CLIP-L, 0 ("!") for OpenCLIP's.
+    """
+
+    def __init__(
+        self,
+        numbers: dict[str, int],
+        merges: Sequence[tuple[str, str]],
+        length: int = LENGTH,
+        pad: str = END,
+    ):
+        """Makes a tokenizer.
+
+        Args:
+            numbers: token -> its number.
+            merges: pairs of neighbours, from the first to be merged on.
+            length: most tokens of a text, its start and end included.
+            pad: the token that pads.
+
+        Raises:
+            ValueError: start, end or pad is no token, or there is no room for a text.
+        """
+        for token in (START, END, pad):
+            if token not in numbers:
+                raise ValueError(f"the vocabulary of {len(numbers)} tokens has no {token!r}")
+        if length < 3:
+            raise ValueError(f"a text needs room for start, end and a token, got length {length}")
+        self.length, self.pad = length, numbers[pad]
+        self.start, self.end = numbers[START], numbers[END]
+        self._numbers = numbers
+        self._ranks = {tuple(pair): rank for rank, pair in enumerate(merges)}
+        self._characters = byte_characters()
+        self._merged = functools.lru_cache(2**16)(self._merge)
+
+    @classmethod
+    def read(cls, folder: str | Path) -> "Tokenizer":
+        """Reads the tokenizer of a folder.
+
+        Raises:
+            FileNotFoundError: it has neither vocab.json and merges.txt nor tokenizer.json.
+        """
+        folder = Path(folder)
+        options = _read_json(folder / "tokenizer_config.json") or {}
+        numbers, merges = _vocabulary(folder)
+        pad = options.get("pad_token") or END
+        length = options.get("model_max_length") or LENGTH
+        length = length if length < 10**6 else LENGTH  # files without one say 10 ** 30
+        return cls(numbers, merges, int(length), pad if isinstance(pad, str) else pad["content"])
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        """Returns int32 [B, length]: start, a text's tokens, end, padding.
+
+        Warns of texts that are too long, and says what was cut off.
+        """
+        rows = np.full((len(texts), self.length), self.pad, np.int32)
+        for row, text in zip(rows, texts, strict=True):
+            if rest := self.cut(text):
+                warnings.warn(
+                    f"a text holds at most {self.length - 2} tokens; cut off: {rest!r}",
+                    stacklevel=2,
+                )
+            ids = [self.start, *self.tokens(text)[: self.length - 2], self.end]
+            row[: len(ids)] = ids
+        return rows
+
+    def tokens(self, text: str) -> list[int]:
+        """The numbers of a text's tokens, as many as there are."""
+        numbers = []
+        for piece in SPECIAL.split(text):
+            if piece in (START, END):
+                numbers.append(self._numbers[piece])
+                continue
+            piece = SPACES.sub(" ", unicodedata.normalize("NFC", piece))
+            piece = "".join(character.lower() for character in piece)  # a last sigma as others
+            numbers += [number for word in _words(piece) for number in self._merged(word)]
+        return numbers
+
+    def cut(self, text: str) -> str:
+        """What of a text is cut off because it has too many tokens, as it is read; "" for none."""
+        return self.text(self.tokens(text)[self.length - 2 :])
+
+    def text(self, ids: Sequence[int]) -> str:
+        """The text that tokens stand for, lower case, its words apart by spaces."""
+        names = {number: token for token, number in self._numbers.items()} if ids else {}
+        special = {token: f"{token}</w>" for token in (START, END)}
+        tokens = [names.get(number, "") for number in ids]
+        joined = "".join(special.get(token, token) for token in tokens)
+        bytes_of = {character: byte for byte, character in enumerate(self._characters)}
+        words = (bytes(bytes_of[c] for c in word) for word in joined.split("</w>"))
+        return " ".join(word.decode(errors="replace") for word in words).strip()
+
+    def _merge(self, word: str) -> tuple[int, ...]:
+        parts = [self._characters[byte] for byte in word.encode()]
+        parts[-1] += "</w>"
+        while len(parts) > 1:
+            pairs = enumerate(zip(parts, parts[1:], strict=False))
+            rank, i = min((self._ranks.get(pair, len(self._ranks)), i) for i, pair in pairs)
+            if rank == len(self._ranks):
+                break
+            parts[i : i + 2] = ["".join(parts[i : i + 2])]
+        return tuple(self._numbers.get(part, self.end) for part in parts)
+
+
+def _words(text: str) -> Iterator[str]:
+    """Cuts a normalised text: 's and the like, letters, single digits, the rest."""
+    place = 0
+    while place < len(text):
+        end, kind = place + 1, _kind(text[place])
+        if suffix := next((s for s in SUFFIXES if text.startswith(s, place)), None):
+            end, kind = place + len(suffix), "suffix"
+        while kind in ("L", "other") and end < len(text) and _kind(text[end]) == kind:
+            end += 1
+        if kind != " ":
+            yield text[place:end]
+        place = end
+
+
+def _kind(character: str) -> str:
+    kind = unicodedata.category(character)[0]
+    return " " if character == " " else kind if kind in "LN" else "other"
+
+
+def _vocabulary(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """Token -> number, and the merges, of the files of a folder."""
+    numbers, merges = _read_json(folder / "vocab.json"), folder / "merges.txt"
+    if numbers is not None and merges.exists():
+        lines = merges.read_text(encoding="utf-8").split("\n")
+        rows = [line for line in lines if line.strip() and not line.startswith("#version")]
+    else:
+        whole = _read_json(folder / "tokenizer.json")
+        if whole is None:
+            raise FileNotFoundError(
+                f"{folder} has no tokenizer; it needs vocab.json and merges.txt, or tokenizer.json"
+            )
+        numbers, rows = whole["model"]["vocab"], whole["model"]["merges"]
+        numbers = numbers | {token["content"]: token["id"] for token in whole["added_tokens"]}
+    pairs = (row.split() if isinstance(row, str) else row for row in rows)
+    return numbers, [(first, second) for first, second in pairs]
+
+
+def _read_json(file: Path):
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
