@@ -75,7 +75,7 @@ def test_tfds_source(tfds_dir):
 def test_tfds_errors(tfds_dir, tmp_path):
     with rejects(ValueError, "'tiny_png'", "no split 'test'", "['train']", "train[:1000]"):
         data.load("tiny_png", "test", data_dir=tfds_dir)
-    with rejects(ValueError, "'tiny_any_size'", "(None, None, 3)", "set config.data.resize"):
+    with rejects(ValueError, "'tiny_any_size'", "(None, None, 3)", "config.data.resize"):
         data.load("tiny_any_size", data_dir=tfds_dir)
     assert data.load("tiny_any_size", image_size=4, data_dir=tfds_dir).image_shape == (4, 4, 3)
     with rejects(ValueError, "'tiny_text'", "feature 'image'", "it has words", "npz file"):

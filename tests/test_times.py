@@ -77,7 +77,7 @@ def test_the_command(checkpoint, tmp_path, monkeypatch, capsys):
     np.testing.assert_allclose(np.exp(-stride.lam[1:]), np.fromstring(found, sep=","), rtol=1e-3)
     table = Recipe("consistency", str(path)).table(schedule)
     np.testing.assert_allclose(table.level.t, stride.times[:-1])
-    with pytest.raises(SystemExit, match="exists; choose another --out"):
+    with pytest.raises(SystemExit, match="exists; choose another name, or pass --overwrite"):
         times.main(flags)
 
 

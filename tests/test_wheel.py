@@ -62,7 +62,7 @@ def test_the_wheel_finds_configs_by_name(installed, tmp_path):
     result = run(
         installed, tmp_path, "-m", "ddim_jax", "train", "--config=digits_cd", "--config.no_such=1"
     )
-    assert "the config has no field 'no_such'" in result.stderr, result.stderr
+    assert "config has no field 'no_such'" in result.stderr, result.stderr
     result = run(installed, tmp_path, "-m", "ddim_jax", "train", "--config=digit")
     assert "no config 'digit'" in result.stderr and "digits_cd" in result.stderr
 

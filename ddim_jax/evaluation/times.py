@@ -189,7 +189,7 @@ def run(args: argparse.Namespace) -> None:
     solver = args.solver or model.recipe.solver
     paths = {n: Path(args.out) / f"{model.name}-{solver}-{n}.json" for n in args.steps}
     for path in paths.values():
-        files.check_new(path, what="--out:", overwrite=args.overwrite)
+        files.check_new(path, what="--out", overwrite=args.overwrite)
     objective = FrechetObjective(model, args)
     for steps, path in paths.items():
         stride = learn(model, objective, steps, args)
