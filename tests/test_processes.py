@@ -11,6 +11,7 @@ import sys
 import time
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from tests.processes import ROOT, finish, start
@@ -67,6 +68,7 @@ def test_processes_train_like_one_stop_together_and_go_on_in_any_number(tmp_path
     np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_eight_devices_train_and_draw_like_one(tmp_path):
     """Under jit, with parameters split, and under pmap."""
     flags = ("--config.train.steps=4", "--config.train.sample_every=4")
