@@ -167,7 +167,7 @@ def parse_value(text: str) -> Any:
     for read in (ast.literal_eval, float):
         try:
             return read(text)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             continue
     return text
 

@@ -325,7 +325,12 @@ TEXT = {"text": jnp.zeros((2, 3, 5))}
 @pytest.mark.parametrize(
     "name, options, change, message",
     [
-        ("dit", {}, {"x": X[:, :7]}, r"divisible by 2 = patch_size 2, got 7 x 8; pad the images"),
+        (
+            "dit",
+            {},
+            {"x": X[:, :7]},
+            r"divisible by 2 = patch_size 2, got 7 x 8; resize the images",
+        ),
         ("dit", {"heads": 3}, {}, r"heads must divide the width 16, got 3"),
         ("dit", {"width": 18, "heads": 2}, {}, r"width must be a multiple of 4 .* got 18"),
         ("dit", {}, {"inputs": {}}, r"keys \['label'\] \(num_classes=4, scalars=\(\)\), got \[\]"),
