@@ -86,7 +86,7 @@ def resolve(config: ml_collections.ConfigDict, source: Any = None) -> ml_collect
         return config
     source = load_data(config, checked=False) if source is None else source
     config = config.copy_and_resolve_references()
-    with config.unlocked():
+    with config.unlocked(), config.ignore_type():
         config.data.image_shape = tuple(config.data.get("image_shape") or source.image_shape)
         if config.model.get("out_channels", 0) is None:
             config.model.out_channels = config.data.image_shape[-1]

@@ -56,6 +56,8 @@ def key(seed: int) -> Array:
     Raises:
         ValueError: another seed.
     """
+    if isinstance(seed, jax.core.Tracer):  # of which the number is not known
+        return jax.random.key(seed)
     high, low = divmod(check_seed(seed), 2**32)
     if not high:
         return jax.random.key(low)
