@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 
 from ddim_jax import experiment, parallel
-from ddim_jax.checkpoints import workdir as workdirs
 from ddim_jax.recipe import Recipe
-from ddim_jax.training import loop, method, stages
+from ddim_jax.training import loop, method, resume, stages
 from ddim_jax.training.sample_grid import SampleGrid
 from tests.tiny import tiny, without_lpips
 
@@ -234,7 +233,7 @@ def test_a_refused_model_does_not_lock_the_workdir(tmp_path):
     """The corrected command must run in the directory that the wrong one named."""
     with pytest.raises(ValueError, match="remat must be one of"):
         loop.train(change("model.remat", "all"), tmp_path / "run")
-    workdirs.save_config(tmp_path / "run", tiny(get()))
+    resume.save_config(tmp_path / "run", tiny(get()))
 
 
 def test_eps_prediction_needs_a_schedule_with_signal():

@@ -1,6 +1,7 @@
 """Whole training runs of a tiny network: resume, damage, signals, divergence, other experiments."""
 
 import contextlib
+import inspect
 import json
 import logging
 import os
@@ -23,7 +24,8 @@ from ddim_jax import checkpoints, data, experiment, files
 from ddim_jax.checkpoints import __main__ as export
 from ddim_jax.checkpoints import workdir as workdirs
 from ddim_jax.commands import configs
-from ddim_jax.training import loop
+from ddim_jax.schedules import cosine
+from ddim_jax.training import loop, resume
 from ddim_jax.training.metrics import MetricsWriter
 from tests.tiny import tiny
 
@@ -207,13 +209,13 @@ def test_a_config_that_names_a_default_is_of_the_same_experiment(finished, tmp_p
     old = json.loads(file.read_text())
     assert old["model"].pop("dtype") == "float32"
     file.write_text(json.dumps(old))
-    workdirs.save_config(workdir, config(6))
+    resume.save_config(workdir, config(6))
     other = config(6)
     other.model.dtype = "bfloat16"
     with pytest.raises(
         ValueError, match="whose config.model.dtype is 'float32', not 'bfloat16'; ch"
     ):
-        workdirs.save_config(workdir, other)
+        resume.save_config(workdir, other)
 
 
 def test_a_loss_that_is_not_finite_saves_the_last_good_state_and_stops(tmp_path):
@@ -233,7 +235,7 @@ def test_loading_what_is_not_there(tmp_path):
         checkpoints.load("nowhere")
     with pytest.raises(FileNotFoundError, match="not a training workdir .no config.json"):
         checkpoints.load(tmp_path)
-    workdirs.save_config(tmp_path, config(1))
+    resume.save_config(tmp_path, config(1))
     with pytest.raises(FileNotFoundError, match="has no checkpoints yet"):
         checkpoints.load(tmp_path)
 
@@ -421,11 +423,11 @@ def test_another_batch_size_would_skip_images_and_is_refused(finished):
 
 
 def test_a_mismatch_names_the_fields_that_changed(tmp_path):
-    workdirs.save_config(tmp_path, config(1))
+    resume.save_config(tmp_path, config(1))
     other = config(1)
     other.model.channels, other.optimizer.b2, other.loss.times.name = 16, 0.5, "u_shaped"
     with pytest.raises(ValueError) as error:
-        workdirs.save_config(tmp_path, other)
+        resume.save_config(tmp_path, other)
     assert str(error.value).startswith(
         f"{tmp_path} holds a run whose config.loss.times.name is 'uniform', not 'u_shaped', "
         "config.model.channels is 8, not 16, config.optimizer.b2 is 0.99, not 0.5; choose another"
@@ -456,16 +458,29 @@ def test_configs_that_say_the_same_are_the_same(tmp_path):
     with old.unlocked():
         old.optimizer.decay_steps = 6
         del old.data["data_dir"]
-    workdirs.save_config(tmp_path, old)
+    resume.save_config(tmp_path, old)
     new = config(6)
     with new.unlocked():
         new.optimizer.decay = "cosine"
         new.data.class_names = ("a", "b")
-    workdirs.save_config(tmp_path, new)
+    resume.save_config(tmp_path, new)
+
+
+def test_defaults_may_be_written_out_or_left_out(tmp_path):
+    short, long = config(6), config(6)
+    with long.unlocked(), long.ignore_type():
+        long.optimizer.update(b1=0.9, decay=None)
+        long.schedule.log_snr_min = inspect.signature(cosine).parameters["log_snr_min"].default
+    resume.save_config(tmp_path, short)
+    resume.save_config(tmp_path, long)
+    resume.save_config(tmp_path, short)
+    long.optimizer.b1 = 0.8
+    with pytest.raises(ValueError, match="config.optimizer.b1 is 0.9, not 0.8"):
+        resume.save_config(tmp_path, long)
 
 
 def test_the_folder_of_a_staged_run_names_its_stages(tmp_path):
     for name in ("first", "second"):
-        workdirs.save_config(tmp_path / name, config(1))
+        resume.save_config(tmp_path / name, config(1))
     with pytest.raises(FileNotFoundError, match="holds the stages first, second; give one of them"):
         checkpoints.load(tmp_path)

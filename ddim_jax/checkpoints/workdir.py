@@ -19,28 +19,14 @@ import ml_collections
 import orbax.checkpoint as ocp
 from absl import logging
 
-from ddim_jax import experiment, files
-from ddim_jax.checkpoints import architecture, resume
+from ddim_jax import experiment
+from ddim_jax.checkpoints import architecture
 from ddim_jax.model import Model
 
 State = Any
 """A flax struct with the fields `step` and `ema`, such as `training.state.TrainState`."""
 
 CONFIG_FILE = "config.json"
-
-
-def save_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
-    """Writes the workdir's config; on a resume checks that it is the same experiment.
-
-    Raises:
-        ValueError: the workdir holds a run of another experiment, or of other data.
-    """
-    file = workdir / CONFIG_FILE
-    if file.exists():
-        resume.check(file, json.loads(file.read_text()), json.loads(config.to_json()))
-    if jax.process_index() == 0:
-        workdir.mkdir(parents=True, exist_ok=True)
-        files.write_json(file, json.loads(config.to_json()))
 
 
 def load_config(workdir: Path) -> ml_collections.ConfigDict:

@@ -21,11 +21,11 @@ from jax.sharding import Mesh
 
 from ddim_jax import data, experiment, parallel
 from ddim_jax.checkpoints import lock
-from ddim_jax.checkpoints.workdir import CONFIG_FILE, Checkpointer, load_config, save_config
+from ddim_jax.checkpoints.workdir import CONFIG_FILE, Checkpointer, load_config
 from ddim_jax.model import Model
 from ddim_jax.names import few
 from ddim_jax.training import optimizer as optimizers
-from ddim_jax.training import teacher
+from ddim_jax.training import resume, teacher
 from ddim_jax.training.method import Method, build
 from ddim_jax.training.metrics import MetricsWriter
 from ddim_jax.training.progress import Progress
@@ -65,7 +65,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> TrainState:
     abstract_state(config, method, start, mesh)  # traces it: errors come before files
     with lock.locked(workdir):
         notes = [source.note, _longer(workdir, config)]
-        save_config(workdir, config)
+        resume.save_config(workdir, config)
         if jax.process_index() == 0:
             print("compiling the first state ...", file=sys.stderr, flush=True)
         state = init_state(config, method, start, mesh)

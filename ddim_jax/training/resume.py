@@ -10,7 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax
+import ml_collections
+
+from ddim_jax import files
+from ddim_jax.checkpoints.workdir import CONFIG_FILE
 from ddim_jax.networks import NETWORKS
+from ddim_jax.training import fields
 
 SAME_ON_RESUME = (
     *("data", "model", "schedule", "prediction", "loss", "optimizer", "ema", "seed"),
@@ -18,6 +24,20 @@ SAME_ON_RESUME = (
 )
 DATA = "data_fingerprint"
 """Compared on a resume too; workdirs of earlier versions lack it."""
+
+
+def save_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
+    """Writes the workdir's config; on a resume checks that it is the same experiment.
+
+    Raises:
+        ValueError: the workdir holds a run of another experiment, or of other data.
+    """
+    file = workdir / CONFIG_FILE
+    if file.exists():
+        check(file, json.loads(file.read_text()), json.loads(config.to_json()))
+    if jax.process_index() == 0:
+        workdir.mkdir(parents=True, exist_ok=True)
+        files.write_json(file, json.loads(config.to_json()))
 
 
 def check(file: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
@@ -33,7 +53,7 @@ def check(file: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
     """
     if old["data"]["name"] == new["data"]["name"]:
         _check_data(file, old, new)
-    _check_settings(file.parent, _settings(old), _settings(new))
+    _check_settings(file.parent, _settings(old, new), _settings(new, old))
     _check_data(file, old, new)
 
 
@@ -60,28 +80,40 @@ def _check_settings(workdir: Path, old: dict[str, Any], new: dict[str, Any]) -> 
         )
 
 
-def _settings(config: dict[str, Any]) -> dict[str, Any]:
-    """What must be the same on a resume, by its path, with defaults in place of what is not said.
+def _settings(config: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """What must be the same on a resume, by its path, with defaults for what only `other` says.
 
     Configs come to say more from version to version; what says the same is the same.
     """
     config = copy.deepcopy(config)
     network = NETWORKS[config["model"].get("name", "unet")]
-    fields = {field.name: field.default for field in dataclasses.fields(network)}
-    fields |= {"name": "unet", "vector_dim": 0}  # the second is of version 0.1
-    config["model"] = json.loads(json.dumps(fields, default=str)) | config["model"]
+    built = {field.name: field.default for field in dataclasses.fields(network)}
+    built |= {"name": "unet", "vector_dim": 0}  # the second is of version 0.1
+    config["model"] = json.loads(json.dumps(built, default=str)) | config["model"]
     config["data"] = {"resize": 0, "data_dir": "", "pad": False, "channels": None} | config["data"]
     config["data"]["resize"] = config["data"]["resize"] or 0
     for name in ("class_names", "skip_unreadable"):  # of the data, which have a fingerprint
         config["data"].pop(name, None)
     optimizer = config["optimizer"]
     steps = optimizer.pop("decay_steps", None)  # which follow the length of the run
-    falls = optimizer.get("decay", "cosine" if steps else "constant")
+    falls = optimizer.get("decay") or ("cosine" if steps else "constant")
     optimizer["decay"] = "constant" if steps == 0 else falls
+    for section in (*fields.NAMED, "optimizer"):
+        _fill(config, section, _at(other, section))
     points = (config["loss"].get("pairs") or {}).get("points") or {}
     if points.get("name") in ("growing", "doubling"):
         points.setdefault("total_steps", config["train"]["steps"])
     return dict(_leaves({name: _at(config, name) for name in SAME_ON_RESUME}, ""))
+
+
+def _fill(config: dict[str, Any], section: str, other: Any) -> None:
+    """Writes the defaults of what the other section says, if they are numbers, texts and so on."""
+    options = _at(config, section)
+    if not (isinstance(options, dict) and isinstance(other, dict)):
+        return
+    for name, default in fields.known_fields(section, config).items():
+        if name in other and isinstance(default, bool | int | float | str | tuple):
+            options.setdefault(name, list(default) if isinstance(default, tuple) else default)
 
 
 def _at(config: dict[str, Any], path: str) -> Any:
