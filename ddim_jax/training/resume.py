@@ -111,7 +111,9 @@ def _fill(config: dict[str, Any], section: str, other: Any) -> None:
     options = _at(config, section)
     if not (isinstance(options, dict) and isinstance(other, dict)):
         return
-    for name, default in fields.known_fields(section, config).items():
+    known = fields.known_fields(section, config)
+    known.pop("decay_steps", None)  # compared by what it does
+    for name, default in known.items():
         if name in other and isinstance(default, bool | int | float | str | tuple):
             options.setdefault(name, list(default) if isinstance(default, tuple) else default)
 
