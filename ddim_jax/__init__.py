@@ -45,12 +45,17 @@ __all__ = [
     "strides",
 ]
 
+_BY_NAME = (
+    *("checkpoints", "data", "editing", "evaluation", "experiment", "inputs", "losses", "model"),
+    *("networks", "planning", "recipe", "training"),
+)
+"""Modules that need no import of their own, as `ddim_jax.data`."""
 _HOMES = {"Model": "model", "Recipe": "recipe", "load": "checkpoints", "save_grid": "data"}
 
 
 def __getattr__(name: str):
     """Imports what is asked for."""
-    if name not in __all__:
+    if name not in (*__all__, *_BY_NAME):
         raise AttributeError(f"module 'ddim_jax' has no attribute {name!r}")
     if name not in _HOMES:
         return importlib.import_module(f"ddim_jax.{name}")

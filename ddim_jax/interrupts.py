@@ -31,13 +31,14 @@ _received: int | None = None
 def begin() -> None:
     """Handles the signals from here on; in the main thread of a command only, and once."""
     in_main_thread = threading.current_thread() is threading.main_thread()
-    if not in_main_thread or _ours(signal.SIGINT) or sys.platform == "win32":
+    if not in_main_thread or _ours(signal.SIGTERM) or sys.platform == "win32":
         return
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     for number in NAMES:
-        signal.signal(number, _leave_it_to_the_thread)
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as of a job in a script's background
+            signal.signal(number, _leave_it_to_the_thread)
     threading.Thread(target=_watch, args=(reader,), daemon=True).start()
 
 

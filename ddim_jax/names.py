@@ -89,6 +89,7 @@ def check_range(
         ValueError: no number (True and False are none), not finite, not whole, or out of range.
     """
     low, high = map(float, within[1:-1].split(","))
+    value = _scalar(value)
     kind = numbers.Integral if whole else numbers.Real
     if isinstance(value, bool) or not isinstance(value, kind):
         rule = "a whole number" if whole else "a number"
@@ -178,11 +179,17 @@ def few(names: Iterable[str]) -> str:
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
 
 
+def _scalar(value: Any) -> Any:
+    """Scalars of numpy and JAX as Python's; anything else as it is."""
+    return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
+
+
 def _misfit(value: Any, annotation: Any) -> str | None:
     """What a value must be for its parameter's annotation; None where it is, or nothing is known.
 
     A whole number may be written 2.0; a bool is no number.
     """
+    value = _scalar(value)
     kinds = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else [annotation]
     number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     fits = {

@@ -140,18 +140,23 @@ def read(path: str | Path) -> Drawn:
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"no picture {path}")
+    found = None
     try:
         found = json.loads(_text(Path(path)))
-    except (KeyError, OSError, ValueError, zipfile.BadZipFile):
-        raise ValueError(
-            f"{path} does not say what drew it; PNG and NPZ files of sample.py do, unless another "
-            "program has written them again"
-        ) from None
-    if "command" in found:
+        return _drawn(found)
+    except (KeyError, OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile):
+        pass
+    if isinstance(found, dict) and "command" in found:
         raise ValueError(f"{path} is an edited picture, made by: {found['command']}")
-    recipe = found["recipe"]
+    raise ValueError(
+        f"{path} does not say what drew it; PNG and NPZ files of sample.py do, unless another "
+        "program has written them again"
+    )
+
+
+def _drawn(found: dict[str, Any]) -> Drawn:
+    recipe, labels = found["recipe"], found["labels"]
     offset, count = found["index"][:-1], found["index"][-1]
-    labels = found["labels"]
     return Drawn(
         recipe=Recipe(**recipe | {"guidance_interval": tuple(recipe["guidance_interval"])}),
         seed=found["seed"],

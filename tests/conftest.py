@@ -4,10 +4,13 @@ import contextlib
 import ctypes
 import gc
 import os
+import signal
 import tempfile
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a background job; children inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 FLAGS = [
     "--xla_force_host_platform_device_count=2",
     # many small programs: compiling them is most of the time, running them next to none

@@ -107,3 +107,20 @@ def test_nothing_begins_by_an_import():
     code = "import ddim_jax, signal; ddim_jax.solvers; print(signal.getsignal(signal.SIGINT))"
     out, _ = start("-c", code).communicate(timeout=60)
     assert "_leave_it_to_the_thread" not in out
+
+
+def test_a_background_job_goes_on_without_ctrl_c():
+    """Shells let the jobs that a script starts in the background ignore it."""
+    ignore = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN);"
+    process = start("-c", f"{ignore} {BEGIN} import time; {READY} time.sleep(60)")
+    read_until(process.stdout, "ready")
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.3)
+    assert process.poll() is None
+    stop(process, signal.SIGTERM)
+
+
+def test_modules_need_no_import_of_their_own():
+    code = "import ddim_jax; print(ddim_jax.data.load.__name__, ddim_jax.checkpoints.__name__)"
+    out, err = start("-c", code).communicate(timeout=60)
+    assert out.split() == ["load", "ddim_jax.checkpoints"], err

@@ -147,6 +147,11 @@ def test_values_have_the_type_of_their_parameter(option, value, wanted):
         names.check_options(limited, {option: value}, "map")
 
 
+def test_scalars_of_arrays_are_numbers():
+    names.check_options(limited, {"scale": np.array(2.0), "exact": np.True_}, "map")
+    names.check_range("x", np.array(2), "[1, 3]", whole=True)
+
+
 def test_values_that_fit_their_parameter():
     for value in (1, 1.0, np.float32(2), np.int64(3), float("inf")):
         names.check_options(limited, {"scale": value}, "map")

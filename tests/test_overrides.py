@@ -110,6 +110,10 @@ def test_overrides_are_taken_out_of_the_arguments():
     rest, overrides = configs.split([*given, "--config.data.flip", "--config.seed", "3"])
     assert rest == ["train.py", "--workdir=w", "--config", "digits"]
     assert overrides == [("train.steps", "5"), ("data.flip", None), ("seed", "3")]
+    given = ["--noconfig.data.flip", "--config.loss.mean", "-1.5", "--config.data.pad", "--plan=x"]
+    rest, overrides = configs.split(given)
+    assert rest == ["--plan=x"]
+    assert overrides == [("data.flip", "False"), ("loss.mean", "-1.5"), ("data.pad", None)]
 
 
 def test_configs_that_cannot_be_loaded(tmp_path):

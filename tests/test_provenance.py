@@ -98,3 +98,12 @@ def test_places_and_labels_are_kept_short(model):
         )
         text = json.loads(json.dumps(given))
         assert len(json.dumps(text["index"])) < 20 and len(text["labels"]) <= 3
+
+
+def test_odd_files_do_not_say_what_drew_them(tmp_path):
+    (tmp_path / "empty.npz").write_bytes(b"")
+    np.savez(tmp_path / "list.npz", about="[1]")
+    np.savez(tmp_path / "other.npz", about='{"recipe": {"no_such": 1}, "labels": null}')
+    for name in ("empty", "list", "other"):
+        with pytest.raises(ValueError, match="does not say what drew it"):
+            provenance.read(tmp_path / f"{name}.npz")

@@ -39,7 +39,7 @@ def locked(workdir: Path) -> Iterator[None]:
     if jax.process_index() == 0:
         try:
             mine = _take(workdir / FILE)
-        except ValueError as error:
+        except (ValueError, OSError) as error:  # the others wait for an answer
             problem = str(error)
     if jax.process_count() > 1 and multihost_utils.broadcast_one_to_all(np.int32(bool(problem))):
         problem = problem or f"another run works in {workdir}; the first process says which"
@@ -79,7 +79,8 @@ def _take(path: Path) -> dict[str, Any]:
             with contextlib.suppress(FileNotFoundError):
                 os.rename(path, aside)
                 if _read(aside) != stale:  # the other one has taken it over meanwhile
-                    aside.replace(path)
+                    with contextlib.suppress(FileExistsError):
+                        os.link(aside, path)
                 aside.unlink()
 
 
@@ -124,7 +125,9 @@ def _beat(path: Path, mine: dict[str, Any], release: threading.Event) -> None:
     """Signs of life until the release; a disk that fails now and then does not matter."""
     while not release.wait(BEAT):
         with contextlib.suppress(OSError):
-            if not _same(_read(path), mine):
+            if (now := _read(path)) is None:
+                continue  # aside for a moment, of one who found it stale
+            if not _same(now, mine):
                 return  # somebody thought us dead
             mine["beat"] += 1
             part = path.with_name(f"{FILE}.{os.getpid()}.part")

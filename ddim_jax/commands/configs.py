@@ -52,19 +52,22 @@ def split(argv: list[str]) -> tuple[list[str], list[tuple[str, str | None]]]:
     """The arguments without overrides, and the overrides, in order, as (path, text).
 
     `--config.a.b=1` is ("a.b", "1"), also with a space in place of the equals sign; the text of a
-    path without any is None.
+    path without any is None. `--noconfig.a.b` is ("a.b", "False").
     """
     rest, overrides, arguments = [], [], list(argv)
     while arguments:
         argument = arguments.pop(0)
         match = re.fullmatch(r"--?config\.([^=]*)(?:=(.*))?", argument, re.DOTALL)
+        if off := re.fullmatch(r"--?noconfig\.([^=]*)", argument):
+            overrides.append((off[1], "False"))
+            continue
         if argument == "--":
             return [*rest, argument, *arguments], overrides
         if not match:
             rest.append(argument)
             continue
         path, text = match.groups()
-        if text is None and arguments and not arguments[0].startswith("-"):
+        if text is None and arguments and re.match(r"[^-]|-[\d.]|$", arguments[0]):
             text = arguments.pop(0)
         overrides.append((path, text))
     return rest, overrides

@@ -58,12 +58,18 @@ def check(file: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
 
 
 def _check_data(file: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
-    if DATA in old and DATA in new and old[DATA] != new[DATA]:
-        raise ValueError(
-            f"the data of the run in {file.parent} have changed: {new['data']['name']} was "
-            f"{old[DATA]}, it is {new[DATA]}; restore the data, or choose another --workdir "
-            f"(to go on with these all the same, remove {DATA} from {file})"
+    if DATA not in old or DATA not in new or old[DATA] == new[DATA]:
+        return
+    way_out = f"to go on with these all the same, remove {DATA} from {file}"
+    if new["data"]["name"].startswith("folder:") and "class_names" not in old["data"]:
+        way_out = (
+            "version 0.1 read no .bmp, .gif and .tif, and sorted sub-folders named by numbers as "
+            "text, 0, 1, 10, 2: move such images away, and name the sub-folders c0, c1, c10, c2"
         )
+    raise ValueError(
+        f"the data of the run in {file.parent} have changed: {new['data']['name']} was "
+        f"{old[DATA]}, it is {new[DATA]}; restore the data, or choose another --workdir ({way_out})"
+    )
 
 
 def _check_settings(workdir: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
