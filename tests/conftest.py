@@ -25,10 +25,11 @@ import jax  # noqa: E402  (the flags above are read when jax starts)
 import pytest  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# the same tiny network is trained many times; compile it once a session
-_cache = tempfile.TemporaryDirectory()
-os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name  # for the commands, which set it again
-jax.config.update("jax_compilation_cache_dir", _cache.name)
+# the same tiny network is trained many times; compile it once for all workers
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _cache = tempfile.TemporaryDirectory()
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name  # for workers, and for the commands
+jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
