@@ -7,6 +7,7 @@ batch size and the number of devices. Everything that draws goes through `Genera
 import functools
 import logging
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -23,8 +24,11 @@ Array = Any
 Sampler = Callable[..., Any]
 """Jitted `(params, table, x, keys, inputs, guidance, known) -> result`, [B, ...] in and out."""
 
-MODES = ("jit", "pmap")
-"""How a batch is spread over devices; the samples are equal."""
+MODES = ("jit", "fsdp", "pmap")
+"""How a batch is spread over devices, see `parallel`; the samples are equal."""
+
+_PROGRAMS: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+"""Sampler -> signature -> what was compiled for it, as long as the sampler lives."""
 
 
 class Batch(NamedTuple):
@@ -44,10 +48,11 @@ class NotFiniteSamples(ValueError):
 
 
 class Generator:
-    """Runs a sampler over any number of samples, and keeps what it has compiled.
+    """Runs a sampler over any number of samples.
 
     A batch takes a multiple of the devices; fewer samples than devices take one each. A table of
-    the same (nfe, slots) costs no second compilation.
+    the same (nfe, slots) costs no second compilation, nor do parameters of the same shapes: what
+    is compiled is kept with the sampler.
 
     Attributes:
         params: what the sampler is called with; may be replaced by others of the same shapes.
@@ -72,7 +77,7 @@ class Generator:
             params: of the network.
             sample_shape: of one sample, for the noise it starts from.
             prepare: makes parameters ready for many evaluations on CPUs; None: they are.
-            mode: "jit" or "pmap".
+            mode: "jit"; "fsdp", which splits the parameters over the devices; or "pmap".
 
         Raises:
             ValueError: an unknown mode.
@@ -82,7 +87,7 @@ class Generator:
         self._sampler, self._mode = sampler, mode
         self._shape, self._prepare = tuple(sample_shape), prepare
         self._placed: dict[int, tuple] = {}  # number of devices -> (mesh, parameters on them)
-        self._programs: dict[Any, Any] = {}
+        self._programs = _PROGRAMS.setdefault(sampler, {})
         self.params, self.program = params, None
         self.compile_seconds = self.seconds = 0.0
 
@@ -139,7 +144,7 @@ class Generator:
         keys = sampling.sample_keys(seed, index)
         x = sampling.initial_noise(keys, self._shape) if x is None else x
         mesh, params = self._on(jax.local_devices()[: len(index)])
-        if self._mode == "jit":
+        if self._mode != "pmap":
             x, keys, inputs, known = parallel.shard((x, keys, inputs, known), mesh)
         arguments = (params, table, x, keys, inputs, guidance, known)
         self.program = self._compiled(arguments)
@@ -183,12 +188,14 @@ class Generator:
             mesh, params = parallel.make_mesh(devices), self.params
             if self._prepare is not None and devices[0].platform == "cpu":
                 params = self._prepare(params)
-            self._placed[len(devices)] = mesh, parallel.replicate(params, mesh)
+            layout = parallel.layout(params, mesh, self._mode)
+            self._placed[len(devices)] = mesh, jax.device_put(params, layout)
         return self._placed[len(devices)]
 
     def _compiled(self, arguments: tuple) -> Callable:
-        leaves, tree = jax.tree.flatten(arguments[1:])
-        signature = (tree, tuple(np.shape(leaf) for leaf in leaves))
+        leaves, tree = jax.tree.flatten(arguments)
+        kinds = tuple(jax.typeof(leaf) for leaf in leaves)
+        signature = (tree, kinds, self._mode, tuple(jax.local_devices()[: len(arguments[3])]))
         if signature not in self._programs:
             _note_compilation()
             start = time.perf_counter()

@@ -7,14 +7,24 @@ and never know which codec made them.
 `pixels` is the codec of networks that work on the pixels themselves: 0 <-> -1 and 255 <-> 1.
 `to_unit_range` and `to_uint8` are its formulas. They take numpy or JAX arrays and return the same
 kind, and `to_uint8(to_unit_range(u)) == u` exactly.
+
+`latents` is the codec of networks that work on what an autoencoder makes of the pixels.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
+from ddim_jax import parallel
+from ddim_jax.networks import strips
+
 Array = Any
+MOST_PIXELS = 2**20
+"""Of a picture that is decoded as a whole, 1024 x 1024; a larger one is in strips."""
 
 
 class Codec(NamedTuple):
@@ -26,6 +36,7 @@ class Codec(NamedTuple):
         encode: `(params, pictures, key) -> x`, uint8 [B, *picture_shape] to float
             [B, *sample_shape]; the key is for codecs that draw, None for those that do not.
         decode: `(params, x) -> pictures`, float [B, *sample_shape] to uint8 [B, *picture_shape].
+        at: `(height, width) -> Codec` of pictures of another size, with the same parameters.
         params: the first argument of both; None for a codec without parameters.
     """
 
@@ -33,6 +44,7 @@ class Codec(NamedTuple):
     picture_shape: tuple[int, ...]
     encode: Callable[[Any, Array, Array | None], Array]
     decode: Callable[[Any, Array], Array]
+    at: Callable[[int, int], "Codec"]
     params: Any = None
 
 
@@ -56,7 +68,97 @@ def pixels(image_shape: tuple[int, ...]) -> Codec:
         _check_shape(x, shape, "samples")
         return to_uint8(x)
 
-    return Codec(shape, shape, encode, decode)
+    return Codec(shape, shape, encode, decode, lambda *size: pixels((*size, shape[-1])))
+
+
+def latents(autoencoder: Any, picture_shape: tuple[int, ...], params: Any = None) -> Codec:
+    """Returns the codec of an autoencoder's latents, which have about unit variance.
+
+    `encode` returns the mean of a picture's latents, or with keys [B] a sample of them; floating
+    point arrays that end in the latents' shape are returned as they are: they are samples already.
+    `decode` takes as many pictures at a time as there are devices, so that any number fits; within
+    a program, one after the other. Both raise ValueError for arrays that do not end in the codec's
+    shapes.
+
+    Args:
+        autoencoder: an `AutoencoderKL` or `AutoencoderTiny`.
+        picture_shape: (H, W, C) of one picture.
+        params: of the autoencoder.
+
+    Raises:
+        ValueError: H or W is not divisible by the autoencoder's factor, mostly 8.
+    """
+    shape, factor = tuple(picture_shape), autoencoder.factor
+    if odd := [side for side in shape[:2] if side % factor or side < factor]:
+        raise ValueError(
+            f"height and width must be multiples of {factor} for latents, got {odd[0]}; use "
+            f"{max(1, round(odd[0] / factor)) * factor}"
+        )
+    sample_shape = (shape[0] // factor, shape[1] // factor, autoencoder.latent_channels)
+    in_strips = shape[0] * shape[1] > MOST_PIXELS and hasattr(autoencoder, "decode_last")
+    placed: list = []  # parameters, the same on all devices, and those devices
+
+    def encode(params: Any, pictures: Array, key: Array | None = None) -> Array:
+        if pictures.dtype.kind == "f" and tuple(pictures.shape[-3:]) == sample_shape:
+            return pictures
+        _check_shape(pictures, shape, "pictures")
+        return _encoder(autoencoder)(params, pictures, key)
+
+    def decode(params: Any, x: Array) -> Array:
+        _check_shape(x, sample_shape, "samples")
+        program = _decoder(autoencoder, in_strips)
+        if isinstance(x, jax.core.Tracer):
+            return jax.lax.map(lambda z: program(params, z[None])[0], x)
+        if not placed or placed[0] is not params:
+            mesh = parallel.make_mesh(jax.local_devices())
+            placed[:] = params, parallel.replicate(params, mesh), mesh
+        return _in_parts(program, placed[1], np.asarray(x), placed[2])
+
+    def at(height: int, width: int) -> Codec:
+        return latents(autoencoder, (height, width, shape[-1]), params)
+
+    return Codec(sample_shape, shape, encode, decode, at, params)
+
+
+def _in_parts(program: Callable, params: Any, x: np.ndarray, mesh: Any) -> np.ndarray:
+    """`program(params, x)` of as many rows at a time as the mesh has devices."""
+    size, parts = mesh.size, []
+    for first in range(0, len(x), size):
+        rows = np.minimum(np.arange(first, first + size), len(x) - 1)
+        parts.append(program(params, parallel.shard(x[rows], mesh)))
+    return np.concatenate([np.asarray(part) for part in parts])[: len(x)]
+
+
+@functools.lru_cache(maxsize=8)
+def _encoder(autoencoder: Any) -> Callable[[Any, Array, Array | None], Array]:
+    """The jitted `(params, pictures, keys or None) -> latents`, one picture after the other."""
+
+    def encode(params, pictures, keys):
+        def one(row):
+            picture, key = row
+            x = picture[None]
+            x = to_unit_range(x) if x.dtype == jnp.uint8 else x
+            found = autoencoder.apply({"params": params}, x, method="encode")
+            if key is None:
+                return found.mean[0]
+            noise = jax.random.normal(key, found.mean.shape, found.mean.dtype)
+            return (found.mean + found.std * noise)[0]
+
+        return jax.lax.map(one, (pictures, keys))
+
+    return jax.jit(encode)
+
+
+@functools.lru_cache(maxsize=8)
+def _decoder(autoencoder: Any, in_strips: bool) -> Callable[[Any, Array], Array]:
+    """The jitted `(params, latents) -> uint8 pictures`."""
+
+    def decode(params, z):
+        if in_strips:
+            return to_uint8(strips.decode(autoencoder, params, z))
+        return to_uint8(autoencoder.apply({"params": params}, z, method="decode"))
+
+    return jax.jit(decode)
 
 
 def to_unit_range(image: Array) -> Array:

@@ -18,10 +18,12 @@ from ddim_jax.data.images import height_width
 from ddim_jax.inputs import Inputs
 from ddim_jax.model import Model
 from ddim_jax.names import check_options, check_range, lookup, make
-from ddim_jax.networks import NETWORKS
+from ddim_jax.networks import AUTOENCODERS, NETWORKS
+from ddim_jax.networks.clip import ClipText
 from ddim_jax.predictions import PREDICTIONS
 from ddim_jax.recipe import Recipe
 from ddim_jax.schedules import SCHEDULES
+from ddim_jax.texts import Texts
 
 
 def load_data(config: ml_collections.ConfigDict, **options: Any) -> Any:
@@ -125,11 +127,33 @@ def build(config: ml_collections.ConfigDict) -> Model:
         params=None,
         schedule=schedule,
         parameterization=make(PREDICTIONS, config.prediction, "prediction"),
-        inputs=Inputs(network.inputs, tuple(config.data.get("class_names") or ())),
-        codec=codecs.pixels(shape),
+        inputs=Inputs(
+            network.inputs, tuple(config.data.get("class_names") or ()), _texts(config.get("text"))
+        ),
+        codec=_codec(config.get("codec"), shape),
         recipe=Recipe.of(config),
         config=config,
     )
+
+
+def _codec(section: ml_collections.ConfigDict | None, picture_shape: tuple) -> codecs.Codec:
+    """The codec that a config's section `codec` names: an autoencoder; without one, the pixels."""
+    if not section:
+        return codecs.pixels(picture_shape)
+    return codecs.latents(make(AUTOENCODERS, _with_tuples(section), "codec"), picture_shape)
+
+
+def _texts(section: ml_collections.ConfigDict | None) -> Texts | None:
+    """The text encoders of a config's section `text`, without parameters and tokenizers."""
+    if not section:
+        return None
+    encoders = [dict(one) for one in section["encoders"]]
+    take = tuple(one.pop("take", "last") for one in encoders)
+    pooled = tuple(one.pop("pooled", False) for one in encoders)
+    for one in encoders:
+        check_options(ClipText, one, "text encoder")
+    networks = tuple(ClipText(**one) for one in encoders)
+    return Texts(networks, take=take, pooled=pooled, null=section.get("null", "encode"))
 
 
 def build_network(section: ml_collections.ConfigDict) -> Any:
@@ -143,4 +167,9 @@ def build_network(section: ml_collections.ConfigDict) -> Any:
         options.pop("vector_dim", None)
     network = lookup(NETWORKS, options.pop("name", "unet"), "network")
     check_options(network, options, "model")
-    return network(**{k: tuple(v) if isinstance(v, list) else v for k, v in options.items()})
+    return network(**_with_tuples(options))
+
+
+def _with_tuples(section: Any) -> dict[str, Any]:
+    """A section's options, lists as tuples: networks are hashed."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in dict(section).items()}

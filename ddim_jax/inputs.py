@@ -1,16 +1,18 @@
-"""What a network is told beside the noisy sample and its time: class labels, guidance scales.
+"""What a network is told beside the noisy sample and its time: labels, texts, guidance scales.
 
 A network declares its inputs by name (`network.inputs`), each an array of B rows. The same names
 are the keys of the dict `inputs` that networks, losses, samplers and the data pipeline pass on; the
 dict of a network without inputs is empty. Some inputs can be dropped: such an input has a null
-value, which training puts in its place in some rows and guidance puts in all of them.
+value, which training puts in its place in some rows and guidance puts in all of them. Where the
+null is one of many, as with negative prompts, the inputs hold it under `NULL`, row by row, and
+guidance takes it from there: another one compiles nothing.
 
 Source: Ho & Salimans 2022 (arXiv:2207.12598), section 3.2 (dropping the label to a null label).
 """
 
 import dataclasses
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -21,6 +23,8 @@ from ddim_jax.names import few
 
 Array = Any
 UNLABELLED = "guidance_scale=0 draws without a label"
+NULL = "null"
+"""Key of a dict in `inputs`: values that stand where an input is dropped."""
 
 
 class Input(NamedTuple):
@@ -44,6 +48,8 @@ class Inputs:
     Attributes:
         declared: name -> `Input`, as the network declares them.
         class_names: names of the classes in the order of their labels; () if they have none.
+        encode: P texts -> name -> [P, ...], what the network is told of them, see `texts.Texts`;
+            None for a network without.
 
     Raises:
         ValueError: not one name for each class.
@@ -51,6 +57,7 @@ class Inputs:
 
     declared: Mapping[str, Input]
     class_names: tuple[str, ...] = ()
+    encode: Callable[[Sequence[str]], dict[str, np.ndarray]] | None = None
 
     def __post_init__(self):
         if self.class_names and len(self.class_names) != self.num_classes:
@@ -65,7 +72,9 @@ class Inputs:
         return self.declared["label"].null if self.takes("label") else 0
 
     def describe(self) -> str:
-        """The classes in words."""
+        """The classes in words, or that it is told a text."""
+        if self.takes("text"):
+            return "with a text"
         names = f" ({few(self.class_names)})" if self.class_names else ""
         return f"{self.num_classes} classes{names}" if self.num_classes else "without classes"
 
@@ -120,47 +129,144 @@ class Inputs:
             f"labels must be 0..{self.num_classes - 1}{or_name}, got {given}{hint}; {UNLABELLED}"
         )
 
+    def texts(self, prompt: Any, negative: Any, count: int, guided: bool) -> dict[str, Any]:
+        """What the network is told of texts, for `count` samples.
+
+        Args:
+            prompt: a text, a list of them in rotation, or what `told` made of them; None: "".
+            negative: what to guide away from, likewise; None: the model's null text.
+            count: N.
+            guided: whether the null is needed.
+
+        Returns:
+            name -> [N, ...], and with guidance those of the null under `NULL`; {} for a network
+            that is told no text.
+
+        Raises:
+            ValueError: a text for a network that takes none, something that is no text.
+        """
+        if not self.takes("text"):
+            for name, given in (("prompt", prompt), ("negative_prompt", negative)):
+                if given is not None:
+                    raise ValueError(f"this network is told no text: leave out {name}")
+            return {}
+        told = prompt if isinstance(prompt, Mapping) else self.told(prompt, negative)
+        if not guided:
+            told = {name: value for name, value in told.items() if name != NULL}
+        return jax.tree.map(lambda rows: _rotated(rows, count), told)
+
+    def told(self, prompt: Any, negative: Any = None) -> dict[str, Any]:
+        """Encodes texts, once for any number of drawings.
+
+        Args:
+            prompt: a text or P of them; None: "".
+            negative: a text or one for each prompt; None: the model's null text.
+
+        Returns:
+            name -> [P, ...], and those of the null under `NULL`.
+
+        Raises:
+            ValueError: something that is no text, or not as many.
+        """
+        prompts, negatives = _texts(prompt, "prompt"), _texts(negative, "negative_prompt")
+        if len(negatives) not in (1, len(prompts)):
+            raise ValueError(
+                f"negative_prompt must be one text or one for each of {len(prompts)} prompts, got "
+                f"{len(negatives)}"
+            )
+        texts = list(dict.fromkeys(prompts + negatives))
+        if self.encode is None:
+            raise ValueError("this model came without a text encoder; give the texts' features")
+        encoded = self.encode(texts)
+        own, null = (
+            {name: rows[[texts.index(text) for text in chosen]] for name, rows in encoded.items()}
+            for chosen in (prompts, negatives)
+        )
+        if negative is None and getattr(self.encode, "null", "encode") == "zeros":
+            null = jax.tree.map(np.zeros_like, null)
+        return own | {NULL: jax.tree.map(lambda rows: _rotated(rows, len(prompts)), null)}
+
     def arrays(
-        self, labels: Array | None, guidance: Array = 1.0, interval: Array | None = None
+        self,
+        labels: Array | None,
+        guidance: Array = 1.0,
+        interval: Array | None = None,
+        *,
+        sizes: Array | None = None,
+        texts: Mapping[str, Any] | None = None,
     ) -> dict[str, np.ndarray]:
-        """The network's inputs as numpy arrays [N]; what it does not take is left out.
+        """The network's inputs as numpy arrays [N, ...]; what it does not take is left out.
 
         Args:
             labels: int [N], of a class-conditional network.
             guidance: scalar or [N], the guidance scale; of a network distilled from a guided one.
             interval: scalar or [N], the length of the sampler's steps in t; of a network that is
                 told how far to jump.
+            sizes: [S] or [N, S], of a network that is told the sizes of its picture.
+            texts: of `texts`.
 
         Returns:
-            Name -> [N]. N is 1 if all values are scalars.
+            Name -> [N, ...]. N is 1 if all values are scalars.
 
         Raises:
             ValueError: an input of the network is missing, or lengths differ.
         """
-        given = {"label": labels, "guidance": guidance, "interval": interval}
-        given = {name: given.get(name) for name in self.declared}
+        texts = dict(texts or {})
+        null = texts.pop(NULL, None)
+        given = {"label": labels, "guidance": guidance, "interval": interval, "sizes": sizes}
+        given = {name: (given | texts).get(name) for name in self.declared}
         for name, value in given.items():
             if value is None:
                 raise ValueError(_missing(name))
-        arrays = {
-            name: np.atleast_1d(np.asarray(value, self.declared[name].dtype))
-            for name, value in given.items()
-        }
+        arrays = {}
+        for name, put in self.declared.items():
+            rows = np.asarray(given[name], put.dtype)
+            rows = rows if rows.ndim > len(put.shape) else rows[None]
+            if rows.shape[1:] != tuple(put.shape):
+                raise ValueError(f"{name} must be [N, *{put.shape}], got {rows.shape}")
+            arrays[name] = rows
         sizes = {name: len(array) for name, array in arrays.items()}
         count = max(sizes.values(), default=0)
         if not set(sizes.values()) <= {1, count}:
             raise ValueError(f"inputs must have one length, got {sizes}; scalars are repeated")
-        return {name: np.resize(array, count) for name, array in arrays.items()}
+        arrays = {name: _rotated(array, count) for name, array in arrays.items()}
+        return arrays if null is None else arrays | {NULL: null}
 
 
 def nulled(inputs: dict[str, Array], null: Mapping[str, Any]) -> dict[str, Array]:
     """The inputs with every row of those in `null` replaced by its null value.
 
+    That is the value under `NULL`, if there is one.
+
     Args:
         inputs: name -> [B, ...].
         null: name -> null value.
     """
-    return inputs | {name: _null_like(inputs[name], value) for name, value in null.items()}
+    own = inputs.get(NULL, {})
+    fixed = {name: value for name, value in null.items() if name not in own}
+    return inputs | {name: _null_like(inputs[name], value) for name, value in fixed.items()} | own
+
+
+class Nulled:
+    """`nulled` with its second argument given; equal for equal null values."""
+
+    def __init__(self, null: Mapping[str, Any]):
+        """Keeps the null values: name -> number or array."""
+        self.null = dict(null)
+
+    def __call__(self, inputs: dict[str, Array]) -> dict[str, Array]:
+        """Returns the inputs, nulled."""
+        return nulled(inputs, self.null)
+
+    def __hash__(self) -> int:
+        return hash(tuple(sorted(self.null)))
+
+    def __eq__(self, other: Any) -> bool:
+        return (
+            isinstance(other, Nulled)
+            and set(self.null) == set(other.null)
+            and all(np.array_equal(value, other.null[name]) for name, value in self.null.items())
+        )
 
 
 def is_null(inputs: dict[str, Array], null: Mapping[str, Any]) -> Array:
@@ -211,6 +317,24 @@ def _missing(name: str) -> str:
     if name == "label":
         return "this network is class-conditional: give the label of every sample"
     return f"this network takes {name!r} as an input, and it is not given"
+
+
+def _texts(given: Any, what: str) -> list[str]:
+    """One text or several as a list; of None the empty one."""
+    texts = [""] if given is None else [given] if isinstance(given, str) else list(given)
+    for text in texts:
+        if not isinstance(text, str):
+            raise ValueError(f"{what} must be a text or a list of texts, got {text!r}")
+    if not texts:
+        raise ValueError(f"{what} is an empty list; give a text")
+    return texts
+
+
+def _rotated(rows: np.ndarray, count: int) -> np.ndarray:
+    """`count` rows, the given ones in rotation; of one row a view that takes no memory."""
+    if len(rows) == 1:
+        return np.broadcast_to(rows, (count, *rows.shape[1:]))
+    return rows if len(rows) == count else rows[np.arange(count) % len(rows)]
 
 
 def _listed(given: Any) -> list:

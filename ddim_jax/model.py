@@ -3,6 +3,7 @@
     model = ddim_jax.load("digits")
     pictures = model.draw(40)                                   # uint8 [40, 28, 28, 1]
     pictures = model.draw(label=[3, 1, 4], solver="unipc_2", steps=8, guidance_scale=2.0, seed=7)
+    pictures = model.draw(prompt="a red apple", size=(512, 768))       # of a network with texts
     denoise = model.denoiser(label=[3, 1, 4])                   # (x, level) -> x0 and eps
 
 Training, sampling, editing and evaluation all hold a `Model` and nothing else. `experiment.build`
@@ -13,7 +14,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -28,7 +29,7 @@ from ddim_jax.adaptive_sampling import Tolerance
 from ddim_jax.batch_loop import Generator, check_count
 from ddim_jax.codecs import Codec
 from ddim_jax.denoisers import Denoiser
-from ddim_jax.inputs import Inputs
+from ddim_jax.inputs import NULL, Input, Inputs, Nulled
 from ddim_jax.networks import winograd
 from ddim_jax.predictions import Parameterization, Prediction
 from ddim_jax.recipe import ADAPTIVE, Recipe
@@ -95,6 +96,10 @@ class Model:
     name: str = "model"
     step: int = 0
 
+    def __post_init__(self):
+        """Makes room for what is ready for drawing, which an instance keeps and no copy has."""
+        object.__setattr__(self, "_ready", {})
+
     def __repr__(self) -> str:
         count = sum(leaf.size for leaf in jax.tree.leaves(self.params))
         return (
@@ -130,24 +135,18 @@ class Model:
             inputs: name -> [B, ...].
             dropout_keys: [B], one a row; None for no dropout.
         """
-        variables = params if winograd.COLLECTION in params else {"params": params}
-        return self.network.apply(variables, x, model_time, inputs, dropout_keys)
+        return _apply(self.network)(params, x, model_time, inputs, dropout_keys)
 
     def prepared(self, params: Any) -> Any:
         """Parameters for many evaluations on a CPU, for `apply`: see `networks/winograd.py`."""
         if not winograd.any_suits(params):
             return params
-
-        def transformed(params):  # the network is traced for its shapes; its output is not computed
-            mutable = [winograd.COLLECTION]
-            return self.network.apply({"params": params}, *self._example(), mutable=mutable)[1]
-
-        return {"params": params, winograd.COLLECTION: {}} | jax.jit(transformed)(params)
+        told = tuple(self.inputs.declared.items())
+        kernels = _winograd(self.network, self.sample_shape, told)(params)
+        return {"params": params, winograd.COLLECTION: {}} | kernels
 
     def _example(self) -> tuple:
-        declared = self.inputs.declared
-        inputs = {name: jnp.ones((1, *put.shape), put.dtype) for name, put in declared.items()}
-        return jnp.zeros((1, *self.sample_shape)), jnp.ones(1), inputs
+        return _example(self.sample_shape, self.inputs.declared)
 
     # --- the parts of drawing ---------------------------------------------------------------------
 
@@ -163,25 +162,28 @@ class Model:
             ValueError: something to collect without a table.
         """
         recipe = recipe or self.recipe
-        options |= {"null_inputs": self._nulled, "clip": recipe.clip}
-        if recipe.solver != ADAPTIVE:
-            return sampling.make_sampler(self.apply, self.parameterization, **options)
-        if options.pop("collect", ()):
+        adaptive = recipe.solver == ADAPTIVE
+        if adaptive and options.pop("collect", ()):
             raise ValueError("a trajectory needs a table: samples under a tolerance share no steps")
-        return adaptive_sampling.make_adaptive_sampler(
-            self.apply, self.parameterization, self.schedule, **options
+        options |= {"clip": recipe.clip} | ({"schedule": self.schedule} if adaptive else {})
+        return _sampler(
+            self.network, self.parameterization, self._nulled, tuple(sorted(options.items()))
         )
 
     @property
-    def _nulled(self) -> Callable[[dict], dict] | None:
-        return self.inputs.nulled if self.inputs.null else None
+    def _nulled(self) -> Nulled | None:
+        return Nulled(self.inputs.null) if self.inputs.null else None
 
-    def denoiser(self, label: Any = None, **recipe: Any) -> Denoiser:
+    def denoiser(
+        self, label: Any = None, prompt: Any = None, negative_prompt: Any = None, **recipe: Any
+    ) -> Denoiser:
         """The network as `(x, level) -> Prediction(x0, eps)`, guided and clipped by a recipe.
 
         Args:
             label: for a network with classes, a number or name for all rows of x, or a list with
                 one for each row; default the null label.
+            prompt: for a network that is told texts, one for all rows or a list; default "".
+            negative_prompt: what to guide away from, likewise; default the model's null text.
             **recipe: fields of `Recipe` to replace, such as guidance_scale=2 or clip="none".
 
         Raises:
@@ -189,19 +191,22 @@ class Model:
         """
         chosen = self.recipe.replace(**recipe)
         self.check(chosen)
-        count = 1 if label is None or isinstance(label, str) else max(1, np.size(label))
+        count = max(_asked(label), _asked(prompt))
         if label is None and self.inputs.num_classes:
             labels = self.null_labels(1)
         else:
             labels = self.inputs.labels(label, count)
-        conditions = self.conditions(count, chosen, labels)
+        conditions = self.conditions(
+            count, chosen, labels, prompt=prompt, negative_prompt=negative_prompt
+        )
         make = sampling.make_denoiser(
             self.apply, self.parameterization, self._nulled, chosen.clip, None
         )
         inputs, guidance = conditions["inputs"], conditions["guidance"]
 
         def denoise(x: Array, level: NoiseLevel) -> Prediction:
-            rows = {k: jnp.repeat(v, len(x), 0) if count == 1 else v for k, v in inputs.items()}
+            repeated = jax.tree.map(lambda v: jnp.repeat(v, len(x), 0), inputs)
+            rows = repeated if count == 1 else inputs
             return make(self.params, rows, guidance)(x, level)
 
         return denoise
@@ -268,6 +273,9 @@ class Model:
         recipe: Recipe,
         labels: np.ndarray | None,
         table: SolverTable | Tolerance | None = None,
+        *,
+        prompt: Any = None,
+        negative_prompt: Any = None,
     ) -> dict[str, Any]:
         """`inputs` and `guidance` of N samples, as `Generator.batches` takes them.
 
@@ -276,16 +284,27 @@ class Model:
             recipe: its guidance.
             labels: int32 [N], for a network with classes.
             table: the sampler, whose step length some networks are told.
+            prompt: of a network that is told texts: one, a list in rotation, or what
+                `inputs.told` made of them; None: the empty text.
+            negative_prompt: what to guide away from, likewise; None: the model's null text.
 
         Raises:
-            ValueError: the network is told how long its steps are, and the table's differ.
+            ValueError: the network is told how long its steps are, and the table's differ; texts
+                that it does not take.
         """
         scale, guidance = recipe.guidance_scale, recipe.guidance
         if self.inputs.takes("guidance"):
             guidance = None  # one evaluation does the work of two
         interval = self._interval(table) if self.inputs.takes("interval") else None
         interval = None if interval is None else np.full(count, interval)
-        inputs = self.inputs.arrays(labels, np.full(count, scale), interval)
+        height, width = self.codec.picture_shape[:2]
+        inputs = self.inputs.arrays(
+            labels,
+            np.full(count, scale),
+            interval,
+            sizes=np.float32([height, width, 0, 0, height, width]),
+            texts=self.inputs.texts(prompt, negative_prompt, count, guidance is not None),
+        )
         return {"inputs": inputs, "guidance": guidance}
 
     def passes(self, recipe: Recipe) -> int:
@@ -312,13 +331,38 @@ class Model:
 
         Args:
             recipe: as of `sampler`.
-            parallel: "jit" or "pmap".
+            parallel: a name in `batch_loop.MODES`.
             **options: of a sampler with a table: collect, task, progress.
         """
         sampler = self.sampler(recipe, **options)
         return Generator(
             sampler, self.params, self.sample_shape, prepare=self.prepared, mode=parallel
         )
+
+    def sized(self, size: tuple[int, int] | None) -> "Model":
+        """The model for pictures of another (height, width); None: as it is.
+
+        Raises:
+            ValueError: a size that its network or its codec cannot serve.
+        """
+        height, width, _ = self.codec.picture_shape
+        if size is None or tuple(size) == (height, width):
+            return self
+        if tuple(size) in self._ready:
+            return self._ready[tuple(size)]
+        least = getattr(self.network, "multiple", 0) * (height // self.sample_shape[0])
+        if not least:
+            raise ValueError(
+                f"{self.name} draws pictures of {height} x {width} alone: give no size"
+            )
+        for side in size:
+            if side < least or side % least:
+                raise ValueError(
+                    f"{self.name} draws pictures whose sides are multiples of {least}, got "
+                    f"{size[0]} x {size[1]}; for {side} take {max(1, round(side / least)) * least}"
+                )
+        self._ready[tuple(size)] = self.replace(codec=self.codec.at(*size))
+        return self._ready[tuple(size)]
 
     # --- drawing ----------------------------------------------------------------------------------
 
@@ -327,6 +371,9 @@ class Model:
         count: int | None = None,
         *,
         label: Any = None,
+        prompt: Any = None,
+        negative_prompt: Any = None,
+        size: tuple[int, int] | None = None,
         seed: int = 0,
         batch_size: int = 64,
         progress: bool = False,
@@ -335,8 +382,12 @@ class Model:
         """Pictures, as the model's recipe says, on all devices of this process.
 
         Args:
-            count: how many; default one for each label given, or 16.
+            count: how many; default one for each label or prompt given, or 16.
             label: a class, by number or name, or a list of them in rotation; default all classes.
+            prompt: of a network that is told texts, one or a list in rotation; "" draws without.
+            negative_prompt: what to guide away from, one or a list in rotation; default the
+                model's null text.
+            size: (height, width) of the pictures; default the model's own.
             seed: of the whole set; picture i is the same whatever `count` and `batch_size` are.
             batch_size: samples at a time.
             progress: show a bar over network evaluations.
@@ -350,12 +401,22 @@ class Model:
             ValueError: a label, recipe or count that this model cannot serve.
         """
         if count is None:
-            several = label is not None and not isinstance(label, str) and np.ndim(label)
-            count = len(label) if several else 16 if label is None else 1
-        chosen = self.recipe.replace(**recipe)
-        return self.generate(
-            count, chosen, label=label, seed=seed, batch_size=batch_size, progress=progress
-        ).pictures
+            nothing = label is None and prompt is None
+            count = 16 if nothing else max(_asked(label), _asked(prompt))
+        return (
+            self.sized(size)
+            .generate(
+                count,
+                self.recipe.replace(**recipe),
+                label=label,
+                prompt=prompt,
+                negative_prompt=negative_prompt,
+                seed=seed,
+                batch_size=batch_size,
+                progress=progress,
+            )
+            .pictures
+        )
 
     def generate(
         self,
@@ -363,6 +424,8 @@ class Model:
         recipe: Recipe | None = None,
         *,
         label: Any = None,
+        prompt: Any = None,
+        negative_prompt: Any = None,
         seed: int = 0,
         index: np.ndarray | None = None,
         batch_size: int = 64,
@@ -376,12 +439,14 @@ class Model:
             count: N.
             recipe: how; default the model's own.
             label: as of `draw`.
+            prompt: as of `draw`.
+            negative_prompt: as of `draw`.
             seed: as of `draw`.
             index: int [N], places of the samples in the set of this seed; default 0..N - 1.
             batch_size: samples at a time.
             trajectory: also return the clean estimates of every row; of a table only.
             progress: show a bar, moved from inside the compiled loop; over batches without a table.
-            parallel: "jit" or "pmap".
+            parallel: a name in `batch_loop.MODES`.
 
         Raises:
             ValueError: as `draw`; a trajectory without a table; a tolerance that was not met.
@@ -390,20 +455,24 @@ class Model:
         self.check(recipe)
         check_count(count, batch_size)
         table, labels = recipe.table(self.schedule), self.inputs.labels(label, count)
+        texts = {"prompt": prompt, "negative_prompt": negative_prompt}
         adaptive = isinstance(table, Tolerance)
         size = min(batch_size, count)
         total = -(-count // size) * (1 if adaptive else table.nfe)
         with tqdm(total=total, unit="batch" if adaptive else "eval", disable=not progress) as bar:
-            options = {"progress": lambda row: bar.update()} if progress and not adaptive else {}
+            options = {"progress": _tick} if progress and not adaptive else {}
             options |= {"collect": ("x0",)} if trajectory else {}
-            generator = self.generator(recipe, parallel=parallel, **options)
+            _BARS[:] = [bar]
+            key = (self.sampler(recipe, **options), parallel)
+            generator = self._ready.get(key) or self.generator(recipe, parallel=parallel, **options)
+            self._ready[key], before = generator, (generator.compile_seconds, generator.seconds)
             pictures, estimates, nfe = [], [], []
             for _, result in generator.batches(
                 table,
                 np.arange(count) if index is None else index,
                 seed=seed,
                 batch_size=batch_size,
-                **self.conditions(count, recipe, labels, table),
+                **self.conditions(count, recipe, labels, table, **texts),
             ):
                 pictures.append(self.pictures(result.x))
                 nfe.append(np.broadcast_to(result.nfe if adaptive else table.nfe, len(result.x)))
@@ -416,8 +485,8 @@ class Model:
             labels=labels,
             trajectory=np.concatenate(estimates, 1) if trajectory else None,
             nfe=np.concatenate(nfe),
-            compile_seconds=generator.compile_seconds,
-            seconds=generator.seconds,
+            compile_seconds=generator.compile_seconds - before[0],
+            seconds=generator.seconds - before[1],
         )
 
     def pictures(self, x: Array) -> np.ndarray:
@@ -448,6 +517,68 @@ class Model:
             "network": json.loads(json.dumps(network, default=lambda section: section.to_dict())),
             "image_shape": list(self.sample_shape),
         }
+
+
+_BARS: list[tqdm] = []
+"""The bar that is moved now; programs outlive theirs."""
+
+
+def _tick(row: int) -> None:
+    for bar in _BARS:
+        bar.update()
+
+
+def _asked(given: Any) -> int:
+    """How many samples a label, a prompt, or a list of them asks for."""
+    if isinstance(given, dict):
+        return len(given["text"])
+    return max(1, len(given)) if isinstance(given, (list, tuple, np.ndarray)) else 1
+
+
+# What programs are made of, kept while it may be asked for again: the same programs serve other
+# parameters, tables, texts and guidance scales.
+
+
+@functools.lru_cache(maxsize=16)
+def _apply(network: Any) -> Callable[..., Array]:
+    """`Model.apply` of a network."""
+
+    def apply(params, x, model_time, inputs, dropout_keys=None):
+        variables = params if winograd.COLLECTION in params else {"params": params}
+        told = {name: value for name, value in inputs.items() if name != NULL}
+        return network.apply(variables, x, model_time, told, dropout_keys)
+
+    return apply
+
+
+@functools.lru_cache(maxsize=16)
+def _sampler(
+    network: Any, parameterization: Parameterization, null: Nulled | None, options: tuple
+) -> Callable[..., Any]:
+    """`Model.sampler`; adaptive where the options have a schedule."""
+    chosen = dict(options) | {"null_inputs": null}
+    if "schedule" not in chosen:
+        return sampling.make_sampler(_apply(network), parameterization, **chosen)
+    schedule = chosen.pop("schedule")
+    make = adaptive_sampling.make_adaptive_sampler
+    return make(_apply(network), parameterization, schedule, **chosen)
+
+
+@functools.lru_cache(maxsize=8)
+def _winograd(network: Any, sample_shape: tuple[int, ...], declared: tuple) -> Callable:
+    """Jitted: parameters -> Winograd's kernels of the network's convolutions."""
+
+    def transformed(params):  # the network is traced for its shapes; its output is not computed
+        example = _example(sample_shape, dict(declared))
+        return network.apply({"params": params}, *example, mutable=[winograd.COLLECTION])[1]
+
+    return jax.jit(transformed)
+
+
+def _example(sample_shape: tuple[int, ...], declared: Mapping[str, Input]) -> tuple:
+    """x, t and inputs of one sample, for shapes."""
+    inputs = {name: jnp.ones((1, *put.shape), put.dtype) for name, put in declared.items()}
+    return jnp.zeros((1, *sample_shape)), jnp.ones(1), inputs
 
 
 def fingerprint(params: Any) -> str:

@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "ddim_jax"
 
 LAYERS = [
     # from the ground up; a module's layer is that of the longest prefix of its name
-    ["files", "interrupts", "names", "codecs", "inputs", "keys", "schedules", "program_cost"],
+    ["files", "interrupts", "names", "inputs", "keys", "schedules", "program_cost"],
     ["networks.winograd"],
     ["predictions"],
     ["denoisers"],
@@ -17,7 +17,7 @@ LAYERS = [
     ["solvers"],
     ["sampling"],
     ["adaptive_sampling", "strides", "parallel"],
-    ["networks", "data", "batch_loop", "command_line"],
+    ["networks", "codecs", "texts", "data", "batch_loop", "command_line"],
     ["recipe"],
     ["model"],
     ["experiment", "provenance"],

@@ -71,7 +71,7 @@ def test_parameters_can_be_replaced_without_compiling():
 
 
 def test_bad_arguments():
-    with pytest.raises(ValueError, match="parallel must be one of jit, pmap, got 'mpi'"):
+    with pytest.raises(ValueError, match="parallel must be one of jit, fsdp, pmap, got 'mpi'"):
         batch_loop.Generator(echo, None, (3,), mode="mpi")
     for count, size in ((0, 1), (1, 0), (1, -1), (1, 1.5), (1, np.nan), (1, "a")):
         generator = batch_loop.Generator(jax.jit(echo), None, (3,))

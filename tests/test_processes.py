@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ddim_jax.commands import configs
+from ddim_jax.training import loop
 from tests.processes import ROOT, finish, start
 
 STEPS = 30
@@ -50,22 +52,37 @@ def wait_for_steps(processes, workdir, count):
         time.sleep(0.02)
 
 
-def test_processes_train_like_one_stop_together_and_go_on_in_any_number(tmp_path):
-    """SIGTERM to the second of two: both save one step; two split the parameters; one ends it."""
-    finish(launch(tmp_path, "single"))
+def check_alike(run, single):
+    """Losses of every step."""
+    found, expected = (metrics(workdir) for workdir in (run, single))
+    assert list(found) == list(expected) == list(range(1, STEPS + 1))
+    np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-5)
+
+
+def test_processes_train_like_one_and_stop_together(tmp_path):
+    """SIGTERM to the second of two: both save one step; one process goes on, here."""
     processes = launch(tmp_path, "run", 2)
     wait_for_steps(processes, tmp_path / "run", 2)
     processes[1].send_signal(signal.SIGTERM)
     finish(processes, status=143)
     (saved,) = (int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir())
     assert 2 <= saved < 25
+    config = configs.load(str(tmp_path / "config.py"))
+    for name in ("run", "single"):
+        loop.train(config, tmp_path / name)
+    assert (tmp_path / "run" / "samples" / f"step_{STEPS:07d}.png").exists()
+    check_alike(tmp_path / "run", tmp_path / "single")
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_in_any_number_of_processes(tmp_path):
+    """Two split the parameters; one ends it."""
+    finish(launch(tmp_path, "single"))
+    finish(launch(tmp_path, "run", 2, "--config.train.steps=9"))
     finish(launch(tmp_path, "run", 2, "--config.parallel=fsdp", "--config.train.steps=25"))
     (output,) = finish(launch(tmp_path, "run", 1))
     assert "resuming at step 25" in output
-    assert (tmp_path / "run" / "samples" / f"step_{STEPS:07d}.png").exists()
-    found, expected = (metrics(tmp_path / name) for name in ("run", "single"))
-    assert list(found) == list(expected) == list(range(1, STEPS + 1))
-    np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-5)
+    check_alike(tmp_path / "run", tmp_path / "single")
 
 
 @pytest.mark.slow

@@ -97,6 +97,11 @@ class TextUNet(nn.Module):
     remat: str = "none"
 
     @property
+    def multiple(self) -> int:
+        """Of what number height and width of x must be multiples."""
+        return 2 ** (len(self.widths) - 1)
+
+    @property
     def inputs(self) -> dict[str, Input]:
         """What the network is told beside x and t, by name.
 

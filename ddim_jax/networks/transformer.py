@@ -142,6 +142,11 @@ class DiT(nn.Module):
     remat: str = "none"
 
     @property
+    def multiple(self) -> int:
+        """Of what number height and width of x must be multiples."""
+        return self.patch_size
+
+    @property
     def inputs(self) -> dict[str, Input]:
         """What the network is told beside x and t, by name."""
         label = {"label": Input((), "int32", self.num_classes)} if self.num_classes else {}
