@@ -36,7 +36,7 @@ class Codec(NamedTuple):
         encode: `(params, pictures, key) -> x`, uint8 [B, *picture_shape] to float
             [B, *sample_shape]; the key is for codecs that draw, None for those that do not.
         decode: `(params, x) -> pictures`, float [B, *sample_shape] to uint8 [B, *picture_shape].
-        at: `(height, width) -> Codec` of pictures of another size, with the same parameters.
+        make: `(picture_shape, params) -> Codec`, the same for other pictures or parameters.
         params: the first argument of both; None for a codec without parameters.
     """
 
@@ -44,8 +44,16 @@ class Codec(NamedTuple):
     picture_shape: tuple[int, ...]
     encode: Callable[[Any, Array, Array | None], Array]
     decode: Callable[[Any, Array], Array]
-    at: Callable[[int, int], "Codec"]
+    make: Callable[[tuple[int, ...], Any], "Codec"]
     params: Any = None
+
+    def at(self, height: int, width: int) -> "Codec":
+        """The codec of pictures of another size."""
+        return self.make((height, width, self.picture_shape[-1]), self.params)
+
+    def given(self, params: Any) -> "Codec":
+        """The codec with other parameters."""
+        return self.make(self.picture_shape, params)
 
 
 def pixels(image_shape: tuple[int, ...]) -> Codec:
@@ -68,7 +76,7 @@ def pixels(image_shape: tuple[int, ...]) -> Codec:
         _check_shape(x, shape, "samples")
         return to_uint8(x)
 
-    return Codec(shape, shape, encode, decode, lambda *size: pixels((*size, shape[-1])))
+    return Codec(shape, shape, encode, decode, lambda shape, params: pixels(shape))
 
 
 def latents(autoencoder: Any, picture_shape: tuple[int, ...], params: Any = None) -> Codec:
@@ -114,10 +122,8 @@ def latents(autoencoder: Any, picture_shape: tuple[int, ...], params: Any = None
             placed[:] = params, parallel.replicate(params, mesh), mesh
         return _in_parts(program, placed[1], np.asarray(x), placed[2])
 
-    def at(height: int, width: int) -> Codec:
-        return latents(autoencoder, (height, width, shape[-1]), params)
-
-    return Codec(sample_shape, shape, encode, decode, at, params)
+    make = functools.partial(latents, autoencoder)
+    return Codec(sample_shape, shape, encode, decode, make, params)
 
 
 def _in_parts(program: Callable, params: Any, x: np.ndarray, mesh: Any) -> np.ndarray:

@@ -27,6 +27,27 @@ NULL = "null"
 """Key of a dict in `inputs`: values that stand where an input is dropped."""
 
 
+class Rows:
+    """Rows of an array by their places, as an array that is not made before it is asked for.
+
+    So a set of any size may be told a few texts. Indexing gives a numpy array.
+    """
+
+    def __init__(self, values: np.ndarray, places: np.ndarray):
+        """Row i is `values[places[i]]`."""
+        self._values, self._places = values, np.asarray(places)
+        self.shape, self.dtype = (len(self._places), *values.shape[1:]), values.dtype
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        return self._values[self._places[rows]]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self[:], dtype)
+
+
 class Input(NamedTuple):
     """One input of a network, an array [B, *shape].
 
@@ -178,12 +199,13 @@ class Inputs:
         if self.encode is None:
             raise ValueError("this model came without a text encoder; give the texts' features")
         encoded = self.encode(texts)
+        number = {text: place for place, text in enumerate(texts)}
         own, null = (
-            {name: rows[[texts.index(text) for text in chosen]] for name, rows in encoded.items()}
+            {name: Rows(rows, [number[text] for text in chosen]) for name, rows in encoded.items()}
             for chosen in (prompts, negatives)
         )
         if negative is None and getattr(self.encode, "null", "encode") == "zeros":
-            null = jax.tree.map(np.zeros_like, null)
+            null = {name: np.zeros((1, *rows.shape[1:]), rows.dtype) for name, rows in null.items()}
         return own | {NULL: jax.tree.map(lambda rows: _rotated(rows, len(prompts)), null)}
 
     def arrays(
@@ -220,8 +242,10 @@ class Inputs:
                 raise ValueError(_missing(name))
         arrays = {}
         for name, put in self.declared.items():
-            rows = np.asarray(given[name], put.dtype)
-            rows = rows if rows.ndim > len(put.shape) else rows[None]
+            rows = given[name]
+            if not isinstance(rows, Rows):
+                rows = np.asarray(rows, put.dtype)
+                rows = rows if rows.ndim > len(put.shape) else rows[None]
             if rows.shape[1:] != tuple(put.shape):
                 raise ValueError(f"{name} must be [N, *{put.shape}], got {rows.shape}")
             arrays[name] = rows
@@ -321,7 +345,7 @@ def _missing(name: str) -> str:
 
 def _texts(given: Any, what: str) -> list[str]:
     """One text or several as a list; of None the empty one."""
-    texts = [""] if given is None else [given] if isinstance(given, str) else list(given)
+    texts = [""] if given is None else _listed(given)
     for text in texts:
         if not isinstance(text, str):
             raise ValueError(f"{what} must be a text or a list of texts, got {text!r}")
@@ -330,11 +354,13 @@ def _texts(given: Any, what: str) -> list[str]:
     return texts
 
 
-def _rotated(rows: np.ndarray, count: int) -> np.ndarray:
-    """`count` rows, the given ones in rotation; of one row a view that takes no memory."""
-    if len(rows) == 1:
-        return np.broadcast_to(rows, (count, *rows.shape[1:]))
-    return rows if len(rows) == count else rows[np.arange(count) % len(rows)]
+def _rotated(rows: Any, count: int) -> Any:
+    """`count` rows, the given ones in rotation."""
+    if len(rows) == count:
+        return rows
+    if isinstance(rows, np.ndarray) and rows.ndim == 1:
+        return np.resize(rows, count)
+    return Rows(rows, np.arange(count) % len(rows))
 
 
 def _listed(given: Any) -> list:

@@ -14,7 +14,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -24,12 +24,12 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 from tqdm import tqdm
 
-from ddim_jax import adaptive_sampling, sampling
+from ddim_jax import programs, sampling
 from ddim_jax.adaptive_sampling import Tolerance
 from ddim_jax.batch_loop import Generator, check_count
 from ddim_jax.codecs import Codec
 from ddim_jax.denoisers import Denoiser
-from ddim_jax.inputs import NULL, Input, Inputs, Nulled
+from ddim_jax.inputs import Inputs, Nulled
 from ddim_jax.networks import winograd
 from ddim_jax.predictions import Parameterization, Prediction
 from ddim_jax.recipe import ADAPTIVE, Recipe
@@ -112,6 +112,28 @@ class Model:
         """The model with other attributes, such as other `params`."""
         return dataclasses.replace(self, **changes)
 
+    def with_parts(
+        self,
+        params: Any,
+        codec_params: Any = None,
+        text_params: Sequence[Any] = (),
+        tokenizers: Sequence[Any] = (),
+    ) -> "Model":
+        """The model with the parameters of all its networks.
+
+        Args:
+            params: of the network.
+            codec_params: of the autoencoder, if it has one.
+            text_params: of each text encoder.
+            tokenizers: of each text encoder.
+        """
+        inputs = self.inputs
+        if inputs.encode is not None:
+            texts = {"params": tuple(text_params), "tokenizers": tuple(tokenizers)}
+            inputs = dataclasses.replace(inputs, encode=dataclasses.replace(inputs.encode, **texts))
+        codec = self.codec if codec_params is None else self.codec.given(codec_params)
+        return self.replace(params=params, codec=codec, inputs=inputs)
+
     @property
     def sample_shape(self) -> tuple[int, ...]:
         """Shape of one sample, without the batch."""
@@ -135,18 +157,18 @@ class Model:
             inputs: name -> [B, ...].
             dropout_keys: [B], one a row; None for no dropout.
         """
-        return _apply(self.network)(params, x, model_time, inputs, dropout_keys)
+        return programs.apply_of(self.network)(params, x, model_time, inputs, dropout_keys)
 
     def prepared(self, params: Any) -> Any:
         """Parameters for many evaluations on a CPU, for `apply`: see `networks/winograd.py`."""
         if not winograd.any_suits(params):
             return params
         told = tuple(self.inputs.declared.items())
-        kernels = _winograd(self.network, self.sample_shape, told)(params)
+        kernels = programs.winograd_of(self.network, self.sample_shape, told)(params)
         return {"params": params, winograd.COLLECTION: {}} | kernels
 
     def _example(self) -> tuple:
-        return _example(self.sample_shape, self.inputs.declared)
+        return programs.example(self.sample_shape, self.inputs.declared)
 
     # --- the parts of drawing ---------------------------------------------------------------------
 
@@ -166,7 +188,7 @@ class Model:
         if adaptive and options.pop("collect", ()):
             raise ValueError("a trajectory needs a table: samples under a tolerance share no steps")
         options |= {"clip": recipe.clip} | ({"schedule": self.schedule} if adaptive else {})
-        return _sampler(
+        return programs.sampler_of(
             self.network, self.parameterization, self._nulled, tuple(sorted(options.items()))
         )
 
@@ -205,8 +227,8 @@ class Model:
         inputs, guidance = conditions["inputs"], conditions["guidance"]
 
         def denoise(x: Array, level: NoiseLevel) -> Prediction:
-            repeated = jax.tree.map(lambda v: jnp.repeat(v, len(x), 0), inputs)
-            rows = repeated if count == 1 else inputs
+            repeated = jax.tree.map(lambda v: jnp.repeat(jnp.asarray(v), len(x), 0), inputs)
+            rows = repeated if count == 1 else jax.tree.map(jnp.asarray, inputs)
             return make(self.params, rows, guidance)(x, level)
 
         return denoise
@@ -346,10 +368,13 @@ class Model:
             ValueError: a size that its network or its codec cannot serve.
         """
         height, width, _ = self.codec.picture_shape
-        if size is None or tuple(size) == (height, width):
+        if size is None:
             return self
-        if tuple(size) in self._ready:
-            return self._ready[tuple(size)]
+        if np.shape(size) != (2,) or not all(side == int(side) for side in size):
+            raise ValueError(f"size must be two whole numbers, height and width, got {size!r}")
+        size = (int(size[0]), int(size[1]))
+        if size == (height, width) or size in self._ready:
+            return self._ready.get(size, self)
         least = getattr(self.network, "multiple", 0) * (height // self.sample_shape[0])
         if not least:
             raise ValueError(
@@ -361,8 +386,8 @@ class Model:
                     f"{self.name} draws pictures whose sides are multiples of {least}, got "
                     f"{size[0]} x {size[1]}; for {side} take {max(1, round(side / least)) * least}"
                 )
-        self._ready[tuple(size)] = self.replace(codec=self.codec.at(*size))
-        return self._ready[tuple(size)]
+        self._ready[size] = self.replace(codec=self.codec.at(*size))
+        return self._ready[size]
 
     # --- drawing ----------------------------------------------------------------------------------
 
@@ -454,6 +479,8 @@ class Model:
         recipe = recipe or self.recipe
         self.check(recipe)
         check_count(count, batch_size)
+        if prompt is None and self.inputs.takes("text"):
+            raise ValueError("this network draws from a text: give a prompt; '' for none")
         table, labels = recipe.table(self.schedule), self.inputs.labels(label, count)
         texts = {"prompt": prompt, "negative_prompt": negative_prompt}
         adaptive = isinstance(table, Tolerance)
@@ -533,52 +560,6 @@ def _asked(given: Any) -> int:
     if isinstance(given, dict):
         return len(given["text"])
     return max(1, len(given)) if isinstance(given, (list, tuple, np.ndarray)) else 1
-
-
-# What programs are made of, kept while it may be asked for again: the same programs serve other
-# parameters, tables, texts and guidance scales.
-
-
-@functools.lru_cache(maxsize=16)
-def _apply(network: Any) -> Callable[..., Array]:
-    """`Model.apply` of a network."""
-
-    def apply(params, x, model_time, inputs, dropout_keys=None):
-        variables = params if winograd.COLLECTION in params else {"params": params}
-        told = {name: value for name, value in inputs.items() if name != NULL}
-        return network.apply(variables, x, model_time, told, dropout_keys)
-
-    return apply
-
-
-@functools.lru_cache(maxsize=16)
-def _sampler(
-    network: Any, parameterization: Parameterization, null: Nulled | None, options: tuple
-) -> Callable[..., Any]:
-    """`Model.sampler`; adaptive where the options have a schedule."""
-    chosen = dict(options) | {"null_inputs": null}
-    if "schedule" not in chosen:
-        return sampling.make_sampler(_apply(network), parameterization, **chosen)
-    schedule = chosen.pop("schedule")
-    make = adaptive_sampling.make_adaptive_sampler
-    return make(_apply(network), parameterization, schedule, **chosen)
-
-
-@functools.lru_cache(maxsize=8)
-def _winograd(network: Any, sample_shape: tuple[int, ...], declared: tuple) -> Callable:
-    """Jitted: parameters -> Winograd's kernels of the network's convolutions."""
-
-    def transformed(params):  # the network is traced for its shapes; its output is not computed
-        example = _example(sample_shape, dict(declared))
-        return network.apply({"params": params}, *example, mutable=[winograd.COLLECTION])[1]
-
-    return jax.jit(transformed)
-
-
-def _example(sample_shape: tuple[int, ...], declared: Mapping[str, Input]) -> tuple:
-    """x, t and inputs of one sample, for shapes."""
-    inputs = {name: jnp.ones((1, *put.shape), put.dtype) for name, put in declared.items()}
-    return jnp.zeros((1, *sample_shape)), jnp.ones(1), inputs
 
 
 def fingerprint(params: Any) -> str:

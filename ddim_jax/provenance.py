@@ -1,7 +1,7 @@
 """What drew a picture, kept in its file, so that it can be drawn again: `sample.py --like=FILE`.
 
 A PNG holds it as JSON in the text chunk "ddim_jax", an NPZ in the array "about": recipe, seed,
-places in the set, labels, batch size, checkpoint (name, path, step, sha256 of the weights), a
+places in the set, labels, texts, batch size, checkpoint (name, path, step, sha256 of the weights), a
 digest of the sampler's table, version. Pictures of the editing commands hold the command instead.
 """
 
@@ -9,6 +9,7 @@ import dataclasses
 import importlib.metadata
 import json
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,9 @@ class Drawn:
         seed: of the set.
         index: int [N], places of the pictures in the set.
         labels: int [N]; None for a network without classes.
+        prompts: N texts; None for a network that is told none.
+        negative_prompt: one for all; None: the model's null text.
+        size: (height, width) in pixels; None: the model's own.
         batch_size: samples at a time, of which a picture depends in its rounding.
         checkpoint: path or name of the model.
         step: training steps of the model.
@@ -44,6 +48,9 @@ class Drawn:
     seed: int
     index: np.ndarray
     labels: np.ndarray | None
+    prompts: list[str] | None
+    negative_prompt: str | None
+    size: tuple[int, int] | None
     batch_size: int
     checkpoint: str
     step: int
@@ -69,11 +76,15 @@ class Drawn:
                 "picture: a stride's file, or the solver, has changed"
             )
 
-    def padded(self) -> tuple[np.ndarray, np.ndarray | None]:
-        """Places and labels of one batch at least: to rounding, a picture depends on its size."""
+    def padded(self) -> dict[str, Any]:
+        """What `Model.generate` is asked for: a batch at least, on whose size rounding depends."""
         count = max(len(self.index), self.batch_size)
-        labels = None if self.labels is None else np.resize(self.labels, count)
-        return np.resize(self.index, count), labels
+        asked = {"index": np.resize(self.index, count)}
+        if self.labels is not None:
+            asked["label"] = np.resize(self.labels, count)
+        if self.prompts is not None:
+            asked |= {"prompt": self.prompts, "negative_prompt": self.negative_prompt}
+        return asked
 
 
 def about(
@@ -85,6 +96,8 @@ def about(
     labels: np.ndarray | None,
     batch_size: int,
     checkpoint: str | Path = "",
+    prompts: Sequence[str] | None = None,
+    negative_prompt: str | None = None,
 ) -> dict[str, Any]:
     """What a file of pictures is to hold, as JSON.
 
@@ -96,6 +109,8 @@ def about(
         labels: int [N]; None for a network without classes.
         batch_size: samples at a time.
         checkpoint: where the model was loaded from; default its name.
+        prompts: texts in rotation; None for a network that is told none.
+        negative_prompt: of all of them.
     """
     path = Path(checkpoint).absolute() if checkpoint and Path(checkpoint).exists() else None
     return (
@@ -106,17 +121,22 @@ def about(
             "table": _digest(model, recipe),
             "seed": int(seed),
             "batch_size": int(min(batch_size, len(index))),
+            "negative_prompt": negative_prompt,
+            "size": list(model.codec.picture_shape[:2]),
         }
-        | places(index, labels)
+        | places(index, labels, prompts)
     )
 
 
-def places(index: np.ndarray, labels: np.ndarray | None) -> dict[str, Any]:
+def places(
+    index: np.ndarray, labels: np.ndarray | None, prompts: Sequence[str] | None = None
+) -> dict[str, Any]:
     """The part of `about` that differs between the pictures of a set."""
     return {
         # what is to be added to 0, 1, ..., count - 1; then the count
         "index": [*_compact(np.asarray(index) - np.arange(len(index))), len(index)],
         "labels": None if labels is None else _compact(np.asarray(labels)),
+        "prompts": None if prompts is None else list(prompts),
     }
 
 
@@ -163,6 +183,9 @@ def _drawn(found: dict[str, Any]) -> Drawn:
         index=np.resize(offset, count) + np.arange(count),
         labels=None if labels is None else np.resize(np.array(labels, np.int32), count),
         batch_size=found["batch_size"],
+        prompts=found.get("prompts"),
+        negative_prompt=found.get("negative_prompt"),
+        size=tuple(found["size"]) if "size" in found else None,
         checkpoint=found["path"] or found["checkpoint"],
         **{name: found[name] for name in ("step", "weights", "table")},
     )

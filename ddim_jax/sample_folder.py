@@ -10,7 +10,7 @@ it, and rerunning the command resumes it. `folder:samples/digits` reads the set.
 """
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,6 +52,8 @@ def draw(
     *,
     num_samples: int,
     label: Any = None,
+    prompt: Sequence[str] | None = None,
+    negative_prompt: str | None = None,
     batch_size: int = 64,
     seed: int = 0,
     parallel: str = "jit",
@@ -68,9 +70,11 @@ def draw(
         recipe: how, with a table; default the model's own.
         num_samples: of the whole set; a greater number extends what is there.
         label: classes, by number or name, in rotation; default all.
+        prompt: of a network that is told texts, a list of them in rotation.
+        negative_prompt: what to guide away from; default the model's null text.
         batch_size: samples at a time in each process.
         seed: of the whole set.
-        parallel: "jit" or "pmap".
+        parallel: a name in `batch_loop.MODES`.
         checkpoint: where the model was loaded from, for the files; default its name.
 
     Raises:
@@ -87,6 +91,8 @@ def draw(
         "clip": recipe.clip,
         "labels": _rotation(model, label),
     }
+    if prompt is not None:
+        about |= {"prompts": list(prompt), "negative_prompt": negative_prompt}
     made = {name: getattr(recipe, name) for name in MAKES_TABLE} | {"stride": recipe.stride_name}
     files.check_origin(folder / ABOUT, about, "samples", made)
     places = paths(folder, model.inputs.num_classes, labels, num_samples)
@@ -98,17 +104,22 @@ def draw(
     with _bar(folder, total, total - len(missing)) as bar:
         if len(missing):
             classes = None if labels is None else labels[missing]
-            conditions = model.conditions(len(missing), recipe, classes, table)
+            texts = None if prompt is None else [prompt[i % len(prompt)] for i in missing]
+            conditions = model.conditions(
+                len(missing), recipe, classes, table, prompt=texts, negative_prompt=negative_prompt
+            )
             drawn = provenance.about(
                 model, recipe, seed=seed, index=missing, labels=classes, batch_size=batch_size,
-                checkpoint=checkpoint,
+                checkpoint=checkpoint, negative_prompt=negative_prompt,
             )  # fmt: skip
             for rows, result in generator.batches(
                 table, missing, seed=seed, batch_size=batch_size, **conditions
             ):
                 for i, picture in zip(missing[rows], model.pictures(result.x), strict=True):
                     own = None if labels is None else labels[i : i + 1]
-                    _write(places[i], picture, drawn | provenance.places(np.array([i]), own))
+                    text = None if prompt is None else [prompt[i % len(prompt)]]
+                    about = drawn | provenance.places(np.array([i]), own, text)
+                    _write(places[i], picture, about)
                 bar.update(len(result.x))
     existing = total - len(missing)
     return Report(len(missing), existing, generator.compile_seconds, generator.seconds)

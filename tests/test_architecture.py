@@ -18,7 +18,7 @@ LAYERS = [
     ["sampling"],
     ["adaptive_sampling", "strides", "parallel"],
     ["networks", "codecs", "texts", "data", "batch_loop", "command_line"],
-    ["recipe"],
+    ["recipe", "programs"],
     ["model"],
     ["experiment", "provenance"],
     ["checkpoints"],

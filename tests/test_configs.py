@@ -44,7 +44,10 @@ def start(tmp_path_factory):
 
 TRAINED = (
     # of the others the train step is traced; tests/test_stages.py trains two more losses
-    "cifar10_ict", "digits", "digits_cd", "distill_digits"
+    "cifar10_ict",
+    "digits",
+    "digits_cd",
+    "distill_digits",
 )
 
 

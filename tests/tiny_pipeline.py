@@ -10,6 +10,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ddim_jax import experiment
+from ddim_jax.networks import AUTOENCODERS
 from ddim_jax.networks.clip import ClipText
 from ddim_jax.networks.tokenizer import Tokenizer
 from tests import tokenizer_texts
@@ -18,9 +19,7 @@ from tests.latent_networks import random
 MERGES = json.loads(tokenizer_texts.FIXTURE.read_text())["merges"]
 LENGTH = tokenizer_texts.LENGTH
 END = max(tokenizer_texts.layout(MERGES).values())
-ENCODER = dict(
-    vocabulary=END + 1, length=LENGTH, width=16, layers=2, heads=2, hidden=32, end=END
-)
+ENCODER = dict(vocabulary=END + 1, length=LENGTH, width=16, layers=2, heads=2, hidden=32, end=END)
 UNET = dict(
     name="text_unet", widths=(8, 16), num_blocks=1, depths=(1, 0), heads=(2, 2), groups=4,
     text_length=LENGTH, context_dim=16,
@@ -29,11 +28,13 @@ XL = dict(context_dim=32, vector_dim=12, sizes=6, size_dim=4)
 
 
 def config(kind: str = "sd") -> ml_collections.ConfigDict:
-    """Of "sd", one encoder; "xl", two of them, sizes and a null of zeros; "lcm", a guidance input."""
+    """Of "sd", one encoder; "xl", two, sizes and a null of zeros; "lcm", a guidance input."""
     made = ml_collections.ConfigDict()
     made.data = dict(name="diffusers:tiny", image_shape=(16, 16, 3))
     made.model = UNET | (XL if kind == "xl" else dict(guidance_dim=8) if kind == "lcm" else {})
-    made.schedule = dict(name="linear", num_steps=1000, beta_start=0.00085, beta_end=0.012)
+    made.schedule = dict(
+        name="ddpm_scaled_linear", num_steps=1000, beta_start=0.00085, beta_end=0.012
+    )
     made.prediction = dict(name="eps")
     made.loss = dict(name="diffusion", label_dropout=0.1)
     if kind == "lcm":
@@ -71,14 +72,19 @@ def tiny_pipeline(kind: str = "sd"):
     made = config(kind)
     model = experiment.build(made)
     texts = model.inputs.encode
+    net = AUTOENCODERS[made.codec.name](**{k: v for k, v in made.codec.items() if k != "name"})
+    pictures = np.zeros((1, *made.data.image_shape), np.float32)
+    codec_shapes = jax.eval_shape(lambda: net.init(jax.random.key(0), pictures))["params"]
     ids = np.zeros((1, LENGTH), np.int32)
 
     def text_params(net: ClipText):
         return filled(jax.eval_shape(lambda: net.init(jax.random.key(0), ids))["params"])
 
     return model.with_parts(
-        params=jax.tree.map(jax.numpy.asarray, filled(jax.eval_shape(model.init, jax.random.key(0)))),
-        codec_params=filled(model.codec.shapes()),
+        params=jax.tree.map(
+            jax.numpy.asarray, filled(jax.eval_shape(model.init, jax.random.key(0)))
+        ),
+        codec_params=filled(codec_shapes),
         text_params=tuple(text_params(net) for net in texts.networks),
         tokenizers=(tokenizer(),) * len(texts.networks),
     )

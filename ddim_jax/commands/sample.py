@@ -42,8 +42,20 @@ CLIP = flags.DEFINE_enum(
     "clip", None, ["none", "static", "dynamic"], "of the clean estimate; default the checkpoint's"
 )
 LABELS = flags.DEFINE_list("labels", [], "classes, numbers or names, in rotation; default all")
-NUM_SAMPLES = flags.DEFINE_integer("num_samples", 40, "how many")
-BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "how many at a time")
+PROMPT = flags.DEFINE_multi_string(
+    "prompt", [], "a text, or @FILE with one in each line; may be given again, in rotation"
+)
+NEGATIVE_PROMPT = flags.DEFINE_string("negative_prompt", None, "what to guide away from")
+SIZE = flags.DEFINE_string("size", None, "HEIGHTxWIDTH like 512x768; default the checkpoint's")
+LORA = flags.DEFINE_multi_string(
+    "lora", [], "FILE or FILE:scale, merged into the weights; may be given again"
+)
+DTYPE = flags.DEFINE_enum(
+    "dtype", None, ["float32", "bfloat16"],
+    "of weights and computation; default bfloat16 for published pipelines on GPU and TPU",
+)  # fmt: skip
+NUM_SAMPLES = flags.DEFINE_integer("num_samples", 40, "how many; with prompts one of each")
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "how many at a time; of latents 4")
 SEED = flags.DEFINE_integer("seed", 0, "of the whole set")
 OUT = flags.DEFINE_string(
     "out", None, ".png contact sheet, .npz, or a folder; default samples/NAME-0001.png, ..."
@@ -53,8 +65,15 @@ LIKE = flags.DEFINE_string(
 )
 TRAJECTORY = flags.DEFINE_string("trajectory", None, "also the clean estimates, as .gif or .png")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "replace existing files")
-PARALLEL = flags.DEFINE_enum("parallel", "jit", ["jit", "pmap"], "how a batch is spread on devices")
+PARALLEL = flags.DEFINE_enum(
+    "parallel", "jit", ["jit", "fsdp", "pmap"],
+    "how devices share a batch; fsdp also splits the weights",
+)  # fmt: skip
 PROGRESS = flags.DEFINE_bool("progress", False, "a bar over network evaluations")
+
+
+MOST_LATENTS = 4
+"""Samples at a time by default, where they are decoded to large pictures."""
 
 
 def run(argv: list[str]) -> None:
@@ -125,7 +144,7 @@ def _like():
 
     if LIKE.value is None:
         return None
-    for flag in (NUM_SAMPLES, LABELS, SEED, BATCH_SIZE):
+    for flag in (NUM_SAMPLES, LABELS, PROMPT, NEGATIVE_PROMPT, SIZE, SEED, BATCH_SIZE):
         if not flags.FLAGS[flag.name].using_default_value:
             raise ValueError(f"--like draws the pictures of a file and takes no --{flag.name}")
     return provenance.read(LIKE.value)
@@ -137,17 +156,18 @@ def _generate(model, recipe, like, trajectory: bool):
 
     from ddim_jax import provenance
 
-    count, seed, batch_size = NUM_SAMPLES.value, SEED.value, BATCH_SIZE.value
-    index, labels = None, _labels()
+    prompts, negative_prompt = _prompts(model), NEGATIVE_PROMPT.value
+    count, seed, batch_size = _count(prompts), SEED.value, _batch_size(model)
+    asked = {"label": _labels(), "prompt": prompts, "negative_prompt": negative_prompt}
     if like is not None:
         count, seed, batch_size = len(like.index), like.seed, like.batch_size
-        index, labels = like.padded()
+        prompts, negative_prompt = like.prompts, like.negative_prompt
+        asked = like.padded()
     drawing = model.generate(
-        count if index is None else len(index),
+        len(asked["index"]) if "index" in asked else count,
         recipe,
-        label=labels,
+        **asked,
         seed=seed,
-        index=index,
         batch_size=batch_size,
         trajectory=trajectory,
         progress=PROGRESS.value,
@@ -157,9 +177,50 @@ def _generate(model, recipe, like, trajectory: bool):
     checkpoint = CHECKPOINT.value if like is None else like.checkpoint
     about = provenance.about(
         model, recipe, seed=seed, index=places, labels=drawing.labels, checkpoint=checkpoint,
-        batch_size=batch_size,
+        batch_size=batch_size, prompts=prompts, negative_prompt=negative_prompt,
     )  # fmt: skip
     return drawing, about
+
+
+def _prompts(model) -> list[str] | None:
+    """The texts of `--prompt`, files by their lines; None if there are none."""
+    texts = []
+    for given in PROMPT.value:
+        if not given.startswith("@"):
+            texts.append(given)
+            continue
+        lines = Path(given[1:]).expanduser().read_text().splitlines()
+        texts += [line.strip() for line in lines if line.strip()]
+        if not texts:
+            raise ValueError(f"--prompt={given} has no text; write one in each line")
+    if texts or not model.inputs.takes("text"):
+        return texts or None
+    raise ValueError(f"{model.name} draws from a text: give --prompt; --prompt= for none")
+
+
+def _count(prompts: list[str] | None) -> int:
+    """`--num_samples`; of prompts one each."""
+    own = flags.FLAGS["num_samples"].using_default_value
+    return len(prompts) if prompts and own else NUM_SAMPLES.value
+
+
+def _batch_size(model) -> int:
+    """`--batch_size`; fewer latents than pictures of pixels, which are small."""
+    own = flags.FLAGS["batch_size"].using_default_value
+    return (
+        MOST_LATENTS
+        if own and model.sample_shape != model.codec.picture_shape
+        else (BATCH_SIZE.value)
+    )
+
+
+def _size() -> tuple[int, int] | None:
+    if SIZE.value is None:
+        return None
+    parts = SIZE.value.lower().split("x")
+    if len(parts) != 2 or not all(part.strip().isdecimal() for part in parts):
+        raise ValueError(f"--size must be HEIGHTxWIDTH like 512x768, got {SIZE.value!r}")
+    return int(parts[0]), int(parts[1])
 
 
 def _draw_folder(folder: Path) -> str:
@@ -177,13 +238,16 @@ def _draw_folder(folder: Path) -> str:
     model, recipe = _load()
     if recipe.solver == ADAPTIVE:
         raise ValueError("--solver=adaptive does not draw into a folder; use --out=NAME.npz")
+    prompts = _prompts(model)
     report = sample_folder.draw(
         folder,
         model,
         recipe,
-        num_samples=NUM_SAMPLES.value,
+        num_samples=_count(prompts),
         label=_labels(),
-        batch_size=BATCH_SIZE.value,
+        prompt=prompts,
+        negative_prompt=NEGATIVE_PROMPT.value,
+        batch_size=_batch_size(model),
         seed=SEED.value,
         parallel=PARALLEL.value,
         checkpoint=CHECKPOINT.value,
@@ -215,10 +279,11 @@ def _plan() -> str:
 
     model, recipe = _load()
     print(f"compiling for {PLAN.value}, which may take minutes ...")
+    batch_size = _batch_size(model)
     plan = planning.plan_sampling(
-        model, recipe, PLAN.value, batch_size=BATCH_SIZE.value, quick=QUICK.value
+        model, recipe, PLAN.value, batch_size=batch_size, quick=QUICK.value
     )
-    text = planning.report(plan, f"Drawing {BATCH_SIZE.value} samples, {_how(model, recipe)},")
+    text = planning.report(plan, f"Drawing {batch_size} samples, {_how(model, recipe)},")
     if not plan.fits:
         print(text)
         raise ValueError("it does not fit; take a smaller --batch_size or more devices")
@@ -229,11 +294,11 @@ def _load(like=None):
     """The model and recipe that the flags, or a picture to be drawn again, name, checked."""
     from ddim_jax import checkpoints
 
-    if like is None:
-        model = checkpoints.load(CHECKPOINT.value)
-    else:
-        own = flags.FLAGS["checkpoint"].using_default_value
-        model = checkpoints.load(like.checkpoint if own else CHECKPOINT.value)
+    own = flags.FLAGS["checkpoint"].using_default_value
+    checkpoint = like.checkpoint if like is not None and own else CHECKPOINT.value
+    model = checkpoints.load(checkpoint, dtype=DTYPE.value, lora=LORA.value)
+    model = model.sized(_size() if like is None else like.size)
+    if like is not None:
         model = model.replace(recipe=like.recipe)
     recipe = _recipe(model)
     model.check(recipe)

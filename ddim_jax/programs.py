@@ -1,0 +1,61 @@
+"""The programs of models, kept while they may be asked for again.
+
+Equal networks that are drawn from alike share a program, whatever their parameters, tables, texts
+and guidance scales: those are its arguments. Only what decides a program is a key here.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ddim_jax import adaptive_sampling, sampling
+from ddim_jax.inputs import NULL, Input, Nulled
+from ddim_jax.networks import winograd
+from ddim_jax.predictions import Parameterization
+
+Array = Any
+
+
+@functools.lru_cache(maxsize=16)
+def apply_of(network: Any) -> Callable[..., Array]:
+    """`(params, x, model_time, inputs, dropout_keys=None) -> F`: see `Model.apply`."""
+
+    def apply(params, x, model_time, inputs, dropout_keys=None):
+        variables = params if winograd.COLLECTION in params else {"params": params}
+        told = {name: value for name, value in inputs.items() if name != NULL}
+        return network.apply(variables, x, model_time, told, dropout_keys)
+
+    return apply
+
+
+@functools.lru_cache(maxsize=16)
+def sampler_of(
+    network: Any, parameterization: Parameterization, null: Nulled | None, options: tuple
+) -> Callable[..., Any]:
+    """The jitted sampler: see `Model.sampler`; adaptive where the options have a schedule."""
+    chosen = dict(options) | {"null_inputs": null}
+    if "schedule" not in chosen:
+        return sampling.make_sampler(apply_of(network), parameterization, **chosen)
+    schedule = chosen.pop("schedule")
+    make = adaptive_sampling.make_adaptive_sampler
+    return make(apply_of(network), parameterization, schedule, **chosen)
+
+
+@functools.lru_cache(maxsize=8)
+def winograd_of(network: Any, sample_shape: tuple[int, ...], declared: tuple) -> Callable:
+    """Jitted: parameters -> Winograd's kernels of the network's convolutions."""
+
+    def transformed(params):  # the network is traced for its shapes; its output is not computed
+        told = example(sample_shape, dict(declared))
+        return network.apply({"params": params}, *told, mutable=[winograd.COLLECTION])[1]
+
+    return jax.jit(transformed)
+
+
+def example(sample_shape: tuple[int, ...], declared: Mapping[str, Input]) -> tuple:
+    """x, t and inputs of one sample, for shapes."""
+    inputs = {name: jnp.ones((1, *put.shape), put.dtype) for name, put in declared.items()}
+    return jnp.zeros((1, *sample_shape)), jnp.ones(1), inputs
