@@ -11,6 +11,14 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 Array = Any
+DTYPES = ("float32", "bfloat16", "float16")
+"""Of parameters, by name."""
+
+
+def check_dtype(dtype: str | None) -> None:
+    """Raises ValueError for what is no dtype of parameters; None, the files' own, is one."""
+    if dtype is not None and dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
 
 
 class Entry(NamedTuple):
