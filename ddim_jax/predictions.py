@@ -12,6 +12,7 @@ so both fields come from one 2 x 2 inverse, straight from (x, F), with `det = al
     x0           c = 1, d = 0
     v            c = -sigma, d = alpha                        (Salimans & Ho 2022)
     flow         c = -1, d = 1, the velocity eps - x0         (Liu et al. 2022)
+    data_flow    c = 1, d = -1, the velocity the other way    (Ma et al. 2024)
     edm          F of Karras et al. 2022: c = sigma / (sd n), d = -alpha sd / n, input x / n,
                  n^2 = sigma^2 + alpha^2 sd^2; equal to -v where alpha^2 + sigma^2 = 1 = sd
     consistency  x0 = c_skip y + c_out F in EDM's coordinate y = x / alpha (Song et al. 2023)
@@ -74,6 +75,11 @@ def flow(level: NoiseLevel) -> Row:
     return Row(-1.0, 1.0)
 
 
+def data_flow(level: NoiseLevel) -> Row:
+    """The network outputs `x0 - eps`. Source: SiT, Ma et al. 2024 (arXiv:2401.08740), section 2."""
+    return Row(1.0, -1.0)
+
+
 def edm(sigma_data: float = 0.5) -> Parameterization:
     """EDM's preconditioned F. Source: Karras et al. 2022, table 1.
 
@@ -124,6 +130,7 @@ PREDICTIONS: dict[str, Callable[..., Parameterization]] = {
     "x0": lambda: x0,
     "v": lambda: v,
     "flow": lambda: flow,
+    "data_flow": lambda: data_flow,
     "edm": edm,
     "consistency": consistency,
 }

@@ -3,40 +3,37 @@
     folder/unet/config.json, diffusion_pytorch_model.safetensors      the network
     folder/scheduler/scheduler_config.json                            betas, prediction, recipe
 
-or all in `folder` itself. Only names and layouts differ: convolutions are [O, I, 3, 3] there and
-[3, 3, I, O] here, dense layers transposed, and q, k, v are one kernel here.
+or all in `folder` itself. `pipelines.py` has those with an autoencoder or a text.
 """
 
 import inspect
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import ml_collections
-import numpy as np
-import safetensors.numpy
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ddim_jax import experiment, files, schedules
+from ddim_jax.checkpoints import tensor_files, tensor_names
 from ddim_jax.checkpoints.diffusers_schedulers import scheduler, sections
-from ddim_jax.checkpoints.scheduler_options import BETAS, PREDICTIONS
+from ddim_jax.checkpoints.scheduler_options import BETAS, PREDICTIONS, Options
+from ddim_jax.checkpoints.tensors import to_ours, to_theirs
 from ddim_jax.networks.layers import group_count
 
 __all__ = ["WEIGHTS", "is_folder", "read", "scheduler", "write"]
 
-WEIGHTS = "diffusion_pytorch_model.safetensors"
+STEM = "diffusion_pytorch_model"
+WEIGHTS = f"{STEM}.safetensors"
 PLAIN, ATTENTION = ("DownBlock2D", "UpBlock2D"), ("AttnDownBlock2D", "AttnUpBlock2D")
-OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-"""Of attention layers, before diffusers 0.15."""
-
 FIXED = {
     "center_input_sample": False,
     "time_embedding_type": "positional",
     "mid_block_scale_factor": 1,
     "act_fn": "silu",
     "add_attention": True,
+    "mid_block_type": "UNetMidBlock2D",
+    "time_embedding_dim": None,
     "class_embed_type": None,
     "downsample_type": "conv",
     "upsample_type": "conv",
@@ -57,41 +54,39 @@ def _config_path(path: Path) -> Path | None:
     return None
 
 
-def read(path: Path) -> tuple[ml_collections.ConfigDict, dict[str, Any]]:
+def read(
+    path: Path, dtype: str | None = "float32"
+) -> tuple[ml_collections.ConfigDict, dict[str, Any]]:
     """Our config and parameters of a diffusers folder.
+
+    Args:
+        path: of the folder.
+        dtype: of the parameters; None: the files' own.
 
     Raises:
         FileNotFoundError: it has no weights in safetensors.
         ValueError: a block, an option or a schedule that our network does not have.
     """
     file = _config_path(path)
-    options = json.loads(file.read_text())
-    weights = file.parent / WEIGHTS
-    if not weights.exists():
-        raise FileNotFoundError(
-            f"{file.parent} has no {WEIGHTS}; save the network with safe_serialization=True"
-        )
+    options = Options(str(file), json.loads(file.read_text()))
+    tensors = tensor_files.in_folder(file.parent, STEM, dtype)
     config = ml_collections.ConfigDict()
-    config.data = dict(name="diffusers:" + path.name, image_shape=_image_shape(options, file))
-    config.model = _model(options, file)
+    config.data = dict(name="diffusers:" + path.name, image_shape=_image_shape(options))
+    config.model = _model(options)
+    config.update(drawing(read_scheduler(path)))
+    config.loss = dict(name="diffusion")
+    net = experiment.build_network(config.model)
+    try:
+        return config, to_ours(tensor_names.unet(net, tensors), tensors, dtype)
+    except ValueError as error:
+        raise ValueError(f"{file.parent}: {error}") from None
+
+
+def read_scheduler(path: Path) -> dict[str, Any]:
+    """The scheduler_config.json of a folder; {} if there is none."""
     file = path / "scheduler" / "scheduler_config.json"
     file = file if file.exists() else path / "scheduler_config.json"
-    config.update(_drawing(json.loads(file.read_text()) if file.exists() else {}))
-    config.loss = dict(name="diffusion")
-    tensors = {
-        _new_name(name): value for name, value in safetensors.numpy.load_file(weights).items()
-    }
-    flat = {}
-    for ours, theirs in _names(config.model, tensors):
-        missing = [name for name in theirs if name not in tensors]
-        if missing:
-            raise ValueError(f"{weights} lacks {missing[0]}, which its config.json asks for")
-        flat[ours] = _ours(ours, [tensors.pop(name) for name in theirs])
-    if tensors:
-        raise ValueError(
-            f"{weights} holds {sorted(tensors)[0]}, for which our network has no place"
-        )
-    return config, unflatten_dict(flat, sep="/")
+    return json.loads(file.read_text()) if file.exists() else {}
 
 
 def write(path: Path, config: ml_collections.ConfigDict, params: Any) -> None:
@@ -107,27 +102,16 @@ def write(path: Path, config: ml_collections.ConfigDict, params: Any) -> None:
         ValueError: diffusers has no such network or schedule.
     """
     files.check_new(path, overwrite=None)
-    options, scheduler = _their_model(config), _their_scheduler(config)
-    flat = flatten_dict(jax.device_get(params), sep="/")
-    tensors = {}
-    for ours, theirs in _names(config.model, _EveryName()):
-        if ours in flat:
-            tensors |= dict(zip(theirs, _theirs(flat.pop(ours), ours, theirs), strict=True))
-    if flat:
-        raise ValueError(f"diffusers has no place for the parameter {sorted(flat)[0]}")
+    options, scheduler = _their_model(config), their_scheduler(config)
+    net = experiment.build_network(config.model)
+    tensors = to_theirs(tensor_names.unet(net), jax.device_get(params))
     for folder, name, content in (
         ("unet", "config.json", options),
         ("scheduler", "scheduler_config.json", scheduler),
     ):
         (path / folder).mkdir(parents=True)
         files.write_json(path / folder / name, content)
-    data = safetensors.numpy.save(tensors, {"format": "pt"})
-    files.replace(path / "unet" / WEIGHTS, lambda file: file.write(data))
-
-
-class _EveryName:
-    def __contains__(self, name: str) -> bool:
-        return True
+    tensor_files.save(path / "unet" / WEIGHTS, tensors, {"format": "pt"})
 
 
 def _their_model(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -165,15 +149,14 @@ def _their_model(config: ml_collections.ConfigDict) -> dict[str, Any]:
         "num_class_embeds": net.num_classes or None,
         "resnet_time_scale_shift": "scale_shift" if net.scale_shift else "default",
         "downsample_padding": int(net.down_padding == "symmetric"),
-        "freq_shift": int(net.time_embedding != "adm"),
-        "flip_sin_to_cos": net.time_embedding != "ddpm",
+        **their_time_embedding(net.time_embedding),
         "norm_eps": net.norm_eps,
         "norm_num_groups": groups,
         "attn_norm_num_groups": groups,
     }
 
 
-def _their_scheduler(config: ml_collections.ConfigDict) -> dict[str, Any]:
+def their_scheduler(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """DDIMScheduler's scheduler_config.json."""
     kinds = {ours: theirs for theirs, ours in BETAS.items()}
     predictions = {ours: theirs for theirs, ours in PREDICTIONS.items() if ours != "flow"}
@@ -212,65 +195,76 @@ def _their_spacing(sample: ml_collections.ConfigDict) -> str:
     return options.get("spacing", "trailing") if uniform else "trailing"
 
 
-def _image_shape(options: dict[str, Any], file: Path) -> tuple[int, int, int]:
-    size = options.get("sample_size")
+def _image_shape(o: Options) -> tuple[int, int, int]:
+    size = o.get("sample_size")
     if not isinstance(size, int):
-        raise ValueError(f"{file} needs one whole number as its sample_size, got {size!r}")
-    return (size, size, options["in_channels"])
+        raise ValueError(f"{o.name} needs one whole number as its sample_size, got {size!r}")
+    return (size, size, o.get("in_channels", 3))
 
 
-def _model(options: dict[str, Any], file: Path) -> dict[str, Any]:
+def time_embedding(o: Options) -> str:
+    """Ours of `freq_shift` and `flip_sin_to_cos`."""
+    times = {(1, False): "ddpm", (0, True): "adm", (1, True): "dit"}
+    embedding = (o.get("freq_shift", 0), o.get("flip_sin_to_cos", True))
+    if embedding not in times:
+        raise ValueError(
+            f"{o.name}: freq_shift and flip_sin_to_cos must be 1 and false, 0 and true, or 1 and "
+            f"true, got {embedding[0]} and {embedding[1]}"
+        )
+    return times[embedding]
+
+
+def their_time_embedding(ours: str) -> dict[str, Any]:
+    """`freq_shift` and `flip_sin_to_cos` of ours."""
+    return {"freq_shift": int(ours != "adm"), "flip_sin_to_cos": ours != "ddpm"}
+
+
+def _model(o: Options) -> dict[str, Any]:
     """The arguments of our UNet."""
-    for name, value in FIXED.items():
-        if options.get(name, value) != value:
-            raise ValueError(f"{file}: {name}={options[name]!r} is not supported, only {value!r}")
-    widths = options["block_out_channels"]
-    down, up = options["down_block_types"], options["up_block_types"]
+    o.only(**FIXED)
+    widths = o.get("block_out_channels", [224, 448, 672, 896])
+    down, up = (o.get(f"{way}_block_types", ()) for way in ("down", "up"))
     for kind in (*down, *up):
         if kind not in PLAIN + ATTENTION:
             known = ", ".join(PLAIN + ATTENTION)
-            raise ValueError(f"{file}: block {kind} is not supported, only {known}")
+            raise ValueError(f"{o.name}: block {kind} is not supported, only {known}")
     attends = [kind in ATTENTION for kind in down]
     if attends != [kind in ATTENTION for kind in reversed(up)]:
-        raise ValueError(f"{file}: attention on the way down and up differs, {down} and {up}")
-    times = {(1, False): "ddpm", (0, True): "adm", (1, True): "dit"}
-    embedding = (options.get("freq_shift", 0), options.get("flip_sin_to_cos", True))
-    if embedding not in times:
-        raise ValueError(
-            f"{file}: freq_shift and flip_sin_to_cos must be 1 and false, 0 and true, or 1 and "
-            f"true, got {embedding[0]} and {embedding[1]}"
-        )
-    shifts = options.get("resnet_time_scale_shift", "default")
-    if shifts not in ("default", "scale_shift"):
-        raise ValueError(f"{file}: resnet_time_scale_shift={shifts!r} is not supported")
-    groups = options.get("norm_num_groups", 32)
+        raise ValueError(f"{o.name}: attention on the way down and up differs, {down} and {up}")
+    embedding = time_embedding(o)
+    kinds = {kind: kind for kind in ("default", "scale_shift")}
+    shifts = o.choice("resnet_time_scale_shift", "default", kinds)
+    groups = o.get("norm_num_groups", 32)
     default = groups if shifts == "default" else None  # what diffusers takes for None
-    if (options.get("attn_norm_num_groups") or default) != groups:
+    if (o.get("attn_norm_num_groups") or default) != groups:
         raise ValueError(
-            f"{file}: attn_norm_num_groups={options.get('attn_norm_num_groups')} with "
+            f"{o.name}: attn_norm_num_groups={o.get('attn_norm_num_groups')} with "
             f"resnet_time_scale_shift={shifts!r} is not supported, only {groups}"
         )
-    return dict(
-        out_channels=options["out_channels"],
+    o.get("num_train_timesteps")  # the scheduler's matters
+    arguments = dict(
+        out_channels=o.get("out_channels", 3),
         channels=widths[0],
         channel_mults=tuple(width / widths[0] for width in widths),
-        num_blocks=options["layers_per_block"],
+        num_blocks=o.get("layers_per_block", 2),
         attention_resolutions=tuple(
-            options["sample_size"] >> level for level, yes in enumerate(attends) if yes
+            o.get("sample_size") >> level for level, yes in enumerate(attends) if yes
         ),
-        head_channels=options.get("attention_head_dim", 8),
-        dropout=options.get("dropout", 0.0),
-        num_classes=options.get("num_class_embeds") or 0,
+        head_channels=o.get("attention_head_dim", 8),
+        dropout=o.get("dropout", 0.0),
+        num_classes=o.get("num_class_embeds") or 0,
         null_label=False,
         scale_shift=shifts == "scale_shift",
-        down_padding="symmetric" if options.get("downsample_padding", 1) else "same",
-        time_embedding=times[embedding],
-        norm_eps=options.get("norm_eps", 1e-5),
-        group_channels=_group_channels(widths, groups, file),
+        down_padding="symmetric" if o.get("downsample_padding", 1) else "same",
+        time_embedding=embedding,
+        norm_eps=o.get("norm_eps", 1e-5),
+        group_channels=_group_channels(widths, groups, o.name),
     )
+    o.check_all_known(set())
+    return arguments
 
 
-def _group_channels(widths: list[int], groups: int, file: Path) -> int:
+def _group_channels(widths: list[int], groups: int, file: str) -> int:
     """Ours by least channels of a group; the number that gives as many groups everywhere."""
     sizes = set(widths) | {a + b for a in widths for b in widths}
     for least in range(1, min(widths) + 1):
@@ -282,7 +276,7 @@ def _group_channels(widths: list[int], groups: int, file: Path) -> int:
     )
 
 
-def _drawing(options: dict[str, Any]) -> dict[str, Any]:
+def drawing(options: dict[str, Any]) -> dict[str, Any]:
     """Our sections "schedule", "prediction" and "sample" of a scheduler_config.json."""
     parts = sections(options)
     parts["schedule"].pop("single", None)  # a network does not see the seventh digit
@@ -291,102 +285,3 @@ def _drawing(options: dict[str, Any]) -> dict[str, Any]:
     few |= {"LCMScheduler": 4, "TCDScheduler": 4}
     parts["sample"] |= {"steps": few.get(kind, 50), "num_samples": 16}
     return parts
-
-
-def _new_name(name: str) -> str:
-    parts = name.split(".")
-    if "attentions" in parts:
-        parts = [OLD_NAMES.get(part, part) for part in parts]
-    return ".".join(parts)
-
-
-# --- names ----------------------------------------------------------------------------------------
-
-
-def _names(model: Any, tensors: Any) -> Iterator[tuple[str, list[str]]]:
-    """(our parameter, their tensors) of the whole network.
-
-    Args:
-        model: the arguments of our UNet.
-        tensors: names of theirs, by which shortcuts and attention are found.
-    """
-    levels = len(model["channel_mults"])
-    yield from _layer("conv_in", "conv_in")
-    yield from _layer("time_0", "time_embedding.linear_1")
-    yield from _layer("time_1", "time_embedding.linear_2")
-    if model.get("num_classes", 0):
-        yield "label/embedding", ["class_embedding.weight"]
-    for level in range(levels):
-        up = f"up_blocks.{levels - 1 - level}"
-        for i in range(model["num_blocks"]):
-            yield from _block(f"down_{level}_{i}", f"down_blocks.{level}", i, tensors)
-        for i in range(model["num_blocks"] + 1):
-            yield from _block(f"up_{level}_{i}", up, i, tensors)
-        if level < levels - 1:
-            yield from _layer(f"down_{level}_resample", f"down_blocks.{level}.downsamplers.0.conv")
-        if level > 0:
-            yield from _layer(f"up_{level}_resample", f"{up}.upsamplers.0.conv")
-    yield from _res("mid_0", "mid_block.resnets.0", tensors)
-    yield from _attention("mid_attention", "mid_block.attentions.0")
-    yield from _res("mid_1", "mid_block.resnets.1", tensors)
-    yield from _norm("norm_out", "conv_norm_out")
-    yield from _layer("conv_out", "conv_out")
-
-
-def _layer(ours: str, theirs: str) -> Iterator[tuple[str, list[str]]]:
-    yield f"{ours}/kernel", [f"{theirs}.weight"]
-    yield f"{ours}/bias", [f"{theirs}.bias"]
-
-
-def _norm(ours: str, theirs: str) -> Iterator[tuple[str, list[str]]]:
-    yield f"{ours}/scale", [f"{theirs}.weight"]
-    yield f"{ours}/bias", [f"{theirs}.bias"]
-
-
-def _block(ours: str, theirs: str, i: int, tensors: Any) -> Iterator[tuple[str, list[str]]]:
-    yield from _res(ours, f"{theirs}.resnets.{i}", tensors)
-    if f"{theirs}.attentions.{i}.to_q.weight" in tensors:
-        yield from _attention(f"{ours}_attention", f"{theirs}.attentions.{i}")
-
-
-def _res(ours: str, theirs: str, tensors: Any) -> Iterator[tuple[str, list[str]]]:
-    yield from _norm(f"{ours}/norm_0", f"{theirs}.norm1")
-    yield from _layer(f"{ours}/conv_0", f"{theirs}.conv1")
-    yield from _layer(f"{ours}/emb", f"{theirs}.time_emb_proj")
-    yield from _norm(f"{ours}/norm_1", f"{theirs}.norm2")
-    yield from _layer(f"{ours}/conv_1", f"{theirs}.conv2")
-    if f"{theirs}.conv_shortcut.weight" in tensors:
-        yield from _layer(f"{ours}/skip", f"{theirs}.conv_shortcut")
-
-
-def _attention(ours: str, theirs: str) -> Iterator[tuple[str, list[str]]]:
-    yield from _norm(f"{ours}/norm", f"{theirs}.group_norm")
-    for part in ("weight", "bias"):
-        name = "kernel" if part == "weight" else "bias"
-        yield f"{ours}/qkv/{name}", [f"{theirs}.to_{letter}.{part}" for letter in "qkv"]
-    yield from _layer(f"{ours}/out", f"{theirs}.to_out.0")
-
-
-def _ours(name: str, values: list[np.ndarray]) -> np.ndarray:
-    """One of our parameters from theirs; those of q, k, v side by side."""
-    turned = []
-    for value in values:
-        value = np.asarray(value, np.float32)
-        if name.endswith("/kernel") and value.ndim == 4:
-            value = value.transpose(2, 3, 1, 0)
-            value = value[0, 0] if value.shape[:2] == (1, 1) else value
-        elif name.endswith("/kernel"):
-            value = value.T
-        turned.append(value)
-    return np.concatenate(turned, axis=-1) if len(turned) > 1 else turned[0]
-
-
-def _theirs(value: np.ndarray, name: str, targets: list[str]) -> list[np.ndarray]:
-    """Their tensors from one of our parameters."""
-    parts = np.split(np.asarray(value, np.float32), len(targets), axis=-1)
-    if not name.endswith("/kernel"):
-        return [np.ascontiguousarray(part) for part in parts]
-    if name.endswith("/skip/kernel"):  # a 1x1 convolution there, a dense layer here
-        parts = [part[None, None] for part in parts]
-    turned = [part.transpose(3, 2, 0, 1) if part.ndim == 4 else part.T for part in parts]
-    return [np.ascontiguousarray(part) for part in turned]

@@ -7,14 +7,12 @@ For every network a function yields its `Entry`s, by which `tensors` converts.
     tensors = to_theirs(text_unet(net), params)
 """
 
-import dataclasses
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
-from ddim_jax.checkpoints import diffusers
-from ddim_jax.checkpoints.tensors import Entry
+from ddim_jax.checkpoints.tensors import Entry, EveryName
 from ddim_jax.networks.autoencoder import AutoencoderKL
 from ddim_jax.networks.clip import ClipText
 from ddim_jax.networks.text_unet import TextUNet
@@ -23,17 +21,12 @@ from ddim_jax.networks.transformer import DiT, positions
 from ddim_jax.networks.unet import UNet
 
 Array = Any
-EVERY = diffusers._EveryName()
-"""Stands for a file of which nothing is known: holds every name."""
+EVERY = EveryName()
+OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+"""Of attention layers of feature maps, before diffusers 0.15."""
 
 
 # --- layers ---------------------------------------------------------------------------------------
-
-
-def _of(pairs: Iterable[tuple[str, list[str]]]) -> Iterator[Entry]:
-    """Entries of the names that UNet2DModel has too."""
-    for ours, theirs in pairs:
-        yield Entry(ours, tuple(theirs), pointwise=ours.endswith("/skip/kernel"))
 
 
 def _layer(ours: str, *theirs: str, bias: bool = True, pointwise: bool = False) -> Iterator[Entry]:
@@ -44,7 +37,31 @@ def _layer(ours: str, *theirs: str, bias: bool = True, pointwise: bool = False) 
 
 
 def _norm(ours: str, theirs: str) -> Iterator[Entry]:
-    yield from _of(diffusers._norm(ours, theirs))
+    yield Entry(f"{ours}/scale", (f"{theirs}.weight",))
+    yield Entry(f"{ours}/bias", (f"{theirs}.bias",))
+
+
+def _res(ours: str, theirs: str, tensors: Any) -> Iterator[Entry]:
+    """A residual block with an embedding."""
+    yield from _layer(f"{ours}/emb", f"{theirs}.time_emb_proj")
+    yield from _conv_block(ours, theirs, tensors)
+
+
+def _conv_block(ours: str, theirs: str, tensors: Any) -> Iterator[Entry]:
+    for i in range(2):
+        yield from _norm(f"{ours}/norm_{i}", f"{theirs}.norm{i + 1}")
+        yield from _layer(f"{ours}/conv_{i}", f"{theirs}.conv{i + 1}")
+    if f"{theirs}.conv_shortcut.weight" in tensors:
+        yield from _layer(f"{ours}/skip", f"{theirs}.conv_shortcut", pointwise=True)
+
+
+def _attention(ours: str, theirs: str, tensors: Any) -> Iterator[Entry]:
+    """Attention over a feature map, by the older names where the file has those."""
+    old = f"{theirs}.to_q.weight" not in tensors
+    q, k, v, out = (f"{theirs}.{before if old else now}" for before, now in OLD_NAMES.items())
+    yield from _norm(f"{ours}/norm", f"{theirs}.group_norm")
+    yield from _layer(f"{ours}/qkv", q, k, v)
+    yield from _layer(f"{ours}/out", out)
 
 
 def _stacked(ours: str, blocks: int, *theirs: Callable[[int], str]) -> Iterator[Entry]:
@@ -58,8 +75,45 @@ def _stacked(ours: str, blocks: int, *theirs: Callable[[int], str]) -> Iterator[
 
 
 def unet(net: UNet, tensors: Any = EVERY) -> Iterator[Entry]:
-    """Of diffusers' UNet2DModel."""
-    yield from _of(diffusers._names(dataclasses.asdict(net), tensors))
+    """Of diffusers' UNet2DModel; attention layers also as they were named before 0.15."""
+    levels = len(net.channel_mults)
+    yield from _ends()
+    if net.num_classes:
+        yield Entry("label/embedding", ("class_embedding.weight",))
+    for ours, theirs, _ in _blocks(levels, net.num_blocks):
+        yield from _res(ours, theirs.format("resnets"), tensors)
+        place = theirs.format("attentions")
+        if any(f"{place}.{name}.weight" in tensors for name in ("to_q", "query")):
+            yield from _attention(f"{ours}_attention", place, tensors)
+    yield from _resampling(levels)
+    yield from _attention("mid_attention", "mid_block.attentions.0", tensors)
+    for i in range(2):
+        yield from _res(f"mid_{i}", f"mid_block.resnets.{i}", tensors)
+
+
+def _ends() -> Iterator[Entry]:
+    """The first and last layers of a UNet, and those of its time."""
+    yield from _layer("conv_in", "conv_in")
+    yield from _two_layers("time", "time_embedding")
+    yield from _norm("norm_out", "conv_norm_out")
+    yield from _layer("conv_out", "conv_out")
+
+
+def _blocks(levels: int, num_blocks: int) -> Iterator[tuple[str, str, int]]:
+    """(our name, theirs around the kind of the layer, level) of a UNet's blocks."""
+    for level in range(levels):
+        for way, place, more in (("down", level, 0), ("up", levels - 1 - level, 1)):
+            for i in range(num_blocks + more):
+                yield f"{way}_{level}_{i}", f"{way}_blocks.{place}.{{}}.{i}", level
+
+
+def _resampling(levels: int) -> Iterator[Entry]:
+    for level in range(levels):
+        if level < levels - 1:
+            yield from _layer(f"down_{level}_resample", f"down_blocks.{level}.downsamplers.0.conv")
+        if level > 0:
+            place = f"up_blocks.{levels - 1 - level}"
+            yield from _layer(f"up_{level}_resample", f"{place}.upsamplers.0.conv")
 
 
 def text_unet(net: TextUNet, tensors: Any = EVERY, linear: bool = False) -> Iterator[Entry]:
@@ -71,34 +125,23 @@ def text_unet(net: TextUNet, tensors: Any = EVERY, linear: bool = False) -> Iter
         linear: whether transformers are entered by dense layers there (`use_linear_projection`),
             rather than by 1x1 convolutions; matters for writing alone.
     """
-    levels = len(net.widths)
-    yield from _layer("conv_in", "conv_in")
-    yield from _two_layers("time", "time_embedding")
+    yield from _ends()
     if net.guidance_dim:
         yield from _layer("guidance", "time_embedding.cond_proj", bias=False)
     if net.num_classes:
         yield Entry("label/embedding", ("class_embedding.weight",))
     if net.vector_dim:
         yield from _two_layers("vector", "add_embedding")
-    for level in range(levels):
-        down, up = f"down_blocks.{level}", f"up_blocks.{levels - 1 - level}"
-        for way, theirs, more in (("down", down, 0), ("up", up, 1)):
-            for i in range(net.num_blocks + more):
-                ours = f"{way}_{level}_{i}"
-                yield from _of(diffusers._res(ours, f"{theirs}.resnets.{i}", tensors))
-                if net.depths[level]:
-                    place = (f"{ours}_attention", f"{theirs}.attentions.{i}", net.depths[level])
-                    text_only = bool(net.text_only) and net.text_only[level]
-                    yield from _spatial(*place, linear, text_only)
-        if level < levels - 1:
-            yield from _layer(f"down_{level}_resample", f"{down}.downsamplers.0.conv")
-        if level > 0:
-            yield from _layer(f"up_{level}_resample", f"{up}.upsamplers.0.conv")
+    for ours, theirs, level in _blocks(len(net.widths), net.num_blocks):
+        yield from _res(ours, theirs.format("resnets"), tensors)
+        if net.depths[level]:
+            place = (f"{ours}_attention", theirs.format("attentions"), net.depths[level])
+            text_only = bool(net.text_only) and net.text_only[level]
+            yield from _spatial(*place, linear, text_only)
+    yield from _resampling(len(net.widths))
     for i in range(2):
-        yield from _of(diffusers._res(f"mid_{i}", f"mid_block.resnets.{i}", tensors))
+        yield from _res(f"mid_{i}", f"mid_block.resnets.{i}", tensors)
     yield from _spatial("mid_attention", "mid_block.attentions.0", net.mid_depth, linear)
-    yield from _norm("norm_out", "conv_norm_out")
-    yield from _layer("conv_out", "conv_out")
 
 
 def _two_layers(ours: str, theirs: str) -> Iterator[Entry]:
@@ -150,31 +193,12 @@ def autoencoder_kl(net: AutoencoderKL, tensors: Any = EVERY) -> Iterator[Entry]:
         for i in range(2):
             yield from _conv_block(f"{middle}/block_{i}", f"{theirs}.resnets.{i}", tensors)
         if net.attention:
-            pairs = diffusers._attention(f"{middle}/attention", f"{theirs}.attentions.0")
-            yield from _of(
-                (ours, [_there(name, tensors) for name in names]) for ours, names in pairs
-            )
+            yield from _attention(f"{middle}/attention", f"{theirs}.attentions.0", tensors)
         yield from _norm(f"{half}/norm_out", f"{half}.conv_norm_out")
         yield from _layer(f"{half}/conv_out", f"{half}.conv_out")
     if net.quant:
         yield from _layer("quant_out", "quant_conv", pointwise=True)
         yield from _layer("quant_in", "post_quant_conv", pointwise=True)
-
-
-def _there(name: str, tensors: Any) -> str:
-    """A name of an attention layer, the old one where the file has that."""
-    for old, new in diffusers.OLD_NAMES.items():
-        if name not in tensors and f".{new}." in name:
-            return name.replace(f".{new}.", f".{old}.")
-    return name
-
-
-def _conv_block(ours: str, theirs: str, tensors: Any) -> Iterator[Entry]:
-    for i in range(2):
-        yield from _norm(f"{ours}/norm_{i}", f"{theirs}.norm{i + 1}")
-        yield from _layer(f"{ours}/conv_{i}", f"{theirs}.conv{i + 1}")
-    if f"{theirs}.conv_shortcut.weight" in tensors:
-        yield from _layer(f"{ours}/skip", f"{theirs}.conv_shortcut", pointwise=True)
 
 
 def autoencoder_tiny(net: AutoencoderTiny, tensors: Any = EVERY) -> Iterator[Entry]:

@@ -4,13 +4,21 @@ Convolutions are [O, I, 3, 3] there and [3, 3, I, O] here; dense layers are tran
 queries, keys and values lie side by side here; blocks that are compiled once are stacked here.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 Array = Any
+DTYPES = ("float32", "bfloat16", "float16")
+"""Of parameters, by name."""
+
+
+def check_dtype(dtype: str | None) -> None:
+    """Raises ValueError for what is no dtype of parameters; None, the files' own, is one."""
+    if dtype is not None and dtype not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
 
 
 class Entry(NamedTuple):
@@ -24,6 +32,7 @@ class Entry(NamedTuple):
         copies: whether the tensors must be equal, and one is kept.
         pointwise: whether a dense layer is a 1x1 convolution there.
         patch: of a dense layer of patches that is a convolution there, their size; 0 for others.
+        turned: whether a kernel is [I, O] there, as here.
     """
 
     ours: str
@@ -32,6 +41,21 @@ class Entry(NamedTuple):
     copies: bool = False
     pointwise: bool = False
     patch: int = 0
+    turned: bool = False
+
+
+class EveryName:
+    """Stands for a file of which nothing is known: holds every name."""
+
+    def __contains__(self, name: str) -> bool:
+        """True."""
+        return True
+
+
+def renamed(entries: Iterable[Entry], rename: Callable[[str], str]) -> Iterator[Entry]:
+    """The entries, of tensors by other names."""
+    for entry in entries:
+        yield entry._replace(theirs=tuple(rename(name) for name in entry.theirs))
 
 
 def to_ours(
@@ -39,25 +63,43 @@ def to_ours(
 ) -> dict[str, Any]:
     """Our parameters of a network's tensors.
 
+    Tensors are asked for one parameter after the other, so that beside the parameters memory holds
+    those of one, if the mapping reads them then (`tensor_files.Tensors`).
+
     Args:
         entries: of the network.
         tensors: name -> array.
-        dtype: of the parameters.
+        dtype: of the parameters; None: of the tensors.
 
     Raises:
-        ValueError: a tensor is missing, is left over, or differs from what must equal it.
+        ValueError: a tensor is missing, is left over, differs from what must equal it, or holds
+            numbers that are not finite.
     """
-    left, flat = dict(tensors), {}
+    left, flat = set(tensors), {}
     for entry in entries:
         missing = [name for name in entry.theirs if name not in left]
         if missing:
             raise ValueError(f"the file lacks {missing[0]}, which the network asks for")
-        values = [np.asarray(left.pop(name)) for name in entry.theirs]
+        left.difference_update(entry.theirs)
         if entry.ours:
-            flat[entry.ours] = _read(entry, values).astype(dtype)
+            value = _read(entry, [np.asarray(tensors[name]) for name in entry.theirs])
+            flat[entry.ours] = _cast(value, dtype, entry.theirs[0])
     if left:
         raise ValueError(f"the file holds {min(left)}, for which the network has no place")
     return unflatten_dict(flat, sep="/")
+
+
+def _cast(value: np.ndarray, dtype: Any, name: str) -> np.ndarray:
+    own = value.dtype
+    with np.errstate(over="ignore"):
+        value = np.ascontiguousarray(value, dtype)
+    if not np.isfinite(value).all():
+        if np.float16 in (own, value.dtype):
+            way_out = "float16 ends at 65,504; take the float32 files, and bfloat16 for their size"
+        else:
+            way_out = "the file is damaged, or its training diverged"
+        raise ValueError(f"{name} holds numbers that are not finite in {value.dtype}: {way_out}")
+    return value
 
 
 def to_theirs(entries: Iterable[Entry], params: Any) -> dict[str, np.ndarray]:
@@ -88,7 +130,7 @@ def _read(entry: Entry, values: list[np.ndarray]) -> np.ndarray:
         size, single = len(values) // entry.blocks, entry._replace(blocks=0)
         groups = [values[i : i + size] for i in range(0, len(values), size)]
         return np.stack([_read(single, group) for group in groups])
-    if entry.ours.endswith("kernel"):
+    if entry.ours.endswith("kernel") and not entry.turned:
         values = [_read_kernel(entry, value) for value in values]
     return np.concatenate(values, axis=-1) if len(values) > 1 else values[0]
 
@@ -111,7 +153,7 @@ def _write(entry: Entry, value: np.ndarray) -> list[np.ndarray]:
         single = single._replace(theirs=entry.theirs[:size])
         return [tensor for block in value for tensor in _write(single, block)]
     parts = np.split(value, len(entry.theirs), axis=-1)
-    if entry.ours.endswith("kernel"):
+    if entry.ours.endswith("kernel") and not entry.turned:
         parts = [_write_kernel(entry, part) for part in parts]
     return [np.ascontiguousarray(part) for part in parts]
 

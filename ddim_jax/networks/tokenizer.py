@@ -18,6 +18,7 @@ import unicodedata
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -91,6 +92,33 @@ class Tokenizer:
         length = options.get("model_max_length") or LENGTH
         length = length if length < 10**6 else LENGTH  # files without one say 10 ** 30
         return cls(numbers, merges, int(length), pad if isinstance(pad, str) else pad["content"])
+
+    def options(self) -> dict[str, Any]:
+        """The arguments that make this tokenizer, as JSON has them."""
+        names = {number: token for token, number in self._numbers.items()}
+        merges = sorted(self._ranks, key=self._ranks.get)
+        numbers = dict(self._numbers)
+        return dict(numbers=numbers, merges=merges, length=self.length, pad=names[self.pad])
+
+    def write(self, folder: str | Path) -> None:
+        """Writes the files that `read` and transformers' CLIPTokenizer read.
+
+        Args:
+            folder: must not exist.
+        """
+        folder, options = Path(folder), self.options()
+        folder.mkdir(parents=True)
+        special = dict(bos_token=START, eos_token=END, unk_token=END, pad_token=options["pad"])
+        merges = ["#version: 0.2", *(" ".join(pair) for pair in options["merges"]), ""]
+        more = dict(model_max_length=self.length, tokenizer_class="CLIPTokenizer", **special)
+        (folder / "merges.txt").write_text("\n".join(merges), encoding="utf-8")
+        for name, content in (
+            ("vocab.json", options["numbers"]),
+            ("tokenizer_config.json", more),
+            ("special_tokens_map.json", special),
+        ):
+            text = json.dumps(content, ensure_ascii=False)
+            (folder / name).write_text(text, encoding="utf-8")
 
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """Returns int32 [B, length]: start, a text's tokens, end, padding.

@@ -145,8 +145,8 @@ def rectified_flow(
     Args:
         shift: SD3's resolution shift; lowers lam by `log(shift)` everywhere.
         t_min: the cleanest time a network is asked at.
-        model_time: shifted time t' -> network time; by name "index", `num_steps * t'`, or
-            "floored", its whole part.
+        model_time: shifted time t' -> network time; by name "index", `num_steps * t'`,
+            "floored", its whole part, or "to_data", `1 - t'`, the clock of SiT.
         num_steps: of the named model times.
         single: rounds sigma to single precision before alpha is taken from it, which loses digits
             of alpha next to pure noise (diffusers).
@@ -161,12 +161,13 @@ def rectified_flow(
         raise ValueError(f"shift must be positive, got {shift}; 1 means none, SD3 uses 3")
     lookup(PRIORS, prior or "sigma", "prior")
     if isinstance(model_time, str):
-        if model_time not in ("index", "floored"):
-            raise ValueError(f"model_time must be 'index' or 'floored', got {model_time!r}")
-        named = MODEL_TIMES[model_time]
+        if model_time not in ("index", "floored", "to_data"):
+            known = "'index', 'floored' or 'to_data'"
+            raise ValueError(f"model_time must be {known}, got {model_time!r}")
+        named = MODEL_TIMES.get(model_time)
 
         def model_time(sigma):
-            return named(num_steps * sigma, None)
+            return named(num_steps * sigma, None) if named else 1 - sigma
 
     def shifted(t):
         return shift * t / (1 + (shift - 1) * t)

@@ -1,0 +1,153 @@
+"""A whole pipeline: a diffusion network, and the autoencoder and text encoders that go with it.
+
+    config.codec     name "autoencoder_kl" or "autoencoder_tiny", and the module's arguments; its
+                     scale and shift make latents of what it encodes
+    config.text      encoders: arguments of `ClipText` each, with take, "last" or "penultimate", and
+                     pooled, whether its pooled features are the input "vector"; features of several
+                     lie side by side. null: what the absent text is, "encode": "", or "zeros"
+    config.extra     channels that the network is given beside the latents, and their kind
+    config.published what a folder says beside: its pipeline's class, its scheduler_config.json
+
+Sections that are not needed are absent.
+"""
+
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import ml_collections
+
+from ddim_jax import experiment
+from ddim_jax.checkpoints import architecture
+from ddim_jax.names import lookup
+from ddim_jax.networks.autoencoder import AutoencoderKL
+from ddim_jax.networks.clip import ClipText
+from ddim_jax.networks.tiny_autoencoder import AutoencoderTiny
+from ddim_jax.networks.tokenizer import Tokenizer
+
+CODECS = {"autoencoder_kl": AutoencoderKL, "autoencoder_tiny": AutoencoderTiny}
+EXTRA_KINDS = {1: "depth", 3: "upscale", 4: "edit", 5: "inpaint"}
+"""What further channels of a network of latents are, by their number: a depth map, a small picture,
+the latents of a picture, a mask and the latents of what is kept."""
+
+
+class Pipeline(NamedTuple):
+    """A config and the parameters of its networks.
+
+    Attributes:
+        config: see the module, and `experiment`.
+        params: of the network that `config.model` names.
+        codec_params: of the autoencoder; None without one.
+        text_params: of each text encoder.
+        tokenizers: of each text encoder.
+    """
+
+    config: ml_collections.ConfigDict
+    params: Any
+    codec_params: Any = None
+    text_params: tuple[Any, ...] = ()
+    tokenizers: tuple[Tokenizer, ...] = ()
+
+
+class Networks(NamedTuple):
+    """The modules of a pipeline."""
+
+    model: nn.Module
+    codec: nn.Module | None
+    text: tuple[ClipText, ...]
+
+
+def networks(config: ml_collections.ConfigDict) -> Networks:
+    """The modules that a config's sections `model`, `codec` and `text` describe."""
+    codec, text = config.get("codec"), config.get("text") or {}
+    if codec:
+        options = _arguments(codec)
+        codec = lookup(CODECS, options.pop("name"), "autoencoder")(**options)
+    encoders = []
+    for encoder in text.get("encoders", ()):
+        options = _arguments(encoder)
+        encoders.append(ClipText(**{k: options[k] for k in options if k not in ("take", "pooled")}))
+    return Networks(experiment.build_network(config.model), codec or None, tuple(encoders))
+
+
+def _arguments(section: Any) -> dict[str, Any]:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in dict(section).items()}
+
+
+def shapes_of(config: ml_collections.ConfigDict) -> Pipeline:
+    """The pipeline of a config, with `jax.ShapeDtypeStruct` for arrays and without tokenizers."""
+    nets, shape = networks(config), tuple(config.data.image_shape)
+    if nets.codec:
+        factor = nets.codec.factor
+        shape = (shape[0] // factor, shape[1] // factor, nets.codec.latent_channels)
+    channels = shape[-1] + (config.get("extra") or {}).get("channels", 0)
+    told = {name: jnp.zeros((1, *put.shape), put.dtype) for name, put in nets.model.inputs.items()}
+    x = jnp.zeros((1, *shape[:2], channels))
+    return Pipeline(
+        config,
+        shapes_of_network(nets.model, x, jnp.zeros(1), told),
+        shapes_of_network(nets.codec, jnp.zeros((1, *config.data.image_shape)))
+        if nets.codec
+        else None,
+        tuple(shapes_of_network(net, jnp.zeros((1, 3), jnp.int32)) for net in nets.text),
+    )
+
+
+def shapes_of_network(net: nn.Module, *args: Any) -> Any:
+    """Shapes of a network's parameters; `args` are what it is called with."""
+    return jax.eval_shape(lambda: net.init(jax.random.key(0), *args))["params"]
+
+
+def check(pipeline: Pipeline, where: str) -> None:
+    """Checks that parameters are those of the config, and that the networks fit each other.
+
+    Args:
+        pipeline: what was read.
+        where: a name for messages.
+
+    Raises:
+        ValueError: they are not.
+    """
+    config, nets = pipeline.config, networks(pipeline.config)
+    wanted = shapes_of(config)
+    for part in ("params", "codec_params", "text_params"):
+        given = getattr(pipeline, part)
+        if differs := architecture.difference(getattr(wanted, part), given):
+            raise ValueError(
+                f"{where} does not fit its own config: {part.replace('_', ' ')}: {differs[0]} "
+                f"should be {differs[1]}, is {differs[2]}"
+            )
+    if nets.codec and nets.codec.latent_channels != nets.model.out_channels:
+        raise ValueError(
+            f"{where}: the autoencoder has {nets.codec.latent_channels} latent channels, the "
+            f"network {nets.model.out_channels}; take the autoencoder that it was trained with"
+        )
+    if nets.text:
+        _check_text(nets, config, pipeline.tokenizers, where)
+
+
+def _check_text(nets: Networks, config: Any, tokenizers: tuple, where: str) -> None:
+    width = sum(net.width for net in nets.text)
+    if width != nets.model.context_dim:
+        raise ValueError(
+            f"{where}: the text encoders give {width} features, the network takes "
+            f"{nets.model.context_dim}"
+        )
+    pooled = [
+        net.projection or net.width
+        for net, encoder in zip(nets.text, config.text["encoders"], strict=True)
+        if encoder["pooled"]
+    ]
+    if sum(pooled) != nets.model.vector_dim:
+        raise ValueError(
+            f"{where}: the text encoders give {sum(pooled)} pooled features, the network takes "
+            f"{nets.model.vector_dim}; the refiner of Stable Diffusion XL is not supported"
+        )
+    for net, tokenizer in zip(nets.text, tokenizers, strict=bool(tokenizers)):
+        if tokenizer.end != net.end or tokenizer.length > net.length:
+            raise ValueError(
+                f"{where}: the tokenizer's texts end with {tokenizer.end} and have "
+                f"{tokenizer.length} tokens, the text encoder's with {net.end} and at most "
+                f"{net.length}; take the tokenizer that it was trained with"
+            )

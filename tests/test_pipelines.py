@@ -1,0 +1,396 @@
+"""Whole published pipelines: read, written back, refused; outputs are those of diffusers."""
+
+import functools
+import json
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from ddim_jax.checkpoints import parts, pipelines, tensor_files
+from ddim_jax.checkpoints.component_configs import KINDS
+from ddim_jax.checkpoints.published_configs import CONFIGS
+from ddim_jax.checkpoints.scheduler_options import Options
+from tests import published_pipelines as published
+from tests.published_pipelines import CASES, recorded, samples, some
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(request, tmp_path_factory):
+    """Name of a case, its folder, and what is read of it."""
+    folder = published.write(tmp_path_factory.mktemp("published") / "model", request.param)
+    return request.param, folder, pipelines.read(folder)
+
+
+def outputs(name, pipeline):
+    """Features of texts, the network's output and a picture, by the networks alone."""
+    nets, config = parts.networks(pipeline.config), pipeline.config
+    x, z = samples(name).values()
+    told = {"label": np.array([1, 3])} if name == "dit" else {}
+    found = {}
+    rows, zipped = [], zip(nets.text, pipeline.text_params, pipeline.tokenizers, strict=True)
+    for i, (net, params, tokenizer) in enumerate(zipped):
+        encoder = config.text["encoders"][i]
+        out = net.apply({"params": params}, tokenizer(published.TEXTS))
+        rows.append(getattr(out, encoder["take"]))
+        told |= {"vector": out.pooled} if encoder["pooled"] else {}
+    if rows:
+        told["text"] = found["text"] = np.concatenate(rows, axis=-1)
+    told |= {"sizes": published.SIZES, "guidance": np.full(2, published.SCALE, np.float32)}
+    told = {key: told[key] for key in nets.model.inputs}
+    run = jax.jit(functools.partial(nets.model.apply, {"params": pipeline.params}))
+    found["F"] = run(x, published.TIMES, told)
+    scaled = z if name != "inpaint" else z * config.codec.scale
+    found["image"] = nets.codec.apply({"params": pipeline.codec_params}, scaled, method="decode")
+    return found
+
+
+def test_outputs_are_those_that_diffusers_gave(case):
+    """diffusers 0.42.1 and transformers 5.24 with torch 2.14, for the same folder."""
+    name, _, pipeline = case
+    found, golden = outputs(name, pipeline), recorded(name)["outputs"]
+    assert set(found) == set(golden)
+    for key, wanted in golden.items():
+        wanted = np.array(wanted, np.float32)
+        assert np.std(wanted) > 1e-2
+        np.testing.assert_allclose(some(found[key]), wanted, atol=1e-4 * np.abs(wanted).max())
+
+
+def same(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def test_what_is_written_is_read_again_and_is_what_diffusers_wrote(case, tmp_path):
+    name, folder, pipeline = case
+    pipelines.write(tmp_path / "model", pipeline)
+    back = pipelines.read(tmp_path / "model")
+    same(pipeline[1:4], back[1:4])
+    assert back.config.to_json() == pipeline.config.to_json()
+    for a, b in zip(pipeline.tokenizers, back.tokenizers, strict=True):
+        np.testing.assert_array_equal(a(published.TEXTS), b(published.TEXTS))
+    for file in folder.rglob("*.safetensors"):
+        written = safetensors.numpy.load_file(tmp_path / "model" / file.relative_to(folder))
+        same(safetensors.numpy.load_file(file), written)
+    for file in folder.rglob("scheduler_config.json"):
+        assert json.loads(file.read_text()) == json.loads(
+            (tmp_path / "model" / file.relative_to(folder)).read_text()
+        )
+    with pytest.raises(FileExistsError, match="choose another name"):
+        pipelines.write(tmp_path / "model", pipeline)
+
+
+def test_diffusers_reads_what_is_written(case, tmp_path):
+    for module in ("torch", "diffusers", "transformers"):
+        pytest.importorskip(module, reason=f"needs {module} (the extra parity)")
+    name, _, pipeline = case
+    pipelines.write(tmp_path / "model", pipeline)
+    found, golden = published.theirs(tmp_path / "model", name), recorded(name)["outputs"]
+    for key, wanted in golden.items():
+        wanted = np.array(wanted, np.float32)
+        np.testing.assert_allclose(some(found[key]), wanted, atol=1e-5 * np.abs(wanted).max())
+
+
+def test_sections(case):
+    name, _, pipeline = case
+    config = pipeline.config
+    assert tuple(config.data.image_shape) == (16, 16, 3)
+    assert config.codec.name == ("autoencoder_tiny" if name == "inpaint" else "autoencoder_kl")
+    scale = {"sd": 7.5, "inpaint": 7.5, "xl": 5.0, "lcm": 8.5, "dit": 4.0}
+    assert config.sample.guidance_scale == scale[name]
+    if name == "dit":
+        assert config.data.class_names == ("tench", "crane", "crane")
+        assert config.model.position_grid == 4 and "text" not in config
+        return
+    assert config.model.text_length == published.LENGTH
+    assert config.text["null"] == ("zeros" if name == "xl" else "encode")
+    taken = [(one["take"], one["pooled"]) for one in config.text["encoders"]]
+    two = [("penultimate", False), ("penultimate", True)]
+    assert taken == (two if name == "xl" else [("last", False)])
+    extra = dict(config.get("extra") or {})
+    assert extra == (dict(channels=5, kind="inpaint") if name == "inpaint" else {})
+    if name == "inpaint":
+        assert config.prediction.name == "v" and config.schedule.zero_terminal_snr
+
+
+# --- published models -----------------------------------------------------------------------------
+
+COUNTS = {
+    "sd15": (859_520_964, 123_060_480),
+    "sd21": (865_910_724, 340_387_840),
+    "sdxl": (2_567_463_684, 123_060_480, 694_659_840),
+    "dit-xl-2": (674_834_720,),
+    "sit-xl-2": (674_834_720,),
+}
+
+
+def count(tree):
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_shapes_of_published_models(name):
+    pipeline = pipelines.shapes(name)
+    assert (count(pipeline.params), *map(count, pipeline.text_params)) == COUNTS[name]
+    assert count(pipeline.codec_params) == 83_653_863
+    leaves = jax.tree.leaves(pipeline[1:4])
+    assert {type(leaf) for leaf in leaves} == {jax.ShapeDtypeStruct}
+
+
+def arguments(name):
+    content = recorded("real")[name]
+    kind = KINDS[content.get("_class_name") or content["architectures"][0]]
+    return kind, kind.arguments(Options(name, content))
+
+
+@pytest.mark.parametrize(
+    "name, model, changes",
+    [
+        ("sd15", "sd15", {}),
+        ("sd21", "sd21", {}),
+        ("sdxl", "sdxl", {}),
+        ("lcm", "sd15", {"guidance_dim": 256}),
+        ("inpaint", "sd15", {}),
+        ("dit", "dit-xl-2", {}),
+    ],
+)
+def test_configs_of_published_models_are_the_built_in_ones(name, model, changes):
+    """As diffusers writes them; all else of the module is its default."""
+    kind, found = arguments(name)
+    wanted = {k: v for k, v in CONFIGS[model]["model"].items() if k != "name"}
+    assert kind.module(**found) == kind.module(**wanted | changes)
+    assert kind.module(**kind.arguments(Options("", kind.options(kind.module(**found))))) == (
+        kind.module(**found)
+    )
+
+
+@pytest.mark.parametrize(
+    "name, model, place",
+    [
+        ("clip-l", "sd15", 0),
+        ("openclip-h", "sd21", 0),
+        ("openclip-g", "sdxl", 1),
+        ("vae", "sd15", None),
+        ("vae-xl", "sdxl", None),
+    ],
+)
+def test_configs_of_published_encoders_are_the_built_in_ones(name, model, place):
+    _, found = arguments(name)
+    config = CONFIGS[model]
+    wanted = config["codec"] if place is None else config["text"]["encoders"][place]
+    wanted = {k: v for k, v in wanted.items() if k not in ("name", "take", "pooled")}
+    assert {k: found[k] for k in wanted} == wanted
+
+
+OLD_CLIP = dict(
+    architectures=["CLIPTextModel"], bos_token_id=0, eos_token_id=2, pad_token_id=1, hidden_size=32,
+    num_attention_heads=2, num_hidden_layers=2, intermediate_size=24, torch_dtype="float32",
+    _name_or_path="openai/clip", transformers_version="4.22.0.dev0", vocab_size=1000,
+)  # fmt: skip
+
+
+def test_end_tokens_of_older_files():
+    """2 stands for the token of the highest number."""
+    assert KINDS["CLIPTextModel"].arguments(Options("", OLD_CLIP))["end"] == 999
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """The smallest pipeline."""
+    return published.write(tmp_path / "model", "dit")
+
+
+def weights(folder):
+    return folder / "transformer" / "diffusion_pytorch_model.safetensors"
+
+
+def test_shards_and_variants(folder):
+    whole = pipelines.read(folder)
+    file = weights(folder)
+    tensors = safetensors.numpy.load_file(file)
+    file.unlink()
+    names, where = sorted(tensors), {}
+    for i, part in enumerate((names[::2], names[1::2])):
+        shard = file.with_name(f"diffusion_pytorch_model-{i + 1:05d}-of-00002.safetensors")
+        safetensors.numpy.save_file({name: tensors[name] for name in part}, shard)
+        where |= dict.fromkeys(part, shard.name)
+    index = file.with_name(f"{file.name}.index.json")
+    index.write_text(json.dumps({"weight_map": where}))
+    same(pipelines.read(folder).params, whole.params)
+    half = {name: value.astype(np.float16) for name, value in tensors.items()}
+    safetensors.numpy.save_file(half, file.with_suffix(".fp16.safetensors"))
+    assert dtypes(pipelines.read(folder).params) == {"float32"}
+    assert dtypes(pipelines.read(folder, "float16").params) == {"float16"}
+    shard.unlink()
+    with pytest.raises(FileNotFoundError, match=f"lacks {shard.name}, which {index.name} lists"):
+        pipelines.read(folder)
+    index.unlink()
+    found = pipelines.read(folder)
+    assert dtypes(found.params) == {"float16"} and dtypes(found.codec_params) == {"float32"}
+
+
+def dtypes(tree):
+    return {str(leaf.dtype) for leaf in jax.tree.leaves(tree)}
+
+
+def test_parameters_in_another_dtype(tmp_path):
+    """bfloat16 files are read, written and converted."""
+    folder = published.write(tmp_path / "model", "dit", dtype="bfloat16")
+    pipeline = pipelines.read(folder)
+    assert dtypes(pipeline[1:4]) == {"bfloat16"}
+    assert dtypes(pipelines.read(folder, "float32")[1:4]) == {"float32"}
+    pipelines.write(tmp_path / "again", pipeline)
+    same(pipelines.read(tmp_path / "again")[1:4], pipeline[1:4])
+    with pytest.raises(ValueError, match="dtype must be one of float32, bfloat16, float16, got"):
+        pipelines.read(folder, "int8")
+
+
+def test_choice_of_files():
+    names = {"model.fp16.safetensors", "model.safetensors.index.json", "model.non_ema.safetensors"}
+    assert tensor_files.choose(names, "model") == "model.safetensors.index.json"
+    assert tensor_files.choose(names, "model", "float16") == "model.fp16.safetensors"
+    assert tensor_files.choose(names, "diffusion_pytorch_model") is None
+    names = {"model.safetensors.index.fp16.json"}
+    assert tensor_files.choose(names, "model") == "model.safetensors.index.fp16.json"
+
+
+def test_pickles_are_not_opened(folder):
+    weights(folder).rename(folder / "transformer" / "diffusion_pytorch_model.bin")
+    message = r"only diffusion_pytorch_model.bin, which is not opened; .*safe_serialization=True"
+    with pytest.raises(FileNotFoundError, match=message):
+        pipelines.read(folder)
+
+
+def test_damaged_files(folder):
+    weights(folder).write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="is not a readable safetensors file"):
+        pipelines.read(folder)
+
+
+@pytest.mark.parametrize(
+    "dtype, message",
+    [
+        ("float16", "not finite in float16: float16 ends at 65,504; take the float32 files"),
+        ("float32", "not finite in float32: the file is damaged"),
+    ],
+)
+def test_numbers_that_are_not_finite(folder, dtype, message):
+    file = weights(folder)
+    tensors = safetensors.numpy.load_file(file)
+    value = 1e5 if dtype == "float16" else np.nan
+    tensors["proj_out_1.bias"][3] = value
+    safetensors.numpy.save_file(tensors, file)
+    with pytest.raises(
+        ValueError, match=f"transformer: proj_out_1.bias holds numbers .* {message}"
+    ):
+        pipelines.read(folder, dtype)
+
+
+def test_one_network_alone(folder, tmp_path):
+    config = pipelines.read(folder / "transformer").config
+    assert "codec" not in config and tuple(config.data.image_shape) == (8, 8, 4)
+    assert pipelines.is_folder(folder / "transformer") and pipelines.is_folder(folder)
+    assert not pipelines.is_folder(folder / "scheduler")
+    pipelines.write(tmp_path / "alone", pipelines.read(folder / "transformer"))
+    back = pipelines.read(tmp_path / "alone")
+    same(back.params, pipelines.read(folder).params)
+    with pytest.raises(ValueError, match="holds a AutoencoderKL, no network that draws"):
+        pipelines.read(folder / "vae")
+    codec = pipelines.read_component(folder / "vae")
+    assert codec.section["name"] == "autoencoder_kl" and "decoder" in codec.params
+
+
+# --- what is refused ------------------------------------------------------------------------------
+
+
+def change(file, **changes):
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+UNET, VAE, CLIP = "unet/config.json", "vae/config.json", "text_encoder/config.json"
+
+
+@pytest.mark.parametrize(
+    "place, changes, message",
+    [
+        (UNET, {"mid_block_type": "UNetMidBlock2D"}, "only 'UNetMidBlock2DCrossAttn'"),
+        (UNET, {"mid_block_type": None}, "mid_block_type=None is not supported"),
+        (UNET, {"layers_per_block": [1, 2]}, "one number for all levels"),
+        (UNET, {"reverse_transformer_layers_per_block": [[1]]}, "reverse_transformer.* only None"),
+        (UNET, {"transformer_layers_per_block": [[1], 1]}, "a list of 2 numbers, one per level"),
+        (UNET, {"class_embed_type": "timestep"}, "class_embed_type='timestep' is not supported"),
+        (UNET, {"encoder_hid_dim": 8}, "encoder_hid_dim=8 is not supported"),
+        (UNET, {"addition_embed_type": "image"}, "addition_embed_type='image' .* only None, text_"),
+        (UNET, {"only_cross_attention": True}, "only_cross_attention=True is not supported"),
+        (UNET, {"down_block_types": ["DownBlock2D"] * 2}, "attention at the same ones down and up"),
+        (UNET, {"up_block_types": ["UpBlock2D", "SkipUpBlock2D"]}, "block SkipUpBlock2D is not"),
+        (UNET, {"sparkle": 3}, "option 'sparkle' is not known"),
+        (UNET, {"cross_attention_dim": 40}, "should be .*40"),
+        (UNET, {"time_embedding_dim": 99}, "time_embedding_dim=99 is not supported, only 128"),
+        (UNET, {"block_out_channels": [32, 32]}, "does not fit its own config|lacks|no place"),
+        (VAE, {"latents_mean": [0.1] * 4}, "latents_mean=.* is not supported"),
+        (VAE, {"act_fn": "relu"}, "act_fn='relu' is not supported, only 'silu'"),
+        (VAE, {"use_post_quant_conv": False}, "use_post_quant_conv=False is not supported"),
+        (VAE, {"_class_name": "AsymmetricAutoencoderKL"}, None),
+        (CLIP, {"hidden_act": "relu"}, "hidden_act='relu' .* quick_gelu, gelu"),
+        (CLIP, {"num_hidden_layers": 3}, "lacks .*layers.2"),
+        (CLIP, {"num_hidden_layers": 1}, "holds .*layers.1.* no place"),
+        (CLIP, {"eos_token_id": 5}, "texts end with .* take the tokenizer that it was trained"),
+        ("model_index.json", {"vae": ["diffusers", "AutoencoderDC"]}, "vae='AutoencoderDC' is not"),
+        ("model_index.json", {"tokenizer": [None, None]}, "has no tokenizer, which is needed"),
+        ("model_index.json", {"_class_name": "FluxPipeline"}, "unknown class of .*'FluxPipeline'"),
+        ("model_index.json", {"controlnet": ["a", "B"]}, "option 'controlnet' is not known"),
+        ("scheduler/scheduler_config.json", {"beta_schedule": "x"}, "beta_schedule='x'"),
+    ],
+)
+def test_folders_that_are_refused(tmp_path, place, changes, message):
+    folder = published.write(tmp_path / "model", "sd")
+    change(folder / place, **changes)
+    if message is None:  # the index decides
+        pipelines.read(folder)
+        return
+    with pytest.raises(ValueError, match=message):
+        pipelines.read(folder)
+
+
+def test_the_refiner_is_refused(tmp_path):
+    folder = published.write(tmp_path / "model", "xl")
+    change(folder / "model_index.json", requires_aesthetics_score=True)
+    with pytest.raises(ValueError, match="requires_aesthetics_score=True is not supported"):
+        pipelines.read(folder)
+
+
+def test_components_that_are_missing(tmp_path):
+    folder = published.write(tmp_path / "model", "sd")
+    (folder / "tokenizer" / "vocab.json").unlink()
+    with pytest.raises(FileNotFoundError, match="needs vocab.json and merges.txt"):
+        pipelines.read(folder)
+    (folder / "vae" / "config.json").unlink()
+    with pytest.raises(FileNotFoundError, match="vae/config.json is missing; fetch"):
+        pipelines.read(folder)
+
+
+def test_what_diffusers_does_not_have(folder, tmp_path):
+    pipeline = pipelines.read(folder)
+    for changes, message in (
+        ({"time_embedding": "adm"}, "no network with time_embedding='adm', only 'dit'"),
+        ({"scalars": ("interval",)}, "no network with scalars="),
+    ):
+        config = pipeline.config.copy_and_resolve_references()
+        with config.unlocked():
+            config.model.update(changes)
+        with pytest.raises(ValueError, match=message):
+            pipelines.write(tmp_path / "new", pipeline._replace(config=config))
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_new_schedule_is_written_as_one_of_ddim(folder, tmp_path):
+    pipeline = pipelines.read(folder)
+    with pipeline.config.unlocked():
+        pipeline.config.prediction.name = "v"
+    pipelines.write(tmp_path / "new", pipeline)
+    file = tmp_path / "new" / "scheduler" / "scheduler_config.json"
+    assert json.loads(file.read_text())["prediction_type"] == "v_prediction"
