@@ -135,8 +135,8 @@ def of(section: Mapping[str, Any] | None) -> LowRank | None:
     options = dict(section)
     check_options(LowRank, options, "config.train.lora")
     targets = options.get("targets", LowRank.targets)
-    targets = targets.split(",") if isinstance(targets, str) else targets
-    return LowRank(**options | {"targets": tuple(targets)})
+    targets = ",".join((targets,) if isinstance(targets, str) else map(str, targets))
+    return LowRank(**options | {"targets": tuple(filter(None, targets.split(",")))})
 
 
 def _chosen(target: str, path: str, shapes: Mapping[str, tuple]) -> bool:
