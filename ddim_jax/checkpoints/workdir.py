@@ -3,6 +3,9 @@
 A workdir holds `config.json` and `checkpoints/<step>/{state,ema}`. The state restores onto any
 number of devices; a damaged newest step is skipped, and said so, and replaced when training comes
 to it again. A save that fails leaves the older steps as they are. `ema` is all that sampling reads.
+
+Where low-rank factors are trained, checkpoints hold these alone, and `base.safetensors` the network
+that they change: a copy, so that a workdir can be moved, and outlives what it started from.
 """
 
 import contextlib
@@ -12,7 +15,7 @@ import logging as standard_logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import ml_collections
@@ -20,13 +23,17 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from ddim_jax import experiment
-from ddim_jax.checkpoints import architecture
+from ddim_jax.checkpoints import architecture, weights_file
 from ddim_jax.model import Model
+from ddim_jax.networks import low_rank
+from ddim_jax.networks.low_rank import LowRank
 
 State = Any
-"""A flax struct with the fields `step` and `ema`, such as `training.state.TrainState`."""
+"""A flax struct with the fields `step`, `ema` and `frozen`, like `training.state.TrainState`."""
 
 CONFIG_FILE = "config.json"
+BASE_FILE, BASE = "base.safetensors", "base"
+"""What low-rank factors change: the file, and its name in `frozen`."""
 
 
 def load_config(workdir: Path) -> ml_collections.ConfigDict:
@@ -57,14 +64,72 @@ def read(path: Path) -> Model:
         FileNotFoundError: there is no config, or no checkpoint.
         ValueError: no checkpoint fits the config, or none can be read.
     """
-    model = experiment.build(load_config(path))
-    like = jax.eval_shape(model.init, jax.random.key(0))
+    config = load_config(path)
+    model = experiment.build(config).replace(name=path.name or str(path))
+    if config.train.get("lora"):
+        base, changes, factors, step = read_factors(path)
+        return model.replace(params=changes.merge(base.params, factors), step=step)
+    ema, step = _read_ema(path, jax.eval_shape(model.init, jax.random.key(0)))
+    return model.replace(params=ema, step=step)
+
+
+class Changed(NamedTuple):
+    """A network under trained low-rank factors.
+
+    Attributes:
+        base: the network.
+        low_rank: which kernels are changed.
+        factors: the moving average of the factors.
+        step: training steps.
+    """
+
+    base: Model
+    low_rank: LowRank
+    factors: Any
+    step: int
+
+
+def read_factors(path: Path) -> Changed:
+    """The newest moving average of the factors that a workdir trains, and what they change.
+
+    Raises:
+        FileNotFoundError: as `read`; what they change is not there.
+        ValueError: as `read`; the run trains no factors, or they are of another network.
+    """
+    config = load_config(path)
+    changes = low_rank.of(config.train.get("lora"))
+    if changes is None:
+        raise ValueError(f"{path} trained a whole network, no config.train.lora")
+    file = Path(path) / BASE_FILE
+    if not file.exists():
+        raise FileNotFoundError(
+            f"{file} is missing, which holds what the factors change; export "
+            f"{config.start_from or 'the network that the run started from'} to it"
+        )
+    base = weights_file.read(file, file.stem)
+    if config.get("start_weights") not in (None, base.fingerprint):
+        raise ValueError(f"{file} is another network than the one that the run started from")
+    like = jax.eval_shape(changes.init, jax.random.key(0), base.params)
+    return Changed(base, changes, *_read_ema(path, like))
+
+
+def save_base(path: Path, base: Model) -> None:
+    """Puts what factors change into a workdir, unless it is there.
+
+    Raises:
+        OSError: it could not be written.
+    """
+    file = Path(path) / BASE_FILE
+    if jax.process_index() == 0 and not file.exists():
+        weights_file.save(file, base)
+
+
+def _read_ema(path: Path, like: Any) -> tuple[Any, int]:
     checkpointer = Checkpointer(path, create=False)
     try:
-        ema, step = checkpointer.restore_ema(like)
+        return checkpointer.restore_ema(like)
     finally:
         checkpointer.close()
-    return model.replace(params=ema, name=path.name or str(path), step=step)
 
 
 class Checkpointer:
@@ -106,7 +171,7 @@ class Checkpointer:
                 self._manager.delete(step)
             if step not in self._manager.all_steps():
                 items = ocp.args.Composite(
-                    state=ocp.args.StandardSave(state.replace(ema=None)),
+                    state=ocp.args.StandardSave(_stored(state)),
                     ema=ocp.args.StandardSave(state.ema),
                 )
                 self._manager.save(step, args=items, force=True)
@@ -145,11 +210,12 @@ class Checkpointer:
         def read(step):
             self._check_shapes(step, like.ema)
             items = ocp.args.Composite(
-                state=ocp.args.StandardRestore(_abstract(like.replace(ema=None))),
+                state=ocp.args.StandardRestore(_abstract(_stored(like))),
                 ema=ocp.args.StandardRestore(_abstract(like.ema)),
             )
             restored = self._manager.restore(step, args=items)
-            return restored["state"].replace(ema=restored["ema"])
+            state = restored["state"].replace(ema=restored["ema"])
+            return state.replace(frozen=(like.frozen or {}) | (state.frozen or {}) or None)
 
         return self._newest(read)
 
@@ -256,6 +322,12 @@ def _reason(error: Exception) -> str:
     """The end of a message of tensorstore, whose beginning is a chain of long paths."""
     text = getattr(error, "strerror", None) or str(error).strip().splitlines()[0]
     return text.rpartition(": ")[2].partition(" [")[0]
+
+
+def _stored(state: State) -> State:
+    """What is stored as the state: neither its moving average nor what factors change."""
+    frozen = {name: tree for name, tree in (state.frozen or {}).items() if name != BASE}
+    return state.replace(ema=None, frozen=frozen or None)
 
 
 def _abstract(tree: Any) -> Any:

@@ -17,6 +17,7 @@ import ml_collections
 from ddim_jax import losses
 from ddim_jax.names import did_you_mean, parse_value
 from ddim_jax.networks import NETWORKS
+from ddim_jax.networks.low_rank import LowRank
 from ddim_jax.predictions import PREDICTIONS
 from ddim_jax.recipe import Recipe
 from ddim_jax.schedules import SCHEDULES
@@ -45,7 +46,7 @@ WRITTEN: dict[str, dict[str, Any]] = {
     },
     "train": {
         **{"steps": 1, "batch_size": 1, "accumulate": 1, "keep": 2},
-        **{"log_every": 1, "checkpoint_every": 1, "sample_every": 0},
+        **{"log_every": 1, "checkpoint_every": 1, "sample_every": 0, "lora": None},
     },
     "sample": {"num_samples": 1},
     "model": {"name": "unet"},
@@ -136,6 +137,7 @@ def known_fields(section: str, config: Mapping[str, Any]) -> dict[str, Any]:
     functions: dict[str, Callable | None] = {
         "model": NETWORKS.get(present.get("name", "unet")),
         "optimizer": make_optimizer,
+        "train.lora": LowRank,
         "sample": Recipe,
         "pairs": reflow_pairs.draw,
     }

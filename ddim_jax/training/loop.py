@@ -21,7 +21,13 @@ from jax.sharding import Mesh
 
 from ddim_jax import data, experiment, parallel
 from ddim_jax.checkpoints import lock
-from ddim_jax.checkpoints.workdir import CONFIG_FILE, Checkpointer, load_config
+from ddim_jax.checkpoints.workdir import (
+    BASE,
+    CONFIG_FILE,
+    Checkpointer,
+    load_config,
+    save_base,
+)
 from ddim_jax.model import Model
 from ddim_jax.names import few
 from ddim_jax.training import optimizer as optimizers
@@ -54,7 +60,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> TrainState:
         OSError: a file could not be written, as on a full disk; older checkpoints are intact.
     """
     workdir, mesh = Path(workdir), parallel.make_mesh()
-    start = teacher.load(config)
+    start = teacher.load(config, workdir)
     config = teacher.resolve(config, start)
     method = build(config, start, mesh)
     if start is not None:
@@ -66,6 +72,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> TrainState:
     with lock.locked(workdir):
         notes = [source.note, _longer(workdir, config)]
         resume.save_config(workdir, config)
+        if method.low_rank is not None:
+            save_base(workdir, start)
         if jax.process_index() == 0:
             print("compiling the first state ...", file=sys.stderr, flush=True)
         state = init_state(config, method, start, mesh)
@@ -73,7 +81,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> TrainState:
         try:
             state = checkpointer.restore(state) or state
             if jax.process_index() == 0:
-                print(_summary(config, method.model, source, int(state.step)), flush=True)
+                print(_summary(config, method, source, int(state.step)), flush=True)
                 for note in filter(None, notes):
                     print(f"note: {note}", flush=True)
             state = _steps(config, workdir, method, source, state, mesh, checkpointer)
@@ -118,7 +126,7 @@ def _steps(
             if step % train.checkpoint_every == 0 or last:
                 checkpointer.save(state, wait=last)
             if train.sample_every and not stopping and (step % train.sample_every == 0 or last):
-                if path := draw(parallel.fetch(state.ema, mesh), step):
+                if path := draw(_drawn_with(method, state, mesh), step):
                     progress.say(f"step {step}: {path}")
             if stopping:
                 progress.say(
@@ -129,6 +137,14 @@ def _steps(
     batches.close()
     writer.close()
     return state
+
+
+def _drawn_with(method: Method, state: TrainState, mesh: Mesh) -> Any:
+    """The parameters that pictures are drawn with."""
+    if method.low_rank is None:
+        return parallel.fetch(state.ema, mesh)
+    base, factors = parallel.fetch((state.frozen[BASE], state.ema), mesh)
+    return method.low_rank.merge(base, factors)
 
 
 def check_data(config: ml_collections.ConfigDict, source: Any) -> None:
@@ -201,18 +217,30 @@ def _initialiser(config, method: Method, start: Model | None):
 
     def init(key, taken, teacher_params):
         params_key, run_key = jax.random.split(key)
-        params = teacher.merge(method.model.init(params_key), taken)
+        params, base = teacher.merge(method.model.init(params_key), taken), {}
+        if method.low_rank is not None:
+            base, teacher_params = {BASE: params}, {}  # the base changed by nothing is the teacher
+            params = method.low_rank.init(params_key, params)
         ema = jax.tree.map(jnp.copy, params)
-        frozen = method.loss.freeze(params, teacher_params)
+        frozen = (method.loss.freeze(params, teacher_params) or {}) | base or None
         opt_state = method.optimizer.init(params)
         return TrainState(jnp.int32(0), params, ema, opt_state, run_key, frozen)
 
     return init, (jax.random.key(config.seed), *jax.device_get((taken, start and start.params)))
 
 
-def _summary(config, model: Model, source, first: int) -> str:
+def _summary(config, method: Method, source, first: int) -> str:
     """What is trained on what, and from where to where, in two lines."""
-    count = sum(p.size for p in jax.tree.leaves(jax.eval_shape(model.init, jax.random.key(0))))
+    model = method.model
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    trained = f"{_count(shapes):,} parameters"
+    if method.low_rank is not None:
+        factors = jax.eval_shape(method.low_rank.init, jax.random.key(0), shapes)
+        kernels, rank = len(method.low_rank.kernels(shapes)), method.low_rank.rank
+        trained = (
+            f"{_count(factors):,} numbers in factors of rank {rank} of {kernels} kernels, which "
+            f"change {trained}"
+        )
     told = dataclasses.replace(model.inputs, class_names=tuple(config.data.get("class_names", ())))
     shape, size = " x ".join(map(str, source.image_shape)), config.data.get("resize")
     resized = "padded" if config.data.get("pad", False) else "cropped to their centre"
@@ -225,9 +253,13 @@ def _summary(config, model: Model, source, first: int) -> str:
         f"{len(source):,} images of {config.data.name}, {shape}"
         + (f" ({resized} and resized), " if size else ", ")
         + told.describe()
-        + f"\n{count:,} parameters, {jax.device_count()} {jax.devices()[0].platform} devices, "
+        + f"\n{trained}, {jax.device_count()} {jax.devices()[0].platform} devices, "
         f"{config.parallel}; {start}"
     )
+
+
+def _count(tree: Any) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(tree))
 
 
 def _longer(workdir: Path, config) -> str:

@@ -13,9 +13,12 @@ import ml_collections
 from jax.sharding import Mesh
 
 from ddim_jax import experiment, keys, losses, parallel
+from ddim_jax.checkpoints.workdir import BASE
 from ddim_jax.losses import TIMES, WEIGHTINGS, lpips
 from ddim_jax.model import Model
 from ddim_jax.names import check_names, check_options, check_range, lookup, make
+from ddim_jax.networks import low_rank
+from ddim_jax.networks.low_rank import LowRank
 from ddim_jax.training import fields
 from ddim_jax.training import optimizer as optimizers
 from ddim_jax.training.sample_grid import SampleGrid
@@ -32,6 +35,7 @@ class Method(NamedTuple):
         optimizer: of optax.
         learning_rate: updates done -> the next one's learning rate.
         step: compiled `(state, batch) -> (state, metrics)`.
+        low_rank: the factors that are trained in place of the parameters; None: the parameters.
     """
 
     model: Model
@@ -39,6 +43,7 @@ class Method(NamedTuple):
     optimizer: Any
     learning_rate: Callable[[int], float]
     step: Callable
+    low_rank: LowRank | None = None
 
 
 def build(config: ml_collections.ConfigDict, teacher: Model | None, mesh: Mesh) -> Method:
@@ -57,13 +62,57 @@ def build(config: ml_collections.ConfigDict, teacher: Model | None, mesh: Mesh) 
     loss = build_loss(config, model, teacher)
     optimizer, ema = build_optimizer(config), build_ema(config)
     accumulate = config.train.get("accumulate", 1)
+    shapes = jax.eval_shape(model.init, jax.random.key(0))  # traces it, which checks its options
+    low_rank = build_low_rank(config, model, shapes, teacher)
 
     def step(axis: str | None, gather: Callable | None = None) -> Callable:
+        gather = gather if low_rank is None else _merging(low_rank, gather)
         return make_step(loss, optimizer, ema, axis, gather, accumulate, model.codec)
 
     step_fn = parallel.parallelise_step(step, config.parallel, mesh)
-    jax.eval_shape(model.init, jax.random.key(0))  # traces the network, which checks its options
-    return Method(model, loss, optimizer, build_learning_rate(config), step_fn)
+    return Method(model, loss, optimizer, build_learning_rate(config), step_fn, low_rank)
+
+
+def build_low_rank(
+    config: ml_collections.ConfigDict, model: Model, shapes: Any, start: Model | None
+) -> LowRank | None:
+    """The factors that a config's section `train.lora` says; None without one.
+
+    Args:
+        config: of the run.
+        model: what is trained.
+        shapes: of its parameters.
+        start: what it starts from, if anything.
+
+    Raises:
+        ValueError: an option that cannot be; nothing to start from, or another network.
+    """
+    made = low_rank.of(config.train.get("lora"))
+    if made is None:
+        return None
+    if start is None:
+        raise ValueError(
+            "config.train.lora changes a trained network: name it with config.start_from"
+        )
+    if new := sorted(set(model.inputs.declared) - set(start.inputs.declared)):
+        raise ValueError(
+            f"config.train.lora changes layers that there are, and {start.name} has none for "
+            f"{new[0]!r}; train the network without config.train.lora first"
+        )
+    made.kernels(shapes)
+    return made
+
+
+def _merging(low_rank: LowRank, gather: Callable | None) -> Callable:
+    """(factors, frozen) -> parameters and frozen as a loss sees them: all changes of the base."""
+
+    def merged(trees: tuple[Any, dict]) -> tuple[Any, dict]:
+        factors, frozen = trees if gather is None else gather(trees)
+        base = frozen[BASE]
+        others = {name: low_rank.merge(base, tree) for name, tree in frozen.items() if name != BASE}
+        return low_rank.merge(base, factors), others
+
+    return merged
 
 
 def check(config: ml_collections.ConfigDict, model: Model, devices: int) -> None:

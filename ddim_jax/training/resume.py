@@ -20,7 +20,7 @@ from ddim_jax.training import fields
 
 SAME_ON_RESUME = (
     *("data", "model", "schedule", "prediction", "loss", "optimizer", "ema", "seed"),
-    *("train.batch_size", "start_weights"),
+    *("train.batch_size", "train.lora", "start_weights"),
 )
 DATA = "data_fingerprint"
 """Compared on a resume too; workdirs of earlier versions lack it."""
@@ -104,7 +104,7 @@ def _settings(config: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     steps = optimizer.pop("decay_steps", None)  # which follow the length of the run
     falls = optimizer.get("decay") or ("cosine" if steps else "constant")
     optimizer["decay"] = "constant" if steps == 0 else falls
-    for section in (*fields.NAMED, "optimizer"):
+    for section in (*fields.NAMED, "optimizer", "train.lora"):
         _fill(config, section, _at(other, section))
     points = (config["loss"].get("pairs") or {}).get("points") or {}
     if points.get("name") in ("growing", "doubling"):

@@ -25,11 +25,11 @@ class TrainState:
 
     Attributes:
         step: int32, updates done.
-        params: network parameters, float32.
+        params: network parameters, float32; or the low-rank factors that change frozen ones.
         ema: their moving average, float32; what is sampled from.
         opt_state: of the optax optimizer.
         key: the run's random key; step k uses `fold_in(key, k)`.
-        frozen: a teacher or target copy, or None.
+        frozen: a teacher or target copy, and what factors change, by name; or None.
     """
 
     step: Array

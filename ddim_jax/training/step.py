@@ -35,7 +35,8 @@ def make_step(
         optimizer: an optax transformation.
         ema: the moving average.
         axis_name: of the pmap axis that the batch is split over; None under jit.
-        gather: puts parameters together that are split over devices; None if they are whole.
+        gather: (params, frozen) of the state -> those of the loss: puts together what is split over
+            devices, changes a base by factors; None if they are the same.
         accumulate: parts that a batch is taken in; divides its rows on every device.
         codec: makes samples of `batch["image"]`; None: they are samples.
 

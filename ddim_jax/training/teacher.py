@@ -8,6 +8,7 @@ may differ. The workdir keeps fingerprints of data and network, so that a resume
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,19 +18,30 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ddim_jax import checkpoints, experiment
 from ddim_jax.checkpoints import architecture
+from ddim_jax.checkpoints.workdir import BASE_FILE
 from ddim_jax.data import Source, noise_pairs
 from ddim_jax.model import Model
 
 
-def load(config: ml_collections.ConfigDict) -> Model | None:
+def load(config: ml_collections.ConfigDict, workdir: Path | None = None) -> Model | None:
     """The model that a config starts from, if it names one.
+
+    Args:
+        config: of the run.
+        workdir: of the run, which may hold a copy, see `checkpoints/workdir.py`.
 
     Raises:
         FileNotFoundError: there is no such network.
         ValueError: it is damaged.
     """
     name = config.get("start_from", "")
-    return checkpoints.load(name) if name else None
+    try:
+        return checkpoints.load(name) if name else None
+    except FileNotFoundError:
+        copy = workdir and config.train.get("lora") and workdir / BASE_FILE
+        if not copy or not copy.exists():
+            raise
+        return checkpoints.load(copy)
 
 
 def resolve(config: ml_collections.ConfigDict, start: Model | None) -> ml_collections.ConfigDict:
