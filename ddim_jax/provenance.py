@@ -1,8 +1,9 @@
 """What drew a picture, kept in its file, so that it can be drawn again: `sample.py --like=FILE`.
 
 A PNG holds it as JSON in the text chunk "ddim_jax", an NPZ in the array "about": recipe, seed,
-places in the set, labels, texts, batch size, checkpoint (name, path, step, sha256 of the weights), a
-digest of the sampler's table, version. Pictures of the editing commands hold the command instead.
+places in the set, labels, texts, size, batch size, checkpoint (name, path, step, sha256 of the
+weights), a digest of the sampler's table, version. Pictures of the editing commands hold the
+command instead.
 """
 
 import dataclasses

@@ -1,20 +1,23 @@
-"""Trained models: from a training workdir, a `.safetensors` file, a diffusers folder, or by name.
+"""Trained models: from a workdir, a `.safetensors` file, a published pipeline's folder, or by name.
 
     model = checkpoints.load("digits")            # also ddim_jax.load
     checkpoints.save("digits.safetensors", model)
 
-`weights_file.py` reads and writes the files, `workdir.py` what training leaves, `diffusers.py` the
-folders. `python -m ddim_jax.checkpoints` converts between them.
+`weights_file.py` reads and writes the files, `workdir.py` what training leaves, `pipelines.py` the
+folders, `lora.py` changes of weights. `python -m ddim_jax.checkpoints` converts between them.
 """
 
+import dataclasses
 import importlib.resources
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 
 from ddim_jax import experiment
-from ddim_jax.checkpoints import diffusers, weights_file
+from ddim_jax.checkpoints import diffusers, pipelines, weights_file
+from ddim_jax.checkpoints import lora as loras
 from ddim_jax.checkpoints.weights_file import DTYPES, save
 from ddim_jax.model import Model
 
@@ -31,26 +34,42 @@ def bundled() -> list[str]:
     )
 
 
-def load(checkpoint: str | Path) -> Model:
+def load(
+    checkpoint: str | Path, *, dtype: str | None = None, lora: str | Path | Sequence[str] = ()
+) -> Model:
     """Loads a model.
 
     Args:
-        checkpoint: a training workdir, a `.safetensors` file of `save`, a folder of a diffusers
-            UNet2DModel, or a name in `bundled()`.
+        checkpoint: a training workdir, a `.safetensors` file of `save`, a folder of diffusers (a
+            network, or a whole pipeline), a name in `bundled()`, or "shapes:NAME" of a published
+            pipeline without its weights, see `pipelines.shapes`, to plan with.
+        dtype: of the network's weights and computation, "float32" or "bfloat16"; default float32,
+            and bfloat16 for published pipelines on GPU and TPU.
+        lora: files merged into the weights, each as FILE or FILE:scale.
 
     Raises:
         FileNotFoundError: there is no such checkpoint.
         ValueError: it is damaged, or its parameters are not those of its config.
     """
+    model = _load(checkpoint, dtype)
+    for file in [lora] if isinstance(lora, (str, Path)) else lora:
+        model = _merged(model, *loras.parse(str(file)))
+    return model if dtype is None else _cast(model, dtype)
+
+
+def _load(checkpoint: str | Path, dtype: str | None) -> Model:
     if not isinstance(checkpoint, (str, Path)) or not str(checkpoint):
         raise ValueError(
             f"a checkpoint is a path or a name ({', '.join(bundled())}), got {checkpoint!r}"
         )
     path = Path(checkpoint).expanduser()
-    if path.is_dir() and diffusers.is_folder(path):
-        config, params = diffusers.read(path)
-        params = jax.tree.map(jnp.asarray, params)
-        return experiment.build(config).replace(params=params, name=path.resolve().name)
+    if str(checkpoint).startswith("shapes:"):
+        name = str(checkpoint).removeprefix("shapes:")
+        return of_pipeline(pipelines.shapes(name), name)
+    if path.is_dir() and (pipelines.is_folder(path) or diffusers.is_folder(path)):
+        fast = jax.default_backend() != "cpu" and (path / "model_index.json").exists()
+        kept = dtype or ("bfloat16" if fast else "float32")
+        return _cast(of_pipeline(pipelines.read(path, kept), path.resolve().name), kept)
     if path.is_dir():
         from ddim_jax.checkpoints import workdir  # orbax takes a second to import
 
@@ -64,4 +83,35 @@ def load(checkpoint: str | Path) -> Model:
     raise FileNotFoundError(
         f"no checkpoint {str(checkpoint)!r}: it must be a training workdir, a .safetensors file, "
         f"a diffusers folder, or a model in the package: {', '.join(bundled())}"
+    )
+
+
+def of_pipeline(pipeline: pipelines.Pipeline, name: str) -> Model:
+    """The model of a published pipeline."""
+    return experiment.build(pipeline.config).with_parts(*pipeline[1:]).replace(name=name)
+
+
+def _merged(model: Model, path: Path, scale: float) -> Model:
+    """The model with a LoRA in the weights of its network and its text encoders."""
+    texts = model.inputs.encode
+    encoders = zip(texts.params, texts.networks, strict=True) if texts else ()
+    params, text_params = loras.apply(path, scale, model.params, model.network, encoders)
+    return model.with_parts(
+        params, model.codec.params, text_params, texts.tokenizers if texts else ()
+    )
+
+
+def _cast(model: Model, dtype: str) -> Model:
+    """The model with its network's weights and computation in another dtype."""
+    names = [field.name for field in dataclasses.fields(model.network)]
+    if dtype not in ("float32", "bfloat16") or "dtype" not in names:
+        raise ValueError(f"dtype must be float32 or bfloat16, got {dtype!r}")
+
+    def cast(leaf):
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            return jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(dtype))
+        return leaf if leaf.dtype == dtype else leaf.astype(dtype)
+
+    return model.replace(
+        network=model.network.clone(dtype=dtype), params=jax.tree.map(cast, model.params)
     )

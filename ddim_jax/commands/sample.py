@@ -296,7 +296,7 @@ def _load(like=None):
 
     own = flags.FLAGS["checkpoint"].using_default_value
     checkpoint = like.checkpoint if like is not None and own else CHECKPOINT.value
-    model = checkpoints.load(checkpoint, dtype=DTYPE.value, lora=LORA.value)
+    model = checkpoints.load(checkpoint, dtype=DTYPE.value, lora=tuple(LORA.value))
     model = model.sized(_size() if like is None else like.size)
     if like is not None:
         model = model.replace(recipe=like.recipe)
