@@ -388,7 +388,7 @@ class Model:
         """
         recipe = recipe or self.recipe
         self.check(recipe)
-        check_count(count, batch_size)
+        count, batch_size = check_count(count, batch_size)
         table, labels = recipe.table(self.schedule), self.inputs.labels(label, count)
         adaptive = isinstance(table, Tolerance)
         size = min(batch_size, count)

@@ -79,7 +79,7 @@ def draw(
     """
     recipe, folder = recipe or model.recipe, Path(folder)
     model.check(recipe)
-    check_count(num_samples, batch_size)
+    num_samples, batch_size = check_count(num_samples, batch_size)
     table, labels = recipe.table(model.schedule), model.inputs.labels(label, num_samples)
     about = model.origin(table) | {
         "seed": seed,

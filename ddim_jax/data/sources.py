@@ -103,8 +103,10 @@ def load(
     if channels not in (None, 1, 3):
         raise ValueError(f"channels must be 1 (grey) or 3 (RGB), got {channels}; leave it out")
     if image_size is not None:
-        for side in height_width(image_size):
+        image_size = tuple(
             check_range("image_size", side, "[1, 65536]", "leave it out", whole=True)
+            for side in height_width(image_size)
+        )
     kind, _, path = spec.partition(":")
     if spec == "digits":
         return _of_arrays(spec, *digits.read(split), image_size, channels, pad)
