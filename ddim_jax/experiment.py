@@ -9,6 +9,7 @@ The fields `data.image_shape`, `model.out_channels` and `model.num_classes` may 
 the data, see `resolve`. What a workdir keeps is resolved.
 """
 
+import importlib.metadata
 from typing import Any
 
 import ml_collections
@@ -113,6 +114,24 @@ def _whole_numbers(config: ml_collections.ConfigDict) -> ml_collections.ConfigDi
                 del section[name]  # whose type stays otherwise
                 section[name] = whole
     return config
+
+
+def version() -> str:
+    """Of the package; configs in files say it."""
+    return importlib.metadata.version("ddim_jax")
+
+
+def of_file(config: dict[str, Any]) -> ml_collections.ConfigDict:
+    """A config read from a workdir or an exported file, as the version that wrote it meant it.
+
+    Version 0.1 said no version. Its quadratic strides began at 0.8 T on every schedule.
+    """
+    sample, config = dict(config.get("sample") or {}), dict(config)
+    options = dict(sample.get("stride_options") or {})
+    if "version" not in config and sample.get("stride") == "quadratic":
+        sample["stride_options"] = {"fraction": 0.8} | options
+        config["sample"] = sample
+    return ml_collections.ConfigDict(config)
 
 
 def build(config: ml_collections.ConfigDict) -> Model:

@@ -6,7 +6,6 @@ digest of the sampler's table, version. Pictures of the editing commands hold th
 """
 
 import dataclasses
-import importlib.metadata
 import json
 import zipfile
 from pathlib import Path
@@ -16,6 +15,7 @@ import jax
 import numpy as np
 from PIL import Image
 
+from ddim_jax import experiment
 from ddim_jax.adaptive_sampling import Tolerance
 from ddim_jax.data.images import TEXT
 from ddim_jax.model import Model
@@ -123,7 +123,7 @@ def places(index: np.ndarray, labels: np.ndarray | None) -> dict[str, Any]:
 def maker(model: Model) -> dict[str, Any]:
     """The part of `about` that says which model and version."""
     return {
-        "version": importlib.metadata.version("ddim_jax"),
+        "version": experiment.version(),
         "checkpoint": model.name,
         "step": model.step,
         "weights": model.fingerprint,

@@ -21,10 +21,9 @@ from jax.sharding import Mesh
 
 from ddim_jax import data, experiment, parallel
 from ddim_jax.checkpoints import lock
-from ddim_jax.checkpoints.workdir import CONFIG_FILE, Checkpointer, load_config
+from ddim_jax.checkpoints.workdir import Checkpointer
 from ddim_jax.model import Model
 from ddim_jax.names import few
-from ddim_jax.training import optimizer as optimizers
 from ddim_jax.training import resume, teacher
 from ddim_jax.training.method import Method, build
 from ddim_jax.training.metrics import MetricsWriter
@@ -64,7 +63,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> TrainState:
     check_data(config, source)
     abstract_state(config, method, start, mesh)  # traces it: errors come before files
     with lock.locked(workdir):
-        notes = [source.note, _longer(workdir, config)]
+        notes = [source.note, *resume.notes(workdir, config)]
         resume.save_config(workdir, config)
         if jax.process_index() == 0:
             print("compiling the first state ...", file=sys.stderr, flush=True)
@@ -227,19 +226,6 @@ def _summary(config, model: Model, source, first: int) -> str:
         + told.describe()
         + f"\n{count:,} parameters, {jax.device_count()} {jax.devices()[0].platform} devices, "
         f"{config.parallel}; {start}"
-    )
-
-
-def _longer(workdir: Path, config) -> str:
-    """What another length means for a run that resumes, in words."""
-    if not (workdir / CONFIG_FILE).exists():
-        return ""
-    was, now = (optimizers.decay_steps(one) for one in (load_config(workdir), config))
-    if was == now:
-        return ""
-    return (
-        f"the learning rate now falls to 0 at step {now}, it was {was}; the run goes on by the new "
-        "rule, other than one of that length from the beginning"
     )
 
 

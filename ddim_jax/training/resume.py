@@ -14,9 +14,11 @@ import jax
 import ml_collections
 
 from ddim_jax import files
-from ddim_jax.checkpoints.workdir import CONFIG_FILE
+from ddim_jax.checkpoints.workdir import CONFIG_FILE, load_config
 from ddim_jax.networks import NETWORKS
+from ddim_jax.recipe import Recipe
 from ddim_jax.training import fields
+from ddim_jax.training import optimizer as optimizers
 
 SAME_ON_RESUME = (
     *("data", "model", "schedule", "prediction", "loss", "optimizer", "ema", "seed"),
@@ -38,6 +40,26 @@ def save_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
     if jax.process_index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
         files.write_json(file, json.loads(config.to_json()))
+
+
+def notes(workdir: Path, config: ml_collections.ConfigDict) -> list[str]:
+    """What is other than before in a run that goes on, in words: its length, its pictures."""
+    if not (workdir / CONFIG_FILE).exists():
+        return []
+    before, found = load_config(workdir), []
+    was, now = (optimizers.decay_steps(one) for one in (before, config))
+    if was != now:
+        found.append(
+            f"the learning rate now falls to 0 at step {now}, it was {was}; the run goes on by the "
+            "new rule, other than one of that length from the beginning"
+        )
+    was, now = (dataclasses.asdict(Recipe.of(one)) for one in (before, config))
+    changed = [
+        f"{name}={now[name]!r}, it was {was[name]!r}" for name in was if was[name] != now[name]
+    ]
+    if changed:
+        found.append(f"the run's pictures are now drawn with config.sample.{', '.join(changed)}")
+    return found
 
 
 def check(file: Path, old: dict[str, Any], new: dict[str, Any]) -> None:

@@ -103,10 +103,11 @@ def merge(params: Any, taken: dict | None) -> Any:
 
 
 def record(config: ml_collections.ConfigDict, start: Model | None, source: Any) -> Any:
-    """The config with the names of its classes, and fingerprints that a resume can compare."""
+    """The config with its classes' names, fingerprints that a resume can compare, and version."""
     config = config.copy_and_resolve_references()
     names = source.class_names if start is None else start.inputs.class_names
     with config.unlocked():
+        config.version = experiment.version()
         if len(names) == config.model.get("num_classes", 0):
             config.data.class_names = tuple(config.data.get("class_names") or names)
         config.data_fingerprint = fingerprint(source)
