@@ -19,7 +19,7 @@ from ddim_jax import experiment
 from ddim_jax.adaptive_sampling import Tolerance
 from ddim_jax.data.images import TEXT
 from ddim_jax.model import Model
-from ddim_jax.recipe import Recipe
+from ddim_jax.recipe import Recipe, whole_path
 
 NPZ = "about"
 
@@ -102,7 +102,7 @@ def about(
         maker(model)
         | {
             "path": path and str(path),
-            "recipe": _plain(dataclasses.asdict(recipe)),
+            "recipe": _plain(dataclasses.asdict(recipe) | {"stride": whole_path(recipe.stride)}),
             "table": _digest(model, recipe),
             "seed": int(seed),
             "batch_size": int(min(batch_size, len(index))),

@@ -237,6 +237,11 @@ def make_times(
     return make(schedule, DEFAULT_STEPS if steps is None else steps, **options)
 
 
+def whole_path(stride: str | None) -> str | None:
+    """A stride by which it is found from any folder: of a file its whole path, else its name."""
+    return str(Path(stride).absolute()) if _is_file(stride) else stride
+
+
 def _is_file(stride: str | None) -> bool:
     return stride is not None and stride.endswith(".json")
 
