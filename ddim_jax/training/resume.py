@@ -15,6 +15,7 @@ import ml_collections
 
 from ddim_jax import files
 from ddim_jax.checkpoints.workdir import CONFIG_FILE, load_config
+from ddim_jax.names import few
 from ddim_jax.networks import NETWORKS
 from ddim_jax.recipe import Recipe
 from ddim_jax.training import fields
@@ -80,6 +81,12 @@ def check(file: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
 
 
 def _check_data(file: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    was, now = (list(config["data"].get("class_names") or ()) for config in (old, new))
+    if was and was != now:
+        raise ValueError(
+            f"the data of the run in {file.parent} have changed: the classes were {few(was)}, they "
+            f"are {few(now) or 'without names'}; restore the data, or choose another --workdir"
+        )
     if DATA not in old or DATA not in new or old[DATA] == new[DATA]:
         return
     way_out = f"to go on with these all the same, remove {DATA} from {file}"
