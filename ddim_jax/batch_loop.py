@@ -130,7 +130,7 @@ class Generator:
             NotFiniteSamples: a ValueError; a sample is infinite or NaN.
         """
         count = len(index)
-        check_count(count, batch_size)
+        count, batch_size = check_count(count, batch_size)
         size = min(batch_size, count)
         size += -size % min(size, jax.local_device_count())
         for first in range(0, count, size):
@@ -218,10 +218,10 @@ def _note_compilation() -> None:
     )
 
 
-def check_count(count: int, batch_size: int) -> None:
-    """Raises ValueError for no samples, batches of none, or numbers that are not whole."""
-    check_range("num_samples", count, f"[1, {2**31}]", whole=True)
-    check_range("batch_size", batch_size, "[1, inf)", whole=True)
+def check_count(count: int, batch_size: int) -> tuple[int, int]:
+    """Both as integers; ValueError for no samples, batches of none, or what is not whole."""
+    count = check_range("num_samples", count, f"[1, {2**31}]", whole=True)
+    return count, check_range("batch_size", batch_size, "[1, inf)", whole=True)
 
 
 def _finite(result: Any) -> np.ndarray:

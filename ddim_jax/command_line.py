@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from ddim_jax import parallel
+from ddim_jax import names, parallel
 
 
 class _Notes(logging.Handler):
@@ -27,9 +27,14 @@ def show_notes() -> None:
 
 
 class Parser(argparse.ArgumentParser):
-    """Of a command's flags, as which `run` writes arguments in messages."""
+    """Of a command's flags, as which `run` writes arguments in messages; 2.0 is a whole number."""
 
     flags: tuple[str, ...] = ()
+
+    def __init__(self, *args, **options):
+        """As of argparse."""
+        super().__init__(*args, **options)
+        self.register("type", int, names.whole_number)
 
     def parse_args(self, *args, **options) -> argparse.Namespace:
         """As of argparse."""

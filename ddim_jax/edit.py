@@ -24,7 +24,7 @@ from ddim_jax.editing import actions
 from ddim_jax.editing.inpainting import RESTORATIONS, inpaint
 from ddim_jax.editing.inversion import INVERSIONS
 from ddim_jax.editing.pictures import MASKS
-from ddim_jax.names import check_range
+from ddim_jax.names import check_range, whole_number
 
 
 def numbers(text: str) -> list[float]:
@@ -34,7 +34,7 @@ def numbers(text: str) -> list[float]:
 
 def whole_numbers(text: str) -> list[int]:
     """Reads whole numbers like 3,14,15."""
-    return [int(part) for part in text.split(",")]
+    return [whole_number(part) for part in text.split(",")]
 
 
 COMMON = {

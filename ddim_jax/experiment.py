@@ -9,6 +9,7 @@ The fields `data.image_shape`, `model.out_channels` and `model.num_classes` may 
 the data, see `resolve`. What a workdir keeps is resolved.
 """
 
+import importlib.metadata
 from typing import Any
 
 import ml_collections
@@ -17,7 +18,7 @@ from ddim_jax import codecs, data
 from ddim_jax.data.images import height_width
 from ddim_jax.inputs import Inputs
 from ddim_jax.model import Model
-from ddim_jax.names import check_options, check_range, lookup, make
+from ddim_jax.names import as_whole, check_options, check_range, lookup, make
 from ddim_jax.networks import AUTOENCODERS, NETWORKS
 from ddim_jax.networks.clip import ClipText
 from ddim_jax.predictions import PREDICTIONS
@@ -84,10 +85,10 @@ def resolve(config: ml_collections.ConfigDict, source: Any = None) -> ml_collect
         FileNotFoundError: the data are asked for, and not there.
         ValueError: as `load_data`.
     """
+    config = _whole_numbers(config)
     if not is_open(config):
         return config
     source = load_data(config, checked=False) if source is None else source
-    config = config.copy_and_resolve_references()
     with config.unlocked(), config.ignore_type():
         config.data.image_shape = tuple(config.data.get("image_shape") or source.image_shape)
         if config.model.get("out_channels", 0) is None:
@@ -99,6 +100,40 @@ def resolve(config: ml_collections.ConfigDict, source: Any = None) -> ml_collect
             if not source.num_classes and config.sample.get("guidance_scale"):
                 config.sample.guidance_scale = 1.0
     return config
+
+
+def _whole_numbers(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """The config with counts like 1e5 as integers; options of what it names are seen to there."""
+    config = config.copy_and_resolve_references()
+    sections = [config.get("data"), config.get("train")]  # where no number has a fraction
+    fields = [(section, name) for section in filter(None, sections) for name in section]
+    for section, name in [*fields, (config, "seed"), (config.get("sample", {}), "num_samples")]:
+        value = section.get(name)
+        several = isinstance(value, list | tuple)
+        whole = type(value)(map(as_whole, value)) if several else as_whole(value)
+        if repr(whole) != repr(value):
+            with config.unlocked():
+                del section[name]  # whose type stays otherwise
+                section[name] = whole
+    return config
+
+
+def version() -> str:
+    """Of the package; configs in files say it."""
+    return importlib.metadata.version("ddim_jax")
+
+
+def of_file(config: dict[str, Any]) -> ml_collections.ConfigDict:
+    """A config read from a workdir or an exported file, as the version that wrote it meant it.
+
+    Version 0.1 said no version. Its quadratic strides began at 0.8 T on every schedule.
+    """
+    sample, config = dict(config.get("sample") or {}), dict(config)
+    options = dict(sample.get("stride_options") or {})
+    if "version" not in config and sample.get("stride") == "quadratic":
+        sample["stride_options"] = {"fraction": 0.8} | options
+        config["sample"] = sample
+    return ml_collections.ConfigDict(config)
 
 
 def build(config: ml_collections.ConfigDict) -> Model:
@@ -166,7 +201,7 @@ def build_network(section: ml_collections.ConfigDict) -> Any:
     if not options.get("vector_dim"):  # which version 0.1 had, and nothing could use
         options.pop("vector_dim", None)
     network = lookup(NETWORKS, options.pop("name", "unet"), "network")
-    check_options(network, options, "model")
+    options = check_options(network, options, "model")
     return network(**_with_tuples(options))
 
 

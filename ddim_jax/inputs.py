@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddim_jax.names import few
+from ddim_jax.names import as_whole, few, parse_value
 
 Array = Any
 UNLABELLED = "guidance_scale=0 draws without a label"
@@ -138,6 +138,8 @@ class Inputs:
     def _label(self, given: Any) -> int:
         """The number of one class, given by its number or name."""
         names = {name.casefold(): number for number, name in enumerate(self.class_names)}
+        if isinstance(given, str) and given.strip() in self.class_names:  # Dog beside dog
+            return self.class_names.index(given.strip())
         if isinstance(given, str) and given.strip().casefold() in names:
             return names[given.strip().casefold()]
         number = _whole_number(given)
@@ -374,8 +376,6 @@ def _listed(given: Any) -> list:
 
 def _whole_number(given: Any) -> int | None:
     """The integer that a number or a string stands for; None if it stands for none."""
-    try:
-        number = int(given)
-    except (TypeError, ValueError):
-        return None
-    return number if isinstance(given, str) or number == given else None
+    number = as_whole(parse_value(given) if isinstance(given, str) else given)
+    number = number.item() if np.ndim(number) == 0 and hasattr(number, "item") else number
+    return number if isinstance(number, int) and not isinstance(number, bool) else None

@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ddim_jax.names import as_whole
+
 Array = Any
 SEEDS = 2**64
 """How many seeds there are."""
@@ -32,15 +34,16 @@ def check_seed(seed: Any, what: str = "seed", seeds: int = SEEDS) -> int:
     """Returns a seed as an int.
 
     Args:
-        seed: a whole number, of Python or numpy.
+        seed: a whole number, of Python or numpy; no bool.
         what: its name, for the message.
         seeds: how many there are: 0..seeds - 1.
 
     Raises:
         ValueError: another type or number; none stands for another one.
     """
+    number = as_whole(seed)
     try:
-        number = operator.index(seed)
+        number = -1 if isinstance(number, bool) else operator.index(number)
     except TypeError:
         number = -1
     if not 0 <= number < seeds:

@@ -478,7 +478,7 @@ class Model:
         """
         recipe = recipe or self.recipe
         self.check(recipe)
-        check_count(count, batch_size)
+        count, batch_size = check_count(count, batch_size)
         if prompt is None and self.inputs.takes("text"):
             raise ValueError("this network draws from a text: give a prompt; '' for none")
         table, labels = recipe.table(self.schedule), self.inputs.labels(label, count)

@@ -1,7 +1,8 @@
 """Names become functions here: look up a name, check its options, call what it names.
 
 An option's type is checked by the annotation of its parameter (`float`: a number, `int`: a whole
-one), its range by the function itself, so once for flags, Python and configs.
+one), its range by the function itself, so once for flags, Python and configs. A whole number may be
+written 2.0, and is 2 from there on.
 
 A section is a mapping with a `name`; its other entries are options of the function of that name:
 `make(SCHEDULES, {"name": "cosine", "log_snr_min": -15}, "schedule")` is
@@ -38,7 +39,7 @@ def lookup(known: Mapping[str, Any], name: str, what: str) -> Any:
     return known[name]
 
 
-def check_options(make: Callable, options: Mapping[str, Any], what: str) -> None:
+def check_options(make: Callable, options: Mapping[str, Any], what: str) -> dict[str, Any]:
     """Checks that a function takes options of these names and types.
 
     Args:
@@ -47,21 +48,27 @@ def check_options(make: Callable, options: Mapping[str, Any], what: str) -> None
         options: by name.
         what: whose options they are, such as "solver 'ddim'", for the message.
 
+    Returns:
+        The options, whole numbers as integers.
+
     Raises:
         ValueError: an unknown option; the message gives the nearest and lists all known ones. A
             value of another type than the parameter's annotation, where that is a number, a text
             or a bool; NaN.
     """
-    parameters = inspect.signature(make).parameters
+    parameters, taken = inspect.signature(make).parameters, dict(options)
     for name, value in options.items():
-        annotation = parameters[name].annotation if name in parameters else None
-        if (wanted := _misfit(value, annotation)) is not None:
+        kinds = _kinds(parameters[name].annotation if name in parameters else None)
+        if (wanted := _misfit(value, kinds)) is not None:
             raise ValueError(f"{name} of {what} must be {wanted}, got {value!r}")
+        if int in kinds and float not in kinds:
+            taken[name] = as_whole(value)
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return
+        return taken
     hidden = ("name", "parent") if inspect.isclass(make) else ()
     known = [name for name in parameters if name not in hidden]
     check_names(options, known, what)
+    return taken
 
 
 def check_names(options: Iterable[str], known: Collection[str], what: str) -> None:
@@ -75,7 +82,7 @@ def check_names(options: Iterable[str], known: Collection[str], what: str) -> No
 
 def check_range(
     name: str, value: Any, within: str = "(-inf, inf)", hint: str = "", *, whole: bool = False
-) -> None:
+) -> Any:
     """Checks that an option is a finite number in a range.
 
     Args:
@@ -83,13 +90,16 @@ def check_range(
         value: what was given.
         within: the range, like "[0, 1)" or "(0, inf)".
         hint: the way out, such as a usual value.
-        whole: integers only.
+        whole: integers only, which may be written 2.0.
+
+    Returns:
+        The number; an integer if `whole`.
 
     Raises:
         ValueError: no number (True and False are none), not finite, not whole, or out of range.
     """
     low, high = map(float, within[1:-1].split(","))
-    value = _scalar(value)
+    value = _scalar(as_whole(value) if whole else value)
     kind = numbers.Integral if whole else numbers.Real
     if isinstance(value, bool) or not isinstance(value, kind):
         rule = "a whole number" if whole else "a number"
@@ -101,7 +111,7 @@ def check_range(
     elif value == high and within[-1] == ")":
         rule = _range(within)
     else:
-        return
+        return value
     raise ValueError(f"{name} must be {rule}, got {value!r}" + (f"; {hint}" if hint else ""))
 
 
@@ -135,8 +145,7 @@ def make(known: Mapping[str, Callable], section: Mapping[str, Any], what: str, *
     if "name" not in options:
         raise ValueError(f"{what} needs a name, one of {', '.join(known)}, got {options}")
     function = lookup(known, options.pop("name"), what)
-    check_options(function, options, what)
-    return function(*args, **options)
+    return function(*args, **check_options(function, options, what))
 
 
 def parse_options(text: str | Iterable[str], what: str) -> dict[str, Any]:
@@ -173,6 +182,25 @@ def parse_value(text: str) -> Any:
     return text
 
 
+def as_whole(value: Any) -> Any:
+    """Returns a number like 2.0 as 2, and anything else as it is."""
+    number = _scalar(value)
+    is_whole = isinstance(number, numbers.Real) and not isinstance(number, numbers.Integral)
+    return int(number) if is_whole and float(number).is_integer() else value
+
+
+def whole_number(text: str) -> int:
+    """Reads a whole number, which may be written 2.0 or 1e3.
+
+    Raises:
+        ValueError: it is none.
+    """
+    number = as_whole(parse_value(text))
+    if isinstance(number, bool) or not isinstance(number, int):
+        raise ValueError(f"{text!r} is no whole number")
+    return number
+
+
 def few(names: Iterable[str]) -> str:
     """Returns the first five names, for a message."""
     names = list(names)
@@ -184,17 +212,21 @@ def _scalar(value: Any) -> Any:
     return value.item() if getattr(value, "ndim", None) == 0 and hasattr(value, "item") else value
 
 
-def _misfit(value: Any, annotation: Any) -> str | None:
-    """What a value must be for its parameter's annotation; None where it is, or nothing is known.
+def _kinds(annotation: Any) -> Collection[Any]:
+    """The types that an annotation allows."""
+    return typing.get_args(annotation) if isinstance(annotation, types.UnionType) else [annotation]
+
+
+def _misfit(value: Any, kinds: Collection[Any]) -> str | None:
+    """What a value must be for the types allowed; None where it is, or nothing is known.
 
     A whole number may be written 2.0; a bool is no number.
     """
     value = _scalar(value)
-    kinds = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else [annotation]
     number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     fits = {
         float: number and not math.isnan(value),
-        int: number and (isinstance(value, numbers.Integral) or float(value).is_integer()),
+        int: number and isinstance(as_whole(value), numbers.Integral),
         bool: isinstance(value, bool),
         str: isinstance(value, str),
         type(None): value is None,

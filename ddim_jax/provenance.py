@@ -7,7 +7,6 @@ command instead.
 """
 
 import dataclasses
-import importlib.metadata
 import json
 import zipfile
 from collections.abc import Sequence
@@ -18,10 +17,11 @@ import jax
 import numpy as np
 from PIL import Image
 
+from ddim_jax import experiment
 from ddim_jax.adaptive_sampling import Tolerance
 from ddim_jax.data.images import TEXT
 from ddim_jax.model import Model
-from ddim_jax.recipe import Recipe
+from ddim_jax.recipe import Recipe, whole_path
 
 NPZ = "about"
 
@@ -118,7 +118,7 @@ def about(
         maker(model)
         | {
             "path": path and str(path),
-            "recipe": _plain(dataclasses.asdict(recipe)),
+            "recipe": _plain(dataclasses.asdict(recipe) | {"stride": whole_path(recipe.stride)}),
             "table": _digest(model, recipe),
             "seed": int(seed),
             "batch_size": int(min(batch_size, len(index))),
@@ -144,7 +144,7 @@ def places(
 def maker(model: Model) -> dict[str, Any]:
     """The part of `about` that says which model and version."""
     return {
-        "version": importlib.metadata.version("ddim_jax"),
+        "version": experiment.version(),
         "checkpoint": model.name,
         "step": model.step,
         "weights": model.fingerprint,

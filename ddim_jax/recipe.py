@@ -77,7 +77,8 @@ class Recipe:
             if not isinstance(getattr(self, name), Mapping):
                 raise ValueError(f"{name} must be a dict of options, got {getattr(self, name)!r}")
         if self.steps is not None:
-            check_range("steps", self.steps, f"[1, {MOST_STEPS}]", whole=True)
+            steps = check_range("steps", self.steps, f"[1, {MOST_STEPS}]", whole=True)
+            object.__setattr__(self, "steps", steps)
         within = f"[-{MOST_GUIDANCE}, {MOST_GUIDANCE}]"
         check_range("guidance_scale", self.guidance_scale, within, "1 is none")
         check_range("guidance_rescale", self.guidance_rescale, "[0, 1]")
@@ -106,7 +107,7 @@ class Recipe:
             ValueError: a field that no recipe has.
         """
         changes = {name: value for name, value in changes.items() if value is not None}
-        check_options(Recipe, changes, "a recipe")
+        changes = check_options(Recipe, changes, "a recipe")
         reset: dict[str, Any] = {}
         if "solver" in changes:
             reset["solver_options"] = {}
@@ -134,7 +135,7 @@ class Recipe:
         named, options = lookup(SOLVERS, self.solver, "solver"), dict(self.solver_options)
         data_std = options.pop("analytical_first_step", None)
         limit = {name: options.pop(name) for name in ("lam_min",) if name in options}
-        check_options(named.make, options, f"solver {self.solver!r}")
+        options = check_options(named.make, options, f"solver {self.solver!r}")
         solver = dataclasses.replace(named.make(**options), **limit)
         return solver if data_std is None else solvers.analytical_first_step(solver, data_std)
 
@@ -232,8 +233,13 @@ def make_times(
         ValueError: an unknown name or option, steps out of range.
     """
     make = lookup(STRIDES, stride, "stride")
-    check_options(make, options or {}, f"stride {stride!r}")
-    return make(schedule, DEFAULT_STEPS if steps is None else steps, **(options or {}))
+    options = check_options(make, options or {}, f"stride {stride!r}")
+    return make(schedule, DEFAULT_STEPS if steps is None else steps, **options)
+
+
+def whole_path(stride: str | None) -> str | None:
+    """A stride by which it is found from any folder: of a file its whole path, else its name."""
+    return str(Path(stride).absolute()) if _is_file(stride) else stride
 
 
 def _is_file(stride: str | None) -> bool:

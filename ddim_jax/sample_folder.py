@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from ddim_jax import files, interrupts, provenance
+from ddim_jax import files, interrupts, keys, provenance
 from ddim_jax.batch_loop import check_count
 from ddim_jax.data.images import to_pil, write_png
 from ddim_jax.model import Model
@@ -83,7 +83,8 @@ def draw(
     """
     recipe, folder = recipe or model.recipe, Path(folder)
     model.check(recipe)
-    check_count(num_samples, batch_size)
+    num_samples, batch_size = check_count(num_samples, batch_size)
+    seed = keys.check_seed(seed)
     table, labels = recipe.table(model.schedule), model.inputs.labels(label, num_samples)
     about = model.origin(table) | {
         "seed": seed,

@@ -106,6 +106,9 @@ def options_of_classes():
         yield "EDMEulerScheduler", o | {"sigma_max": 40.0, "rho": 5.0}
         yield "EDMDPMSolverMultistepScheduler", o
         yield "EDMDPMSolverMultistepScheduler", o | {"solver_order": 3}
+    for sigmas, order in itertools.product(SIGMAS, (1, 3)):  # where single precision loses most
+        yield "DEISMultistepScheduler", COSINE | sigmas | {"solver_order": order}
+        yield "DEISMultistepScheduler", LINEAR | sigmas | {"solver_order": order}
 
 
 def multistep_options():

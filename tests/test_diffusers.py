@@ -248,3 +248,49 @@ def test_schedules_that_diffusers_does_not_have(tmp_path):
     model.config.schedule = digits.get_config().schedule
     with pytest.raises(ValueError, match="no schedule 'cosine' with prediction 'eps'"):
         diffusers.write(tmp_path / "net", model.config, model.params)
+
+
+def test_a_folder_with_one_group_is_read_again(tmp_path):
+    model = network(channels=8, group_channels=32, attention_resolutions=())
+    diffusers.write(tmp_path / "net", model.config, model.params)
+    assert checkpoints.load(tmp_path / "net").fingerprint == model.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"channel_mults": (2, 1)}, "first level has 64 channels of 32, only with channel_mults"),
+        ({"time_scale": 2.0}, "no network with time_scale=2.0"),
+    ],
+)
+def test_what_would_be_read_as_another_network_is_not_written(tmp_path, changes, message):
+    model = network(**changes)
+    with pytest.raises(ValueError, match=message):
+        diffusers.write(tmp_path / "net", model.config, model.params)
+    assert not (tmp_path / "net").exists()
+
+
+@pytest.mark.parametrize(
+    ("part", "wrong", "message"),
+    [
+        ("_their_model", {"act_fn": "gelu"}, "act_fn='gelu' is not supported"),
+        ("_their_model", {"norm_num_groups": 3}, "norm_num_groups=3"),
+        ("_their_model", {"norm_eps": 0.5}, "read this network with norm_eps=0.5, it has 1e-06"),
+        ("their_scheduler", {"beta_schedule": "laplace"}, "beta_schedule='laplace'"),
+        ("their_scheduler", {"beta_end": 0.5}, "diffusers would read another schedule than"),
+        ("their_scheduler", {"num_train_timesteps": 7}, "diffusers would read another schedule"),
+    ],
+)
+def test_what_our_reader_refuses_is_not_written(tmp_path, monkeypatch, part, wrong, message):
+    """Whatever comes to be written: the reader is asked first."""
+    model, write = network(), getattr(diffusers, part)
+    monkeypatch.setattr(diffusers, part, lambda config: write(config) | wrong)
+    with pytest.raises(ValueError, match=message):
+        diffusers.write(tmp_path / "net", model.config, model.params)
+    assert not (tmp_path / "net").exists()
+
+
+def test_widths_come_back_whole():
+    for first in range(4, 65, 2):
+        for width in range(4, 1025, 4):
+            assert int(first * diffusers._multiple(width, first)) == width

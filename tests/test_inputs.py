@@ -31,6 +31,7 @@ def test_facts_follow_from_what_is_declared():
         (2, [2] * 5),
         (np.int64(1), [1] * 5),
         ("2", [2] * 5),
+        (["2.0", 2.0], [2] * 5),
         ("wild goose", [2] * 5),
         ("CAT", [0] * 5),
         ([2, 0], [2, 0, 2, 0, 2]),
@@ -55,11 +56,19 @@ def test_labels_are_given_by_number_or_name_and_repeat(given, expected):
         ("cut", r"got cut \(did you mean 'cat'\?\)"),
         ("zebra", "got zebra; guidance_scale=0"),
         ([None], "got None"),
+        (True, "got True"),
+        ("2.5", "got 2.5"),
+        (float("nan"), "got nan"),
     ],
 )
 def test_labels_that_are_no_classes(given, message):
     with pytest.raises(ValueError, match=message):
         ANIMALS.labels(given, 4)
+
+
+def test_names_that_differ_in_capitals_are_apart():
+    names = Inputs(LABEL, ("Dog", "dog", "cat"))
+    assert [names.labels(name, 1)[0] for name in ("Dog", "dog", "Cat")] == [0, 1, 2]
 
 
 def test_networks_without_names_or_labels():

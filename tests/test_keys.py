@@ -17,7 +17,7 @@ def bits(of):
 
 
 def test_seeds_of_32_bits_are_those_of_jax():
-    for seed in (*FEW, np.uint32(7), np.int64(8)):
+    for seed in (*FEW, np.uint32(7), np.int64(8), 3.0):
         assert bits(keys.key(seed)) == bits(jax.random.key(int(seed)))
         expected = jax.random.fold_in(jax.random.key(int(seed)), 3)
         assert bits(keys.sample_keys(seed, [3])) == bits(expected)
@@ -32,7 +32,7 @@ def test_no_two_seeds_share_a_key_of_a_seed_sample_or_purpose():
     assert len(set(found)) == len(found)
 
 
-@pytest.mark.parametrize("seed", [-1, 2**64, 10**30, "a", 1.0, float("nan"), None])
+@pytest.mark.parametrize("seed", [-1, 2**64, 10**30, "a", 1.5, float("nan"), None, True])
 def test_other_seeds_are_refused(seed):
     with rejects(ValueError, "seed must be a whole number in 0..2^64 - 1", repr(seed)):
         keys.key(seed)

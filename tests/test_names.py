@@ -1,9 +1,15 @@
 import flax.linen as nn
+import jax
 import numpy as np
 import pytest
 
-from ddim_jax import names
+from configs import digits
+from ddim_jax import command_line, experiment, names, recipe, schedules, strides
+from ddim_jax.editing import restoration
 from tests.errors import rejects
+from tests.tiny import tiny
+
+COSINE = schedules.cosine()
 
 
 def scaled(x, *, scale=1.0, offset=0):
@@ -118,9 +124,10 @@ def test_numbers_in_a_range(within, good, bad, rule):
 
 
 def test_whole_numbers():
-    for value in (1, np.int64(3), 10**400):
-        names.check_range("x", value, "[1, inf)", whole=True)
-    for value in (1.0, 2.5, "2", False, np.nan):
+    for value in (1, np.int64(3), 10**400, 2.0, np.float32(2)):
+        taken = names.check_range("x", value, "[1, inf)", whole=True)
+        assert taken == value and isinstance(taken, int)
+    for value in (2.5, "2", False, np.nan, np.inf):
         with rejects(ValueError, "x must be a whole number, got "):
             names.check_range("x", value, "[1, inf)", whole=True)
 
@@ -156,9 +163,62 @@ def test_values_that_fit_their_parameter():
     for value in (1, 1.0, np.float32(2), np.int64(3), float("inf")):
         names.check_options(limited, {"scale": value}, "map")
     for value in (1, 2.0, None, np.int64(3)):
-        names.check_options(limited, {"count": value}, "map")
+        taken = names.check_options(limited, {"count": value}, "map")["count"]
+        assert taken == value and not isinstance(taken, float)
+    assert names.check_options(limited, {"scale": 2.0}, "map")["scale"].hex()  # still a float
     names.check_options(limited, {"exact": False, "name": "a"}, "map")
 
 
 def test_infinity_and_nan_are_read_as_numbers():
     assert names.parse_value("nan") != names.parse_value("nan") and names.parse_value("inf") > 1
+
+
+@pytest.mark.parametrize("text, number", [("7", 7), ("2.0", 2), ("1e3", 1000), ("007", 7)])
+def test_whole_numbers_of_a_command_line(text, number):
+    assert names.whole_number(text) == number
+    parser = command_line.Parser()
+    parser.add_argument("--num", type=int)
+    assert parser.parse_args([f"--num={text}"]).num == number
+
+
+@pytest.mark.parametrize("text", ["2.5", "", "two", "nan", "inf", "True", "None", "[1]"])
+def test_what_is_no_whole_number(text, capsys):
+    parser = command_line.Parser()
+    parser.add_argument("--num", type=int)
+    with pytest.raises(SystemExit):
+        parser.parse_args([f"--num={text}"])
+    assert "argument --num: invalid int value" in capsys.readouterr().err
+
+
+WHOLE = [
+    lambda n: recipe.Recipe(steps=n).table(COSINE),
+    lambda n: recipe.Recipe().replace(steps=n).table(COSINE),
+    lambda n: recipe.Recipe("lms", solver_options={"order": n}).table(COSINE),
+    lambda n: schedules.ddpm_linear(n).level(np.array([0.25, 0.5])),
+    *(lambda n, s=s: s(COSINE, n, lam_min=-4.0) for s in strides.STRIDES.values()),
+    lambda n: strides.uniform(schedules.ddpm_linear(), 2, among=n),
+    lambda n: restoration.repaint(COSINE, strides.uniform(COSINE, 8), n, n),
+]
+
+
+@pytest.mark.parametrize("make", WHOLE)
+def test_two_is_two_however_it_is_written(make):
+    jax.tree.map(np.testing.assert_array_equal, make(4.0), make(4))
+    for wrong in (2.5, "4", np.nan, True):
+        with pytest.raises(ValueError, match="must be"):
+            make(wrong)
+
+
+def test_a_config_may_write_its_counts_as_floats():
+    config = tiny(digits.get_config())
+    with config.unlocked(), config.ignore_type():
+        config.train.update(steps=2.0, batch_size=4.0, log_every=1e0, keep=2.0)
+        config.update(seed=0.0)
+        config.model.update(channels=8.0, num_blocks=1.0)
+        config.data.update(resize=8.0, image_shape=(8.0, 8, 1.0))
+        config.sample.update(steps=2.0, num_samples=2.0)
+        config.optimizer.warmup_steps = 1.0
+    built = experiment.build(config)
+    assert repr(built.config.train.to_dict()) == repr(tiny(digits.get_config()).train.to_dict())
+    assert built.config.data.image_shape == (8, 8, 1) and built.config.sample.num_samples == 2
+    assert built.network.channels == 8 and type(built.network.channels) is int

@@ -1,9 +1,12 @@
 import numpy as np
 import pytest
 
-from ddim_jax import data
+from configs import digits
+from ddim_jax import data, experiment
+from ddim_jax.training import resume, teacher
 from tests.errors import rejects
 from tests.pictures import equal, noise
+from tests.tiny import tiny
 
 
 @pytest.mark.parametrize("x_key, y_key", [("train_x", "train_y"), ("images", "labels"), ("x", "y")])
@@ -60,3 +63,63 @@ def test_npz_missing_split_file_and_garbage(tmp_path):
     np.save(tmp_path / "one.npy", noise(2, 8, 8))
     with rejects(ValueError, "one.npy", "cannot be read", "numpy.savez"):
         data.load(f"npz:{tmp_path / 'one.npy'}")
+
+
+def test_npz_class_names(tmp_path):
+    images, labels = noise(4, 8, 8), np.array([0, 2, 1, 2])
+    np.savez(tmp_path / "a.npz", x=images, y=labels, class_names=["dog", "Cat", "öre"])
+    source = data.load(f"npz:{tmp_path / 'a.npz'}")
+    assert (source.class_names, source.num_classes, source.note) == (("dog", "Cat", "öre"), 3, "")
+    np.savez(tmp_path / "a.npz", x=images, y=labels, class_names=["0", "1", "2"])
+    assert data.load(f"npz:{tmp_path / 'a.npz'}").class_names == ()  # only their numbers
+    np.savez(tmp_path / "a.npz", x=images, y=labels, class_names=list("abcde"))
+    source = data.load(f"npz:{tmp_path / 'a.npz'}")
+    assert (source.num_classes, source.note) == (5, "no image of 2 of 5 classes (d, e)")
+    np.savez(tmp_path / "a.npz", x=images, y=labels + 1)
+    assert data.load(f"npz:{tmp_path / 'a.npz'}").note == "no image of 1 of 4 classes (0)"
+
+
+@pytest.mark.parametrize(
+    "names, parts",
+    [
+        (["a", "b"], ["has labels up to 2 in 'y'", "one name for each class"]),
+        (["a", "b", "a"], ["holds a name twice"]),
+        (["a", "b", " "], ["list of texts"]),
+        ([1, 2, 3], ["list of texts", "int64"]),
+        ([["a", "b", "c"]], ["list of texts", "[1, 3]"]),
+        ("a,b,c", ["list of texts", "[]"]),
+        (np.array(["a", None, "c"]), ["plain arrays"]),
+        ([b"a", b"b", b"c"], ["list of texts"]),
+    ],
+)
+def test_npz_class_names_that_are_none(tmp_path, names, parts):
+    np.savez(tmp_path / "a.npz", x=noise(4, 8, 8), y=np.array([0, 2, 1, 2]), class_names=names)
+    with rejects(ValueError, "a.npz", *parts):
+        data.load(f"npz:{tmp_path / 'a.npz'}")
+
+
+def test_npz_class_names_without_labels(tmp_path):
+    np.savez(tmp_path / "a.npz", x=noise(4, 8, 8), class_names=["a"])
+    with rejects(ValueError, "'class_names' of", "the file has no labels"):
+        data.load(f"npz:{tmp_path / 'a.npz'}")
+
+
+def test_other_names_are_other_data(tmp_path):
+    """Swapped, renamed, lost: a run does not go on; named later it does."""
+
+    def config(names):
+        labels = np.array([0, 2, 1, 2])
+        more = {} if names is None else {"class_names": names}
+        np.savez(tmp_path / "a.npz", x=np.zeros((4, 8, 8), np.uint8), y=labels, **more)
+        config = tiny(digits.get_config())
+        config.data.name = f"npz:{tmp_path / 'a.npz'}"
+        config.model.num_classes = 3
+        config = experiment.resolve(config)
+        return teacher.record(config, None, experiment.load_data(config))
+
+    resume.save_config(tmp_path / "run", config(None))
+    resume.save_config(tmp_path / "run", config(["dog", "cat", "ant"]))
+    for names in (["cat", "dog", "ant"], ["dog", "cat", "bee"], None):
+        with rejects(ValueError, "the data of the run in", "classes were dog, cat, ant", "restore"):
+            resume.save_config(tmp_path / "run", config(names))
+    resume.save_config(tmp_path / "run", config(["dog", "cat", "ant"]))

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 
 import ddim_jax
-from ddim_jax import checkpoints, sample_folder
+from configs import digits
+from ddim_jax import checkpoints, experiment, sample_folder, strides
 from ddim_jax.checkpoints import workdir as workdirs
-from ddim_jax.training import loop, reflow_pairs
+from ddim_jax.training import loop, reflow_pairs, resume, teacher
+from tests.tiny import tiny
 
 ARCHIVE = Path(__file__).parent / "fixtures" / "release_0_1.tar.gz"
 
@@ -98,3 +100,34 @@ def test_an_old_file_is_exported_again(old):
     model = ddim_jax.load(old / "file.safetensors")
     checkpoints.save(old / "again.safetensors", model, "float16")
     assert ddim_jax.load(old / "again.safetensors").fingerprint == model.fingerprint
+
+
+def test_a_quadratic_stride_of_an_old_workdir_starts_where_it_did(old, tmp_path):
+    """At 0.8 T; one without a fraction in a config of today begins at T on a cosine schedule."""
+    file = old / "workdir" / "config.json"
+    content = json.loads(file.read_text())
+    content["sample"]["stride"] = "quadratic"
+    file.write_text(json.dumps(content))
+    model = ddim_jax.load(old / "workdir")
+    quadratic = strides.quadratic(model.schedule, 2, fraction=0.8)
+    np.testing.assert_array_equal(model.recipe.times(model.schedule), quadratic)
+
+    again = tmp_path / "again.safetensors"
+    checkpoints.save(again, model)  # by today's version
+    assert ddim_jax.load(again).recipe == model.recipe
+
+    config = workdirs.load_config(old / "workdir")
+    config.sample.stride_options = {}  # as in the config file of a run of today
+    (note,) = resume.notes(old / "workdir", config)
+    assert note.endswith("config.sample.stride_options={}, it was {'fraction': 0.8}")
+
+
+def test_files_of_today_say_their_version(tmp_path):
+    config = tiny(digits.get_config())
+    config.sample.stride = "quadratic"
+    config = experiment.resolve(config)
+    written = teacher.record(config, None, experiment.load_data(config))
+    resume.save_config(tmp_path, written)
+    assert written.version == experiment.version()
+    found = experiment.build(workdirs.load_config(tmp_path))
+    assert found.recipe.times(found.schedule)[0] == 1.0

@@ -6,11 +6,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddim_jax import checkpoints, data, edit, provenance, sample_folder
+from configs import digits
+from ddim_jax import checkpoints, data, edit, experiment, provenance, sample_folder, strides
 from ddim_jax.evaluation import shards
+from ddim_jax.strides import learned
+from ddim_jax.strides.learned import LearnedStride
+from ddim_jax.training import teacher
 from ddim_jax.training.sample_grid import SampleGrid
 from tests.errors import rejects
 from tests.test_sample_command import command  # noqa: F401
+from tests.tiny import tiny
 
 
 def pixels(path):
@@ -42,8 +47,28 @@ def test_a_sheet_and_arrays_are_drawn_again(command, tmp_path):  # noqa: F811
         command(like="a.png", checkpoint="digits_4step", out="f.png", **again)
 
 
+def test_a_learned_stride_is_found_from_another_folder(command, model, tmp_path, monkeypatch):  # noqa: F811
+    times = strides.uniform(model.schedule, 2)
+    lam = model.schedule.half_log_snr(times[:-1])
+    stride = LearnedStride(times, "none", {}, "ddim", lam, 1.0, "digits", model.fingerprint)
+    learned.save(tmp_path / "strides" / "two.json", stride)
+    given = dict(solver="ddim", steps=None, num_samples=1)
+    command(out="a.png", stride="strides/two.json", **given)
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    command(like="../a.png", out="b.png", num_samples=None, steps=None)
+    np.testing.assert_array_equal(pixels("../a.png"), pixels("b.png"))
+    config = tiny(digits.get_config())
+    config.sample.stride = "../strides/two.json"
+    config.sample.steps = None
+    source = experiment.load_data(config)
+    kept = teacher.record(experiment.resolve(config), None, source)
+    monkeypatch.chdir(tmp_path)
+    assert experiment.build(kept).recipe.times(model.schedule).tolist() == times.tolist()
+
+
 def test_one_picture_of_a_folder_is_drawn_again(command, model, tmp_path):  # noqa: F811
-    given = dict(num_samples=7, label=[3, 5], batch_size=4, seed=1)
+    given = dict(num_samples=7, label=[3, 5], batch_size=4, seed=np.int64(1))
     sample_folder.draw(tmp_path / "set", model, **given)
     for path in (tmp_path / "set").rglob("000000[25].png"):
         drawn = provenance.read(path)

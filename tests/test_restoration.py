@@ -197,7 +197,10 @@ def test_a_blur_is_a_gaussian_of_that_width():
     [
         (lambda: restoration.average(1), "factor must be in .2, 4096., got 1"),
         (lambda: restoration.blur(0), "std must be positive, got 0"),
-        (lambda: restoration.repaint(SCHEDULE, np.linspace(1, 0, 5), 0), "jump_length and resampl"),
+        (
+            lambda: restoration.repaint(SCHEDULE, np.linspace(1, 0, 5), 0),
+            "jump_length must be at l",
+        ),
         (
             lambda: restoration.average(4).forward(jnp.ones((1, 6, 8, 1))),
             "6 x 8 pixels are not div",

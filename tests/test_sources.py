@@ -78,9 +78,10 @@ def test_load_checks_its_options():
         data.load("digits", "test")
     with rejects(ValueError, "channels must be 1 (grey) or 3 (RGB), got 4"):
         data.load("digits", channels=4)
-    for size in (0, -1, 2.5, "8", True, (8, 0), (8, 8.0)):
+    for size in (0, -1, 2.5, "8", True, (8, 0), (8, 8.5)):
         with rejects(ValueError, "image_size must be ", "got ", "leave it out"):
             data.load("digits", image_size=size)
+    assert data.load("digits", image_size=8.0).image_shape == (8, 8, 1)
     with rejects(ValueError, "a size is one number or (height, width)", "(8, 8, 8)"):
         data.load("digits", image_size=(8, 8, 8))
 

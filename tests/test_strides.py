@@ -275,7 +275,7 @@ def test_lam_min_moves_the_noisy_end_to_a_trained_index(name):
         (lambda: strides.uniform(LINEAR, 1, spacing="leading"), "use spacing='trailing'"),
         (lambda: strides.uniform(LINEAR, 5, rounded=False), "belongs to spacing='linspace'"),
         (lambda: strides.uniform(LINEAR, 5, spacing="leading", among=9), "among belongs to"),
-        (lambda: strides.uniform(LINEAR, 5, among=4), "whole number from steps, 5, to 1000, got 4"),
+        (lambda: strides.uniform(LINEAR, 5, among=4), r"among must be in \[5, 1000\], got 4"),
         (lambda: strides.quadratic(LINEAR, 5, terminal="repeat"), "or 'skip', got 'repeat'"),
         (lambda: strides.karras(LINEAR, 5, offset=1), "offset belongs to spacing='leading'"),
         (lambda: strides.karras(LINEAR, 5, space="angle"), "space must be 'sigma' or 'flow'"),

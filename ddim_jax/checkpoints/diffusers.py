@@ -13,12 +13,14 @@ from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 
 from ddim_jax import experiment, files, schedules
 from ddim_jax.checkpoints import tensor_files, tensor_names
 from ddim_jax.checkpoints.diffusers_schedulers import scheduler, sections
 from ddim_jax.checkpoints.scheduler_options import BETAS, PREDICTIONS, Options
 from ddim_jax.checkpoints.tensors import to_ours, to_theirs
+from ddim_jax.names import make
 from ddim_jax.networks.layers import group_count
 
 __all__ = ["WEIGHTS", "is_folder", "read", "scheduler", "write"]
@@ -99,10 +101,12 @@ def write(path: Path, config: ml_collections.ConfigDict, params: Any) -> None:
 
     Raises:
         FileExistsError: the folder exists.
-        ValueError: diffusers has no such network or schedule.
+        ValueError: diffusers has no such network or schedule, or `read` would refuse the folder or
+            take it for another network. Nothing is written.
     """
     files.check_new(path, overwrite=None)
     options, scheduler = _their_model(config), their_scheduler(config)
+    _check_read_again(config, options, scheduler)
     net = experiment.build_network(config.model)
     tensors = to_theirs(tensor_names.unet(net), jax.device_get(params))
     for folder, name, content in (
@@ -112,6 +116,29 @@ def write(path: Path, config: ml_collections.ConfigDict, params: Any) -> None:
         (path / folder).mkdir(parents=True)
         files.write_json(path / folder / name, content)
     tensor_files.save(path / "unet" / WEIGHTS, tensors, {"format": "pt"})
+
+
+def _check_read_again(config: ml_collections.ConfigDict, options: dict, scheduler: dict) -> None:
+    """Raises ValueError unless `read` would make the same network and schedule of the folder."""
+    net, place = experiment.build_network(config.model), "the folder to be written"
+    own = Options(place, options)
+    own.get("in_channels")
+    again, parts = _model(own), drawing(scheduler)
+    known = {"channel_mults", "attention_resolutions", "group_channels", "null_label"}  # by content
+    for name in sorted(set(again) - known):
+        if getattr(net, name) != again[name]:
+            raise ValueError(
+                f"diffusers would read this network with {name}={again[name]!r}, it has "
+                f"{getattr(net, name)!r}"
+            )
+    made = [
+        make(schedules.SCHEDULES, section, "schedule")
+        for section in (config.schedule, parts["schedule"])
+    ]
+    t = np.arange(1, made[0].num_steps + 1) / made[0].num_steps
+    alphas = [schedule.level(t).alpha for schedule in made]
+    if made[0].num_steps != made[1].num_steps or not np.allclose(*alphas, atol=1e-4):
+        raise ValueError(f"diffusers would read another schedule than {config.schedule.to_dict()}")
 
 
 def _their_model(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -125,6 +152,11 @@ def _their_model(config: ml_collections.ConfigDict) -> dict[str, Any]:
         if getattr(net, name) != value:
             raise ValueError(f"diffusers has no network with {name}={getattr(net, name)!r}")
     widths = [int(net.channels * mult) for mult in net.channel_mults]
+    if widths[0] != net.channels:
+        raise ValueError(
+            f"diffusers has no network whose first level has {widths[0]} channels of "
+            f"{net.channels}, only with channel_mults that begin with 1"
+        )
     sizes = set(widths) | {a + b for a in widths for b in widths}
     groups, *others = sorted({group_count(size, net.group_channels) for size in sizes})
     if others:
@@ -245,7 +277,7 @@ def _model(o: Options) -> dict[str, Any]:
     arguments = dict(
         out_channels=o.get("out_channels", 3),
         channels=widths[0],
-        channel_mults=tuple(width / widths[0] for width in widths),
+        channel_mults=tuple(_multiple(width, widths[0]) for width in widths),
         num_blocks=o.get("layers_per_block", 2),
         attention_resolutions=tuple(
             o.get("sample_size") >> level for level, yes in enumerate(attends) if yes
@@ -264,10 +296,16 @@ def _model(o: Options) -> dict[str, Any]:
     return arguments
 
 
+def _multiple(width: int, first: int) -> float:
+    """What the first width is multiplied by, whose whole part is the other one."""
+    multiple = width / first
+    return multiple if int(first * multiple) == width else float(np.nextafter(multiple, np.inf))
+
+
 def _group_channels(widths: list[int], groups: int, file: str) -> int:
     """Ours by least channels of a group; the number that gives as many groups everywhere."""
     sizes = set(widths) | {a + b for a in widths for b in widths}
-    for least in range(1, min(widths) + 1):
+    for least in range(1, max(sizes) + 1):
         if all(group_count(size, least) == groups for size in sizes):
             return least
     raise ValueError(

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import safetensors
 import safetensors.numpy
@@ -44,7 +43,7 @@ def read(path: Path, name: str) -> Model:
             f"{path} was not written by ddim_jax (its format is {metadata.get('format')!r}, not "
             f"{FORMAT!r}); export a workdir with python -m ddim_jax.checkpoints"
         )
-    model = experiment.build(ml_collections.ConfigDict(json.loads(metadata["config"])))
+    model = experiment.build(experiment.of_file(json.loads(metadata["config"])))
     wanted = flatten_dict(jax.eval_shape(model.init, jax.random.key(0)), sep="/")
     if differs := architecture.difference(wanted, tensors):
         raise ValueError(
@@ -78,6 +77,7 @@ def save(path: str | Path, model: Model, dtype: str = "float32") -> None:
     # folders are this machine's alone
     config["data"]["name"] = kind + colon + Path(place).name
     config["data"]["data_dir"] = ""
+    config["version"] = experiment.version()
     config["start_from"] = Path(config.get("start_from", "")).name
     metadata = {"format": FORMAT, "config": json.dumps(config), "step": str(model.step)}
     content = safetensors.numpy.save(tensors, metadata)

@@ -54,7 +54,7 @@ def load_config(workdir: Path) -> ml_collections.ConfigDict:
             f"{workdir} is not a training workdir (no {CONFIG_FILE}); give the --workdir that "
             "train.py was run with, or an exported .safetensors file"
         )
-    return ml_collections.ConfigDict(json.loads(file.read_text()))
+    return experiment.of_file(json.loads(file.read_text()))
 
 
 def read(path: Path) -> Model:

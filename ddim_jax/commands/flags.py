@@ -4,6 +4,8 @@ import sys
 
 from absl import flags
 
+from ddim_jax import names
+
 DISTRIBUTED = flags.DEFINE_bool(
     "distributed", False, "join other processes; found without it where the environment names them"
 )
@@ -13,6 +15,18 @@ PLAN = flags.DEFINE_string(
 QUICK = flags.DEFINE_bool(
     "quick", False, "with --plan: a tenth of the time, and upper bounds of memory and traffic"
 )
+
+
+class _WholeParser(flags.IntegerParser):
+    """Of whole numbers, which may be written 2.0."""
+
+    def convert(self, argument):
+        return names.whole_number(str(argument))
+
+
+def define_whole(name: str, default: int | None, text: str) -> flags.FlagHolder:
+    """Defines a flag that holds a whole number; `text` is its help."""
+    return flags.DEFINE(_WholeParser(), name, default, text)
 
 
 def list_in_help(module: str) -> None:

@@ -13,7 +13,14 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
-from ddim_jax.commands.flags import DISTRIBUTED, PLAN, QUICK, list_in_help, short_help
+from ddim_jax.commands.flags import (
+    DISTRIBUTED,
+    PLAN,
+    QUICK,
+    define_whole,
+    list_in_help,
+    short_help,
+)
 
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint",
@@ -26,7 +33,7 @@ SOLVER = flags.DEFINE_string(
 STRIDE = flags.DEFINE_string(
     "stride", None, "a name in ddim_jax.strides.STRIDES or a learned .json; default the solver's"
 )
-STEPS = flags.DEFINE_integer("steps", None, "intervals of the stride; default the checkpoint's")
+STEPS = define_whole("steps", None, "intervals of the stride; default the checkpoint's")
 TOLERANCE = flags.DEFINE_float("tolerance", None, "of solver adaptive: error of a step (1e-3)")
 ETA = flags.DEFINE_float("eta", None, "of solver ddim: 0 deterministic ... 1 DDPM")
 SOLVER_OPTIONS = flags.DEFINE_list("solver_options", [], "like order=3,lower_order_final=False")
@@ -54,9 +61,9 @@ DTYPE = flags.DEFINE_enum(
     "dtype", None, ["float32", "bfloat16"],
     "of weights and computation; default bfloat16 for published pipelines on GPU and TPU",
 )  # fmt: skip
-NUM_SAMPLES = flags.DEFINE_integer("num_samples", 40, "how many; with prompts one of each")
-BATCH_SIZE = flags.DEFINE_integer("batch_size", 64, "how many at a time; of latents 4")
-SEED = flags.DEFINE_integer("seed", 0, "of the whole set")
+NUM_SAMPLES = define_whole("num_samples", 40, "how many; with prompts one of each")
+BATCH_SIZE = define_whole("batch_size", 64, "how many at a time; of latents 4")
+SEED = define_whole("seed", 0, "of the whole set")
 OUT = flags.DEFINE_string(
     "out", None, ".png contact sheet, .npz, or a folder; default samples/NAME-0001.png, ..."
 )

@@ -1,7 +1,8 @@
 """Images and labels in a file made by `numpy.savez`.
 
 A split is read from the arrays {split}_x and {split}_y; the split "train" also from images and
-labels, or x and y. Labels may be left out. Everything is checked before training starts.
+labels, or x and y. Labels may be left out; `class_names`, texts in their order, may be there.
+Everything is checked before training starts.
 """
 
 import contextlib
@@ -12,13 +13,19 @@ import numpy as np
 
 from ddim_jax import files
 
+NAMES = "class_names"
 
-def read(path: Path, split: str) -> tuple[np.ndarray, np.ndarray | None]:
-    """Returns images uint8 [N, H, W, C] and integer labels [N], None if there are none.
+
+def read(path: Path, split: str) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...]]:
+    """Returns images, labels and the names of the classes.
+
+    Images are uint8 [N, H, W, C]; labels integers [N], None if there are none; names () if the file
+    has none.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not an npz file, no arrays of that split, or arrays of another kind.
+        ValueError: not an npz file, no arrays of that split, or arrays of another kind; not one
+            name for each class.
     """
     if not path.is_file():
         raise FileNotFoundError(
@@ -30,10 +37,11 @@ def read(path: Path, split: str) -> tuple[np.ndarray, np.ndarray | None]:
     x_key, y_key = _choose_keys(path, keys, split)
     with _explain_errors(path), np.load(path) as arrays:
         images, labels = arrays[x_key], arrays[y_key] if y_key else None
+        names = arrays[NAMES] if NAMES in keys else None
     images = _check_images(path, x_key, images)
     if labels is not None:
         _check_labels(path, y_key, labels, len(images))
-    return images, labels
+    return images, labels, () if names is None else _check_names(path, names, y_key, labels)
 
 
 @contextlib.contextmanager
@@ -90,3 +98,16 @@ def _check_labels(path: Path, key: str, labels: np.ndarray, count: int) -> None:
             f"{got} with smallest value {labels.min()}; labels must count from 0; renumber them "
             "or leave the array out for unlabelled images"
         )
+
+
+def _check_names(path: Path, names: np.ndarray, key: str | None, labels) -> tuple[str, ...]:
+    """Returns the names of the classes, one text each."""
+    got = f"{NAMES!r} of {path} is {names.dtype} {list(names.shape)}"
+    if names.ndim != 1 or names.dtype.kind != "U" or not all(map(str.strip, names.tolist())):
+        raise ValueError(f"{got}; it must be a list of texts, the names of the classes in order")
+    if len(set(names.tolist())) < len(names):
+        raise ValueError(f"{got} and holds a name twice; give every class a name of its own")
+    if labels is None or labels.max() >= len(names):
+        has = "has no labels" if labels is None else f"has labels up to {labels.max()} in {key!r}"
+        raise ValueError(f"{got}, but the file {has}; give one name for each class, or none")
+    return tuple(names.tolist())

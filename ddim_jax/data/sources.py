@@ -5,7 +5,7 @@ int32}`. Every image of a source has the same shape. `load` looks for everything
 with the data before training starts, and says how to mend it.
 
     digits        5,000 handwritten digits that come with the package, 28 x 28 x 1
-    npz:PATH      arrays {split}_x and {split}_y, or images and labels, or x and y
+    npz:PATH      arrays {split}_x and {split}_y, or images and labels, or x and y; class_names
     folder:PATH   a sub-folder for each class, or only images; in PATH, or in PATH/train, PATH/test
     pairs:FOLDER  noise and the images drawn from it, see `noise_pairs`; in the size they have
     NAME          a TFDS dataset prepared as array_record, such as cifar10 (no TensorFlow needed)
@@ -25,7 +25,7 @@ import numpy as np
 from ddim_jax import files
 from ddim_jax.data import digits, folders, noise_pairs, npz, tfds
 from ddim_jax.data.images import Size, fit, height_width
-from ddim_jax.names import check_range
+from ddim_jax.names import check_range, few
 
 _FORMS = "digits, npz:PATH, folder:PATH, pairs:FOLDER, or the name of a TFDS dataset"
 
@@ -103,11 +103,13 @@ def load(
     if channels not in (None, 1, 3):
         raise ValueError(f"channels must be 1 (grey) or 3 (RGB), got {channels}; leave it out")
     if image_size is not None:
-        for side in height_width(image_size):
+        image_size = tuple(
             check_range("image_size", side, "[1, 65536]", "leave it out", whole=True)
+            for side in height_width(image_size)
+        )
     kind, _, path = spec.partition(":")
     if spec == "digits":
-        return _of_arrays(spec, *digits.read(split), image_size, channels, pad)
+        return _of_arrays(spec, *digits.read(split), (), image_size, channels, pad)
     if kind == "pairs":
         return noise_pairs.load(path)
     if kind == "npz":
@@ -135,18 +137,25 @@ def _of_arrays(
     name: str,
     images: np.ndarray,
     labels: np.ndarray | None,
+    class_names: tuple[str, ...],
     size: Size,
     channels: int | None,
     pad: bool,
 ) -> Source:
-    """Returns a source over arrays in memory: uint8 [N, H, W, C] and integers [N], or None."""
+    """Returns a source over arrays in memory: uint8 [N, H, W, C] and integers [N], or None.
+
+    Its note names classes without images, which a network would draw untrained.
+    """
 
     def read(index: int) -> tuple[np.ndarray, int]:
         return fit(images[index], size, channels, pad), 0 if labels is None else labels[index]
 
     shape = fit(images[0], size, channels, pad).shape
-    classes = 0 if labels is None else int(labels.max()) + 1
-    return Source(name, shape, classes, len(images), read)
+    classes = 0 if labels is None else max(int(labels.max()) + 1, len(class_names))
+    seen = set() if labels is None else set(np.unique(labels).tolist())
+    missing = [str((class_names or range(classes))[k]) for k in range(classes) if k not in seen]
+    note = f"no image of {len(missing)} of {classes} classes ({few(missing)})" if missing else ""
+    return Source(name, shape, classes, len(images), read, class_names, note)
 
 
 def _unknown(spec: str, error: Exception) -> str:

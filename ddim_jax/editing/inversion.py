@@ -274,6 +274,6 @@ def round_trip(
         inversion = reverse(recipe.make_solver())
     else:
         recipe = Recipe("ddim", steps=steps, **chosen)
-        check_options(INVERSIONS[method], options, f"inversion {method!r}")
+        options = check_options(INVERSIONS[method], options, f"inversion {method!r}")
         inversion = INVERSIONS[method](**options)
     return inversion(schedule, recipe.times(schedule))

@@ -62,8 +62,7 @@ def average(factor: int) -> Operator:
     Raises:
         ValueError: a factor below 2; (of the maps) an image that it does not divide.
     """
-    check_range("factor", factor, "[2, 4096]", whole=True)
-    factor = int(factor)
+    factor = check_range("factor", factor, "[2, 4096]", whole=True)
 
     def forward(x, mask=None):
         batch, height, width, channels = x.shape
@@ -188,10 +187,8 @@ def repaint(
 
     Source: Lugmayr et al. 2022, section 4.2 and appendix B (the authors' schedule of jumps).
     """
-    if jump_length < 1 or resamplings < 1:
-        raise ValueError(
-            f"jump_length and resamplings must be at least 1, got {jump_length} and {resamplings}"
-        )
+    jump_length = check_range("jump_length", jump_length, "[1, inf)", whole=True)
+    resamplings = check_range("resamplings", resamplings, "[1, inf)", whole=True)
     of_x0, of_x, std = posterior(schedule, times)
     a, s = schedule.level(times)[1:3]
     rows = Rows(schedule, times)

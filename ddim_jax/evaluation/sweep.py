@@ -18,7 +18,7 @@ from ddim_jax.batch_loop import Generator
 from ddim_jax.evaluation import shards
 from ddim_jax.evaluation.shards import Shards
 from ddim_jax.model import Model
-from ddim_jax.names import lookup
+from ddim_jax.names import lookup, whole_number
 from ddim_jax.recipe import ADAPTIVE, Recipe, parse_stride
 from ddim_jax.solvers import SOLVERS
 
@@ -97,10 +97,12 @@ def _steps(args: argparse.Namespace, solver: str) -> Iterator[int]:
 def baseline(args: argparse.Namespace) -> Recipe:
     """Returns the recipe of `--baseline`."""
     solver, _, steps = args.baseline.partition(":")
-    if not steps.isdigit():
-        raise ValueError(f"--baseline must be like ddpm:1000, got {args.baseline}")
+    try:
+        steps = whole_number(steps)
+    except ValueError:
+        raise ValueError(f"--baseline must be like ddpm:1000, got {args.baseline}") from None
     lookup(SOLVERS, solver, "solver")
-    return Recipe(solver=solver, steps=int(steps), clip=args.clip)
+    return Recipe(solver=solver, steps=steps, clip=args.clip)
 
 
 def plan(args: argparse.Namespace, model: Model, generator: Generator) -> list[PlannedCell]:
@@ -145,8 +147,10 @@ def _planned(args, model, recipe, generator, family="", prefix="") -> PlannedCel
 def _student(text: str) -> tuple[Model, str, list[int | None]]:
     """PATH or PATH:1:2 as (model, name, steps); [None] for the student's own steps."""
     path, *steps = text.split(":")
-    if not all(n.isdigit() and int(n) for n in steps):
-        raise ValueError(f"--students must be like PATH or PATH:1:2, got {text!r}")
+    try:
+        steps = [whole_number(n) for n in steps]
+    except ValueError:
+        raise ValueError(f"--students must be like PATH or PATH:1:2, got {text!r}") from None
     model, folder = checkpoints.load(path), Path(path)
     name = f"{folder.parent.name}/{folder.name}" if folder.is_dir() else folder.stem
-    return model, name.lstrip("/"), [int(n) for n in steps] or [None]
+    return model, name.lstrip("/"), steps or [None]

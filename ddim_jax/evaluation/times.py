@@ -23,7 +23,7 @@ from ddim_jax import checkpoints, command_line, files, interrupts, keys
 from ddim_jax.batch_loop import check_count
 from ddim_jax.evaluation import feature_networks, metrics, scores
 from ddim_jax.model import Model
-from ddim_jax.names import check_range
+from ddim_jax.names import check_range, parse_value
 from ddim_jax.strides import learned
 
 GOLDEN = (5**0.5 - 1) / 2
@@ -172,10 +172,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--out", default="strides", help="folder")
     add("--overwrite", action="store_true")
     args = parser.parse_args(argv)
-    steps = args.steps.split(",")
-    if not all(n.isdigit() and int(n) > 1 for n in steps):
-        raise ValueError(f"--steps must be numbers from 2 on, like 2,4, got {args.steps}")
-    args.steps = [int(n) for n in steps]
+    args.steps = [
+        check_range("--steps", parse_value(n), "[2, inf)", "one or more, like 2,4", whole=True)
+        for n in args.steps.split(",")
+    ]
     keys.check_seed(args.seed, "--seed")
     check_range("--trials", args.trials, "[2, 1000]", whole=True)
     check_range("--lam_min", args.lam_min)

@@ -39,7 +39,7 @@ from ddim_jax.evaluation.features import FeatureNetwork
 from ddim_jax.evaluation.scores import Evaluator
 from ddim_jax.evaluation.sweep import PlannedCell
 from ddim_jax.model import Model
-from ddim_jax.names import check_range
+from ddim_jax.names import check_range, whole_number
 from ddim_jax.recipe import MOST_STEPS, Recipe
 
 
@@ -217,8 +217,10 @@ def _parser() -> command_line.Parser:
 
 
 def _list(kind: type):
+    read_one = whole_number if kind is int else kind
+
     def read(text: str) -> list:
-        return [kind(part) for part in text.split(",")]
+        return [read_one(part) for part in text.split(",")]
 
     read.__name__ = f"list of {kind.__name__}"
     return read

@@ -64,8 +64,8 @@ def shortcut(
             probability out of range, guidance of a network whose inputs are never dropped.
     """
     check_dropout(label_dropout)
-    check_range("config.loss.finest", finest, whole=True)
-    check_range("config.loss.every", every, "[1, inf)", "8 is usual", whole=True)
+    finest = check_range("config.loss.finest", finest, whole=True)
+    every = check_range("config.loss.every", every, "[1, inf)", "8 is usual", whole=True)
     check_range("config.loss.limit", limit, "(0, inf)", "4 is usual")
     check_range("config.loss.target_decay", target_decay, "[0, 1)", "0.999 is usual")
     check_range("config.loss.guidance_scale", guidance_scale, hint="1 is none")

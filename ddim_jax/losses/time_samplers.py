@@ -79,7 +79,7 @@ def nodes(schedule: Schedule, steps: int = 1) -> TimeSampler:
 
     Source: Liu et al. 2022, section 3.2 (distillation of a rectified flow to k steps).
     """
-    check_range("config.loss.times.steps", steps, "[1, inf)", whole=True)
+    steps = check_range("config.loss.times.steps", steps, "[1, inf)", whole=True)
     times = uniform_stride(schedule, steps)[:-1]
 
     def sample(keys: Array) -> Array:

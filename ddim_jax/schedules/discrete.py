@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ddim_jax.names import lookup
+from ddim_jax.names import check_range, lookup
 from ddim_jax.schedules.schedule import MODEL_TIMES, PRIORS, Schedule, numpy_like
 
 
@@ -172,9 +172,8 @@ def _from_log_alpha(
     )
 
 
-def _check_steps(num_steps: int) -> None:
-    if num_steps < 2:
-        raise ValueError(f"num_steps must be at least 2, got {num_steps}; DDPM uses 1000")
+def _check_steps(num_steps: int) -> int:
+    return check_range("num_steps", num_steps, "[2, 1000000]", "DDPM uses 1000", whole=True)
 
 
 def _of_betas(make: Callable[..., Schedule]) -> Callable[..., Schedule]:
@@ -201,7 +200,7 @@ def ddpm_linear(
         **options: of `from_betas`: `zero_terminal_snr`, `last_alpha`, `model_time`,
             `interpolation`, `prior`, `single`.
     """
-    _check_steps(num_steps)
+    num_steps = _check_steps(num_steps)
     return from_betas(np.linspace(beta_start, beta_end, num_steps), name="ddpm_linear", **options)
 
 
@@ -210,7 +209,7 @@ def ddpm_scaled_linear(
     num_steps: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012, **options
 ) -> Schedule:
     """Latent diffusion's betas, linear in their square root. Source: Rombach et al. 2022 (code)."""
-    _check_steps(num_steps)
+    num_steps = _check_steps(num_steps)
     betas = np.linspace(np.sqrt(beta_start), np.sqrt(beta_end), num_steps) ** 2
     return from_betas(betas, name="ddpm_scaled_linear", **options)
 
@@ -221,7 +220,7 @@ def ddpm_cosine(num_steps: int = 1000, max_beta: float = 0.999, **options) -> Sc
 
     Its last level has lam near -9.9; solvers in sigma space start below it (their `lam_min`).
     """
-    _check_steps(num_steps)
+    num_steps = _check_steps(num_steps)
     u = np.arange(num_steps + 1) / num_steps
     f = np.cos((u + 0.008) / 1.008 * np.pi / 2) ** 2
     return from_betas(np.minimum(1 - f[1:] / f[:-1], max_beta), name="ddpm_cosine", **options)
@@ -232,7 +231,7 @@ def ddpm_sigmoid(
     num_steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02, **options
 ) -> Schedule:
     """Betas that rise as a sigmoid over [-6, 6]. Source: Xu et al. 2022 (GeoDiff, code)."""
-    _check_steps(num_steps)
+    num_steps = _check_steps(num_steps)
     rise = 1 / (1 + np.exp(-np.linspace(-6, 6, num_steps)))
     return from_betas(beta_start + (beta_end - beta_start) * rise, name="ddpm_sigmoid", **options)
 

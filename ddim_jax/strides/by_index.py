@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from ddim_jax.names import check_range
 from ddim_jax.schedules import Schedule
 from ddim_jax.strides.ends import (
     ALL_TERMINALS,
@@ -40,15 +41,14 @@ def uniform(
     """
     if spacing not in ("trailing", "linspace", "leading"):
         raise ValueError(f"unknown spacing {spacing!r}; it is 'trailing', 'linspace' or 'leading'")
-    knots = count_knots(steps, terminal)
-    if spacing == "leading" and knots == 1:
+    if (spacing, terminal) == ("trailing", "skip"):
+        terminal = "zero"  # whose last evaluation is above t_min
+    steps = check_steps(schedule, steps, terminal, discrete=True, terminals=ALL_TERMINALS)
+    if spacing == "leading" and count_knots(steps, terminal) == 1:
         raise ValueError(
             "steps=1 with leading spacing would start at the clean end; use spacing='trailing'"
         )
-    if (spacing, terminal) == ("trailing", "skip"):
-        terminal = "zero"  # whose last evaluation is above t_min
-    check_steps(schedule, steps, terminal, discrete=True, terminals=ALL_TERMINALS)
-    _check_index_options(schedule, spacing, rounded, among, steps)
+    among = _check_index_options(schedule, spacing, rounded, among, steps)
     if offset < 0:
         raise ValueError(f"offset must be 0 or more, got {offset}")
     if offset and (spacing != "leading" or schedule.num_steps is None):
@@ -88,18 +88,16 @@ def uniform(
     return finish(schedule, at_index(schedule, index), terminal)
 
 
-def _check_index_options(schedule, spacing, rounded, among, steps) -> None:
+def _check_index_options(schedule, spacing, rounded, among, steps) -> int | None:
+    """`among` as an integer."""
     if not rounded and (spacing != "linspace" or schedule.num_steps is None):
         raise ValueError("rounded=False belongs to spacing='linspace' on a discrete schedule")
     if among is None:
-        return
+        return None
     if spacing != "trailing" or schedule.num_steps is None:
         raise ValueError("among belongs to spacing='trailing' on a discrete schedule")
-    if among != int(among) or not steps <= among <= schedule.num_steps:
-        raise ValueError(
-            f"among must be a whole number from steps, {steps}, to {schedule.num_steps}, got "
-            f"{among}"
-        )
+    hint = f"the {steps} steps are chosen from so many of the schedule"
+    return check_range("among", among, f"[{steps}, {schedule.num_steps}]", hint, whole=True)
 
 
 def quadratic(
@@ -126,7 +124,7 @@ def quadratic(
 
     Source: Song et al. 2021, appendix D.2 and the authors' code.
     """
-    check_steps(schedule, steps, terminal, discrete=True)
+    steps = check_steps(schedule, steps, terminal, discrete=True)
     noise = noisy_end(schedule, lam_min)
     if fraction is None:
         silent = schedule.half_log_snr(0.8 * noise) <= np.log(SILENT)

@@ -49,7 +49,7 @@ def karras(
         ends = np.exp(-high / rho), np.exp(-low / rho)
         return -rho * np.log(np.linspace(*ends, knots))
 
-    within = _within(schedule, steps, "karras", terminal, lam_min, spacing, offset, space)
+    steps, *within = _within(schedule, steps, "karras", terminal, lam_min, spacing, offset, space)
     return _by_lam(schedule, steps, grid, terminal, within, space)
 
 
@@ -71,7 +71,7 @@ def log_snr(
         offset: of spacing "leading".
         space: "sigma" spaces sigma / alpha, "flow" sigma / (alpha + sigma).
     """
-    within = _within(schedule, steps, "log_snr", terminal, lam_min, spacing, offset, space)
+    steps, *within = _within(schedule, steps, "log_snr", terminal, lam_min, spacing, offset, space)
     return _by_lam(schedule, steps, np.linspace, terminal, within, space)
 
 
@@ -106,7 +106,7 @@ def beta(
         part = scipy.special.betaincinv(a, b, np.linspace(1, 0, knots))
         return -np.log(np.exp(-low) + part * (np.exp(-high) - np.exp(-low)))
 
-    within = _within(schedule, steps, "beta", terminal, lam_min, spacing, offset, space)
+    steps, *within = _within(schedule, steps, "beta", terminal, lam_min, spacing, offset, space)
     return _by_lam(schedule, steps, grid, terminal, within, space)
 
 
@@ -131,7 +131,7 @@ def poly_exponential(
     def grid(high, low, knots):
         return low + (high - low) * np.linspace(1, 0, knots) ** rho
 
-    within = _within(schedule, steps, "poly_exponential", terminal, lam_min)
+    steps, *within = _within(schedule, steps, "poly_exponential", terminal, lam_min)
     return _by_lam(schedule, steps, grid, terminal, within)
 
 
@@ -162,7 +162,7 @@ def align_your_steps(
 
     Source: Sabour et al. 2024, and the authors' released levels.
     """
-    check_steps(schedule, steps, terminal)
+    steps = check_steps(schedule, steps, terminal)
     if knots not in ALIGN_YOUR_STEPS:
         raise ValueError(f"unknown knots {knots!r}; they are {', '.join(ALIGN_YOUR_STEPS)}")
     noise, first = finite_noisy_end(schedule, lam_min, "align_your_steps")
@@ -183,21 +183,21 @@ def align_your_steps(
 
 def _within(
     schedule, steps, name, terminal, lam_min, spacing=None, offset=0, space="sigma"
-) -> tuple[float, float]:
-    """(noisiest, cleanest) time of a stride that is even in some measure of noise."""
-    check_steps(schedule, steps, terminal, terminals=ALL_TERMINALS)
+) -> tuple[int, float, float]:
+    """(steps, noisiest, cleanest time) of a stride that is even in some measure of noise."""
+    steps = check_steps(schedule, steps, terminal, terminals=ALL_TERMINALS)
     if space not in ("sigma", "flow"):
         raise ValueError(f"space must be 'sigma' or 'flow', got {space!r}")
     if spacing is not None:
         if schedule.num_steps is None:
             raise ValueError(f"spacing={spacing!r} needs a discrete schedule, got {schedule.name}")
         within = uniform(schedule, steps, spacing=spacing, offset=offset, lam_min=lam_min)
-        return float(within[0]), float(within[-2])
+        return steps, float(within[0]), float(within[-2])
     if offset:
         raise ValueError("offset belongs to spacing='leading'")
     if space == "flow":  # finite where there is no signal
-        return noisy_end(schedule, lam_min), schedule.t_min
-    return finite_noisy_end(schedule, lam_min, name)[0], schedule.t_min
+        return steps, noisy_end(schedule, lam_min), schedule.t_min
+    return steps, finite_noisy_end(schedule, lam_min, name)[0], schedule.t_min
 
 
 def _by_lam(schedule, steps, grid, terminal, within, space="sigma") -> np.ndarray:

@@ -1,7 +1,10 @@
 """Where strides begin and end: shared by all that are made by formula."""
 
+import numbers
+
 import numpy as np
 
+from ddim_jax.names import as_whole
 from ddim_jax.schedules import Schedule
 
 TERMINALS = ("zero", "min", "skip")
@@ -19,19 +22,23 @@ def check_steps(
     terminal: str,
     discrete: bool = False,
     terminals: tuple[str, ...] = TERMINALS,
-) -> None:
-    """Raises ValueError for a bad terminal, or steps that a (discrete) stride cannot hold."""
+) -> int:
+    """The steps as an integer; ValueError for a bad terminal, or what a stride cannot hold."""
     if terminal not in terminals:
         raise ValueError(
             f"terminal must be {', '.join(map(repr, terminals[:-1]))} or {terminals[-1]!r}, got "
             f"{terminal!r}"
         )
     total = schedule.num_steps if discrete else None
-    limit = total - (count_knots(steps, terminal) > steps) if total else None
-    if steps != int(steps) or steps < 1 or (limit and steps > limit):
+    limit = total - (terminal in ("min", "skip")) if total else None
+    whole = as_whole(steps)
+    if isinstance(whole, bool) or not isinstance(whole, numbers.Integral) or whole < 1:
+        whole = 0
+    if not whole or (limit and whole > limit):
         allowed = f"1..{limit} for a {total}-step schedule" if limit else "a whole number >= 1"
         hint = "; use strides.log_snr or karras to go between the indices" if limit else ""
         raise ValueError(f"steps must be {allowed}, got {steps}{hint}")
+    return whole
 
 
 def noisy_end(schedule: Schedule, lam_min: float | None) -> float:

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from ddim_jax import checkpoints, command_line, files, interrupts, parallel, sampling
 from ddim_jax.batch_loop import Generator
 from ddim_jax.model import Model
-from ddim_jax.names import check_range, lookup
+from ddim_jax.names import check_range, lookup, whole_number
 from ddim_jax.recipe import MOST_STEPS, Recipe
 from ddim_jax.sampling import RunResult
 from ddim_jax.schedules import Schedule
@@ -258,7 +258,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--overwrite", action="store_true", help="replace existing files")
     args = parser.parse_args(argv)
     try:
-        args.steps = [int(steps) for steps in args.steps.split(",")]
+        args.steps = [whole_number(steps) for steps in args.steps.split(",")]
     except ValueError:
         raise ValueError(f"--steps must be whole numbers like 5,8,12, got {args.steps}") from None
     _check(args)

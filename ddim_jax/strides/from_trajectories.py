@@ -28,6 +28,7 @@ Sources: Chen et al. 2024 (GITS, arXiv:2405.11326) and their code; Watson et al.
 
 import numpy as np
 
+from ddim_jax.names import check_range
 from ddim_jax.schedules import Schedule
 from ddim_jax.strides.ends import check_steps, finish
 from ddim_jax.strides.trajectories import Trajectory, check, noisy_ratio
@@ -95,11 +96,8 @@ def shortest_path(costs: np.ndarray, steps: int, discount: float = 1.0) -> np.nd
         ValueError: steps or discount out of range, costs that are not finite.
     """
     nodes, later = len(costs), _later(len(costs))
-    if steps != int(steps) or not 1 <= steps < nodes:
-        raise ValueError(
-            f"steps must be 1..{nodes - 1} between {nodes} nodes, got {steps}; use fewer, or a "
-            "teacher with more nodes"
-        )
+    hint = f"there are {nodes} nodes; use fewer steps, or a teacher with more nodes"
+    steps = check_range("steps", steps, f"[1, {nodes - 1}]", hint, whole=True)
     if not 0 < discount < np.inf:
         raise ValueError(f"discount must be positive and finite, got {discount}; 1 means none")
     if not np.all(np.isfinite(costs[later])):
@@ -138,7 +136,7 @@ def gits(
         ValueError: steps or discount out of range, unknown metric or terminal, a trajectory that is
             not finite or of another schedule.
     """
-    check_steps(schedule, steps, terminal)
+    steps = check_steps(schedule, steps, terminal)
     check(schedule, trajectory)
     costs = path_costs(trajectory, metric)
     if terminal == "zero":
@@ -162,7 +160,7 @@ def elbo(
     Raises:
         ValueError: steps out of range, unknown terminal, a time at the clean end.
     """
-    check_steps(schedule, steps, terminal)
+    steps = check_steps(schedule, steps, terminal)
     times, noisy_steps = np.asarray(times), steps - (terminal == "zero")
     costs = elbo_costs(noisy_ratio(schedule, times), np.asarray(mse))
     path = shortest_path(costs, noisy_steps) if noisy_steps else [0]
@@ -209,13 +207,13 @@ def curvature(
         ValueError: steps or order out of range, unknown space or terminal, `last` outside the
             nodes, a trajectory that is not finite or of another schedule.
     """
-    check_steps(schedule, steps, terminal)
+    steps = check_steps(schedule, steps, terminal)
     check(schedule, trajectory)
     if space not in FLOOR:
         raise ValueError(f"unknown space {space!r}; it is 'sigma' or 'lam'")
     ratio = trajectory.ratio[:-1]
-    if order != int(order) or not 1 <= order < len(ratio):
-        raise ValueError(f"order must be 1..{len(ratio) - 1}, below the noisy nodes, got {order}")
+    hint = f"there are {len(ratio)} noisy nodes"
+    order = check_range("order", order, f"[1, {len(ratio) - 1}]", hint, whole=True)
     if last is not None and not ratio[-1] * (1 - 1e-9) <= last < ratio[0]:
         raise ValueError(
             f"last must be in [{ratio[-1]:.4g}, {ratio[0]:.4g}), the trajectory's, got {last}"

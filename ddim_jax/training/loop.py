@@ -21,16 +21,9 @@ from jax.sharding import Mesh
 
 from ddim_jax import data, experiment, parallel
 from ddim_jax.checkpoints import lock
-from ddim_jax.checkpoints.workdir import (
-    BASE,
-    CONFIG_FILE,
-    Checkpointer,
-    load_config,
-    save_base,
-)
+from ddim_jax.checkpoints.workdir import BASE, Checkpointer, save_base
 from ddim_jax.model import Model
 from ddim_jax.names import few
-from ddim_jax.training import optimizer as optimizers
 from ddim_jax.training import resume, teacher
 from ddim_jax.training.method import Method, build
 from ddim_jax.training.metrics import MetricsWriter
@@ -70,7 +63,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> TrainState:
     check_data(config, source)
     abstract_state(config, method, start, mesh)  # traces it: errors come before files
     with lock.locked(workdir):
-        notes = [source.note, _longer(workdir, config)]
+        notes = [source.note, *resume.notes(workdir, config)]
         resume.save_config(workdir, config)
         if method.low_rank is not None:
             save_base(workdir, start)
@@ -260,19 +253,6 @@ def _summary(config, method: Method, source, first: int) -> str:
 
 def _count(tree: Any) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
-
-
-def _longer(workdir: Path, config) -> str:
-    """What another length means for a run that resumes, in words."""
-    if not (workdir / CONFIG_FILE).exists():
-        return ""
-    was, now = (optimizers.decay_steps(one) for one in (load_config(workdir), config))
-    if was == now:
-        return ""
-    return (
-        f"the learning rate now falls to 0 at step {now}, it was {was}; the run goes on by the new "
-        "rule, other than one of that length from the beginning"
-    )
 
 
 def _stop_not_finite(state: TrainState, checkpointer: Checkpointer) -> None:

@@ -169,7 +169,7 @@ def build_loss(
     options = config.loss.to_dict()
     name = options.pop("name")
     make_loss = lookup(losses.LOSSES, name, "loss")
-    check_options(make_loss, options, "loss")
+    options = check_options(make_loss, options, "loss")
     if "times" in options:
         options["times"] = make(TIMES, options["times"], "times", model.schedule)
     if "weighting" in options:

@@ -113,10 +113,9 @@ def options(config: ml_collections.ConfigDict) -> dict[str, Any]:
     Raises:
         ValueError: an unknown option; a run that would go on where the learning rate is 0.
     """
-    section = config.optimizer.to_dict()
-    check_options(make_optimizer, section, "optimizer")
+    section = check_options(make_optimizer, config.optimizer.to_dict(), "optimizer")
     length, steps = decay_steps(config), config.train.steps
-    check_range("config.optimizer.decay_steps", length, "[0, inf)", whole=True)
+    length = check_range("config.optimizer.decay_steps", length, "[0, inf)", whole=True)
     if 0 < length < steps:
         raise ValueError(
             f"config.train.steps is {steps}, but the learning rate is 0 from step {length} on; set "

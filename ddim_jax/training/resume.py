@@ -14,9 +14,12 @@ import jax
 import ml_collections
 
 from ddim_jax import files
-from ddim_jax.checkpoints.workdir import CONFIG_FILE
+from ddim_jax.checkpoints.workdir import CONFIG_FILE, load_config
+from ddim_jax.names import few
 from ddim_jax.networks import NETWORKS
+from ddim_jax.recipe import Recipe
 from ddim_jax.training import fields
+from ddim_jax.training import optimizer as optimizers
 
 SAME_ON_RESUME = (
     *("data", "model", "schedule", "prediction", "loss", "optimizer", "ema", "seed"),
@@ -40,6 +43,26 @@ def save_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
         files.write_json(file, json.loads(config.to_json()))
 
 
+def notes(workdir: Path, config: ml_collections.ConfigDict) -> list[str]:
+    """What is other than before in a run that goes on, in words: its length, its pictures."""
+    if not (workdir / CONFIG_FILE).exists():
+        return []
+    before, found = load_config(workdir), []
+    was, now = (optimizers.decay_steps(one) for one in (before, config))
+    if was != now:
+        found.append(
+            f"the learning rate now falls to 0 at step {now}, it was {was}; the run goes on by the "
+            "new rule, other than one of that length from the beginning"
+        )
+    was, now = (dataclasses.asdict(Recipe.of(one)) for one in (before, config))
+    changed = [
+        f"{name}={now[name]!r}, it was {was[name]!r}" for name in was if was[name] != now[name]
+    ]
+    if changed:
+        found.append(f"the run's pictures are now drawn with config.sample.{', '.join(changed)}")
+    return found
+
+
 def check(file: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
     """Checks that a config is of the same experiment as that in a workdir.
 
@@ -58,6 +81,12 @@ def check(file: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
 
 
 def _check_data(file: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
+    was, now = (list(config["data"].get("class_names") or ()) for config in (old, new))
+    if was and was != now:
+        raise ValueError(
+            f"the data of the run in {file.parent} have changed: the classes were {few(was)}, they "
+            f"are {few(now) or 'without names'}; restore the data, or choose another --workdir"
+        )
     if DATA not in old or DATA not in new or old[DATA] == new[DATA]:
         return
     way_out = f"to go on with these all the same, remove {DATA} from {file}"

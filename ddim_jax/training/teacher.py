@@ -21,6 +21,7 @@ from ddim_jax.checkpoints import architecture
 from ddim_jax.checkpoints.workdir import BASE_FILE
 from ddim_jax.data import Source, noise_pairs
 from ddim_jax.model import Model
+from ddim_jax.recipe import whole_path
 
 
 def load(config: ml_collections.ConfigDict, workdir: Path | None = None) -> Model | None:
@@ -115,10 +116,17 @@ def merge(params: Any, taken: dict | None) -> Any:
 
 
 def record(config: ml_collections.ConfigDict, start: Model | None, source: Any) -> Any:
-    """The config with the names of its classes, and fingerprints that a resume can compare."""
+    """The config as a workdir keeps it.
+
+    With the version, the names of its classes, the whole path of a stride's file, and fingerprints
+    that a resume can compare.
+    """
     config = config.copy_and_resolve_references()
     names = source.class_names if start is None else start.inputs.class_names
     with config.unlocked():
+        config.version = experiment.version()
+        if stride := config.sample.get("stride"):
+            config.sample.stride = whole_path(stride)
         if len(names) == config.model.get("num_classes", 0):
             config.data.class_names = tuple(config.data.get("class_names") or names)
         config.data_fingerprint = fingerprint(source)
