@@ -122,7 +122,7 @@ def _check_read_again(config: ml_collections.ConfigDict, options: dict, schedule
     """Raises ValueError unless `read` would make the same network and schedule of the folder."""
     net, place = experiment.build_network(config.model), "the folder to be written"
     own = Options(place, options)
-    own.get("in_channels")
+    own.get("in_channels"), own.get("sample_size")
     again, parts = _model(own), drawing(scheduler)
     known = {"channel_mults", "attention_resolutions", "group_channels", "null_label"}  # by content
     for name in sorted(set(again) - known):
