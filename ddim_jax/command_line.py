@@ -4,6 +4,7 @@ import argparse
 import logging
 import re
 import sys
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -24,6 +25,15 @@ def show_notes() -> None:
     logger = logging.getLogger("ddim_jax")
     logger.handlers[:], logger.propagate = [_Notes()], False
     logger.setLevel(logging.INFO)
+    warnings.showwarning = _show_warning
+
+
+def _show_warning(message, category, filename, lineno, file=None, line=None) -> None:
+    """A warning of the package in one line, without where in the code; others as they were."""
+    if Path(filename).is_relative_to(Path(__file__).parent):
+        tqdm.write(f"warning: {message}", file=sys.stderr)
+    else:
+        sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
 
 
 class Parser(argparse.ArgumentParser):

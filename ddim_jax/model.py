@@ -479,6 +479,8 @@ class Model:
         recipe = recipe or self.recipe
         self.check(recipe)
         count, batch_size = check_count(count, batch_size)
+        if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(self.params)):
+            raise ValueError(f"{self.name} has shapes and no weights: it can be planned with alone")
         if prompt is None and self.inputs.takes("text"):
             raise ValueError("this network draws from a text: give a prompt; '' for none")
         table, labels = recipe.table(self.schedule), self.inputs.labels(label, count)

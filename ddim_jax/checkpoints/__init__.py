@@ -15,13 +15,15 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from ddim_jax import experiment
+from ddim_jax import codecs, experiment
 from ddim_jax.checkpoints import diffusers, pipelines, weights_file
 from ddim_jax.checkpoints import lora as loras
 from ddim_jax.checkpoints.weights_file import DTYPES, save
+from ddim_jax.codecs import Codec
 from ddim_jax.model import Model
+from ddim_jax.networks import AUTOENCODERS
 
-__all__ = ["DTYPES", "bundled", "load", "save"]
+__all__ = ["DTYPES", "bundled", "load", "load_codec", "save"]
 
 
 def bundled() -> list[str]:
@@ -84,6 +86,26 @@ def _load(checkpoint: str | Path, dtype: str | None) -> Model:
         f"no checkpoint {str(checkpoint)!r}: it must be a training workdir, a .safetensors file, "
         f"a diffusers folder, or a model in the package: {', '.join(bundled())}"
     )
+
+
+def load_codec(folder: str | Path, size: tuple[int, int] = (256, 256)) -> Codec:
+    """Loads a published autoencoder as a codec: pictures to latents and back.
+
+    Args:
+        folder: of the autoencoder itself, or of a pipeline that has one in `vae/`.
+        size: (height, width) of the pictures.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: as of `pipelines.read`; a size that it cannot encode.
+    """
+    folder = Path(folder).expanduser()
+    folder = folder / "vae" if (folder / "vae").is_dir() else folder
+    found = pipelines.read_component(folder, "float32")
+    if found.kind.name not in AUTOENCODERS:
+        raise ValueError(f"{folder} holds a {found.kind.name}, no autoencoder")
+    net = found.kind.module(**found.arguments)
+    return codecs.latents(net, (*size, net.channels), found.params)
 
 
 def of_pipeline(pipeline: pipelines.Pipeline, name: str) -> Model:

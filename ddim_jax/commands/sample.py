@@ -163,7 +163,8 @@ def _generate(model, recipe, like, trajectory: bool):
 
     from ddim_jax import provenance
 
-    prompts, negative_prompt = _prompts(model), NEGATIVE_PROMPT.value
+    prompts = None if like else _prompts(model)
+    negative_prompt = NEGATIVE_PROMPT.value
     count, seed, batch_size = _count(prompts), SEED.value, _batch_size(model)
     asked = {"label": _labels(), "prompt": prompts, "negative_prompt": negative_prompt}
     if like is not None:
@@ -196,7 +197,10 @@ def _prompts(model) -> list[str] | None:
         if not given.startswith("@"):
             texts.append(given)
             continue
-        lines = Path(given[1:]).expanduser().read_text().splitlines()
+        file = Path(given[1:]).expanduser()
+        if not file.is_file():
+            raise ValueError(f"--prompt={given}: there is no file {file} of prompts")
+        lines = file.read_text(encoding="utf-8").splitlines()
         texts += [line.strip() for line in lines if line.strip()]
         if not texts:
             raise ValueError(f"--prompt={given} has no text; write one in each line")
