@@ -15,7 +15,8 @@ import jax.numpy as jnp
 
 from ddim_jax import experiment
 from ddim_jax.checkpoints import diffusers, weights_file
-from ddim_jax.checkpoints.weights_file import DTYPES, save
+from ddim_jax.checkpoints.tensors import DTYPES
+from ddim_jax.checkpoints.weights_file import save
 from ddim_jax.model import Model
 
 __all__ = ["DTYPES", "bundled", "load", "save"]

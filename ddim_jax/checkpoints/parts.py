@@ -17,6 +17,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ddim_jax import experiment
 from ddim_jax.checkpoints import architecture
@@ -99,6 +100,25 @@ def shapes_of_network(net: nn.Module, *args: Any) -> Any:
     return jax.eval_shape(lambda: net.init(jax.random.key(0), *args))["params"]
 
 
+def flat(pipeline: Pipeline) -> dict[str, Any]:
+    """All parameters by their paths: of the network, "codec/..." and "text_0/..."."""
+    found = flatten_dict(pipeline.params, sep="/")
+    others = {"codec": pipeline.codec_params or {}}
+    others |= {f"text_{i}": params for i, params in enumerate(pipeline.text_params)}
+    for place, params in others.items():
+        found |= {f"{place}/{k}": v for k, v in flatten_dict(params, sep="/").items()}
+    return found
+
+
+def of_flat(config: ml_collections.ConfigDict, found: dict[str, Any]) -> Pipeline:
+    """The pipeline, without tokenizers, whose parameters are `flat`."""
+    params = unflatten_dict(found, sep="/")
+    codec = params.pop("codec", None)
+    count = len((config.get("text") or {}).get("encoders", ()))
+    text = tuple(params.pop(f"text_{i}", {}) for i in range(count))
+    return Pipeline(config, params, codec, text)
+
+
 def check(pipeline: Pipeline, where: str) -> None:
     """Checks that parameters are those of the config, and that the networks fit each other.
 
@@ -110,14 +130,11 @@ def check(pipeline: Pipeline, where: str) -> None:
         ValueError: they are not.
     """
     config, nets = pipeline.config, networks(pipeline.config)
-    wanted = shapes_of(config)
-    for part in ("params", "codec_params", "text_params"):
-        given = getattr(pipeline, part)
-        if differs := architecture.difference(getattr(wanted, part), given):
-            raise ValueError(
-                f"{where} does not fit its own config: {part.replace('_', ' ')}: {differs[0]} "
-                f"should be {differs[1]}, is {differs[2]}"
-            )
+    if differs := architecture.difference(flat(shapes_of(config)), flat(pipeline)):
+        raise ValueError(
+            f"{where} does not fit its own config: parameter {differs[0]} should be {differs[1]}, "
+            f"is {differs[2]}"
+        )
     if nets.codec and nets.codec.latent_channels != nets.model.out_channels:
         raise ValueError(
             f"{where}: the autoencoder has {nets.codec.latent_channels} latent channels, the "

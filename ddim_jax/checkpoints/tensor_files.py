@@ -28,6 +28,10 @@ PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".msgpack", ".h5")
 class Tensors(Mapping[str, np.ndarray]):
     """Name -> array of all tensors in some files, each read when it is asked for.
 
+    Attributes:
+        paths: of the files.
+        metadata: text by name, of all files.
+
     Args:
         paths: of the files.
 
@@ -36,11 +40,12 @@ class Tensors(Mapping[str, np.ndarray]):
     """
 
     def __init__(self, paths: Iterable[Path]):
-        self.paths, self._file = tuple(paths), {}
+        self.paths, self._file, self.metadata = tuple(paths), {}, {}
         for path in self.paths:
             with reading(path):
                 file = safetensors.safe_open(path, framework="numpy")
                 names = file.keys()
+                self.metadata |= file.metadata() or {}
             for name in names:
                 if name in self._file:
                     raise ValueError(f"{path} holds {name}, as another file of its folder does")
