@@ -11,6 +11,7 @@
 Sections that are not needed are absent.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -83,20 +84,29 @@ def shapes_of(config: ml_collections.ConfigDict) -> Pipeline:
         factor = nets.codec.factor
         shape = (shape[0] // factor, shape[1] // factor, nets.codec.latent_channels)
     channels = shape[-1] + (config.get("extra") or {}).get("channels", 0)
-    told = {name: jnp.zeros((1, *put.shape), put.dtype) for name, put in nets.model.inputs.items()}
-    x = jnp.zeros((1, *shape[:2], channels))
     return Pipeline(
         config,
-        shapes_of_network(nets.model, x, jnp.zeros(1), told),
-        shapes_of_network(nets.codec, jnp.zeros((1, *config.data.image_shape)))
-        if nets.codec
-        else None,
-        tuple(shapes_of_network(net, jnp.zeros((1, 3), jnp.int32)) for net in nets.text),
+        network_shapes(nets.model, (*shape[:2], channels)),
+        network_shapes(nets.codec, tuple(config.data.image_shape)) if nets.codec else None,
+        tuple(network_shapes(net, ()) for net in nets.text),
     )
 
 
-def shapes_of_network(net: nn.Module, *args: Any) -> Any:
-    """Shapes of a network's parameters; `args` are what it is called with."""
+@functools.lru_cache(maxsize=64)
+def network_shapes(net: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
+    """Shapes of a network's parameters.
+
+    Args:
+        net: a diffusion network, an autoencoder or a text encoder.
+        shape: of one sample or picture, [H, W, C]; () of a text encoder.
+    """
+    if isinstance(net, ClipText):
+        args = (jnp.zeros((1, 3), jnp.int32),)
+    elif hasattr(net, "inputs"):
+        told = {name: jnp.zeros((1, *put.shape), put.dtype) for name, put in net.inputs.items()}
+        args = (jnp.zeros((1, *shape)), jnp.zeros(1), told)
+    else:
+        args = (jnp.zeros((1, *shape)),)
     return jax.eval_shape(lambda: net.init(jax.random.key(0), *args))["params"]
 
 

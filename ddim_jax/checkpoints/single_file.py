@@ -109,7 +109,7 @@ def _read_stable(
     if not prediction and family == "sd21":
         raise ValueError(
             "Stable Diffusion 2 predicts v at 768 x 768 and eps at 512 x 512 (base), which tensors "
-            "do not tell: give prediction='v' or prediction='eps'"
+            "do not tell: give prediction=v or prediction=eps"
         )
     prediction = prediction or ("v" if "v_pred" in tensors else "eps")
     theirs = lookup(PREDICTIONS, prediction, "prediction of Stable Diffusion")
@@ -336,8 +336,8 @@ def _flows(path: Path, prediction: str | None) -> bool:
     said = {kind: kind in path.stem.lower() for kind in ("sit", "dit")}
     if said["sit"] == said["dit"]:
         raise ValueError(
-            "tensors of DiT and SiT have the same names and shapes: give prediction='eps' for DiT "
-            "or prediction='flow' for SiT, or put the name into that of the file"
+            "tensors of DiT and SiT have the same names and shapes: give prediction=eps for DiT "
+            "or prediction=flow for SiT, or put the name into that of the file"
         )
     return said["sit"]
 

@@ -95,8 +95,10 @@ def save_pipeline(
     kind, colon, place = config["data"]["name"].partition(":")
     # folders are this machine's alone
     config["data"]["name"] = kind + colon + Path(place).name
-    config["data"]["data_dir"] = ""
-    config["start_from"] = Path(config.get("start_from", "")).name
+    if "data_dir" in config["data"]:
+        config["data"]["data_dir"] = ""
+    if "start_from" in config:
+        config["start_from"] = Path(config["start_from"]).name
     whole = pipeline.codec_params is not None or pipeline.text_params
     metadata = {"format": WHOLE if whole else FORMAT, "step": str(step)}
     metadata |= {"config": json.dumps(config)}
