@@ -36,6 +36,7 @@ setup(
     extras_require={
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda13]"],
+        "hub": ["huggingface_hub"],
         "test": ["pytest", "pytest-xdist", "ruff"],
         "parity": [
             "diffusers",

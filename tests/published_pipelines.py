@@ -10,12 +10,11 @@ import json
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
 from ddim_jax.checkpoints.component_configs import KINDS
-from ddim_jax.checkpoints.parts import shapes_of_network
+from ddim_jax.checkpoints.parts import network_shapes
 from ddim_jax.checkpoints.scheduler_options import Options
 from ddim_jax.checkpoints.tensors import to_theirs
 from tests import tokenizer_texts
@@ -161,15 +160,10 @@ def weights(text: str):
     name = content.get("_class_name") or content["architectures"][0]
     kind = KINDS[name]
     net = kind.module(**kind.arguments(Options("", content)))
-    if kind.name in ("text_unet", "dit"):
-        told = {key: jnp.zeros((1, *put.shape), put.dtype) for key, put in net.inputs.items()}
-        args = jnp.zeros((1, 8, 8, content["in_channels"])), jnp.zeros(1), told
-    else:
-        args = (jnp.zeros((1, 16, 16, 3)) if kind.name != "clip" else jnp.zeros((1, 3), int),)
+    shape = (8, 8, content["in_channels"]) if kind.name in ("text_unet", "dit") else (16, 16, 3)
     linear = {"linear": True} if content.get("use_linear_projection") else {}
-    empty = jax.tree.map(
-        lambda s: np.broadcast_to(np.float32(0), s.shape), shapes_of_network(net, *args)
-    )
+    found = network_shapes(net, shape)
+    empty = jax.tree.map(lambda leaf: np.broadcast_to(np.float32(0), leaf.shape), found)
     shapes = to_theirs(kind.entries(net, **linear), empty)
     return kind, {key: weight(key, value.shape) for key, value in shapes.items()}
 

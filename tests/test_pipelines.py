@@ -7,11 +7,13 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from flax.traverse_util import flatten_dict
 
-from ddim_jax.checkpoints import parts, pipelines, tensor_files
+from ddim_jax.checkpoints import original_names, parts, pipelines, tensor_files, tensor_names
 from ddim_jax.checkpoints.component_configs import KINDS
 from ddim_jax.checkpoints.published_configs import CONFIGS
 from ddim_jax.checkpoints.scheduler_options import Options
+from ddim_jax.checkpoints.tensors import renamed
 from tests import published_pipelines as published
 from tests.published_pipelines import CASES, recorded, samples, some
 
@@ -123,6 +125,13 @@ COUNTS = {
     "sit-xl-2": (674_834_720,),
 }
 
+ORIGINAL = {
+    "sd15": (686, "output_blocks.11.0.skip_connection.weight", "output_blocks.2.1.conv.weight"),
+    "sd21": (686, "input_blocks.2.1.transformer_blocks.0.attn2.to_k.weight", "time_embed.2.bias"),
+    "sdxl": (1680, "output_blocks.5.2.conv.bias", "label_emb.0.2.weight"),
+}
+"""Tensors of the network's part of original files, among them those that programs look for."""
+
 
 def count(tree):
     return sum(leaf.size for leaf in jax.tree.leaves(tree))
@@ -135,6 +144,17 @@ def test_shapes_of_published_models(name):
     assert count(pipeline.codec_params) == 83_653_863
     leaves = jax.tree.leaves(pipeline[1:4])
     assert {type(leaf) for leaf in leaves} == {jax.ShapeDtypeStruct}
+    if name in ORIGINAL:
+        check_original_names(pipeline, *ORIGINAL[name])
+
+
+def check_original_names(pipeline, wanted, *some):
+    """As many as original files hold."""
+    net, ours = parts.networks(pipeline.config).model, flatten_dict(pipeline.params, sep="/")
+    rename = original_names.unet(net.num_blocks, [bool(depth) for depth in net.depths])
+    entries = renamed(tensor_names.text_unet(net), rename)
+    names = {name for entry in entries if entry.ours in ours for name in entry.theirs}
+    assert len(names) == wanted and set(some) <= names
 
 
 def arguments(name):

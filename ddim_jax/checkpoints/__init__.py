@@ -15,10 +15,11 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from ddim_jax import codecs, experiment
-from ddim_jax.checkpoints import diffusers, pipelines, weights_file
+from ddim_jax import codecs
+from ddim_jax.checkpoints import diffusers, hub, parts, pipelines, single_file, weights_file
 from ddim_jax.checkpoints import lora as loras
-from ddim_jax.checkpoints.weights_file import DTYPES, save
+from ddim_jax.checkpoints.tensors import DTYPES
+from ddim_jax.checkpoints.weights_file import save
 from ddim_jax.codecs import Codec
 from ddim_jax.model import Model
 from ddim_jax.networks import AUTOENCODERS
@@ -67,15 +68,22 @@ def _load(checkpoint: str | Path, dtype: str | None) -> Model:
     path = Path(checkpoint).expanduser()
     if str(checkpoint).startswith("shapes:"):
         name = str(checkpoint).removeprefix("shapes:")
-        return of_pipeline(pipelines.shapes(name), name)
+        return parts.model_of(pipelines.shapes(name), name)
+    if str(checkpoint).startswith(hub.PREFIX):
+        path = hub.folder(str(checkpoint), dtype)
     if path.is_dir() and (pipelines.is_folder(path) or diffusers.is_folder(path)):
         fast = jax.default_backend() != "cpu" and (path / "model_index.json").exists()
         kept = dtype or ("bfloat16" if fast else "float32")
-        return _cast(of_pipeline(pipelines.read(path, kept), path.resolve().name), kept)
+        return _cast(parts.model_of(pipelines.read(path, kept), path.resolve().name), kept)
     if path.is_dir():
         from ddim_jax.checkpoints import workdir  # orbax takes a second to import
 
         return workdir.read(path)
+    if path.is_file() and single_file.is_original(path):
+        raise ValueError(
+            f"{path} is an original single file, without its tokenizer; convert it once: python -m "
+            f"ddim_jax.checkpoints {path} FOLDER --tokenizer=..."
+        )
     if path.is_file():
         return weights_file.read(path, path.stem)
     if str(checkpoint) in bundled():
@@ -106,11 +114,6 @@ def load_codec(folder: str | Path, size: tuple[int, int] = (256, 256)) -> Codec:
         raise ValueError(f"{folder} holds a {found.kind.name}, no autoencoder")
     net = found.kind.module(**found.arguments)
     return codecs.latents(net, (*size, net.channels), found.params)
-
-
-def of_pipeline(pipeline: pipelines.Pipeline, name: str) -> Model:
-    """The model of a published pipeline."""
-    return experiment.build(pipeline.config).with_parts(*pipeline[1:]).replace(name=name)
 
 
 def _merged(model: Model, path: Path, scale: float) -> Model:

@@ -1,25 +1,42 @@
-"""Exports a workdir's moving average to one file, or to a folder that diffusers reads.
+"""Converts a checkpoint: to one `.safetensors` file, or to a folder that diffusers reads.
 
-    python -m ddim_jax.checkpoints runs/digits digits.safetensors [--dtype=float16]
+    python -m ddim_jax.checkpoints runs/digits digits.safetensors --dtype=float16
     python -m ddim_jax.checkpoints runs/cifar10 cifar10-diffusers
-    python -m ddim_jax.checkpoints runs/style style.safetensors --lora
+    python -m ddim_jax.checkpoints stable-diffusion sd.safetensors        # a published folder
+    python -m ddim_jax.checkpoints sd.safetensors stable-diffusion        # and back
+    python -m ddim_jax.checkpoints runs/style style.safetensors --lora    # of a run with train.lora
+    python -m ddim_jax.checkpoints v1-5.safetensors sd15 --tokenizer=stable-diffusion/tokenizer
 
-`sample.py --checkpoint` takes the first two; the last is of a run with `config.train.lora`.
+The file of a pipeline holds its autoencoder, text encoders and tokenizers too.
 """
 
 import argparse
 from pathlib import Path
 
+import jax
+import numpy as np
+
 from ddim_jax import command_line, files
-from ddim_jax.checkpoints import DTYPES, diffusers, load, lora, save
+from ddim_jax.checkpoints import hub, load, lora, parts, pipelines, single_file, weights_file
+from ddim_jax.checkpoints.parts import Pipeline
+from ddim_jax.checkpoints.tensors import DTYPES, cast
 
 
 def main(argv: list[str] | None = None) -> None:
     """Parses, loads, writes."""
     parser = command_line.Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("checkpoint", help="training workdir, file or bundled name")
+    parser.add_argument(
+        "checkpoint",
+        help="training workdir, file, bundled name, folder of diffusers, hf:ORG/NAME, or original "
+        "single file of Stable Diffusion, DiT or SiT",
+    )
     parser.add_argument("file", help="ends in .safetensors, or is a folder for diffusers")
-    parser.add_argument("--dtype", default="float32", choices=DTYPES)
+    parser.add_argument("--dtype", choices=DTYPES, help="of the weights; default: as they are")
+    parser.add_argument("--tokenizer", help="folder of the tokenizer, of an original single file")
+    parser.add_argument("--autoencoder", help="its folder, of an original file of DiT or SiT")
+    parser.add_argument(
+        "--prediction", choices=("eps", "v", "flow"), help="of an original single file"
+    )
     parser.add_argument("--lora", action="store_true", help="its low-rank factors alone, for peft")
     args = parser.parse_args(argv)
     command_line.run("export", lambda: _export(args))
@@ -30,15 +47,40 @@ def _export(args: argparse.Namespace) -> None:
     suffixes = (".safetensors",) if path.suffix or args.lora else ()
     files.check_new(path, what="the file", suffixes=suffixes, overwrite=None)
     if args.lora:
-        _export_lora(args.checkpoint, path, args.dtype)
+        _export_lora(args.checkpoint, path, args.dtype or "float32")
         return
-    model = load(args.checkpoint)
-    if not path.suffix:
-        diffusers.write(path, model.config, model.params)
-        print(f"{path}: step {model.step}, as diffusers reads it")
+    pipeline, step = _read(args)
+    said = f"step {step}, " if step else ""
+    if path.suffix:
+        weights_file.save_pipeline(path, pipeline, args.dtype, step)
+        print(f"{path}: {said}{path.stat().st_size / 1e6:.2f} MB")
         return
-    save(path, model, args.dtype)
-    print(f"{path}: step {model.step}, {path.stat().st_size / 1e6:.2f} MB")
+    if args.dtype:
+        to = lambda value: cast(np.asarray(value), args.dtype, "a parameter")  # noqa: E731
+        pipeline = Pipeline(
+            pipeline.config, *jax.tree.map(to, jax.device_get(pipeline[1:4])), pipeline.tokenizers
+        )
+    pipelines.write(path, pipeline)
+    print(f"{path}: {said}as diffusers reads it")
+
+
+def _read(args: argparse.Namespace) -> tuple[Pipeline, int]:
+    """The checkpoint, whatever it is, and its step."""
+    given = args.checkpoint
+    path = hub.folder(given, args.dtype) if given.startswith(hub.PREFIX) else Path(given)
+    original = path.is_file() and single_file.is_original(path)
+    for name in ("tokenizer", "autoencoder", "prediction"):
+        if getattr(args, name) and not original:
+            raise ValueError(f"--{name} is for original single files, and {given} is none")
+    if original:
+        options = dict(tokenizer=args.tokenizer, autoencoder=args.autoencoder)
+        return single_file.read(path, args.dtype, **options, prediction=args.prediction), 0
+    if path.is_dir() and pipelines.is_folder(path):
+        return pipelines.read(path, args.dtype), 0
+    if path.is_file():
+        return weights_file.read_pipeline(path)
+    model = load(given)
+    return parts.pipeline_of(model), model.step
 
 
 def _export_lora(checkpoint: str, path: Path, dtype: str) -> None:

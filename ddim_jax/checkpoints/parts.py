@@ -11,15 +11,18 @@
 Sections that are not needed are absent.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ddim_jax import experiment
 from ddim_jax.checkpoints import architecture
+from ddim_jax.model import Model
 from ddim_jax.names import lookup
 from ddim_jax.networks.autoencoder import AutoencoderKL
 from ddim_jax.networks.clip import ClipText
@@ -48,6 +51,18 @@ class Pipeline(NamedTuple):
     codec_params: Any = None
     text_params: tuple[Any, ...] = ()
     tokenizers: tuple[Tokenizer, ...] = ()
+
+
+def model_of(pipeline: Pipeline, name: str) -> Model:
+    """The model of a pipeline."""
+    return experiment.build(pipeline.config).with_parts(*pipeline[1:]).replace(name=name)
+
+
+def pipeline_of(model: Model) -> Pipeline:
+    """The pipeline of a model."""
+    texts = model.inputs.encode
+    encoders = (texts.params, texts.tokenizers) if texts else ((), ())
+    return Pipeline(model.config, model.params, model.codec.params, *encoders)
 
 
 class Networks(NamedTuple):
@@ -82,21 +97,49 @@ def shapes_of(config: ml_collections.ConfigDict) -> Pipeline:
         factor = nets.codec.factor
         shape = (shape[0] // factor, shape[1] // factor, nets.codec.latent_channels)
     channels = shape[-1] + (config.get("extra") or {}).get("channels", 0)
-    told = {name: jnp.zeros((1, *put.shape), put.dtype) for name, put in nets.model.inputs.items()}
-    x = jnp.zeros((1, *shape[:2], channels))
     return Pipeline(
         config,
-        shapes_of_network(nets.model, x, jnp.zeros(1), told),
-        shapes_of_network(nets.codec, jnp.zeros((1, *config.data.image_shape)))
-        if nets.codec
-        else None,
-        tuple(shapes_of_network(net, jnp.zeros((1, 3), jnp.int32)) for net in nets.text),
+        network_shapes(nets.model, (*shape[:2], channels)),
+        network_shapes(nets.codec, tuple(config.data.image_shape)) if nets.codec else None,
+        tuple(network_shapes(net, ()) for net in nets.text),
     )
 
 
-def shapes_of_network(net: nn.Module, *args: Any) -> Any:
-    """Shapes of a network's parameters; `args` are what it is called with."""
+@functools.lru_cache(maxsize=64)
+def network_shapes(net: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
+    """Shapes of a network's parameters.
+
+    Args:
+        net: a diffusion network, an autoencoder or a text encoder.
+        shape: of one sample or picture, [H, W, C]; () of a text encoder.
+    """
+    if isinstance(net, ClipText):
+        args = (jnp.zeros((1, 3), jnp.int32),)
+    elif hasattr(net, "inputs"):
+        told = {name: jnp.zeros((1, *put.shape), put.dtype) for name, put in net.inputs.items()}
+        args = (jnp.zeros((1, *shape)), jnp.zeros(1), told)
+    else:
+        args = (jnp.zeros((1, *shape)),)
     return jax.eval_shape(lambda: net.init(jax.random.key(0), *args))["params"]
+
+
+def flat(pipeline: Pipeline) -> dict[str, Any]:
+    """All parameters by their paths: of the network, "codec/..." and "text_0/..."."""
+    found = flatten_dict(pipeline.params, sep="/")
+    others = {"codec": pipeline.codec_params or {}}
+    others |= {f"text_{i}": params for i, params in enumerate(pipeline.text_params)}
+    for place, params in others.items():
+        found |= {f"{place}/{k}": v for k, v in flatten_dict(params, sep="/").items()}
+    return found
+
+
+def of_flat(config: ml_collections.ConfigDict, found: dict[str, Any]) -> Pipeline:
+    """The pipeline, without tokenizers, whose parameters are `flat`."""
+    params = unflatten_dict(found, sep="/")
+    codec = params.pop("codec", None)
+    count = len((config.get("text") or {}).get("encoders", ()))
+    text = tuple(params.pop(f"text_{i}", {}) for i in range(count))
+    return Pipeline(config, params, codec, text)
 
 
 def check(pipeline: Pipeline, where: str) -> None:
@@ -110,14 +153,11 @@ def check(pipeline: Pipeline, where: str) -> None:
         ValueError: they are not.
     """
     config, nets = pipeline.config, networks(pipeline.config)
-    wanted = shapes_of(config)
-    for part in ("params", "codec_params", "text_params"):
-        given = getattr(pipeline, part)
-        if differs := architecture.difference(getattr(wanted, part), given):
-            raise ValueError(
-                f"{where} does not fit its own config: {part.replace('_', ' ')}: {differs[0]} "
-                f"should be {differs[1]}, is {differs[2]}"
-            )
+    if differs := architecture.difference(flat(shapes_of(config)), flat(pipeline)):
+        raise ValueError(
+            f"{where} does not fit its own config: parameter {differs[0]} should be {differs[1]}, "
+            f"is {differs[2]}"
+        )
     if nets.codec and nets.codec.latent_channels != nets.model.out_channels:
         raise ValueError(
             f"{where}: the autoencoder has {nets.codec.latent_channels} latent channels, the "

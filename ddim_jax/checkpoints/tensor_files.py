@@ -28,6 +28,10 @@ PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".msgpack", ".h5")
 class Tensors(Mapping[str, np.ndarray]):
     """Name -> array of all tensors in some files, each read when it is asked for.
 
+    Attributes:
+        paths: of the files.
+        metadata: text by name, of all files.
+
     Args:
         paths: of the files.
 
@@ -36,11 +40,12 @@ class Tensors(Mapping[str, np.ndarray]):
     """
 
     def __init__(self, paths: Iterable[Path]):
-        self.paths, self._file = tuple(paths), {}
+        self.paths, self._file, self.metadata = tuple(paths), {}, {}
         for path in self.paths:
             with reading(path):
                 file = safetensors.safe_open(path, framework="numpy")
                 names = file.keys()
+                self.metadata |= file.metadata() or {}
             for name in names:
                 if name in self._file:
                     raise ValueError(f"{path} holds {name}, as another file of its folder does")
@@ -64,8 +69,45 @@ class Tensors(Mapping[str, np.ndarray]):
         return len(self._file)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The shape of a tensor, which is not read."""
+        """The shape of a tensor, which is not read; ValueError where there is none."""
+        if name not in self:
+            raise ValueError(f"the file lacks {name}")
         return tuple(self._file[name].get_slice(name).get_shape())
+
+
+class Under(Mapping[str, np.ndarray]):
+    """Those tensors whose names begin with a prefix, by the rest of their names.
+
+    Args:
+        tensors: of a file.
+        prefix: of the names.
+        without: a prefix of the rest, of what is left out; "" for nothing.
+    """
+
+    def __init__(self, tensors: Tensors, prefix: str, without: str = ""):
+        self.prefix, self._tensors = prefix, tensors
+        rest = (name.removeprefix(prefix) for name in tensors if name.startswith(prefix))
+        self._names = {name: None for name in rest if not (without and name.startswith(without))}
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """Reads a tensor."""
+        return self._tensors[self.prefix + name]
+
+    def __contains__(self, name: object) -> bool:
+        """Whether the file holds it."""
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        """The names."""
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._names)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """As of `Tensors`."""
+        return self._tensors.shape(self.prefix + name)
 
 
 @contextlib.contextmanager

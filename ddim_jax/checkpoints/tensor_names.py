@@ -64,7 +64,7 @@ def _attention(ours: str, theirs: str, tensors: Any) -> Iterator[Entry]:
     yield from _layer(f"{ours}/out", out)
 
 
-def _stacked(ours: str, blocks: int, *theirs: Callable[[int], str]) -> Iterator[Entry]:
+def stacked(ours: str, blocks: int, *theirs: Callable[[int], str]) -> Iterator[Entry]:
     """A layer of all blocks, whose tensors side by side are theirs(i) of block i."""
     for part, name in (("weight", "kernel"), ("bias", "bias")):
         names = tuple(f"{one(i)}.{part}" for i in range(blocks) for one in theirs)
@@ -246,7 +246,7 @@ def clip_text(net: ClipText, tensors: Any = EVERY) -> Iterator[Entry]:
         ("dense_0", "mlp.fc1"),
         ("dense_1", "mlp.fc2"),
     ):
-        yield from _stacked(f"layers/{ours}", net.layers, *(name(part) for part in theirs))
+        yield from stacked(f"layers/{ours}", net.layers, *(name(part) for part in theirs))
     for i in range(2):
         for part, ours in (("weight", "scale"), ("bias", "bias")):
             names = tuple(name(f"layer_norm{i + 1}.{part}")(j) for j in range(net.layers))
@@ -290,9 +290,9 @@ def dit(net: DiT, tensors: Any = EVERY) -> Iterator[Entry]:
         return lambda i: f"transformer_blocks.{i}.{part}"
 
     qkv = (name(f"attn1.to_{x}") for x in "qkv")
-    yield from _stacked("blocks/attention/qkv", net.depth, *qkv)
+    yield from stacked("blocks/attention/qkv", net.depth, *qkv)
     for ours, theirs in DIT_BLOCK.items():
-        yield from _stacked(f"blocks/{ours}", net.depth, name(theirs))
+        yield from stacked(f"blocks/{ours}", net.depth, name(theirs))
     yield from _layer("modulation_out", "proj_out_1")
     yield from _layer("out", "proj_out_2")
 
@@ -314,7 +314,7 @@ def dit_authors(net: DiT, tensors: Any = EVERY) -> Iterator[Entry]:
         yield Entry("label/embedding", ("y_embedder.embedding_table.weight",))
     for ours, theirs in DIT_AUTHORS_BLOCK.items():
         name = f"blocks.{{}}.{theirs}".format
-        yield from _stacked(f"blocks/{ours}", net.depth, name)
+        yield from stacked(f"blocks/{ours}", net.depth, name)
     yield from _layer("modulation_out", "final_layer.adaLN_modulation.1")
     yield from _layer("out", "final_layer.linear")
 

@@ -83,13 +83,14 @@ def to_ours(
         left.difference_update(entry.theirs)
         if entry.ours:
             value = _read(entry, [np.asarray(tensors[name]) for name in entry.theirs])
-            flat[entry.ours] = _cast(value, dtype, entry.theirs[0])
+            flat[entry.ours] = cast(value, dtype, entry.theirs[0])
     if left:
         raise ValueError(f"the file holds {min(left)}, for which the network has no place")
     return unflatten_dict(flat, sep="/")
 
 
-def _cast(value: np.ndarray, dtype: Any, name: str) -> np.ndarray:
+def cast(value: np.ndarray, dtype: Any, name: str) -> np.ndarray:
+    """A tensor in a dtype, None its own; ValueError names one with numbers that are not finite."""
     own = value.dtype
     with np.errstate(over="ignore"):
         value = np.ascontiguousarray(value, dtype)

@@ -1,7 +1,8 @@
 """One `.safetensors` file: the flax parameters by path, and the config in its metadata.
 
 The tensors are named by their paths joined with "/"; the metadata holds "config" (JSON), "step" and
-"format".
+"format". Of a whole pipeline the file holds the autoencoder's and the text encoders' parameters
+too, under "codec/" and "text_0/", "text_1/", and the metadata "tokenizers" (JSON).
 """
 
 import json
@@ -10,16 +11,18 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
-import safetensors.numpy
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ddim_jax import experiment, files
-from ddim_jax.checkpoints import architecture
+from ddim_jax.checkpoints import parts, tensor_files
+from ddim_jax.checkpoints.parts import Pipeline
+from ddim_jax.checkpoints.tensors import DTYPES, cast, check_dtype
 from ddim_jax.model import Model
+from ddim_jax.networks.tokenizer import Tokenizer
 
-FORMAT = "ddim_jax 1"
-DTYPES = ("float32", "float16")
+__all__ = ["DTYPES", "read", "read_pipeline", "save", "save_pipeline"]
+
+FORMAT, WHOLE = "ddim_jax 1", "ddim_jax 2"
+"""Of a network alone, and of a pipeline."""
 
 
 def read(path: Path, name: str) -> Model:
@@ -32,53 +35,75 @@ def read(path: Path, name: str) -> Model:
     Raises:
         ValueError: it is damaged, of another format, or does not fit its own config.
     """
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-        tensors = safetensors.numpy.load_file(path)
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
-    if metadata.get("format") != FORMAT:
+    pipeline, step = read_pipeline(path, "float32")
+    if pipeline.codec_params is None:  # small: ready for drawing
+        pipeline = pipeline._replace(params=jax.tree.map(jnp.asarray, pipeline.params))
+    return parts.model_of(pipeline, name).replace(step=step)
+
+
+def read_pipeline(path: Path, dtype: str | None = None) -> tuple[Pipeline, int]:
+    """All that a file holds, with numpy arrays, and the step at which it was saved.
+
+    Args:
+        path: the file.
+        dtype: of the parameters; None keeps the file's own.
+
+    Raises:
+        ValueError: it is damaged, of another format, or does not fit its own config.
+    """
+    check_dtype(dtype)
+    tensors = tensor_files.Tensors([path])
+    metadata = tensors.metadata
+    if metadata.get("format") not in (FORMAT, WHOLE):
         raise ValueError(
             f"{path} was not written by ddim_jax (its format is {metadata.get('format')!r}, not "
             f"{FORMAT!r}); export a workdir with python -m ddim_jax.checkpoints"
         )
-    model = experiment.build(experiment.of_file(json.loads(metadata["config"])))
-    wanted = flatten_dict(jax.eval_shape(model.init, jax.random.key(0)), sep="/")
-    if differs := architecture.difference(wanted, tensors):
-        raise ValueError(
-            f"{path} does not fit its own config: parameter {differs[0]} should be {differs[1]}, "
-            f"is {differs[2]}"
-        )
-    flat = {key: jnp.asarray(value, jnp.float32) for key, value in tensors.items()}
-    params = unflatten_dict(flat, sep="/")
-    return model.replace(params=params, name=name, step=int(metadata["step"]))
+    config = experiment.resolve(experiment.of_file(json.loads(metadata["config"])))
+    found = {name: cast(tensors[name], dtype, name) for name in tensors}
+    made = json.loads(metadata.get("tokenizers", "[]"))
+    tokenizers = tuple(Tokenizer(**options) for options in made)
+    pipeline = parts.of_flat(config, found)._replace(tokenizers=tokenizers)
+    parts.check(pipeline, str(path))
+    return pipeline, int(metadata["step"])
 
 
-def save(path: str | Path, model: Model, dtype: str = "float32") -> None:
+def save(path: str | Path, model: Model, dtype: str | None = "float32") -> None:
     """Writes a model to one file.
 
     Args:
         path: ending in .safetensors; must not exist.
         model: what to write.
-        dtype: "float32", or "float16" for half the size.
+        dtype: "float32", or "bfloat16" or "float16" for half the size; None: the parameters' own.
 
     Raises:
         FileExistsError: the file exists.
-        ValueError: another ending or dtype.
+        ValueError: another ending or dtype; numbers that are not finite in it.
     """
+    save_pipeline(path, parts.pipeline_of(model), dtype, model.step)
+
+
+def save_pipeline(
+    path: str | Path, pipeline: Pipeline, dtype: str | None = None, step: int = 0
+) -> None:
+    """Writes a pipeline to one file; arguments and errors as of `save`."""
     path = files.check_new(path, what="the file", suffixes=(".safetensors",), overwrite=None)
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
-    flat = flatten_dict(jax.device_get(model.params), sep="/")
-    tensors = {key: np.asarray(value, dtype) for key, value in flat.items()}
-    config = json.loads(model.config.to_json())
+    check_dtype(dtype)
+    found = jax.device_get(parts.flat(pipeline))
+    tensors = {name: cast(np.asarray(value), dtype, name) for name, value in found.items()}
+    config = json.loads(pipeline.config.to_json())
     kind, colon, place = config["data"]["name"].partition(":")
     # folders are this machine's alone
     config["data"]["name"] = kind + colon + Path(place).name
-    config["data"]["data_dir"] = ""
+    if "data_dir" in config["data"]:
+        config["data"]["data_dir"] = ""
+    if "start_from" in config:
+        config["start_from"] = Path(config["start_from"]).name
     config["version"] = experiment.version()
-    config["start_from"] = Path(config.get("start_from", "")).name
-    metadata = {"format": FORMAT, "config": json.dumps(config), "step": str(model.step)}
-    content = safetensors.numpy.save(tensors, metadata)
-    files.save(path, lambda file: file.write(content))
+    whole = pipeline.codec_params is not None or pipeline.text_params
+    metadata = {"format": WHOLE if whole else FORMAT, "step": str(step)}
+    metadata |= {"config": json.dumps(config)}
+    if pipeline.tokenizers:
+        made = [tokenizer.options() for tokenizer in pipeline.tokenizers]
+        metadata["tokenizers"] = json.dumps(made, separators=(",", ":"))
+    tensor_files.save(path, tensors, metadata)

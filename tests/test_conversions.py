@@ -1,0 +1,140 @@
+"""Every checkpoint to one file or a folder, by the command; folders of the hub."""
+
+import json
+import sys
+import types
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from ddim_jax.checkpoints import __main__ as export
+from ddim_jax.checkpoints import hub, pipelines, weights_file
+from tests import published_pipelines as published
+from tests.test_single_file import make_folder, original, write
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A published pipeline with two text encoders."""
+    return published.write(tmp_path_factory.mktemp("published") / "model", "xl")
+
+
+def same(a, b):
+    jax.tree.map(np.testing.assert_array_equal, a[1:4], b[1:4])
+    assert json.loads(a.config.to_json()) == json.loads(b.config.to_json())
+    assert [one.options() for one in a.tokenizers] == [one.options() for one in b.tokenizers]
+
+
+def test_a_folder_to_a_file_and_back(folder, tmp_path, capsys):
+    file, back = tmp_path / "model.safetensors", tmp_path / "model"
+    export.main([str(folder), str(file)])
+    assert f"{file}: {file.stat().st_size / 1e6:.2f} MB" in capsys.readouterr().out
+    whole = pipelines.read(folder)
+    found, step = weights_file.read_pipeline(file)
+    assert step == 0
+    same(found, whole)
+    export.main([str(file), str(back)])
+    assert "as diffusers reads it" in capsys.readouterr().out
+    same(pipelines.read(back), whole)
+    with pytest.raises(SystemExit, match="export: the file .* exists; choose another name"):
+        export.main([str(folder), str(file)])
+
+
+def test_other_dtypes(folder, tmp_path):
+    for out in ("half.safetensors", "half"):
+        export.main([str(folder), str(tmp_path / out), "--dtype=bfloat16"])
+    half, _ = weights_file.read_pipeline(tmp_path / "half.safetensors")
+    again = pipelines.read(tmp_path / "half")
+    jax.tree.map(np.testing.assert_array_equal, half[1:4], again[1:4])
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(half[1:4])} == {"bfloat16"}
+    full, _ = weights_file.read_pipeline(tmp_path / "half.safetensors", "float32")
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(full[1:4])} == {"float32"}
+
+
+def test_an_original_file_to_a_folder(tmp_path):
+    source = make_folder(tmp_path / "source", "sd21")
+    file = write(tmp_path / "v2.safetensors", original(source, "sd21"))
+    with pytest.raises(SystemExit, match="holds no tokenizer, .* give --tokenizer=FOLDER"):
+        export.main([str(file), str(tmp_path / "out"), "--prediction=v"])
+    options = [f"--tokenizer={source / 'tokenizer'}"]
+    with pytest.raises(SystemExit, match="give --prediction=v or --prediction=eps"):
+        export.main([str(file), str(tmp_path / "out"), *options])
+    export.main([str(file), str(tmp_path / "out"), *options, "--prediction=v"])
+    back, wanted = pipelines.read(tmp_path / "out"), pipelines.read(source)
+    jax.tree.map(np.testing.assert_array_equal, back[1:4], wanted[1:4])
+    assert back.config.prediction.name == "v"
+    with pytest.raises(SystemExit, match="--tokenizer is for original single files, and .* none"):
+        export.main([str(source), str(tmp_path / "new"), *options])
+
+
+def test_files_of_pipelines_that_do_not_fit(folder, tmp_path):
+    file = tmp_path / "model.safetensors"
+    pipeline = pipelines.read(folder)
+    lacks = pipeline.codec_params | {"quant_in": {"kernel": np.zeros((4, 4), np.float32)}}
+    weights_file.save_pipeline(file, pipeline._replace(codec_params=lacks))
+    with pytest.raises(ValueError, match=r"codec/quant_in/bias should be \(4,\), is absent"):
+        weights_file.read_pipeline(file)
+    safetensors.numpy.save_file({"x": np.zeros(3)}, file)
+    with pytest.raises(ValueError, match="was not written by ddim_jax"):
+        weights_file.read_pipeline(file)
+
+
+# --- the hub --------------------------------------------------------------------------------------
+
+
+def repository(folder, asked):
+    """A huggingface_hub that has one repository, on this disk."""
+    module = types.ModuleType("huggingface_hub")
+
+    def paths(name, revision=None):
+        if name != "org/model":
+            raise RuntimeError("404 Client Error.\nRepository Not Found")
+        return [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
+
+    def snapshot(name, allow_patterns, revision=None):
+        asked.append((revision, sorted(allow_patterns)))
+        return str(folder)
+
+    module.list_repo_files, module.snapshot_download = paths, snapshot
+    module.hf_hub_download = lambda name, path, revision=None: str(folder / path)
+    return module
+
+
+def test_folders_of_the_hub(tmp_path, monkeypatch):
+    folder, asked = tmp_path / "model", []
+    shards = {"a": "diffusion_pytorch_model-1.safetensors"}
+    for path in (
+        "model_index.json", "v1-5.safetensors", "v1-5.ckpt", "unet/config.json",
+        "unet/diffusion_pytorch_model.bin", "unet/diffusion_pytorch_model-1.safetensors",
+        "unet/diffusion_pytorch_model.fp16.safetensors", "vae/config.json",
+        "vae/diffusion_pytorch_model.fp16.safetensors", "tokenizer/vocab.json",
+        "tokenizer/merges.txt", "safety_checker/model.safetensors", "text_encoder/model.onnx",
+        "text_encoder/model.safetensors",
+    ):  # fmt: skip
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).touch()
+    index = "unet/diffusion_pytorch_model.safetensors.index.json"
+    (folder / index).write_text(json.dumps({"weight_map": shards}))
+    monkeypatch.setitem(sys.modules, "huggingface_hub", repository(folder, asked))
+    assert hub.folder("hf:org/model") == folder
+    texts = "model_index.json tokenizer/merges.txt tokenizer/vocab.json unet/config.json"
+    common = [*texts.split(), "text_encoder/model.safetensors", "vae/config.json"]
+    common.append("vae/diffusion_pytorch_model.fp16.safetensors")
+    full = [index, "unet/diffusion_pytorch_model-1.safetensors"]
+    assert asked == [(None, sorted(common + full))]
+    hub.folder("hf:org/model@v2", "float16")
+    half = ["unet/diffusion_pytorch_model.fp16.safetensors"]
+    assert asked[1] == ("v2", sorted(common + half))
+    message = r"hf:org/other could not be fetched \(RuntimeError: 404 Client Error.\); check"
+    with pytest.raises(FileNotFoundError, match=message):
+        hub.folder("hf:org/other")
+    with pytest.raises(ValueError, match="a checkpoint of the hub is hf:ORG/NAME, got 'hf:model'"):
+        hub.folder("hf:model")
+
+
+def test_without_the_hub(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(SystemExit, match="which is not installed: pip install 'ddim_jax.hub.'"):
+        export.main(["hf:org/model", str(tmp_path / "out")])
