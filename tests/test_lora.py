@@ -181,19 +181,22 @@ def moved(factors):
     return jax.tree.map(lambda leaf: np.float32(0.3 * rng.normal(size=leaf.shape)), factors)
 
 
-def test_written_names_are_those_of_peft(tmp_path):
+@pytest.mark.parametrize("linear", [False, True, None])
+def test_written_names_are_those_of_peft(linear, tmp_path):
     net, params = CASES["sd1"].net, CASES["sd1"].params()
     low_rank = LowRank(2, targets=("attention", "*/in/kernel"))
     factors = low_rank.init(jax.random.key(0), params)
-    lora.save(tmp_path / "a.safetensors", factors, net, low_rank, "float16")
+    options = {"dtype": "float16", "linear": linear}
+    lora.save(tmp_path / "a.safetensors", factors, net, low_rank, **options)
     file = safetensors.numpy.load_file(tmp_path / "a.safetensors")
     block = "unet.mid_block.attentions.0.transformer_blocks.0"
     assert file[f"{block}.attn1.to_q.lora_A.weight"].shape == (2, 64)
     assert file[f"{block}.attn2.to_k.lora_A.weight"].shape == (2, 24)
     assert file[f"{block}.attn2.to_out.0.lora_B.weight"].shape == (64, 2)
     place = "unet.down_blocks.0.attentions.0.proj_in"
-    assert file[f"{place}.lora_A.weight"].shape == (2, 32, 1, 1)
-    assert file[f"{place}.lora_B.weight"].shape == (32, 2, 1, 1)
+    more = (1, 1) if linear is False else ()  # where it is not said, context_dim=24 is not 768
+    assert file[f"{place}.lora_A.weight"].shape == (2, 32, *more)
+    assert file[f"{place}.lora_B.weight"].shape == (32, 2, *more)
     assert {value.dtype for value in file.values()} == {np.dtype("float16")}
     assert all(key.startswith("unet.") and ".lora_" in key for key in file)
 

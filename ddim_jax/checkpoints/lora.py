@@ -1,38 +1,33 @@
-"""LoRA files: read, merged into the parameters of networks, written.
+"""LoRA merged into the parameters of networks, and trained factors written.
 
     path, scale = lora.parse("lcm.safetensors:0.8")
     params, text_params = lora.apply(path, scale, params, net, text=((text_params, text_net),))
 
-A layer of a file has down [r, I, ...], up [O, r, ...] and perhaps alpha, which is r without; its
-weight becomes W + scale * alpha / r * up down. Names of layers are
-
-    lora_unet_down_blocks_0_..._to_q.lora_down.weight     kohya's; lora_te_, lora_te1_, lora_te2_
-    lora_unet_input_blocks_1_1_..._to_q.lora_down.weight  kohya's of Stable Diffusion XL
-    unet.down_blocks.0. ... .to_q.lora_A.weight           of peft and diffusers
-    unet.down_blocks.0. ... .to_q.lora.down.weight        of diffusers before 0.25, and older ones
+The weight of a layer of a file (`lora_file`) becomes W + scale * alpha / r * up down.
 
 Source: Hu et al. 2021 (arXiv:2106.09685), section 4.1.
 """
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
-import safetensors
 import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ddim_jax import files
 from ddim_jax.checkpoints import tensor_names
+from ddim_jax.checkpoints.lora_file import PREFIXES, Factors, prefix_of, read
 from ddim_jax.checkpoints.tensors import Entry, to_ours, to_theirs
 from ddim_jax.names import check_range, few
 from ddim_jax.networks import DiT, TextUNet, UNet
 from ddim_jax.networks.clip import ClipText
 from ddim_jax.networks.low_rank import LowRank
+
+__all__ = ["Factors", "apply", "merge", "parse", "read", "save"]
 
 ENTRIES = {
     UNet: tensor_names.unet,
@@ -40,36 +35,6 @@ ENTRIES = {
     DiT: tensor_names.dit,
     ClipText: tensor_names.clip_text,
 }
-PREFIXES = {
-    **{"lora_unet_": 0, "lora_te1_": 1, "lora_te2_": 2, "lora_te_": 1},
-    **{"unet.": 0, "transformer.": 0, "text_encoder_2.": 2, "text_encoder.": 1},
-    **{"text_model.": 1, "": 0},
-}
-"""How names begin -> whose they are: of the network 0, of the first text encoder 1, ..."""
-KEY = re.compile(
-    r"(?:base_model\.model\.)?(?P<layer>.+?)(?:[._]lora(?:_linear_layer)?[._]"
-    r"(?P<part>A|B|down|up)(?:\.default)?\.weight|\.(?P<alpha>alpha))"
-)
-PARTS = {"A": "down", "B": "up"}
-OTHER_KINDS = {
-    **{"hada_": "LoHa", "lokr_": "LoKr", "dora_scale": "DoRA", "lora_magnitude_vector": "DoRA"},
-    **{"oft_": "OFT", "boft": "BOFT", "lora_mid": "Tucker form", "ia3": "IA3"},
-}
-FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors")
-
-
-class Factors(NamedTuple):
-    """The change of one layer, scale * up down.
-
-    Attributes:
-        down: float32 [r, I, ...].
-        up: float32 [O, r, ...].
-        scale: alpha / r.
-    """
-
-    down: np.ndarray
-    up: np.ndarray
-    scale: float
 
 
 def parse(text: str) -> tuple[Path, float]:
@@ -87,74 +52,6 @@ def parse(text: str) -> tuple[Path, float]:
         name, scale = text, 1.0
     check_range(f"the scale of {name}", scale, hint="1 is all of it, 0 none")
     return Path(name), scale
-
-
-# --- reading --------------------------------------------------------------------------------------
-
-
-def read(path: str | Path) -> dict[str, Factors]:
-    """The layers of a file by their names in it.
-
-    Args:
-        path: a `.safetensors` file, or a folder of diffusers or peft that holds one.
-
-    Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is damaged, or holds something else than plain LoRA.
-    """
-    path = Path(path).expanduser()
-    if path.is_dir():
-        path = next((path / name for name in FILES if (path / name).exists()), path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no LoRA {path}{files.missing_part(path)}")
-    try:
-        with safetensors.safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-        tensors = safetensors.numpy.load_file(path)
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
-    layers: dict[str, dict[str, np.ndarray]] = {}
-    for name, value in tensors.items():
-        match = KEY.fullmatch(name)
-        if match is None:
-            kind = next((kind for part, kind in OTHER_KINDS.items() if part in name), "no LoRA")
-            raise ValueError(f"{path} holds {name}, of {kind}; a LoRA has down, up and alpha alone")
-        part = match["alpha"] or PARTS.get(match["part"], match["part"])
-        layers.setdefault(match["layer"], {})[part] = np.asarray(value, np.float32)
-    options = _adapter_options(path, metadata)
-    return {name: _factors(path, name, parts, options) for name, parts in layers.items()}
-
-
-def _factors(path: Path, name: str, parts: dict[str, np.ndarray], options: dict) -> Factors:
-    missing = [part for part in ("down", "up") if part not in parts]
-    if missing:
-        raise ValueError(f"{path} is not whole: {name} has no {missing[0]}")
-    rank = len(parts["down"])
-    if parts["down"].ndim < 2 or parts["up"].size != len(parts["up"]) * rank:
-        shapes = (parts["down"].shape, parts["up"].shape)
-        raise ValueError(f"{path}: down {shapes[0]} and up {shapes[1]} of {name} do not fit")
-    if "alpha" in parts:
-        return Factors(parts["down"], parts["up"], float(parts["alpha"].item()) / rank)
-    prefix = _prefix(name)
-    its = {key: value for key, value in options.items() if key.startswith(prefix)}
-    own = {key.removeprefix(prefix): value for key, value in its.items()}
-    alpha = own.get("lora_alpha", rank)
-    for pattern, value in (own.get("alpha_pattern") or {}).items():
-        if re.fullmatch(rf"(.*\.)?({pattern})", name):
-            alpha = value
-    return Factors(**parts, scale=alpha / (rank**0.5 if own.get("use_rslora") else rank))
-
-
-def _adapter_options(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
-    """What peft says of the layers that have no alpha, by prefix and name of an option."""
-    beside = path.with_name("adapter_config.json")
-    if path.name == FILES[1] and beside.exists():
-        return json.loads(beside.read_text())
-    return json.loads(metadata.get("lora_adapter_metadata", "{}"))
-
-
-def _prefix(key: str) -> str:
-    return next(prefix for prefix in PREFIXES if key.startswith(prefix))
 
 
 # --- merging --------------------------------------------------------------------------------------
@@ -184,7 +81,7 @@ def apply(
     places = [_places(ENTRIES[type(net)](net), params) for params, net in networks]
     found = read(path)
     for key, factors in found.items():
-        number, name = PREFIXES[_prefix(key)], _plain(key)
+        number, name = PREFIXES[prefix_of(key)], _plain(key)
         if number < len(networks) and name in places[number]:
             layers[number][key] = factors
         else:
@@ -250,7 +147,7 @@ def _places(entries: Iterable[Entry], params: Any) -> dict[str, tuple[Entry, str
 
 def _plain(key: str) -> str:
     """The name of a layer without what its writers differ in."""
-    name = key.removeprefix(_prefix(key)).replace(".processor.", ".").replace(".", "_")
+    name = key.removeprefix(prefix_of(key)).replace(".processor.", ".").replace(".", "_")
     name = re.sub(r"self_attn_to_(q|k|v|out)$", r"self_attn_\1_proj", name)
     return re.sub(r"_to_out$", "_to_out_0", name.removeprefix("text_model_"))
 
@@ -315,7 +212,12 @@ def _changed(value: Any, entry: Entry, its: dict[str, tuple[str, Factors]], scal
 
 
 def save(
-    path: str | Path, factors: Any, net: Any, low_rank: LowRank, dtype: str = "float32"
+    path: str | Path,
+    factors: Any,
+    net: Any,
+    low_rank: LowRank,
+    dtype: str = "float32",
+    linear: bool | None = None,
 ) -> None:
     """Writes trained factors as peft and diffusers name them; alpha / rank goes into up.
 
@@ -325,6 +227,8 @@ def save(
         net: the network that they change.
         low_rank: their scale.
         dtype: "float32" or "float16".
+        linear: as of `tensor_names.text_unet`; None: as in the published networks, where texts of
+            768 features (Stable Diffusion 1) go with 1x1 convolutions.
 
     Raises:
         FileExistsError: the file exists.
@@ -333,7 +237,10 @@ def save(
     path = files.check_new(path, what="the file", suffixes=(".safetensors",), overwrite=None)
     flat, tensors = flatten_dict(jax.device_get(factors), sep="/"), {}
     prefix = "transformer." if isinstance(net, DiT) else "unet."
-    for entry in ENTRIES[type(net)](net):
+    options = {}
+    if isinstance(net, TextUNet):
+        options = {"linear": net.context_dim != 768 if linear is None else linear}
+    for entry in ENTRIES[type(net)](net, **options):
         place = entry.ours.removesuffix("kernel")
         if f"{place}down" not in flat:
             continue
