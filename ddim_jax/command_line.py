@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -51,6 +52,53 @@ class Parser(argparse.ArgumentParser):
         parsed = super().parse_args(*args, **options)
         Parser.flags = tuple(vars(parsed))
         return parsed
+
+
+USUAL_BATCH, BATCH_OF_LATENTS = 64, 4
+"""Samples at a time by default; fewer where they are decoded to large pictures."""
+
+
+def prompts(given: Iterable[str]) -> list[str]:
+    """The texts of a flag that may be given again: a text each, or of @FILE one in each line.
+
+    Raises:
+        ValueError: a file that is not there, or without text.
+    """
+    texts = []
+    for one in given:
+        if not one.startswith("@"):
+            texts.append(one)
+            continue
+        file = Path(one[1:]).expanduser()
+        if not file.is_file():
+            raise ValueError(f"--prompt={one}: there is no file {file} of prompts")
+        lines = file.read_text(encoding="utf-8").splitlines()
+        found = [line.strip() for line in lines if line.strip()]
+        if not found:
+            raise ValueError(f"--prompt={one} has no text; write one in each line")
+        texts += found
+    return texts
+
+
+def size(given: str | None) -> tuple[int, int] | None:
+    """(height, width) of a flag like 512x768; None as it is.
+
+    Raises:
+        ValueError: something else.
+    """
+    if given is None:
+        return None
+    parts = given.lower().split("x")
+    if len(parts) != 2 or not all(part.strip().isdecimal() for part in parts):
+        raise ValueError(f"--size must be HEIGHTxWIDTH like 512x768, got {given!r}")
+    return int(parts[0]), int(parts[1])
+
+
+def batch_size(given: int | None, model: Any) -> int:
+    """How many samples of a model at a time: what is given, or what is usual."""
+    if given is not None:
+        return given
+    return BATCH_OF_LATENTS if model.draws_latents else USUAL_BATCH
 
 
 def with_flags(message: str, flags: Iterable[str]) -> str:

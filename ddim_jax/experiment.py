@@ -156,16 +156,18 @@ def build(config: ml_collections.ConfigDict) -> Model:
             f"prediction 'eps' says nothing about x0 where alpha = 0, as {schedule.name} is at its "
             "noisy end; use prediction 'v' or 'flow'"
         )
-    network = build_network(config.model)
+    network, codec = build_network(config.model), _codec(config.get("codec"), shape)
+    inputs = Inputs(
+        network.inputs, tuple(config.data.get("class_names") or ()), _texts(config.get("text"))
+    )
+    further = (config.get("extra") or {}).get("channels", 0)
     return Model(
         network=network,
         params=None,
         schedule=schedule,
         parameterization=make(PREDICTIONS, config.prediction, "prediction"),
-        inputs=Inputs(
-            network.inputs, tuple(config.data.get("class_names") or ()), _texts(config.get("text"))
-        ),
-        codec=_codec(config.get("codec"), shape),
+        inputs=inputs.with_channels(codec.sample_shape, further),
+        codec=codec,
         recipe=Recipe.of(config),
         config=config,
     )

@@ -25,6 +25,8 @@ Array = Any
 UNLABELLED = "guidance_scale=0 draws without a label"
 NULL = "null"
 """Key of a dict in `inputs`: values that stand where an input is dropped."""
+CHANNELS = "channels"
+"""Input that a network takes as further channels of x, such as a mask and what it keeps."""
 
 
 class Rows:
@@ -103,6 +105,18 @@ class Inputs:
     def null(self) -> dict[str, Any]:
         """Name -> null value, of the inputs that can be dropped; {} for none."""
         return {name: put.null for name, put in self.declared.items() if put.null is not None}
+
+    @property
+    def channels(self) -> int:
+        """Further channels that the network takes beside its sample's."""
+        return self.declared[CHANNELS].shape[-1] if self.takes(CHANNELS) else 0
+
+    def with_channels(self, sample_shape: Sequence[int], count: int) -> "Inputs":
+        """The inputs of a network that takes so many further channels of samples of this shape."""
+        if not count:
+            return self
+        put = Input((*sample_shape[:-1], count))
+        return dataclasses.replace(self, declared={**self.declared, CHANNELS: put})
 
     def takes(self, name: str) -> bool:
         """Whether the network has an input of this name."""
@@ -218,6 +232,7 @@ class Inputs:
         *,
         sizes: Array | None = None,
         texts: Mapping[str, Any] | None = None,
+        channels: Array | None = None,
     ) -> dict[str, np.ndarray]:
         """The network's inputs as numpy arrays [N, ...]; what it does not take is left out.
 
@@ -228,6 +243,7 @@ class Inputs:
                 told how far to jump.
             sizes: [S] or [N, S], of a network that is told the sizes of its picture.
             texts: of `texts`.
+            channels: [N, h, w, C], of a network that takes further channels beside its sample's.
 
         Returns:
             Name -> [N, ...]. N is 1 if all values are scalars.
@@ -238,6 +254,7 @@ class Inputs:
         texts = dict(texts or {})
         null = texts.pop(NULL, None)
         given = {"label": labels, "guidance": guidance, "interval": interval, "sizes": sizes}
+        given |= {CHANNELS: channels}
         given = {name: (given | texts).get(name) for name in self.declared}
         for name, value in given.items():
             if value is None:
@@ -342,6 +359,11 @@ def _missing(name: str) -> str:
         return f"this network takes {name!r} as an input: sample it over equal steps"
     if name == "label":
         return "this network is class-conditional: give the label of every sample"
+    if name == CHANNELS:
+        return (
+            "this network completes pictures and draws none from noise alone: use `python -m "
+            "ddim_jax edit inpaint`"
+        )
     return f"this network takes {name!r} as an input, and it is not given"
 
 

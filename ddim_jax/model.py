@@ -139,6 +139,11 @@ class Model:
         """Shape of one sample, without the batch."""
         return self.codec.sample_shape
 
+    @property
+    def draws_latents(self) -> bool:
+        """Whether its samples are latents, which the codec decodes."""
+        return tuple(self.sample_shape) != tuple(self.codec.picture_shape)
+
     # --- the network as a function ----------------------------------------------------------------
 
     def init(self, key: Array) -> Any:
@@ -298,6 +303,7 @@ class Model:
         *,
         prompt: Any = None,
         negative_prompt: Any = None,
+        channels: Array | None = None,
     ) -> dict[str, Any]:
         """`inputs` and `guidance` of N samples, as `Generator.batches` takes them.
 
@@ -309,6 +315,8 @@ class Model:
             prompt: of a network that is told texts: one, a list in rotation, or what
                 `inputs.told` made of them; None: the empty text.
             negative_prompt: what to guide away from, likewise; None: the model's null text.
+            channels: [N, h, w, C] of a network that takes more than the sample's, see
+                `editing/inpainting.py`.
 
         Raises:
             ValueError: the network is told how long its steps are, and the table's differ; texts
@@ -326,6 +334,7 @@ class Model:
             interval,
             sizes=np.float32([height, width, 0, 0, height, width]),
             texts=self.inputs.texts(prompt, negative_prompt, count, guidance is not None),
+            channels=channels,
         )
         return {"inputs": inputs, "guidance": guidance}
 
@@ -386,7 +395,9 @@ class Model:
                     f"{self.name} draws pictures whose sides are multiples of {least}, got "
                     f"{size[0]} x {size[1]}; for {side} take {max(1, round(side / least)) * least}"
                 )
-        self._ready[size] = self.replace(codec=self.codec.at(*size))
+        codec = self.codec.at(*size)
+        inputs = self.inputs.with_channels(codec.sample_shape, self.inputs.channels)
+        self._ready[size] = self.replace(codec=codec, inputs=inputs)
         return self._ready[size]
 
     # --- drawing ----------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from ddim_jax import adaptive_sampling, sampling
-from ddim_jax.inputs import NULL, Input, Nulled
+from ddim_jax.inputs import CHANNELS, NULL, Input, Nulled
 from ddim_jax.networks import winograd
 from ddim_jax.predictions import Parameterization
 
@@ -25,7 +25,7 @@ def apply_of(network: Any) -> Callable[..., Array]:
 
     def apply(params, x, model_time, inputs, dropout_keys=None):
         variables = params if winograd.COLLECTION in params else {"params": params}
-        told = {name: value for name, value in inputs.items() if name != NULL}
+        x, told = joined(x, inputs)
         return network.apply(variables, x, model_time, told, dropout_keys)
 
     return apply
@@ -56,6 +56,15 @@ def winograd_of(network: Any, sample_shape: tuple[int, ...], declared: tuple) ->
 
 
 def example(sample_shape: tuple[int, ...], declared: Mapping[str, Input]) -> tuple:
-    """x, t and inputs of one sample, for shapes."""
+    """x, t and inputs of one sample, for shapes, as the network takes them."""
     inputs = {name: jnp.ones((1, *put.shape), put.dtype) for name, put in declared.items()}
-    return jnp.zeros((1, *sample_shape)), jnp.ones(1), inputs
+    x, told = joined(jnp.zeros((1, *sample_shape)), inputs)
+    return x, jnp.ones(1), told
+
+
+def joined(x: Array, inputs: Mapping[str, Any]) -> tuple[Array, dict[str, Array]]:
+    """What a network takes: x with the further channels behind its own, and its own inputs."""
+    told = {name: value for name, value in inputs.items() if name not in (NULL, CHANNELS)}
+    if CHANNELS in inputs:
+        x = jnp.concatenate([x, inputs[CHANNELS].astype(x.dtype)], axis=-1)
+    return x, told

@@ -79,10 +79,6 @@ PARALLEL = flags.DEFINE_enum(
 PROGRESS = flags.DEFINE_bool("progress", False, "a bar over network evaluations")
 
 
-MOST_LATENTS = 4
-"""Samples at a time by default, where they are decoded to large pictures."""
-
-
 def run(argv: list[str]) -> None:
     """Draws what the flags describe."""
     if len(argv) > 1:
@@ -192,18 +188,9 @@ def _generate(model, recipe, like, trajectory: bool):
 
 def _prompts(model) -> list[str] | None:
     """The texts of `--prompt`, files by their lines; None if there are none."""
-    texts = []
-    for given in PROMPT.value:
-        if not given.startswith("@"):
-            texts.append(given)
-            continue
-        file = Path(given[1:]).expanduser()
-        if not file.is_file():
-            raise ValueError(f"--prompt={given}: there is no file {file} of prompts")
-        lines = file.read_text(encoding="utf-8").splitlines()
-        texts += [line.strip() for line in lines if line.strip()]
-        if not texts:
-            raise ValueError(f"--prompt={given} has no text; write one in each line")
+    from ddim_jax import command_line
+
+    texts = command_line.prompts(PROMPT.value)
     if texts or not model.inputs.takes("text"):
         return texts or None
     raise ValueError(f"{model.name} draws from a text: give --prompt; --prompt= for none")
@@ -217,21 +204,10 @@ def _count(prompts: list[str] | None) -> int:
 
 def _batch_size(model) -> int:
     """`--batch_size`; fewer latents than pictures of pixels, which are small."""
+    from ddim_jax import command_line
+
     own = flags.FLAGS["batch_size"].using_default_value
-    return (
-        MOST_LATENTS
-        if own and model.sample_shape != model.codec.picture_shape
-        else (BATCH_SIZE.value)
-    )
-
-
-def _size() -> tuple[int, int] | None:
-    if SIZE.value is None:
-        return None
-    parts = SIZE.value.lower().split("x")
-    if len(parts) != 2 or not all(part.strip().isdecimal() for part in parts):
-        raise ValueError(f"--size must be HEIGHTxWIDTH like 512x768, got {SIZE.value!r}")
-    return int(parts[0]), int(parts[1])
+    return command_line.batch_size(None if own else BATCH_SIZE.value, model)
 
 
 def _draw_folder(folder: Path) -> str:
@@ -303,12 +279,12 @@ def _plan() -> str:
 
 def _load(like=None):
     """The model and recipe that the flags, or a picture to be drawn again, name, checked."""
-    from ddim_jax import checkpoints
+    from ddim_jax import checkpoints, command_line
 
     own = flags.FLAGS["checkpoint"].using_default_value
     checkpoint = like.checkpoint if like is not None and own else CHECKPOINT.value
     model = checkpoints.load(checkpoint, dtype=DTYPE.value, lora=tuple(LORA.value))
-    model = model.sized(_size() if like is None else like.size)
+    model = model.sized(command_line.size(SIZE.value) if like is None else like.size)
     if like is not None:
         model = model.replace(recipe=like.recipe)
     recipe = _recipe(model)
