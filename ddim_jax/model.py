@@ -37,6 +37,9 @@ from ddim_jax.schedules import NoiseLevel, Schedule
 from ddim_jax.solvers import SolverTable
 
 Array = Any
+SLOTS = 4
+"""Of history, for which tables that draw latents have room, as nearly all solvers need no more: so
+those of equal evaluations share a program, and compiling it takes minutes there."""
 WEAK_IN_FEW_STEPS = ("heun", "plms", "s_pndm", "pndm")
 """Solvers whose first steps leave the data where these are few and long."""
 
@@ -497,6 +500,8 @@ class Model:
         table, labels = recipe.table(self.schedule), self.inputs.labels(label, count)
         texts = {"prompt": prompt, "negative_prompt": negative_prompt}
         adaptive = isinstance(table, Tolerance)
+        if not adaptive and self.sample_shape != self.codec.picture_shape:
+            table = table.pad(len(table.slot), max(SLOTS, table.history.shape[-1]))
         size = min(batch_size, count)
         total = -(-count // size) * (1 if adaptive else table.nfe)
         with tqdm(total=total, unit="batch" if adaptive else "eval", disable=not progress) as bar:
