@@ -25,6 +25,8 @@ from ddim_jax.networks import strips
 Array = Any
 MOST_PIXELS = 2**20
 """Of a picture that is decoded as a whole, 1024 x 1024; a larger one is in strips."""
+TOGETHER = 2**17
+"""Pixels that are encoded at a time: two pictures of 256 x 256, or 128 of 32 x 32."""
 
 
 class Codec(NamedTuple):
@@ -137,7 +139,7 @@ def _in_parts(program: Callable, params: Any, x: np.ndarray, mesh: Any) -> np.nd
 
 @functools.lru_cache(maxsize=8)
 def _encoder(autoencoder: Any) -> Callable[[Any, Array, Array | None], Array]:
-    """The jitted `(params, pictures, keys or None) -> latents`, one picture after the other."""
+    """The jitted `(params, pictures, keys or None) -> latents`, few pictures after the other."""
 
     def encode(params, pictures, keys):
         def one(row):
@@ -150,7 +152,8 @@ def _encoder(autoencoder: Any) -> Callable[[Any, Array, Array | None], Array]:
             noise = jax.random.normal(key, found.mean.shape, found.mean.dtype)
             return (found.mean + found.std * noise)[0]
 
-        return jax.lax.map(one, (pictures, keys))
+        few = max(1, TOGETHER // (pictures.shape[1] * pictures.shape[2]))
+        return jax.lax.map(one, (pictures, keys), batch_size=min(few, len(pictures)))
 
     return jax.jit(encode)
 

@@ -150,8 +150,10 @@ def build(config: ml_collections.ConfigDict) -> Model:
         )
     if len(shape) != 3:
         raise ValueError(f"config.data.image_shape must be (height, width, channels), got {shape}")
-    schedule = make(SCHEDULES, config.schedule, "schedule")
-    if config.prediction.name == "eps" and schedule.level(schedule.t_span[0]).alpha == 0:
+    # an autoencoder says neither
+    schedule = make(SCHEDULES, config.get("schedule") or {"name": "cosine"}, "schedule")
+    prediction = config.get("prediction") or {"name": "v"}
+    if prediction["name"] == "eps" and schedule.level(schedule.t_span[0]).alpha == 0:
         raise ValueError(
             f"prediction 'eps' says nothing about x0 where alpha = 0, as {schedule.name} is at its "
             "noisy end; use prediction 'v' or 'flow'"
@@ -165,7 +167,7 @@ def build(config: ml_collections.ConfigDict) -> Model:
         network=network,
         params=None,
         schedule=schedule,
-        parameterization=make(PREDICTIONS, config.prediction, "prediction"),
+        parameterization=make(PREDICTIONS, prediction, "prediction"),
         inputs=inputs.with_channels(codec.sample_shape, further),
         codec=codec,
         recipe=Recipe.of(config),
@@ -177,7 +179,9 @@ def _codec(section: ml_collections.ConfigDict | None, picture_shape: tuple) -> c
     """The codec that a config's section `codec` names: an autoencoder; without one, the pixels."""
     if not section:
         return codecs.pixels(picture_shape)
-    return codecs.latents(make(AUTOENCODERS, _with_tuples(section), "codec"), picture_shape)
+    options = _with_tuples(section)
+    options.pop("start_from", None)
+    return codecs.latents(make(AUTOENCODERS, options, "codec"), picture_shape)
 
 
 def _texts(section: ml_collections.ConfigDict | None) -> Texts | None:

@@ -118,6 +118,18 @@ class Inputs:
         put = Input((*sample_shape[:-1], count))
         return dataclasses.replace(self, declared={**self.declared, CHANNELS: put})
 
+    @property
+    def dropped(self) -> dict[str, Any]:
+        """Name -> what training puts where an input is dropped.
+
+        That is `null`, and of texts the encoded empty one where the model draws without a text by
+        that; the network is drawn with what it was trained with.
+        """
+        encode = self.encode
+        if encode is None or not getattr(encode, "params", ()) or encode.null != "encode":
+            return self.null
+        return self.null | {name: rows[0] for name, rows in encode([""]).items()}
+
     def takes(self, name: str) -> bool:
         """Whether the network has an input of this name."""
         return name in self.declared

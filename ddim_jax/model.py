@@ -272,7 +272,12 @@ class Model:
         return found
 
     def check(self, recipe: Recipe) -> None:
-        """Raises ValueError for guidance that this network was not trained for."""
+        """Raises ValueError for what this network was not trained for: guidance, or to draw."""
+        if self.config.loss.get("name") == "autoencoder":
+            raise ValueError(
+                f"{self.name} is an autoencoder and draws nothing; config.codec.start_from names "
+                "it where a network of its latents is trained"
+            )
         guided = recipe.guidance_scale != 1
         if self.inputs.takes("guidance"):
             low, high = self.config.loss.get("guidance") or (1.0, 1.0)

@@ -78,6 +78,7 @@ def networks(config: ml_collections.ConfigDict) -> Networks:
     codec, text = config.get("codec"), config.get("text") or {}
     if codec:
         options = _arguments(codec)
+        options.pop("start_from", None)
         codec = lookup(CODECS, options.pop("name"), "autoencoder")(**options)
     encoders = []
     for encoder in text.get("encoders", ()):

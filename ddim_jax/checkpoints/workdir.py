@@ -5,7 +5,8 @@ number of devices; a damaged newest step is skipped, and said so, and replaced w
 to it again. A save that fails leaves the older steps as they are. `ema` is all that sampling reads.
 
 Where low-rank factors are trained, checkpoints hold these alone, and `base.safetensors` the network
-that they change: a copy, so that a workdir can be moved, and outlives what it started from.
+that they change: a copy, so that a workdir can be moved, and outlives what it started from. Of
+networks of latents and texts `around.py` keeps the rest.
 """
 
 import contextlib
@@ -23,7 +24,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from ddim_jax import experiment
-from ddim_jax.checkpoints import architecture, weights_file
+from ddim_jax.checkpoints import architecture, around, weights_file
 from ddim_jax.model import Model
 from ddim_jax.networks import low_rank
 from ddim_jax.networks.low_rank import LowRank
@@ -66,6 +67,8 @@ def read(path: Path) -> Model:
     """
     config = load_config(path)
     model = experiment.build(config).replace(name=path.name or str(path))
+    if parts := around.read(path):
+        model = model.with_parts(None, *parts[2:])
     if config.train.get("lora"):
         base, changes, factors, step = read_factors(path)
         return model.replace(params=changes.merge(base.params, factors), step=step)

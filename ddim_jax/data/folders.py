@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
+from ddim_jax.data import captions
 from ddim_jax.data.images import Size, fit_pil
 from ddim_jax.files import missing_part
 from ddim_jax.names import few
@@ -33,7 +34,7 @@ def open_folder(
     pad: bool = False,
     skip_unreadable: bool = False,
     checked: bool = True,
-) -> tuple[tuple[int, int, int], int, int, Callable, tuple[str, ...], str]:
+) -> tuple[tuple[int, int, int], int, int, Callable, tuple[str, ...], str, list[Path]]:
     """Opens a folder of images, all of which it checks.
 
     Args:
@@ -46,7 +47,8 @@ def open_folder(
         checked: False: only the first image that can be read counts.
 
     Returns:
-        image_shape, num_classes, count, read, class_names and note, the fields of a `Source`.
+        image_shape, num_classes, count, read, class_names and note, the fields of a `Source`; and
+        the files.
 
     Raises:
         FileNotFoundError: no such folder.
@@ -88,12 +90,19 @@ def open_folder(
         return read_file(files[index], size, channels, pad), labels[index]
 
     note = f"skipped {' and '.join(note)}" if note else ""
-    return shape, len(classes), len(files), read, tuple(classes), note
+    return shape, len(classes), len(files), read, tuple(classes), note, files
 
 
 def _skipped(root: Path, used: int) -> list[str]:
     """What is under a folder beside the images that were found."""
-    names = [name for _, _, names in os.walk(root) for name in names if name[0] != "."]
+    walked = [(Path(folder), names) for folder, _, names in os.walk(root)]
+    pictures = {f / Path(n).stem for f, names in walked for n in names if _is_image(n)}
+    names = [
+        name
+        for folder, names in walked
+        for name in names
+        if name[0] != "." and not captions.is_caption(folder / name, pictures)
+    ]
     found = [Path(name).suffix.lower() or name for name in names]
     others = len(found) - used
     kinds = sorted(set(found) - set(SUFFIXES)) or ["images in deeper folders"]
@@ -181,8 +190,11 @@ def _order(name: str) -> tuple[bool, int, str]:
 
 def _images_in(folder: Path) -> list[Path]:
     # A leading dot: hidden files, among them the "._name.jpg" that macOS leaves behind.
-    files = (p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.name[0] != ".")
-    return sorted(p for p in files if p.is_file())
+    return sorted(p for p in folder.iterdir() if _is_image(p.name) and p.is_file())
+
+
+def _is_image(name: str) -> bool:
+    return Path(name).suffix.lower() in SUFFIXES and name[0] != "."
 
 
 def check_files(

@@ -44,6 +44,26 @@ def read(path: Path, split: str) -> tuple[np.ndarray, np.ndarray | None, tuple[s
     return images, labels, () if names is None else _check_names(path, names, y_key, labels)
 
 
+def read_captions(path: Path, split: str) -> tuple[str, ...]:
+    """The captions of the images of `read`, in {split}_captions or captions; () for none.
+
+    Raises:
+        ValueError: not one text for each image.
+    """
+    with _explain_errors(path), np.load(path) as arrays:
+        x_key, _ = _choose_keys(path, list(arrays), split)
+        key = f"{split}_captions" if x_key == f"{split}_x" else "captions"
+        texts, count = (arrays[key], len(arrays[x_key])) if key in arrays else (None, 0)
+    if texts is None:
+        return ()
+    if texts.dtype.kind != "U" or texts.shape != (count,):
+        raise ValueError(
+            f"{key!r} of {path} is {texts.dtype} {list(texts.shape)}; captions must be texts "
+            f"[{count}], one for each image: numpy.array(list of str)"
+        )
+    return tuple(map(str, texts))
+
+
 @contextlib.contextmanager
 def _explain_errors(path: Path) -> Iterator[None]:
     try:

@@ -2,11 +2,13 @@
 
 A source is random access: `len(source)` and `source[i] -> {"image": uint8 [H, W, C], "label":
 int32}`. Every image of a source has the same shape. `load` looks for everything that can be wrong
-with the data before training starts, and says how to mend it.
+with the data before training starts, and says how to mend it. Captions are in `source.captions`.
 
-    digits        5,000 handwritten digits that come with the package, 28 x 28 x 1
-    npz:PATH      arrays {split}_x and {split}_y, or images and labels, or x and y; class_names
-    folder:PATH   a sub-folder for each class, or only images; in PATH, or in PATH/train, PATH/test
+    digits        5,000 handwritten digits that come with the package, 28 x 28 x 1; made captions
+    npz:PATH      arrays {split}_x and {split}_y, or images and labels, or x and y; class_names,
+                  captions
+    folder:PATH   a sub-folder for each class, or only images; in PATH, or in PATH/train, PATH/test;
+                  captions in metadata.jsonl, or in a .txt beside each image
     pairs:FOLDER  noise and the images drawn from it, see `noise_pairs`; in the size they have
     NAME          a TFDS dataset prepared as array_record, such as cifar10 (no TensorFlow needed)
 """
@@ -16,14 +18,14 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ddim_jax import files
-from ddim_jax.data import digits, folders, noise_pairs, npz, tfds
+from ddim_jax.data import captions, digits, folders, noise_pairs, npz, tfds
 from ddim_jax.data.images import Size, fit, height_width
 from ddim_jax.names import check_range, few
 
@@ -42,6 +44,8 @@ class Source:
         read: `read(i) -> (uint8 [H, W, C], label)` for 0 <= i < count; called by many threads.
         class_names: in the order of the labels; () where they have none but their numbers.
         note: what was left out, in words; "" for nothing.
+        captions: a text for each image; () for none.
+        told: further entries of a record, name -> an array of `count` rows, or `inputs.Rows`.
     """
 
     name: str
@@ -51,6 +55,8 @@ class Source:
     read: Callable[[int], tuple[np.ndarray, int]] = dataclasses.field(repr=False)
     class_names: tuple[str, ...] = ()
     note: str = ""
+    captions: Sequence[str] = dataclasses.field(default=(), repr=False)
+    told: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
 
     def __post_init__(self):
         """Forgets names that are only the numbers of the classes."""
@@ -65,8 +71,10 @@ class Source:
         """Returns `{"image": uint8 [H, W, C], "label": int32}`; negative indices count back."""
         if not -self.count <= index < self.count:
             raise IndexError(f"{self.name} has {self.count} images, got index {index}")
-        image, label = self.read(int(index) % self.count)
-        return {"image": image, "label": np.int32(label)}
+        index = int(index) % self.count
+        image, label = self.read(index)
+        told = {name: rows[index] for name, rows in self.told.items()}
+        return {"image": image, "label": np.int32(label)} | told
 
 
 def load(
@@ -109,16 +117,22 @@ def load(
         )
     kind, _, path = spec.partition(":")
     if spec == "digits":
-        return _of_arrays(spec, *digits.read(split), (), image_size, channels, pad)
+        arrays = digits.read(split)
+        source = _of_arrays(spec, *arrays, (), image_size, channels, pad)
+        return dataclasses.replace(source, captions=captions.of_digits(*arrays))
     if kind == "pairs":
         return noise_pairs.load(path)
     if kind == "npz":
         path = Path(path).expanduser()
-        return _of_arrays(f"npz:{path}", *npz.read(path, split), image_size, channels, pad)
+        arrays, texts = npz.read(path, split), npz.read_captions(path, split)
+        source = _of_arrays(f"npz:{path}", *arrays, image_size, channels, pad)
+        return dataclasses.replace(source, captions=texts)
     if kind == "folder":
         path = Path(path).expanduser()
         options = (image_size, channels, pad, skip_unreadable, checked)
-        return Source(f"folder:{path}", *folders.open_folder(path, split, *options))
+        *fields, files_read = folders.open_folder(path, split, *options)
+        texts = captions.of_files(folders.split_folder(path, split), files_read)
+        return Source(f"folder:{path}", *fields, captions=texts)
     if re.search(r"^[./~]|\.[a-z]{3,4}$", spec, re.I) and not Path(spec).expanduser().exists():
         missing = files.missing_part(Path(spec).expanduser())
         raise FileNotFoundError(

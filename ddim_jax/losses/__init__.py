@@ -6,6 +6,7 @@
     consistency             CD, CT, iCT, ECT
     continuous_consistency  sCM
     shortcut, mean_flow     flows that are told how far to jump
+    autoencoder             pictures to latents and back
 
 `time_samplers` and `level_pairs` draw the noise levels at which a loss is evaluated, `weightings`
 weigh its error there, `lpips` is a learned distance of images.
@@ -13,6 +14,7 @@ weigh its error there, `lpips` is a learned distance of images.
 
 from collections.abc import Callable
 
+from ddim_jax.losses.autoencoder import autoencoder
 from ddim_jax.losses.consistency import consistency
 from ddim_jax.losses.continuous_consistency import continuous_consistency
 from ddim_jax.losses.diffusion import diffusion
@@ -33,6 +35,7 @@ LOSSES: dict[str, Callable[..., Loss]] = {
     "continuous_consistency": continuous_consistency,
     "shortcut": shortcut,
     "mean_flow": mean_flow,
+    "autoencoder": autoencoder,
 }
 """Losses by the name that configs use; each is made from a `Net` and its options."""
 

@@ -9,8 +9,8 @@ from ddim_jax.networks.tiny_autoencoder import AutoencoderTiny
 from ddim_jax.networks.transformer import DiT
 from ddim_jax.networks.unet import UNet
 
-NETWORKS = {"unet": UNet, "dit": DiT, "text_unet": TextUNet}
-"""Networks by the name that configs use."""
+NETWORKS = {"unet": UNet, "dit": DiT, "text_unet": TextUNet, "autoencoder_kl": AutoencoderKL}
+"""Networks by the name that configs use; an autoencoder is trained like the others."""
 
 AUTOENCODERS = {"autoencoder_kl": AutoencoderKL, "autoencoder_tiny": AutoencoderTiny}
 """Autoencoders by the name that a config's section `codec` uses."""

@@ -19,6 +19,7 @@ Source: Rombach et al. 2022 (arXiv:2112.10752), section 3.1.
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from ddim_jax.networks.blocks import AttentionBlock
@@ -33,6 +34,14 @@ EPS = 1e-6
 class Moments(NamedTuple):
     """A Gaussian for each latent, scaled; `mean + std * noise` is a sample of it."""
 
+    mean: Array
+    std: Array
+
+
+class Coded(NamedTuple):
+    """Pictures that went through an autoencoder, and the Gaussian between, not scaled."""
+
+    pictures: Array
     mean: Array
     std: Array
 
@@ -197,9 +206,31 @@ class AutoencoderKL(nn.Module):
         """Height of a picture in units of its latents'."""
         return 2 ** (len(self.widths) - 1)
 
-    def __call__(self, images):
-        """Both ways, for `init`."""
-        return self.decode(self.encode(images).mean)
+    @property
+    def out_channels(self) -> int:
+        """As other networks call the channels of what they return."""
+        return self.channels
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """What it is told beside pictures, as other networks declare it: nothing."""
+        return {}
+
+    def __call__(self, images, t=None, inputs=None, keys=None) -> Coded:
+        """Both ways, called as other networks are.
+
+        Args:
+            images: as of `encode`.
+            t: not looked at.
+            inputs: not looked at.
+            keys: [B], of one sample of each picture's latents; None decodes their mean.
+        """
+        moments = self._moments(images)
+        z = moments.mean
+        if keys is not None:
+            shape = z.shape[1:]
+            z += moments.std * jax.vmap(lambda key: jax.random.normal(key, shape, z.dtype))(keys)
+        return Coded(self._decoded(z), *moments)
 
     def encode(self, images) -> Moments:
         """Encodes pictures.
@@ -213,11 +244,19 @@ class AutoencoderKL(nn.Module):
         Raises:
             ValueError: the shape or an attribute does not fit; raised while tracing.
         """
+        mean, std = self._moments(images)
+        return Moments((mean - self.shift) * self.scale, std * self.scale)
+
+    def _moments(self, images) -> Moments:
+        """Those of the latents as they are, not scaled."""
         check_pictures(self, images)
         h = self.encoder(images)
         mean, log_var = jnp.split(self.quant_out(h) if self.quant else h, 2, axis=-1)
-        std = jnp.exp(jnp.clip(log_var, -30.0, 20.0) / 2)
-        return Moments((mean - self.shift) * self.scale, std * self.scale)
+        return Moments(mean, jnp.exp(jnp.clip(log_var, -30.0, 20.0) / 2))
+
+    def _decoded(self, z):
+        """Pictures of latents as they are, not scaled."""
+        return self.decoder(self.quant_in(z) if self.quant else z)
 
     def decode(self, latents):
         """Decodes latents [B, h, w, latent_channels], scaled, to pictures, about -1..1, float32.

@@ -93,6 +93,26 @@ class Tokenizer:
         length = length if length < 10**6 else LENGTH  # files without one say 10 ** 30
         return cls(numbers, merges, int(length), pad if isinstance(pad, str) else pad["content"])
 
+    @classmethod
+    def of_texts(cls, texts: Sequence[str], length: int = LENGTH) -> "Tokenizer":
+        """Makes a tokenizer that has a token for each word of some texts, after those of all bytes.
+
+        Args:
+            texts: in whose order the words get their tokens.
+            length: most tokens of a text.
+        """
+        characters = byte_characters()
+        tokens = characters + [f"{character}</w>" for character in characters]
+        ranks: dict[tuple[str, str], int] = {}
+        for word in dict.fromkeys(word for text in texts for word in _words(_normal(text))):
+            parts = _merged(_split(word, characters), ranks)
+            while len(parts) > 1:  # later merges rank below: words before stay whole
+                ranks[parts[0], parts[1]] = len(ranks)
+                parts[:2] = ["".join(parts[:2])]
+                tokens.append(parts[0])
+        numbers = {token: i for i, token in enumerate(dict.fromkeys([*tokens, START, END]))}
+        return cls(numbers, list(ranks), length)
+
     def options(self) -> dict[str, Any]:
         """The arguments that make this tokenizer, as JSON has them."""
         names = {number: token for token, number in self._numbers.items()}
@@ -143,9 +163,8 @@ class Tokenizer:
             if piece in (START, END):
                 numbers.append(self._numbers[piece])
                 continue
-            piece = SPACES.sub(" ", unicodedata.normalize("NFC", piece))
-            piece = "".join(character.lower() for character in piece)  # a last sigma as others
-            numbers += [number for word in _words(piece) for number in self._merged(word)]
+            words = _words(_normal(piece))
+            numbers += [number for word in words for number in self._merged(word)]
         return numbers
 
     def cut(self, text: str) -> str:
@@ -163,15 +182,32 @@ class Tokenizer:
         return " ".join(word.decode(errors="replace") for word in words).strip()
 
     def _merge(self, word: str) -> tuple[int, ...]:
-        parts = [self._characters[byte] for byte in word.encode()]
-        parts[-1] += "</w>"
-        while len(parts) > 1:
-            pairs = enumerate(zip(parts, parts[1:], strict=False))
-            rank, i = min((self._ranks.get(pair, len(self._ranks)), i) for i, pair in pairs)
-            if rank == len(self._ranks):
-                break
-            parts[i : i + 2] = ["".join(parts[i : i + 2])]
+        parts = _merged(_split(word, self._characters), self._ranks)
         return tuple(self._numbers.get(part, self.end) for part in parts)
+
+
+def _normal(text: str) -> str:
+    """NFC, white space collapsed, lower case."""
+    text = SPACES.sub(" ", unicodedata.normalize("NFC", text))
+    return "".join(character.lower() for character in text)  # a last sigma as others
+
+
+def _split(word: str, characters: Sequence[str]) -> list[str]:
+    """The characters of a word's bytes; the last ends it."""
+    parts = [characters[byte] for byte in word.encode()]
+    parts[-1] += "</w>"
+    return parts
+
+
+def _merged(parts: list[str], ranks: dict[tuple[str, str], int]) -> list[str]:
+    """Merges neighbours by their ranks until none are left that have one."""
+    while len(parts) > 1:
+        pairs = enumerate(zip(parts, parts[1:], strict=False))
+        rank, i = min((ranks.get(pair, len(ranks)), i) for i, pair in pairs)
+        if rank == len(ranks):
+            break
+        parts[i : i + 2] = ["".join(parts[i : i + 2])]
+    return parts
 
 
 def _words(text: str) -> Iterator[str]:

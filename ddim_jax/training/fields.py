@@ -42,13 +42,15 @@ WRITTEN: dict[str, dict[str, Any]] = {
     "data": {
         **{"name": "", "split": "train", "data_dir": "", "flip": False, "skip_unreadable": False},
         **{"image_shape": None, "channels": None, "resize": None, "pad": False},
-        "class_names": (),
+        **{"class_names": (), "cache": False},
     },
     "train": {
         **{"steps": 1, "batch_size": 1, "accumulate": 1, "keep": 2},
         **{"log_every": 1, "checkpoint_every": 1, "sample_every": 0, "lora": None},
     },
-    "sample": {"num_samples": 1},
+    "sample": {"num_samples": 1, "prompts": ()},
+    "codec": {"start_from": ""},
+    "text": {"start_from": "", "null": "encode"},
     "model": {"name": "unet"},
 }
 """Further fields of sections, with a value of their type; None where that may be any."""

@@ -21,14 +21,15 @@ from jax.sharding import Mesh
 
 from ddim_jax import data, experiment, parallel
 from ddim_jax.checkpoints import lock
+from ddim_jax.checkpoints.around import save as save_around
 from ddim_jax.checkpoints.workdir import BASE, Checkpointer, save_base
 from ddim_jax.model import Model
 from ddim_jax.names import few
-from ddim_jax.training import resume, teacher
+from ddim_jax.training import around, resume, teacher
 from ddim_jax.training.method import Method, build
 from ddim_jax.training.metrics import MetricsWriter
 from ddim_jax.training.progress import Progress
-from ddim_jax.training.sample_grid import SampleGrid
+from ddim_jax.training.sample_grid import grid
 from ddim_jax.training.signals import StopOnSignal
 from ddim_jax.training.state import TrainState
 
@@ -55,10 +56,13 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> TrainState:
     workdir, mesh = Path(workdir), parallel.make_mesh()
     start = teacher.load(config, workdir)
     config = teacher.resolve(config, start)
-    method = build(config, start, mesh)
+    parts_needed = config.get("codec") or config.get("text")
+    source = experiment.load_data(config) if parts_needed else None
+    config, parts = around.load(config, workdir, source)
+    method = build(config, start, mesh, parts)
     if start is not None:
         teacher.check(config, start.config, method.loss.needs_teacher)
-    source = experiment.load_data(config)
+    source = experiment.load_data(config) if source is None else source
     config = teacher.record(config, start, source)
     check_data(config, source)
     abstract_state(config, method, start, mesh)  # traces it: errors come before files
@@ -67,6 +71,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> TrainState:
         resume.save_config(workdir, config)
         if method.low_rank is not None:
             save_base(workdir, start)
+        if parts is not None and jax.process_index() == 0:
+            save_around(workdir, parts)
         if jax.process_index() == 0:
             print("compiling the first state ...", file=sys.stderr, flush=True)
         state = init_state(config, method, start, mesh)
@@ -89,7 +95,7 @@ def _steps(
     """Runs the steps that are left; returns the last state."""
     train, first = config.train, int(state.step)
     batches = data.batches(
-        source,
+        around.told(config, method.model, source),
         train.batch_size,
         seed=config.seed,
         flip=config.data.flip,
@@ -98,7 +104,7 @@ def _steps(
         process_count=jax.process_count(),
     )
     put = (lambda b: b) if config.parallel == "pmap" else lambda b: parallel.shard(b, mesh)
-    writer, draw = MetricsWriter(workdir, first), SampleGrid(method.model, workdir / "samples")
+    writer, draw = MetricsWriter(workdir, first), grid(method.model, source, workdir / "samples")
     progress = Progress(first, train.steps, train.batch_size)
     if first < train.steps:
         progress.say("compiling the train step ...")

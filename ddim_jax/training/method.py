@@ -13,6 +13,7 @@ import ml_collections
 from jax.sharding import Mesh
 
 from ddim_jax import experiment, keys, losses, parallel
+from ddim_jax.checkpoints.parts import Pipeline
 from ddim_jax.checkpoints.workdir import BASE
 from ddim_jax.losses import TIMES, WEIGHTINGS, lpips
 from ddim_jax.model import Model
@@ -46,18 +47,26 @@ class Method(NamedTuple):
     low_rank: LowRank | None = None
 
 
-def build(config: ml_collections.ConfigDict, teacher: Model | None, mesh: Mesh) -> Method:
+def build(
+    config: ml_collections.ConfigDict,
+    teacher: Model | None,
+    mesh: Mesh,
+    around: Pipeline | None = None,
+) -> Method:
     """Builds and checks what a config names.
 
     Args:
         config: see `configs/`, of one stage.
         teacher: what the run starts from, if anything.
         mesh: of the devices that the step runs on.
+        around: parameters of the autoencoder and the text encoders, see `around`.
 
     Raises:
         ValueError: what can be wrong with a config.
     """
     model = experiment.build(config)
+    if around is not None:
+        model = model.with_parts(None, *around[2:])
     check(config, model, mesh.size)
     loss = build_loss(config, model, teacher)
     optimizer, ema = build_optimizer(config), build_ema(config)
@@ -150,7 +159,7 @@ def check(config: ml_collections.ConfigDict, model: Model, devices: int) -> None
 
 def net(model: Model) -> losses.Net:
     """A model as losses take it."""
-    return losses.Net(model.apply, model.schedule, model.parameterization, model.inputs.null)
+    return losses.Net(model.apply, model.schedule, model.parameterization, model.inputs.dropped)
 
 
 def build_loss(

@@ -23,7 +23,7 @@ from ddim_jax.training import optimizer as optimizers
 
 SAME_ON_RESUME = (
     *("data", "model", "schedule", "prediction", "loss", "optimizer", "ema", "seed"),
-    *("train.batch_size", "train.lora", "start_weights"),
+    *("train.batch_size", "train.lora", "start_weights", "codec", "text"),
 )
 DATA = "data_fingerprint"
 """Compared on a resume too; workdirs of earlier versions lack it."""
@@ -126,6 +126,7 @@ def _settings(config: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     built |= {"name": "unet", "vector_dim": 0}  # the second is of version 0.1
     config["model"] = json.loads(json.dumps(built, default=str)) | config["model"]
     config["data"] = {"resize": 0, "data_dir": "", "pad": False, "channels": None} | config["data"]
+    config["data"].setdefault("cache", False)
     config["data"]["resize"] = config["data"]["resize"] or 0
     for name in ("class_names", "skip_unreadable"):  # of the data, which have a fingerprint
         config["data"].pop(name, None)

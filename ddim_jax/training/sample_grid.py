@@ -1,4 +1,8 @@
-"""The pictures that a run leaves: the same samples at every call, from the moving average."""
+"""The pictures that a run leaves: the same samples at every call, from the moving average.
+
+Of networks that are told texts those of `config.sample.prompts`, by default of the first captions;
+of autoencoders pictures of the data, spread evenly, each above what comes back of it.
+"""
 
 import sys
 from pathlib import Path
@@ -10,21 +14,69 @@ from tqdm import tqdm
 
 from ddim_jax import data, files, provenance
 from ddim_jax.batch_loop import NotFiniteSamples
+from ddim_jax.codecs import to_uint8, to_unit_range
 from ddim_jax.model import Model
 
 BATCH = 64
 """Samples at a time."""
 
 
+def grid(model: Model, source: Any, folder: Path) -> "SampleGrid | Reconstructions":
+    """What draws a run's pictures: `(parameters, step) -> path` or None.
+
+    Args:
+        model: of the run.
+        source: its data.
+        folder: where the PNG files go.
+    """
+    if model.config.loss.name == "autoencoder":
+        return Reconstructions(model, source, folder)
+    return SampleGrid(model, folder, source)
+
+
+class Reconstructions:
+    """Writes a contact sheet of pictures and what an autoencoder makes of them."""
+
+    def __init__(self, model: Model, source: Any, folder: Path):
+        """Arguments as of `grid`; reads the pictures."""
+        count = min(model.config.sample.num_samples, len(source))
+        places = np.linspace(0, len(source) - 1, count).astype(int)
+        self._folder, self._pictures = folder, np.stack([source[int(i)]["image"] for i in places])
+        empty = np.zeros(len(self._pictures), np.float32)
+
+        def run(params, pictures):
+            return to_uint8(model.apply(params, to_unit_range(pictures), empty, {}).pictures)
+
+        self._run = jax.jit(run)
+
+    def __call__(self, ema: Any, step: int) -> Path | None:
+        """Writes the sheet and returns its path; None in processes but the first."""
+        path = self._folder / f"step_{step:07d}.png"
+        if jax.process_index() != 0:
+            return None
+        columns = min(10, len(self._pictures))
+        again = np.asarray(self._run(ema, self._pictures))
+        rows = range(0, len(again), columns)
+        sheet = [part[i : i + columns] for i in rows for part in (self._pictures, again)]
+        missing = -len(again) % columns  # both rows of a pair are full
+        if missing:
+            blank = np.full((missing, *again.shape[1:]), 255, np.uint8)
+            sheet[-2:] = [np.concatenate([part, blank]) for part in sheet[-2:]]
+        with files.naming(path):
+            data.save_grid(path, np.concatenate(sheet), columns=columns, overwrite=True)
+        return path
+
+
 class SampleGrid:
     """Draws a contact sheet as the config's section `sample` says; compiles once."""
 
-    def __init__(self, model: Model, folder: Path):
+    def __init__(self, model: Model, folder: Path, source: Any = None):
         """Compiles nothing yet.
 
         Args:
             model: of the run; its parameters come with every call.
             folder: where the PNG files go.
+            source: whose captions are prompts where the config has none.
         """
         self._folder, config = folder, model.config
         self._model, self._generator = model, model.generator()
@@ -32,7 +84,14 @@ class SampleGrid:
         self._table = self.check(model)
         labels = model.inputs.labels(None, self._count)
         self._labels = labels
-        self._conditions = model.conditions(self._count, model.recipe, labels, self._table)
+        self._prompts = None
+        if model.inputs.takes("text"):
+            captions = dict.fromkeys(getattr(source, "captions", ()))
+            prompts = list(config.sample.get("prompts") or captions) or [""]
+            self._prompts = [prompts[i % len(prompts)] for i in range(self._count)]
+        self._conditions = model.conditions(
+            self._count, model.recipe, labels, self._table, prompt=self._prompts
+        )
 
     @staticmethod
     def check(model: Model):
@@ -52,7 +111,8 @@ class SampleGrid:
         if inputs.takes("guidance"):
             model.check(model.recipe)
         table = model.recipe.table(model.schedule)
-        model.conditions(1, model.recipe, model.inputs.labels(None, 1), table)
+        if not inputs.takes("text"):
+            model.conditions(1, model.recipe, inputs.labels(None, 1), table)
         return table
 
     def __call__(self, ema: Any, step: int) -> Path | None:
@@ -89,6 +149,7 @@ class SampleGrid:
             seed=self._seed,
             index=np.arange(self._count),
             labels=self._labels,
+            prompts=self._prompts,
             batch_size=BATCH,
             checkpoint=workdir,
         )

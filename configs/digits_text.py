@@ -1,0 +1,83 @@
+"""Digits drawn from a text, "a bold seven", in the latents of `digits_vae`; Stable Diffusion, tiny.
+
+python train.py --config=digits_vae
+python train.py --config=digits_text
+python sample.py --checkpoint=runs/digits_text --prompt="a bold seven"
+"""
+
+import ml_collections
+
+TOKENS = 549
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """A latent network that attends to the words of captions, v-prediction, SD's schedule."""
+    config = ml_collections.ConfigDict()
+    config.seed = 0
+    config.parallel = "jit"
+    config.start_from = ""
+    config.data = dict(
+        name="digits", split="train", image_shape=None, flip=False, resize=32, channels=3,
+        data_dir="", cache=True,
+    )  # fmt: skip
+    config.codec = dict(start_from="runs/digits_vae")
+    # random and not trained: each word is a direction, and that is enough to attend to
+    config.text = dict(
+        encoders=(
+            dict(
+                vocabulary=TOKENS, length=8, width=64, layers=2, heads=4, hidden=128,
+                end=TOKENS - 1, take="last", pooled=False,
+            ),
+        ),
+        null="encode",
+    )  # fmt: skip
+    config.model = dict(
+        name="text_unet",
+        out_channels=4,
+        widths=(64, 96),
+        num_blocks=2,
+        depths=(1, 1),
+        heads=(4, 4),
+        groups=8,
+        text_length=8,
+        context_dim=64,
+    )
+    config.schedule = dict(
+        name="ddpm_scaled_linear", num_steps=1000, beta_start=0.00085, beta_end=0.012
+    )
+    config.prediction = dict(name="v")
+    config.loss = dict(
+        name="diffusion",
+        times=dict(name="uniform"),
+        weighting=dict(name="simple"),
+        label_dropout=0.1,
+    )
+    config.optimizer = dict(
+        name="adam", learning_rate=1e-3, warmup_steps=50, clip_norm=1.0, b2=0.99, decay="cosine"
+    )
+    config.ema = dict(name="power", relative_std=0.1)
+    config.train = dict(
+        steps=4000,
+        batch_size=64,
+        accumulate=1,
+        log_every=50,
+        checkpoint_every=250,
+        keep=2,
+        sample_every=500,
+    )
+    config.sample = dict(
+        solver="ddim",
+        stride="uniform",
+        steps=50,
+        num_samples=30,
+        clip="none",
+        guidance_scale=3.0,
+        prompts=tuple(
+            f"a {ink}{digit}"
+            for ink in ("thin ", "bold ", "")
+            for digit in (
+                "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine",
+            )
+        ),
+    )  # fmt: skip
+    return config

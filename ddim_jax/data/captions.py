@@ -1,0 +1,92 @@
+"""Captions: the texts that go with pictures, read from beside them or made.
+
+    folder/metadata.jsonl     {"file_name": "dogs/1.png", "text": "a dog"} in each line
+    folder/dogs/1.txt         the text of folder/dogs/1.png, where there is no metadata.jsonl
+
+A picture that has none has the empty text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import numpy as np
+
+METADATA = "metadata.jsonl"
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+INKS = ("a thin {}", "a {}", "a bold {}")
+"""Of the digits of a class the third with the least ink, the next, and that with the most."""
+
+
+def of_digits(images: np.ndarray, labels: np.ndarray) -> tuple[str, ...]:
+    """Makes captions such as "a bold seven", by how much ink a digit has among those of its class.
+
+    Args:
+        images: uint8 [N, H, W, 1].
+        labels: [N], 0..9.
+    """
+    ink, thirds = images.mean(axis=(1, 2, 3)), np.empty(len(images), int)
+    for label in np.unique(labels):
+        own = labels == label
+        thirds[own] = np.searchsorted(np.quantile(ink[own], (1 / 3, 2 / 3)), ink[own])
+    return tuple(
+        INKS[third].format(DIGITS[label]) for third, label in zip(thirds, labels, strict=True)
+    )
+
+
+def is_caption(file: Path, pictures: Collection[Path]) -> bool:
+    """Whether a file of a folder holds captions.
+
+    Args:
+        file: its path.
+        pictures: paths of the folder's pictures, without their endings.
+    """
+    return file.name == METADATA or (file.suffix == ".txt" and file.with_suffix("") in pictures)
+
+
+def of_files(root: Path, files: Sequence[Path]) -> tuple[str, ...]:
+    """The captions of the pictures of a folder; () where it holds none.
+
+    Args:
+        root: the folder, which may hold metadata.jsonl.
+        files: of the pictures.
+
+    Raises:
+        ValueError: metadata.jsonl is damaged, or names none of the files.
+    """
+    if (root / METADATA).is_file():
+        texts = _of_metadata(root / METADATA)
+        found = tuple(texts.get(file.relative_to(root).as_posix(), "") for file in files)
+        if not any(found):
+            raise ValueError(
+                f"{root / METADATA} names none of the pictures, such as "
+                f"{files[0].relative_to(root)}; write each path as it is within {root}"
+            )
+        return found
+    beside = [file.with_suffix(".txt") for file in files]
+    if not any(file.is_file() for file in beside):
+        return ()
+    return tuple(
+        file.read_text(encoding="utf-8").strip() if file.is_file() else "" for file in beside
+    )
+
+
+def _of_metadata(file: Path) -> dict[str, str]:
+    """File name -> text."""
+    texts = {}
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            texts[str(row["file_name"])] = row["text"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f'line {number} of {file} must be like {{"file_name": "1.png", "text": "a dog"}}'
+                f", got {line[:60]!r}"
+            ) from error
+        if not isinstance(row["text"], str):
+            raise ValueError(f"line {number} of {file}: text must be a text, got {row['text']!r}")
+    return texts

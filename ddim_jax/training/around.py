@@ -1,0 +1,183 @@
+"""What a network of latents and texts is trained with: autoencoder, text encoders, tokenizers.
+
+    config.codec = dict(start_from="runs/digits_vae")    a trained autoencoder, or a pipeline's
+    config.text = dict(start_from=FOLDER)                the text encoders of a pipeline, or
+    config.text = dict(encoders=(dict(...),))            random ones, and a tokenizer of the captions
+
+`start_from` fills in the section's other fields. None of these networks is trained. The scale of
+an autoencoder that was trained here is measured, so that its latents have unit variance. The
+workdir keeps a copy of all, see `checkpoints/around.py`, so that it draws alone.
+
+Source: Rombach et al. 2022 (arXiv:2112.10752), appendix G (the scale).
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+from ddim_jax import checkpoints, experiment
+from ddim_jax.checkpoints import around
+from ddim_jax.checkpoints.parts import Pipeline
+from ddim_jax.codecs import to_unit_range
+from ddim_jax.data import Source
+from ddim_jax.inputs import Rows
+from ddim_jax.model import Model
+from ddim_jax.networks.tokenizer import Tokenizer
+
+MEASURED = 1024
+"""Pictures that the scale is measured with."""
+BATCH = 64
+
+
+def load(
+    config: ml_collections.ConfigDict, workdir: Path, source: Any
+) -> tuple[ml_collections.ConfigDict, Pipeline | None]:
+    """The config with complete sections `codec` and `text`, and the parameters of what they name.
+
+    Args:
+        config: of the run.
+        workdir: of the run, which may hold them.
+        source: pictures, and captions for a network that is told texts.
+
+    Returns:
+        The config, and a pipeline without its own network; None where neither section is.
+
+    Raises:
+        FileNotFoundError: what a section starts from is not there.
+        ValueError: it has no such part; there are no captions; a tokenizer that does not fit.
+    """
+    if not (config.get("codec") or config.get("text")):
+        return config, None
+    config = config.copy_and_resolve_references()
+    kept = around.read(workdir)
+    with config.unlocked(), config.ignore_type():
+        if kept is not None:
+            for name, section in kept.config.items():
+                config[name] = ml_collections.ConfigDict({**section, **(config.get(name) or {})})
+            return config, kept._replace(config=config)
+        codec_params = _codec(config, source) if config.get("codec") else None
+        texts = _texts(config, source) if config.get("text") else ((), ())
+    return config, Pipeline(config, None, codec_params, *texts)
+
+
+def _codec(config: ml_collections.ConfigDict, source: Any) -> Any:
+    """Fills in the section; returns the parameters."""
+    name = config.codec.get("start_from")
+    if not name:
+        raise ValueError(
+            "config.codec.start_from must name a trained autoencoder: a workdir of "
+            "config.loss.name='autoencoder', or a pipeline's folder"
+        )
+    model = checkpoints.load(name)
+    given = {k: v for k, v in config.codec.items() if v is not None}
+    if model.config.loss.get("name") == "autoencoder":
+        own = dict(name="autoencoder_kl") | dict(model.config.model)
+        if "scale" not in given:
+            own["scale"] = measure_scale(model, source)
+        params = model.params
+    elif model.codec.params is not None:
+        own, params = dict(model.config.codec), model.codec.params
+    else:
+        raise ValueError(f"{name} is no autoencoder, and has none; name one that is trained")
+    config.codec = ml_collections.ConfigDict(own | given)
+    return jax.device_get(params)
+
+
+def measure_scale(model: Model, source: Any, count: int = MEASURED) -> float:
+    """One over the standard deviation of an autoencoder's latents, all numbers together.
+
+    Args:
+        model: an autoencoder.
+        source: pictures, of which `count` are taken, evenly spaced.
+        count: most of them.
+    """
+
+    @jax.jit
+    def moments(params, pictures):
+        coded = model.apply(params, to_unit_range(pictures), jnp.zeros(len(pictures)), {})
+        second = jnp.mean(coded.mean**2 + coded.std**2)
+        return jnp.stack([jnp.mean(coded.mean), second])
+
+    places = np.linspace(0, len(source) - 1, min(count, len(source))).astype(int)
+    found = [
+        moments(model.params, np.stack([source[int(i)]["image"] for i in some]))
+        for some in np.array_split(places, -(-len(places) // BATCH))
+    ]
+    mean, second = np.mean(found, axis=0, dtype=np.float64)
+    return float((second - mean**2) ** -0.5)
+
+
+def _texts(config: ml_collections.ConfigDict, source: Any) -> tuple[tuple, tuple]:
+    """Fills in the section; returns parameters of the encoders, and tokenizers."""
+    if name := config.text.get("start_from"):
+        model = checkpoints.load(name)
+        if model.inputs.encode is None:
+            raise ValueError(f"{name} is told no text; config.text.start_from needs one that is")
+        given = {k: v for k, v in config.text.items() if v is not None}
+        config.text = ml_collections.ConfigDict({**model.config.text, **given})
+        return model.inputs.encode.params, model.inputs.encode.tokenizers
+    texts = experiment.build(config).inputs.encode
+    check_captions(config, source)
+    params = []
+    for i, network in enumerate(texts.networks):
+        key = jax.random.fold_in(jax.random.key(config.seed), i)
+        ids = jnp.zeros((1, network.length), jnp.int32)
+        params.append(jax.device_get(jax.jit(network.init)(key, ids)["params"]))
+    tokenizer = Tokenizer.of_texts(sorted(set(source.captions)), texts.networks[0].length)
+    for network in texts.networks:
+        if (network.vocabulary, network.end) != (tokenizer.end + 1, tokenizer.end):
+            raise ValueError(
+                f"the captions make {tokenizer.end + 1} tokens; set config.text.encoders' "
+                f"vocabulary={tokenizer.end + 1} and end={tokenizer.end}, not "
+                f"{network.vocabulary} and {network.end}"
+            )
+    return tuple(params), (tokenizer,) * len(texts.networks)
+
+
+def check_captions(config: ml_collections.ConfigDict, source: Any) -> None:
+    """Raises ValueError for a network that is told texts, and data without."""
+    if not getattr(source, "captions", ()):
+        raise ValueError(
+            f"{config.data.name} has no captions for a network that is told texts; put "
+            "metadata.jsonl into the folder or 'captions' into the npz file, see docs/training.md"
+        )
+
+
+def told(config: ml_collections.ConfigDict, model: Model, source: Any) -> Any:
+    """The source with what the network is told of its captions, and with `data.cache` as latents.
+
+    Each distinct caption is encoded once.
+
+    Args:
+        config: of the run.
+        model: with text encoders and autoencoder.
+        source: of the run.
+
+    Raises:
+        ValueError: no captions; pictures that are flipped cannot be kept as latents.
+    """
+    if model.inputs.takes("text"):
+        check_captions(config, source)
+        texts = list(dict.fromkeys(source.captions))
+        number = {text: place for place, text in enumerate(texts)}
+        places = np.array([number[text] for text in source.captions])
+        encoded = model.inputs.encode(texts).items()
+        source = dataclasses.replace(source, told={k: Rows(v, places) for k, v in encoded})
+    return _cached(source, model) if config.data.get("cache", False) else source
+
+
+def _cached(source: Source, model: Model) -> Source:
+    """The source with samples in place of its pictures, in memory."""
+    latents, labels = [], []
+    for first in range(0, len(source), BATCH):
+        rows = [source.read(i) for i in range(first, min(first + BATCH, len(source)))]
+        pictures = np.stack([picture for picture, _ in rows])
+        latents.append(np.asarray(model.codec.encode(model.codec.params, pictures, None)))
+        labels += [label for _, label in rows]
+    latents = np.concatenate(latents)
+    return dataclasses.replace(source, read=lambda index: (latents[index], labels[index]))
