@@ -164,10 +164,12 @@ def in_folder(folder: Path, stem: str, dtype: str | None = None) -> Tensors:
 
 
 def save(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """Writes tensors to a file, as it is made, so that memory holds them once.
+    """Writes tensors to a file, without a copy of the file in memory.
 
     Raises:
         OSError: it cannot be written; the message names the path.
     """
-    content, metadata = dict(tensors), dict(metadata)
+    # safetensors writes the memory of a view as it lies
+    content = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+    metadata = dict(metadata)
     files.save(path, lambda file: safetensors.numpy.save_file(content, file.name, metadata))

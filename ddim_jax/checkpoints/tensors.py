@@ -93,7 +93,7 @@ def cast(value: np.ndarray, dtype: Any, name: str) -> np.ndarray:
     """A tensor in a dtype, None its own; ValueError names one with numbers that are not finite."""
     own = value.dtype
     with np.errstate(over="ignore"):
-        value = np.ascontiguousarray(value, dtype)
+        value = np.asarray(value, dtype)  # a view stays one: JAX turns it faster
     if not np.isfinite(value).all():
         if np.float16 in (own, value.dtype):
             way_out = "float16 ends at 65,504; take the float32 files, and bfloat16 for their size"
