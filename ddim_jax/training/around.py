@@ -1,8 +1,8 @@
 """What a network of latents and texts is trained with: autoencoder, text encoders, tokenizers.
 
-    config.codec = dict(start_from="runs/digits_vae")    a trained autoencoder, or a pipeline's
-    config.text = dict(start_from=FOLDER)                the text encoders of a pipeline, or
-    config.text = dict(encoders=(dict(...),))            random ones, and a tokenizer of the captions
+    config.codec = dict(start_from="runs/digits_vae")   a trained autoencoder, or a pipeline's
+    config.text = dict(start_from=FOLDER)               the text encoders of a pipeline, or
+    config.text = dict(encoders=(dict(...),))           random ones, and a tokenizer of the captions
 
 `start_from` fills in the section's other fields. None of these networks is trained. The scale of
 an autoencoder that was trained here is measured, so that its latents have unit variance. The
