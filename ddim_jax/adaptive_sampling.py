@@ -274,7 +274,7 @@ def make_adaptive_sampler(
         axes = None
         if guidance is not None:
             scale = jnp.broadcast_to(jnp.asarray(guidance.scale, x.dtype), x.shape[:1])
-            guidance, axes = guidance._replace(scale=scale), Guidance(0, None, None)
+            guidance, axes = guidance._replace(scale=scale), Guidance(0, None, None, None)
 
         def one(x, inputs, guidance) -> AdaptiveResult:
             x, inputs = jax.tree.map(lambda leaf: leaf[None], (x, inputs))

@@ -6,7 +6,8 @@ every parameterization is affine in every other, so guiding F guides x0, eps, v 
 only the rescale depends on which, and acts on F.
 
 Sources: Ho & Salimans 2022 (arXiv:2207.12598); interval: Kynkaanniemi et al. 2024
-(arXiv:2404.07724); rescale: Lin et al. 2024 (arXiv:2305.08891), section 3.4.
+(arXiv:2404.07724); rescale: Lin et al. 2024 (arXiv:2305.08891), section 3.4; channels: the code of
+Peebles & Xie 2023 (arXiv:2212.09748), which guides three of four.
 """
 
 from typing import Any, NamedTuple
@@ -29,11 +30,14 @@ class Guidance(NamedTuple):
         scale: [B] or scalar, g; 1 is conditional only, 0 unconditional.
         interval: (low, high] in `sigma / alpha` (EDM's sigma) outside of which g is 1.
         rescale: in [0, 1], how far the output's std is brought back to the conditional one's.
+        channels: how many of the first channels are guided, as DiT's and SiT's code does; None for
+            all.
     """
 
     scale: Array
     interval: tuple[Array, Array] = (0.0, np.inf)
     rescale: Array = 0.0
+    channels: Array | None = None
 
 
 def classifier_free(net: Network, null_inputs: Any, guidance: Guidance) -> Network:
@@ -53,7 +57,11 @@ def classifier_free(net: Network, null_inputs: Any, guidance: Guidance) -> Netwo
         # sigma / alpha in (low, high], without dividing by an alpha of 0
         inside = (level.sigma > low * level.alpha) & ~(level.sigma > high * level.alpha)
         excess = jnp.where(inside, jnp.asarray(guidance.scale, x.dtype) - 1, 0.0)
-        output = conditional + expand(excess, x) * (conditional - null)
+        excess = expand(excess, x)
+        if guidance.channels is not None:
+            places = jnp.arange(x.shape[-1]).reshape(*[1] * (x.ndim - 1), -1)
+            excess = jnp.where(places < guidance.channels, excess, 0.0)
+        output = conditional + excess * (conditional - null)
         axes = tuple(range(1, x.ndim))
         std, wanted = (jnp.std(f, axis=axes, keepdims=True) for f in (output, conditional))
         ratio = jnp.where(std > 0, wanted / jnp.where(std > 0, std, 1), 1)

@@ -286,10 +286,11 @@ class Model:
                     f"{self.name} was distilled for guidance scales {low} to {high}, got "
                     f"{recipe.guidance_scale}; choose a guidance_scale between them"
                 )
-            if tuple(recipe.guidance_interval) != (0, np.inf) or recipe.guidance_rescale:
+            where = (recipe.guidance_rescale, recipe.guidance_channels)
+            if tuple(recipe.guidance_interval) != (0, np.inf) or any(where):
                 raise ValueError(
                     f"{self.name} is told its guidance scale and guides within one evaluation: "
-                    "leave out guidance_interval and guidance_rescale"
+                    "leave out guidance_interval, guidance_rescale and guidance_channels"
                 )
         elif guided and not self.inputs.null:
             raise ValueError(
@@ -436,7 +437,8 @@ class Model:
             batch_size: samples at a time.
             progress: show a bar over network evaluations.
             **recipe: fields of `Recipe` to replace: solver, stride, steps, solver_options,
-                stride_options, guidance_scale, guidance_interval, guidance_rescale, clip.
+                stride_options, guidance_scale, guidance_interval, guidance_rescale,
+                guidance_channels, clip.
 
         Returns:
             uint8 [count, H, W, C].

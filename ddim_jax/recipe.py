@@ -47,6 +47,7 @@ class Recipe:
         guidance_scale: g; 1 is conditional only, 0 unconditional.
         guidance_interval: (low, high] in sigma / alpha; outside of it there is no guidance.
         guidance_rescale: in [0, 1], see `Guidance`.
+        guidance_channels: how many of a sample's first channels are guided; None: all.
         clip: a name in `denoisers.CLIPS`, applied to the clean estimate.
 
     Raises:
@@ -61,6 +62,7 @@ class Recipe:
     guidance_scale: float = 1.0
     guidance_interval: tuple[float, float] = (0.0, np.inf)
     guidance_rescale: float = 0.0
+    guidance_channels: int | None = None
     clip: str = "static"
 
     def __post_init__(self):
@@ -82,6 +84,8 @@ class Recipe:
         within = f"[-{MOST_GUIDANCE}, {MOST_GUIDANCE}]"
         check_range("guidance_scale", self.guidance_scale, within, "1 is none")
         check_range("guidance_rescale", self.guidance_rescale, "[0, 1]")
+        if self.guidance_channels is not None:
+            check_range("guidance_channels", self.guidance_channels, "[1, 65536]", whole=True)
         check_interval(self.guidance_interval)
 
     @staticmethod
@@ -124,7 +128,8 @@ class Recipe:
         """Classifier-free guidance as samplers take it; None where the scale is 1."""
         if self.guidance_scale == 1:
             return None
-        return Guidance(self.guidance_scale, self.guidance_interval, self.guidance_rescale)
+        where = (self.guidance_interval, self.guidance_rescale, self.guidance_channels)
+        return Guidance(self.guidance_scale, *where)
 
     def make_solver(self) -> Solver:
         """The solver with its options.

@@ -88,7 +88,7 @@ def draw(
     table, labels = recipe.table(model.schedule), model.inputs.labels(label, num_samples)
     about = model.origin(table) | {
         "seed": seed,
-        "guidance": recipe.guidance and list(recipe.guidance),
+        "guidance": recipe.guidance and [part for part in recipe.guidance if part is not None],
         "clip": recipe.clip,
         "labels": _rotation(model, label),
     }

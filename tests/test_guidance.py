@@ -52,6 +52,15 @@ def test_scale_zero_is_the_unconditional_pass():
     np.testing.assert_allclose(both, alone(jnp.full(B, NULL)), atol=1e-6)
 
 
+def test_the_first_channels_alone_are_guided():
+    """As the code of DiT does: what is not guided is the conditional pass."""
+    both, some = guided(Guidance(3.0)), guided(Guidance(3.0, channels=1))
+    found, whole = some(noisy(), LEVEL, MEANS), both(noisy(), LEVEL, MEANS)
+    np.testing.assert_array_equal(found[..., :1], whole[..., :1])
+    np.testing.assert_array_equal(found[..., 1:], alone(MEANS)[..., 1:])
+    assert np.abs(whole - found).max() > 0.1
+
+
 @pytest.mark.parametrize("name", PREDICTIONS)
 def test_every_parameterization_guides_alike(name):
     """Classes of one variance: guidance by g has the mean m_null + g (m_c - m_null), exactly."""

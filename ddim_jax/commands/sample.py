@@ -44,6 +44,9 @@ GUIDANCE_SCALE = flags.DEFINE_float(
 GUIDANCE_INTERVAL = flags.DEFINE_list(
     "guidance_interval", None, "low,high in sigma/alpha outside of which there is none"
 )
+GUIDANCE_CHANNELS = define_whole(
+    "guidance_channels", None, "guide so many of the first channels, as DiT and SiT do 3 of 4"
+)
 GUIDANCE_RESCALE = flags.DEFINE_float("guidance_rescale", None, "0..1")
 CLIP = flags.DEFINE_enum(
     "clip", None, ["none", "static", "dynamic"], "of the clean estimate; default the checkpoint's"
@@ -308,6 +311,7 @@ def _recipe(model):
         guidance_scale=GUIDANCE_SCALE.value,
         guidance_interval=_interval(),
         guidance_rescale=GUIDANCE_RESCALE.value,
+        guidance_channels=GUIDANCE_CHANNELS.value,
         clip=CLIP.value,
     )
     if chosen.solver == ADAPTIVE:

@@ -78,7 +78,8 @@ def identity(recipe: Recipe, seed: int, model: Model, table: SolverTable) -> dic
 
 def _guidance_changes(recipe: Recipe) -> dict[str, Any]:
     """The interval and the rescaling of a recipe with guidance, if they are not the default."""
-    names = ("guidance_interval", "guidance_rescale") if recipe.guidance is not None else ()
+    names = ("guidance_interval", "guidance_rescale", "guidance_channels")
+    names = names if recipe.guidance is not None else ()
     values = {name: getattr(recipe, name) for name in names}
     return {name: value for name, value in values.items() if value != getattr(Recipe, name)}
 
