@@ -131,7 +131,9 @@ def run_text_unet(net, x, t, inputs):
     return {"F": nhwc(net(nchw(x), torch.tensor(t), put["text"], **given).sample)}
 
 
-def text_unet(theirs: dict, channels: int = 4, gradient: bool = False, **options) -> Case:
+def text_unet(
+    theirs: dict, channels: int = 4, gradient: bool = False, size=(8, 12), **options
+) -> Case:
     """A TextUNet of two or three levels, and diffusers' of `theirs` beside what both have."""
     options = dict(text_length=7, context_dim=24, num_blocks=1) | options
     net = TextUNet(**options)
@@ -153,7 +155,7 @@ def text_unet(theirs: dict, channels: int = 4, gradient: bool = False, **options
     names = functools.partial(
         tensor_names.text_unet, linear=theirs.get("use_linear_projection", False)
     )
-    arguments = random("x", 2, 8, 12, channels), TIMES, told(net)
+    arguments = random("x", 2, *size, channels), TIMES, told(net)
     return Case(net, names, make, arguments, run_net, run_text_unet, gradient=gradient)
 
 
@@ -364,6 +366,9 @@ SDXL = dict(
 )  # fmt: skip
 CASES = {
     "sd1": text_unet({}, widths=(32, 64), depths=(1, 0), heads=(4, 4), gradient=True),
+    "sd1, odd sizes": text_unet(
+        {}, size=(9, 6), widths=(8, 16, 16), depths=(1, 0, 0), heads=(2, 2, 2), groups=4
+    ),
     "sd2, inpainting, three levels, odd head widths": text_unet(
         dict(use_linear_projection=True, transformer_layers_per_block=(1, 2, 1)), channels=9,
         widths=(20, 36, 36), depths=(1, 2, 0), heads=(4, 12, 4), groups=4,

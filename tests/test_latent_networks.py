@@ -338,7 +338,6 @@ TEXT = {"text": jnp.zeros((2, 3, 5))}
         ("dit", {"dropout": -0.1}, {}, r"dropout must be in \[0, 1\), got -0.1"),
         ("dit", {"remat": "all"}, {}, r"remat must be one of"),
         ("dit", {"time_embedding": "sit"}, {}, r"time_embedding must be one of .*'sit'"),
-        ("text_unet", {}, {"x": X[:, :7]}, r"divisible by 2 = 2 \*\* \(2 levels - 1\), got 7 x 8"),
         ("text_unet", {}, {"inputs": {}}, r"keys \['text'\] \(text_length=3, .*got \[\]"),
         (
             "text_unet",

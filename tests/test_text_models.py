@@ -128,7 +128,7 @@ def test_latents_there_and_back(model):
         (dict(prompt=["a", "b", "c"], negative_prompt=["a", "b"]), "one for each of 3 prompts"),
         (dict(prompt="a", label=3), "takes no labels, got"),
         (dict(prompt="a", size=512), "size must be two whole numbers, height and width, got 512"),
-        (dict(prompt="a", size=(18, 16)), "sides are multiples of 4, got 18 x 16; for 18 take 16"),
+        (dict(prompt="a", size=(17, 16)), "sides are multiples of 2, got 17 x 16; for 17 take 16"),
         (dict(), "this network draws from a text: give a prompt; '' for none"),
     ],
 )

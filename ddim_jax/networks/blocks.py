@@ -172,7 +172,7 @@ def ascend(
     levels: int,
     num_blocks: int,
     block: Callable[[str, int, Array], Array],
-    up: Callable[[int, Array], Array],
+    up: Callable[[int, Array, tuple[int, int]], Array],
 ) -> Array:
     """Takes a feature map up again, beside those of the way down; see `descend`.
 
@@ -182,12 +182,13 @@ def ascend(
         levels: number of resolutions.
         num_blocks: of each level on the way down; one more on the way up.
         block: (name, level, h) -> h.
-        up: (level, h) -> h of twice the height and width.
+        up: (level, h, size) -> h of twice the height and width, or of the finer level's size, where
+            that is odd.
     """
     for level in reversed(range(levels)):
         for i in range(num_blocks + 1):
             h = jnp.concatenate([h, skips.pop()], axis=-1)
             h = block(f"up_{level}_{i}", level, h)
         if level > 0:
-            h = up(level, h)
+            h = up(level, h, skips[-1].shape[1:3])
     return h

@@ -96,10 +96,8 @@ class TextUNet(nn.Module):
     dtype: str = "float32"
     remat: str = "none"
 
-    @property
-    def multiple(self) -> int:
-        """Of what number height and width of x must be multiples."""
-        return 2 ** (len(self.widths) - 1)
+    multiple = 1
+    """Of what number height and width of x must be multiples."""
 
     @property
     def inputs(self) -> dict[str, Input]:
@@ -123,7 +121,7 @@ class TextUNet(nn.Module):
         """Evaluates the network.
 
         Args:
-            x: [B, H, W, C] float32; H and W divisible by 2 ** (levels - 1).
+            x: [B, H, W, C] float32, of any height and width.
             t: [B] float32 model time, 0..999.
             inputs: name -> [B, ...], exactly those of `self.inputs`.
             dropout_keys: [B], one key per sample, for training; None for no dropout.
@@ -163,11 +161,8 @@ class TextUNet(nn.Module):
         if self.guidance_dim and "guidance" in self.scalars:
             raise ValueError("guidance is embedded by guidance_dim or as one of scalars, not both")
         decided_by = ["text_length", "context_dim", "vector_dim", "sizes", "guidance_dim"]
-        options = dict(
-            factors={f"2 ** ({levels} levels - 1)": 2 ** (levels - 1)},
-            decided_by=[*decided_by, "num_classes", "scalars"],
-        )
-        check_inputs(self, x, t, inputs, dropout_keys, **options)
+        decided_by += ["num_classes", "scalars"]
+        check_inputs(self, x, t, inputs, dropout_keys, factors={}, decided_by=decided_by)
 
     def _conv(self, features, name, stride=1):
         padding = self.down_padding if stride == 2 else "same"
@@ -198,8 +193,9 @@ class TextUNet(nn.Module):
     def _down(self, level, h):
         return self._conv(h.shape[-1], f"down_{level}_resample", stride=2)(h)
 
-    def _up(self, level, h):
-        return self._conv(h.shape[-1], f"up_{level}_resample")(upsample(h))
+    def _up(self, level, h, size):
+        h = upsample(h)[:, : size[0], : size[1]]
+        return self._conv(h.shape[-1], f"up_{level}_resample")(h)
 
     def _embed(self, t, inputs):
         """Sums the embeddings of all inputs but the text: [B, 4 * widths[0]] float32."""

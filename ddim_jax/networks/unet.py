@@ -196,7 +196,7 @@ class UNet(nn.Module):
             return self._res(name, level, "down")(h, emb, keys)
         return self._conv(h.shape[-1], name, stride=2)(h)
 
-    def _up(self, level, h, emb, keys):
+    def _up(self, level, h, size, emb, keys):
         name = f"up_{level}_resample"
         if self.resample_blocks:
             return self._res(name, level, "up")(h, emb, keys)
