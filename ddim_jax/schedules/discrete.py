@@ -221,6 +221,7 @@ def ddpm_cosine(num_steps: int = 1000, max_beta: float = 0.999, **options) -> Sc
     Its last level has lam near -9.9; solvers in sigma space start below it (their `lam_min`).
     """
     num_steps = _check_steps(num_steps)
+    check_range("max_beta", max_beta, "(0, 1)", "0.999 is usual")
     u = np.arange(num_steps + 1) / num_steps
     f = np.cos((u + 0.008) / 1.008 * np.pi / 2) ** 2
     return from_betas(np.minimum(1 - f[1:] / f[:-1], max_beta), name="ddpm_cosine", **options)
