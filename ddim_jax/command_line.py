@@ -105,8 +105,10 @@ def with_flags(message: str, flags: Iterable[str]) -> str:
     """A message of the package with its arguments written as the flags of a command.
 
     `guidance_scale must be`, `steps=3` and `overwrite=True` become `--guidance_scale must be`,
-    `--steps=3` and `--overwrite`; words that are also names of flags are left as they are.
+    `--steps=3` and `--overwrite`; words that are also names of flags are left as they are. It is
+    one line, whatever the names of files hold.
     """
+    message = "\\n".join(message.splitlines())
     for flag in flags:
         follows = r"(?=\b)" if "_" in flag else r"(?=(?: must|=)\b)"
         message = re.sub(rf"(?<![\w./:-]){re.escape(flag)}{follows}(?!=')", f"--{flag}", message)

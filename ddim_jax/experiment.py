@@ -90,9 +90,10 @@ def resolve(config: ml_collections.ConfigDict, source: Any = None) -> ml_collect
         return config
     source = load_data(config, checked=False) if source is None else source
     with config.unlocked(), config.ignore_type():
-        config.data.image_shape = tuple(config.data.get("image_shape") or source.image_shape)
+        if config.data.get("image_shape") is None:
+            config.data.image_shape = tuple(source.image_shape)
         if config.model.get("out_channels", 0) is None:
-            config.model.out_channels = config.data.image_shape[-1]
+            config.model.out_channels = check_shape(config)[-1]
         if config.model.get("num_classes", 0) is None:
             config.model.num_classes = source.num_classes
             if not source.num_classes and config.loss.get("label_dropout"):
@@ -143,13 +144,7 @@ def build(config: ml_collections.ConfigDict) -> Model:
         ValueError: an unknown name or option, or a schedule that the prediction cannot serve.
     """
     config = resolve(config)
-    shape = tuple(config.data.image_shape)
-    for side in shape:
-        check_range(
-            "config.data.image_shape", side, "[1, 65536]", "None follows the data", whole=True
-        )
-    if len(shape) != 3:
-        raise ValueError(f"config.data.image_shape must be (height, width, channels), got {shape}")
+    shape = check_shape(config)
     # an autoencoder says neither
     schedule = make(SCHEDULES, config.get("schedule") or {"name": "cosine"}, "schedule")
     prediction = config.get("prediction") or {"name": "v"}
@@ -195,6 +190,21 @@ def _texts(section: ml_collections.ConfigDict | None) -> Texts | None:
         check_options(ClipText, one, "text encoder")
     networks = tuple(ClipText(**one) for one in encoders)
     return Texts(networks, take=take, pooled=pooled, null=section.get("null", "encode"))
+
+
+def check_shape(config: ml_collections.ConfigDict) -> tuple[int, int, int]:
+    """(height, width, channels) of a resolved config's pictures; ValueError if it is none."""
+    shape = config.data.image_shape
+    if not isinstance(shape, list | tuple) or len(shape) != 3:
+        raise ValueError(
+            f"config.data.image_shape must be (height, width, channels), got {shape!r}; None "
+            "follows the data"
+        )
+    for side in shape:
+        check_range(
+            "config.data.image_shape", side, "[1, 65536]", "None follows the data", whole=True
+        )
+    return tuple(shape)
 
 
 def build_network(section: ml_collections.ConfigDict) -> Any:

@@ -158,8 +158,9 @@ class Inputs:
             if given:
                 raise ValueError(f"this network is unconditional and takes no labels, got {given}")
             return None
-        numbers = [self._label(one) for one in given] or range(self.num_classes)
-        return np.resize(np.array(numbers, np.int32), count)
+        if not given:
+            return (np.arange(count) % self.num_classes).astype(np.int32)
+        return np.resize(np.array([self._label(one) for one in given], np.int32), count)
 
     def _label(self, given: Any) -> int:
         """The number of one class, given by its number or name."""

@@ -229,11 +229,13 @@ def _misfit(value: Any, kinds: Collection[Any]) -> str | None:
         int: number and isinstance(as_whole(value), numbers.Integral),
         bool: isinstance(value, bool),
         str: isinstance(value, str),
+        Callable: callable(value),
         type(None): value is None,
     }
     if not kinds or any(fits.get(kind, True) for kind in kinds):
         return None
     words = {float: "a number", int: "a whole number", bool: "True or False", str: "a text"}
+    words[Callable] = "a function"
     return " or ".join(words.get(kind, "None") for kind in kinds)
 
 

@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
+from ddim_jax.names import check_range
 from ddim_jax.schedules import NoiseLevel
 
 Array = Any
@@ -84,8 +85,12 @@ def edm(sigma_data: float = 0.5) -> Parameterization:
     """EDM's preconditioned F. Source: Karras et al. 2022, table 1.
 
     Args:
-        sigma_data: standard deviation of the data; 0.5 for images in [-1, 1].
+        sigma_data: standard deviation of the data, in (0, 1000]; 0.5 for images in [-1, 1].
+
+    Raises:
+        ValueError: it is out of range.
     """
+    check_range("sigma_data", sigma_data, "(0, 1000]", "0.5 is usual")
 
     def row(level: NoiseLevel) -> Row:
         n = jnp.sqrt(level.sigma**2 + (level.alpha * sigma_data) ** 2)
@@ -101,17 +106,15 @@ def consistency(sigma_data: float = 0.5, sigma_min: float = 0.002) -> Parameteri
     `c_out = sd (s - s_min) / sqrt(s^2 + sd^2)` with `s = sigma / alpha`; input as in `edm`.
 
     Args:
-        sigma_data: standard deviation of the data.
-        sigma_min: the noise ratio at which the boundary condition holds; 0 for the clean end.
+        sigma_data: standard deviation of the data, in (0, 1000].
+        sigma_min: the noise ratio at which the boundary condition holds, in [0, 1]; 0 for the clean
+            end.
 
     Raises:
-        ValueError: sigma_data is not positive, or sigma_min negative.
+        ValueError: one of them is out of range.
     """
-    if not (sigma_data > 0 and sigma_min >= 0):
-        raise ValueError(
-            f"need sigma_data > 0 and sigma_min >= 0, got {sigma_data} and {sigma_min}; 0.5 and "
-            "0.002 are usual"
-        )
+    check_range("sigma_data", sigma_data, "(0, 1000]", "0.5 is usual")
+    check_range("sigma_min", sigma_min, "[0, 1]", "0.002 is usual")
 
     def row(level: NoiseLevel) -> Row:
         # times alpha^2 throughout, so that alpha = 0 is finite too, and divided by sigma

@@ -95,7 +95,7 @@ class Recipe:
         known = [field.name for field in dataclasses.fields(Recipe)]
         section = {name: value for name, value in section.items() if name in known}
         for name in ("solver_options", "stride_options"):
-            section[name] = _plain(section.get(name) or {})
+            section[name] = _options(section.get(name), f"config.sample.{name}")
         if "guidance_interval" in section:
             section["guidance_interval"] = tuple(section["guidance_interval"])
         return Recipe(**section)
@@ -251,5 +251,10 @@ def _is_file(stride: str | None) -> bool:
     return stride is not None and stride.endswith(".json")
 
 
-def _plain(section: Any) -> dict[str, Any]:
+def _options(section: Any, what: str) -> dict[str, Any]:
+    """A section of options, or text like eta=0.5, as a dict."""
+    if section is None or isinstance(section, str):
+        return parse_options(section or "", what)
+    if not isinstance(section, Mapping | ml_collections.ConfigDict):
+        raise ValueError(f"{what} must be options like eta=0.5, got {section!r}")
     return section.to_dict() if isinstance(section, ml_collections.ConfigDict) else dict(section)

@@ -1,24 +1,26 @@
-"""Every flag of every command over missing, empty, 0, -1, huge, nan, inf and a word.
+"""Every flag of every command, and every field of a config, over missing, empty, 0, -1, huge, ...
 
 A command either does what it is asked for or says in one line why not, and then leaves no file.
 Networks are not run: a stub stands for compiled programs, and what takes long is cut short.
 """
 
 import functools
+import itertools
 import shutil
 import signal
 
 import jax
+import ml_collections
 import numpy as np
 import pytest
 from absl import flags as absl_flags
 from absl.testing import flagsaver
 
 from configs import digits_reflow
-from ddim_jax import batch_loop, checkpoints, data, edit, experiment
+from ddim_jax import batch_loop, checkpoints, data, edit, experiment, losses, planning
 from ddim_jax.adaptive_sampling import AdaptiveResult, Tolerance
 from ddim_jax.checkpoints import __main__ as export
-from ddim_jax.commands import sample
+from ddim_jax.commands import configs, sample, train
 from ddim_jax.editing import actions, inpainting
 from ddim_jax.evaluation import (
     feature_networks,
@@ -30,15 +32,41 @@ from ddim_jax.evaluation import (
     times,
     tradeoff,
 )
+from ddim_jax.predictions import PREDICTIONS
 from ddim_jax.sampling import RunResult
+from ddim_jax.schedules import SCHEDULES
 from ddim_jax.solvers import State
 from ddim_jax.strides import fit
+from ddim_jax.training import fields, loop
+from ddim_jax.training.state import EMAS
 from tests.tiny import tiny
 
 VALUES = {
     "missing": None, "empty": "", "0": "0", "-1": "-1", "huge": "1" + "0" * 12, "nan": "nan",
     "inf": "inf", "word": "word",
 }  # fmt: skip
+NAMED = {
+    # what a config may name beside what digits names: the sections that it changes
+    "--config.schedule.name": ("schedule", [*SCHEDULES]),
+    "--config.prediction.name": ("prediction", [*PREDICTIONS]),
+    "--config.loss.times.name": ("loss.times", [*losses.TIMES]),
+    "--config.loss.weighting.name": ("loss.weighting", [*losses.WEIGHTINGS]),
+    "--config.ema.name": ("ema", [*EMAS]),
+    "--config": ("loss,loss.pairs", ["digits_ect", "digits_mean_flow", "digits_shortcut"]),
+}
+ACCEPTED = {
+    "-1": "sample.guidance_scale data.data_dir schedule.log_snr_max schedule.log_snr_min loss.mean "
+    "loss.times.mean loss.pairs.mean loss.pairs.rate loss.omega loss.kappa loss.guidance_scale",
+    "huge": "data.data_dir optimizer.clip_norm optimizer.decay_steps optimizer.warmup_steps "
+    "schedule.log_snr_max schedule.sigma_max train.checkpoint_every train.keep train.log_every "
+    "train.sample_every train.steps loss.huber loss.pairs.every loss.pairs.base loss.pairs.slope "
+    "loss.pairs.rate loss.pairs.sigma_max loss.floor loss.every loss.limit loss.times.rate "
+    "loss.weighting.gamma",
+    "nan": "data.data_dir",
+    "inf": "data.data_dir schedule.log_snr_max loss.pairs.sigma_max",
+    "word": "data.data_dir",
+}
+"""Fields that may have such a value: no others do."""
 
 
 class Hung(Exception):
@@ -93,6 +121,8 @@ def stubs(monkeypatch, tmp_path):
     monkeypatch.setattr(likelihood, "measure", reached)
     monkeypatch.setattr(sanity_check.metrics, "check_count", metrics.check_count)
     monkeypatch.setattr(scores, "_real_features", reached)
+    monkeypatch.setattr(loop, "init_state", reached)
+    monkeypatch.setattr(planning, "compile_plan", reached)
 
     def objective(self, lam):
         self._solver(self._model.schedule, self.times(lam)).validate()
@@ -111,8 +141,10 @@ def run_sample(argv):
 def parsers():
     """Command -> (function of its arguments, names of its flags, arguments it always needs)."""
     absl_flags.FLAGS(["sample.py"])
-    own = [flag.name for flag in absl_flags.FLAGS.get_key_flags_for_module(sample.__name__)]
-    yield "sample", run_sample, own, []
+    for name, run, module in (("sample", run_sample, sample), ("train", run_train, train)):
+        keys = (module.__name__, "ddim_jax.commands.flags")
+        own = {flag.name for key in keys for flag in absl_flags.FLAGS.get_key_flags_for_module(key)}
+        yield name, run, sorted(own), []
     needed = {
         "arithmetic": ["--toward=digits", "--away=digits"],
         "translate": ["--toward=3"],
@@ -131,6 +163,32 @@ def parsers():
     ]:  # fmt: skip
         yield module.__name__, module.main, flags_of(module.main), always
     yield "export", export.main, flags_of(export.main), ["digits_4step", "out.safetensors"]
+
+
+def run_train(argv):
+    arguments, overrides = configs.split(["train.py", *argv])
+    absl_flags.FLAGS(["train.py"])
+    with flagsaver.flagsaver():
+        train.run(absl_flags.FLAGS(arguments), overrides)
+
+
+def fields_of(given, sections=None):
+    """The paths of a config's fields, of these sections or of all."""
+    config, everything = configs.load(*given).to_dict(), ("", *config_sections(given))
+    for section in everything if sections is None else sections.split(","):
+        for name in fields.known_fields(section, config):
+            path = f"{section}.{name}".lstrip(".")
+            if not fields.known_fields(path, config):
+                yield path
+
+
+def config_sections(given):
+    """Of a config, those inside of sections too."""
+    config = configs.load(*given)
+    for name, value in config.items():
+        if isinstance(value, ml_collections.ConfigDict):
+            yield name
+            yield from (f"{name}.{k}" for k, v in value.items() if hasattr(v, "items"))
 
 
 def flags_of(main):
@@ -185,3 +243,43 @@ def test_no_value_of_a_flag_ends_in_a_traceback(command, stubs, tmp_path, capsys
     with capsys.disabled():
         print(f"\n{command}: {tried} command lines tried")
     assert not found, "\n".join(f"{flag}: {wrong}" for flag, wrong in found.items())
+
+
+def cases():
+    """(name, arguments, paths of fields) of the configs that are tried."""
+    yield "digits", [], [*fields_of(["digits"])]
+    for flag, (sections, names) in NAMED.items():
+        for name in names:
+            argument = f"{flag}={name}"
+            given = [name] if flag == "--config" else ["digits", configs.split([argument])[1]]
+            yield name, [argument], [*fields_of(given, sections)]
+
+
+@pytest.mark.slow
+def test_no_value_of_a_field_is_a_traceback_or_taken_for_another(stubs, tmp_path, capsys):
+    """Training begins only with values of `ACCEPTED`, 0, and defaults; others are one line."""
+    tried, found = 0, {}
+    accepted = {kind: {*text.split()} for kind, text in ACCEPTED.items()}
+    for name, given, paths in cases():
+        for path, (kind, value) in itertools.product(paths, VALUES.items()):
+            shutil.rmtree(tmp_path / "runs", ignore_errors=True)
+            if value is None:
+                continue
+
+            begun, tried = [], tried + 1
+
+            def run(arguments, begun=begun):
+                try:
+                    run_train(arguments)
+                except Reached:
+                    begun.append(True)
+                    raise
+
+            wrong = faults(run, [*given, f"--config.{path}={value}"], tmp_path, capsys)
+            if begun and path not in accepted.get(kind, [path]):
+                wrong = [*wrong, "training begins"]
+            if wrong:
+                found[f"{name} {path} {kind}"] = wrong
+    with capsys.disabled():
+        print(f"\nfields of configs: {tried} command lines tried")
+    assert not found, "\n".join(f"{field}: {wrong}" for field, wrong in found.items())

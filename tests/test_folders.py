@@ -1,3 +1,4 @@
+import os
 import re
 from pathlib import Path
 
@@ -5,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddim_jax import data
+from ddim_jax import command_line, data
 from ddim_jax.data.images import to_pil
 from tests.errors import rejects
 from tests.pictures import equal, noise
@@ -197,3 +198,30 @@ def test_classes_that_are_numbers_are_in_the_order_of_the_numbers(tmp_path):
     mixed = data.load(f"folder:{tmp_path / 'mixed'}")
     assert mixed.class_names == ("0", "1", "2", "9", "10", "dog")
     assert data.load("digits").class_names == ()  # their numbers say as much
+
+
+def test_odd_names_and_links(tmp_path, capsys):
+    """A name that is no text is no class; a link to nowhere is an image that cannot be read."""
+    write(tmp_path / "ok" / "a.png", noise(4, 4, 3))
+    write(tmp_path / "ok" / "öä 日本.png", noise(4, 4, 3))
+    (tmp_path / "ok" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    (tmp_path / "ok" / "self.png").symlink_to(tmp_path / "ok" / "self.png")
+    with rejects(ValueError, "2 of 4 image files", "gone.png", "self.png", "skip_unreadable"):
+        data.load(f"folder:{tmp_path / 'ok'}")
+    source = data.load(f"folder:{tmp_path / 'ok'}", skip_unreadable=True)
+    assert len(source) == 2 and source.note.startswith("skipped 2 unreadable images, listed in")
+    for name in (os.fsdecode(b"\xff\xfe"), "a\nb"):
+        folder = tmp_path / "classes" / name
+        write(folder / "a.png", noise(4, 4, 3))
+        with rejects(ValueError, f"class sub-folder {ascii(name)}", "rename it"):
+            data.load(f"folder:{tmp_path / 'classes'}")
+        (folder / "a.png").unlink()
+        folder.rmdir()
+    (tmp_path / "classes").rmdir()
+    odd = tmp_path / os.fsdecode(b"\xff")  # a folder of such a name is, its list is readable
+    for number in range(4):
+        write(odd / f"{number}\n.png", noise(4, 4, 3))
+        (odd / f"{number}\n.png").write_bytes(b"no picture")
+    with rejects(ValueError, "4 of 4", "listed in") as said:
+        data.load(f"folder:{odd}")
+    assert "\n" in str(said.value) and "\n" not in command_line.with_flags(str(said.value), ())

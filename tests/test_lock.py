@@ -66,6 +66,22 @@ def test_a_holder_that_is_gone_is_no_hindrance(tmp_path, changes):
     assert not (tmp_path / "lock").exists()
 
 
+@pytest.mark.parametrize("pid", ["abc", None, 1.5, -1, 0, 10**30, True])
+def test_a_lock_that_names_no_process_is_stale(tmp_path, pid):
+    written(tmp_path, pid=pid)
+    with lock.locked(tmp_path):
+        pass
+
+
+def test_where_no_lock_can_be(tmp_path):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "run" / "lock").mkdir(parents=True)
+    for name, message in (("file", "file is a file, no folder"), ("run", "lock is a folder")):
+        with pytest.raises((ValueError, OSError), match=message), lock.locked(tmp_path / name):
+            pass
+    assert (tmp_path / "run" / "lock").is_dir()
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": 1}'])
 def test_half_a_lock_is_stale(tmp_path, text):
     (tmp_path / "lock").write_text(text)

@@ -46,6 +46,8 @@ def test_turns_are_quarters_of_squares_and_halves_of_others():
     "flags, message",
     [
         (["--epochs=0"], r"--epochs must be in \[1, 10000\], got 0"),
+        (["--seed=-1"], "--seed must be a whole number in 0..2.64 - 1, got -1"),
+        ([f"--seed={10**30}"], "--seed must be a whole number"),
         (["--resize=9"], "an even height and width of at least 8, got 9 x 9"),
         (["--data=npz:none.npz"], "none.npz"),
     ],

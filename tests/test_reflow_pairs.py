@@ -83,10 +83,28 @@ def test_what_cannot_be_drawn_leaves_no_folder(drawn, tmp_path):
     model, folder = drawn[0], tmp_path / "pairs"
     with rejects(ValueError, "pairs need a deterministic solver, ddpm draws noise; use heun_flow"):
         reflow_pairs.draw(model, folder, count=10, solver="ddpm", steps=2)
-    with rejects(ValueError, "count and batch_size must be 1 or more, got 0 and 100"):
+    with rejects(ValueError, "num_samples must be in [1, 2147483648], got 0"):
         reflow_pairs.draw(model, folder, count=0)
-    with rejects(ValueError, "count and batch_size must be 1 or more, got 1 and 0"):
+    with rejects(ValueError, "batch_size must be at least 1, got 0"):
         reflow_pairs.draw(model, folder, count=1, batch_size=0)
     with rejects(ValueError, "unknown solver 'adaptive'"):
         reflow_pairs.draw(model, folder, count=1, solver="adaptive")
     assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({}, "config.pairs needs a count"),
+        ({"count": 2.5}, "count of config.pairs must be a whole number, got 2.5"),
+        ({"count": 8, "stepz": 2}, "config.pairs has no option 'stepz' (did you mean 'steps'?)"),
+        ({"count": 8, "seed": -1}, "config.pairs.seed must be a whole number"),
+        ({"count": 8, "seed": 2**70}, "config.pairs.seed must be a whole number"),
+        ({"count": 8, "solver": "ddpm"}, "pairs need a deterministic solver, ddpm draws noise"),
+        ({"count": 8, "steps": 0}, "steps must be in"),
+        ({"count": 8, "guidance_scale": float("nan")}, "guidance_scale of config.pairs must be a"),
+    ],
+)
+def test_options_of_pairs_are_checked_before_the_first_stage(drawn, options, message):
+    with rejects(ValueError, message):
+        reflow_pairs.check(drawn[0].replace(params=None), options)

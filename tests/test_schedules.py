@@ -285,9 +285,9 @@ def test_model_time_is_an_argument():
         (lambda: schedules.from_betas([0.1, 1.0, 0.1], name="x"), "only the last may be 1"),
         (lambda: schedules.from_betas([0.1, -0.1], name="x"), r"vector in \(0, 1\)"),
         (lambda: schedules.from_betas([[0.1]], name="x"), "must be a vector"),
-        (lambda: schedules.ddpm_linear(1), "at least 2, got 1; DDPM uses 1000"),
+        (lambda: schedules.ddpm_linear(1), "got 1; DDPM uses 1000"),
         (lambda: schedules.edm(2.0, 1.0), "0 < sigma_min < sigma_max, got 2.0, 1.0"),
-        (lambda: schedules.rectified_flow(0.0), "shift must be positive, got 0.0"),
+        (lambda: schedules.rectified_flow(0.0), "got 0.0; 1 means none, SD3"),
         (lambda: schedules.zero_terminal_snr(schedules.cosine()), "needs a discrete schedule"),
     ],
 )

@@ -170,7 +170,7 @@ def change(parts, path, value):
     [
         ([student(4), student(3)], "seed", 0, "stage 3_step: a student of 3 steps needs a teacher"),
         ([student(4), student(1)], "seed", 0, "of 1 steps .* of 2, this one takes 4; .*steps=2"),
-        ([student(0)], "seed", 0, "stage 0_step: config.loss.steps must be at least 1, got 0"),
+        ([student(0)], "seed", 0, "stage 0_step: config.loss.steps must be in .1, 10000., got 0"),
         ([student(1)], "prediction.name", "eps", "stage 1_step: .*next to nothing about x0"),
         ([student(1)], "schedule", dict(name="vp_linear"), "was trained on the schedule .*cosine"),
         ([student(1)], "start_from", "", "this loss needs a teacher: set config.start_from"),

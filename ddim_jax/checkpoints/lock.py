@@ -21,6 +21,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from ddim_jax import files
+
 FILE = "lock"
 BEAT = 10.0
 """Seconds between two signs of life."""
@@ -67,7 +69,10 @@ def _take(path: Path) -> dict[str, Any]:
         "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "beat": 0,
     }
+    files.check_folder(path.parent)
     path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder, where the lock of a run goes; move it away")
     while True:
         try:
             with open(path, "x") as file:
@@ -139,7 +144,10 @@ def _read(path: Path) -> dict[str, Any] | None:
     """What a lock says; None if there is none, or only half of one."""
     try:
         holder = json.loads(path.read_text())
-        return holder if {"host", "pid", "machine", "born", "started"} <= set(holder) else None
+        known = {"host", "pid", "machine", "born", "started"} <= set(holder)
+        return (
+            holder if known and type(holder["pid"]) is int and 0 < holder["pid"] < 2**31 else None
+        )
     except (OSError, ValueError, TypeError):
         return None
 

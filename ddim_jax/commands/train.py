@@ -23,7 +23,7 @@ def run(argv: list[str], overrides: list) -> None:
     """Runs the training that the flags describe."""
     if len(argv) > 1:
         raise app.UsageError(f"unexpected arguments {argv[1:]}; overrides are --config.a.b=c")
-    from ddim_jax import parallel
+    from ddim_jax import command_line, parallel
 
     parallel.use_cpu_cores()
     import jax
@@ -47,7 +47,7 @@ def run(argv: list[str], overrides: list) -> None:
         workdir = Path(WORKDIR.value or os.path.join("runs", name))
         state = stages.train(config, workdir)
     except (ValueError, OSError, loop.NotFiniteError) as error:
-        sys.exit(f"train.py: {error}")
+        sys.exit(f"train.py: {command_line.with_flags(str(error), ())}")
     if StopOnSignal.stopped:
         sys.exit(interrupts.status())
     if jax.process_index() == 0:

@@ -105,7 +105,7 @@ def _skipped(root: Path, used: int) -> list[str]:
     ]
     found = [Path(name).suffix.lower() or name for name in names]
     others = len(found) - used
-    kinds = sorted(set(found) - set(SUFFIXES)) or ["images in deeper folders"]
+    kinds = sorted(set(found) - set(SUFFIXES)) or ["images in deeper folders, or no files"]
     return [f"{others} other files ({few(kinds)})"] if others > 0 else []
 
 
@@ -116,8 +116,9 @@ def _listed(root: Path, files: Sequence[Path], sizes: Sequence) -> str:
         for file, why in zip(files, sizes, strict=True)
         if isinstance(why, str)
     ]
-    prefix = f"unreadable-{root.name}-"
-    with tempfile.NamedTemporaryFile("w", prefix=prefix, suffix=".txt", delete=False) as file:
+    prefix = f"unreadable-{root.name}-".encode("ascii", "replace").decode().replace("?", "_")
+    options = {"prefix": prefix, "suffix": ".txt", "errors": "backslashreplace"}
+    with tempfile.NamedTemporaryFile("w", delete=False, **options) as file:
         file.writelines(lines)
     return f", listed in {file.name}"
 
@@ -171,6 +172,11 @@ def find_images(root: Path) -> tuple[list[Path], list[int], list[str]]:
             f"directly inside ({few(empty)}); fill, flatten or remove them: every sub-folder "
             "is a class"
         )
+    if odd := [name for name in full if not name.isprintable()]:
+        raise ValueError(
+            f"{root} holds the class sub-folder {ascii(odd[0])}, whose name is no printable text, "
+            "and a class is named by it; rename it"
+        )
     files = [file for name in full for file in per_class[name]]
     labels = [label for label, name in enumerate(full) for _ in per_class[name]]
     return files, labels, full
@@ -189,11 +195,13 @@ def _order(name: str) -> tuple[bool, int, str]:
 
 
 def _images_in(folder: Path) -> list[Path]:
-    # A leading dot: hidden files, among them the "._name.jpg" that macOS leaves behind.
-    return sorted(p for p in folder.iterdir() if _is_image(p.name) and p.is_file())
+    # A link that leads nowhere is an image that cannot be read, not one that is not there.
+    files = (p for p in folder.iterdir() if _is_image(p.name))
+    return sorted(p for p in files if p.is_file() or (p.is_symlink() and not p.exists()))
 
 
 def _is_image(name: str) -> bool:
+    # a leading dot: hidden files, among them the "._name.jpg" that macOS leaves behind
     return Path(name).suffix.lower() in SUFFIXES and name[0] != "."
 
 

@@ -25,7 +25,7 @@ import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 from tqdm import tqdm
 
-from ddim_jax import command_line, data, files
+from ddim_jax import command_line, data, files, keys
 from ddim_jax.evaluation import features
 from ddim_jax.evaluation.features import FeatureNetwork, Features
 from ddim_jax.names import check_range
@@ -142,12 +142,12 @@ def train(
             or, where height and width differ, of 2.
         classes: K.
         epochs: passes over the pictures.
-        seed: of all random numbers.
+        seed: of all random numbers, in 0..2^64 - 1.
     """
     model, size = Classifier(classes, halvings(images.shape[1:])), min(BATCH, len(images))
     per_epoch, most = len(images) // size, max(1, min(images.shape[1:3]) // 14)
     optimizer = optax.adam(optax.cosine_decay_schedule(1e-3, epochs * per_epoch))
-    params = model.init(jax.random.key(seed), jnp.zeros((1, *images.shape[1:])))["params"]
+    params = model.init(keys.key(seed), jnp.zeros((1, *images.shape[1:])))["params"]
 
     def loss(params, x, y, key):
         shift_key, dropout_key = jax.random.split(key)
@@ -162,13 +162,14 @@ def train(
         return optax.apply_updates(params, updates), state
 
     state, rng = optimizer.init(params), np.random.default_rng(seed)
-    keys = iter(jax.random.split(jax.random.key(seed + 1), epochs * per_epoch))
+    of_steps = keys.key((seed + 1) % keys.SEEDS)
+    of_steps = iter(jax.random.split(of_steps, epochs * per_epoch))
     for _ in tqdm(range(epochs), unit="epoch"):
         for chosen in rng.permutation(len(images))[: per_epoch * size].reshape(per_epoch, -1):
             x = images[chosen]
             y = labels[chosen] if labels is not None else rng.integers(0, classes, size)
             x = x if labels is not None else turned(x, y)
-            params, state = step(params, state, data.to_unit_range(x), y, next(keys))
+            params, state = step(params, state, data.to_unit_range(x), y, next(of_steps))
     return params
 
 
@@ -200,6 +201,7 @@ def main(argv: list[str] | None = None) -> None:
 def run(args: argparse.Namespace) -> None:
     """Trains on nine tenths, measures on the last tenth, and writes."""
     check_range("--epochs", args.epochs, "[1, 10000]", whole=True)
+    keys.check_seed(args.seed, "--seed")
     out = files.check_new(args.out, what="--out", overwrite=None)
     source = data.load(args.data, args.split, image_size=args.resize)
     halvings(source.image_shape)

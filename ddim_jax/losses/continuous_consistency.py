@@ -66,9 +66,9 @@ def continuous_consistency(
             the clean end.
     """
     check_dropout(label_dropout)
-    check_range("config.loss.sigma_data", sigma_data, "(0, inf)", "0.5 is usual")
-    check_range("config.loss.mean", mean)
-    check_range("config.loss.std", std, "[0, inf)")
+    check_range("config.loss.sigma_data", sigma_data, "(0, 1000]", "0.5 is usual")
+    check_range("config.loss.mean", mean, "[-50, 50]")
+    check_range("config.loss.std", std, "[0, 50]")
     check_range("config.loss.warmup_steps", warmup_steps, "[0, inf)", whole=True)
     check_range("config.loss.tangent_floor", tangent_floor, "(0, inf)", "0.1 is usual")
     check_boundary(net, 0.0)

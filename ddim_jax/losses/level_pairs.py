@@ -183,8 +183,8 @@ def shrinking(
     check_range("config.loss.pairs.base", base, "(1, inf)")
     check_range("config.loss.pairs.slope", slope, "[0, inf)")
     check_range("config.loss.pairs.rate", rate)
-    check_range("config.loss.pairs.mean", mean)
-    check_range("config.loss.pairs.std", std, "[0, inf)")
+    check_range("config.loss.pairs.mean", mean, "[-50, 50]")
+    check_range("config.loss.pairs.std", std, "[0, 50]")
     if sigma_max != np.inf:
         check_range("config.loss.pairs.sigma_max", sigma_max, "(0, inf)")
 

@@ -161,7 +161,7 @@ def check_guidance(guidance: tuple | None, null: Mapping[str, Any]) -> None:
             f"config.loss.guidance must be (low, high), got {guidance}; (1, 5) is usual"
         )
     for end in guidance:
-        check_range("an end of config.loss.guidance", end)
+        check_range("an end of config.loss.guidance", end, "[-1000, 1000]", "1 is none")
     if guidance[0] > guidance[1]:
         raise ValueError(
             f"config.loss.guidance must be (low, high), got {guidance}; (1, 5) is usual"

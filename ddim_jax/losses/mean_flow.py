@@ -66,13 +66,13 @@ def mean_flow(
     """
     check_dropout(label_dropout)
     check_flow(net, "mean_flow")
-    check_range("config.loss.mean", mean)
-    check_range("config.loss.std", std, "[0, inf)")
+    check_range("config.loss.mean", mean, "[-50, 50]")
+    check_range("config.loss.std", std, "[0, 50]")
     check_range("config.loss.same", same, "[0, 1]", "0.75 is the paper's")
-    check_range("config.loss.power", power, "[0, inf)")
+    check_range("config.loss.power", power, "[0, 10]", "1 is usual")
     check_range("config.loss.floor", floor, "(0, inf)", "0.01 is usual")
-    check_range("config.loss.omega", omega)
-    check_range("config.loss.kappa", kappa, "(-inf, 1]", "its guidance is omega / (1 - kappa)")
+    check_range("config.loss.omega", omega, "[-1000, 1000]", "1 is none")
+    check_range("config.loss.kappa", kappa, "[-1000, 1]", "its guidance is omega / (1 - kappa)")
     guided = omega != 1 or kappa != 0
     if guided:
         options = f"config.loss.omega={omega} and config.loss.kappa={kappa} need"

@@ -109,7 +109,7 @@ def _rows(levels: NoiseLevel, index) -> NoiseLevel:
 def _grid(schedule: Schedule, steps: int, stride: Callable) -> tuple[NoiseLevel, np.ndarray]:
     """The teacher's levels [2 N + 1] and the student's w [N], float64."""
     hint = "it counts the student's steps"
-    steps = check_range("config.loss.steps", steps, "[1, inf)", hint, whole=True)
+    steps = check_range("config.loss.steps", steps, "[1, 10000]", hint, whole=True)
     times = stride(schedule, 2 * steps)
     if not np.allclose(times[::2], stride(schedule, steps), rtol=0, atol=1e-9):
         raise ValueError(

@@ -68,7 +68,7 @@ def shortcut(
     every = check_range("config.loss.every", every, "[1, inf)", "8 is usual", whole=True)
     check_range("config.loss.limit", limit, "(0, inf)", "4 is usual")
     check_range("config.loss.target_decay", target_decay, "[0, 1)", "0.999 is usual")
-    check_range("config.loss.guidance_scale", guidance_scale, hint="1 is none")
+    check_range("config.loss.guidance_scale", guidance_scale, "[-1000, 1000]", "1 is none")
     check_flow(net, "shortcut")
     levels = _doublings(finest)
     guided = guidance_scale != 1

@@ -79,7 +79,7 @@ def nodes(schedule: Schedule, steps: int = 1) -> TimeSampler:
 
     Source: Liu et al. 2022, section 3.2 (distillation of a rectified flow to k steps).
     """
-    steps = check_range("config.loss.times.steps", steps, "[1, inf)", whole=True)
+    steps = check_range("config.loss.times.steps", steps, "[1, 10000]", whole=True)
     times = uniform_stride(schedule, steps)[:-1]
 
     def sample(keys: Array) -> Array:
@@ -90,8 +90,8 @@ def nodes(schedule: Schedule, steps: int = 1) -> TimeSampler:
 
 
 def _check_normal(mean: float, std: float) -> None:
-    check_range("config.loss.times.mean", mean)
-    check_range("config.loss.times.std", std, "[0, inf)")
+    check_range("config.loss.times.mean", mean, "[-50, 50]")
+    check_range("config.loss.times.std", std, "[0, 50]")
 
 
 def _check_unit_clock(schedule: Schedule, name: str) -> None:

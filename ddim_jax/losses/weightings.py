@@ -40,7 +40,7 @@ def min_snr(gamma: float = 5.0) -> Weighting:
 
 def edm(sigma_data: float = 0.5) -> Weighting:
     """`SNR + 1 / sigma_data^2`: EDM's `(s^2 + sd^2) / (s sd)^2`, the squared error in its F."""
-    check_range("config.loss.weighting.sigma_data", sigma_data, "(0, inf)", "0.5 is usual")
+    check_range("config.loss.weighting.sigma_data", sigma_data, "(0, 1000]", "0.5 is usual")
     return lambda lam: jnp.exp(2 * lam) + 1 / sigma_data**2
 
 

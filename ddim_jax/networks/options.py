@@ -26,6 +26,14 @@ REMAT = {
 
 "convolutions" keeps the outputs of convolutions, "products" those of dense layers too.
 """
+COUNTS = {
+    "out_channels": 1, "unused_channels": 0, "channels": 0, "width": 1, "patch_size": 1,
+    "group_channels": 1, "num_heads": 1, "heads": 1, "head_channels": 1, "num_classes": 0,
+    "position_grid": 1,
+}  # fmt: skip
+"""The least of whole numbers that networks have; the most is 65536."""
+DEPTHS = {"num_blocks": 0, "depth": 1}
+"""The same, of what is traced one by one; the most is 256."""
 SCALAR_UNITS = 1000.0
 """Factor on embedded scalars: puts 1 as far from 0 as the ends of a schedule over [0, 1] are."""
 
@@ -52,7 +60,7 @@ def check_choices(net: nn.Module, **known: Sequence[str]) -> None:
 
 
 def check_options(net: nn.Module, **known: Sequence[str]) -> None:
-    """Checks the attributes dtype, remat, time_embedding and dropout of a network, and others.
+    """Checks the attributes that networks share, and others with a few values.
 
     Args:
         net: the network.
@@ -64,6 +72,17 @@ def check_options(net: nn.Module, **known: Sequence[str]) -> None:
     shared = dict(dtype=DTYPES, remat=tuple(REMAT), time_embedding=TIME_EMBEDDINGS)
     check_choices(net, **shared, **known)
     check_range("dropout", net.dropout, "[0, 1)", "DDPM used 0.1")
+    counts = [(name, f"[{least}, 65536]") for name, least in COUNTS.items()]
+    for name, within in counts + [(name, f"[{least}, 256]") for name, least in DEPTHS.items()]:
+        if getattr(net, name, None) is not None:
+            check_range(f"config.model.{name}", getattr(net, name), within, whole=True)
+    for name, within in {
+        "time_scale": "(0, 1000000]",
+        "norm_eps": "(0, 1)",
+        "eps": "(0, 1)",
+    }.items():
+        if hasattr(net, name):
+            check_range(f"config.model.{name}", getattr(net, name), within)
 
 
 def check_divides(name: str, count: int, width: int) -> None:

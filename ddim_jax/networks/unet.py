@@ -139,17 +139,13 @@ class UNet(nn.Module):
 
     def _check(self, x, t, inputs, dropout_keys):
         check_options(self, down_padding=tuple(PADDINGS))
-        least = {"out_channels": 1, "num_blocks": 0, "num_heads": 1, "num_classes": 0}
-        least |= {"patch_size": 1, "group_channels": 1, "channels": 0}
-        least |= {"head_channels": 1} if self.head_channels is not None else {}
-        for name, low in least.items():
-            check_range(f"config.model.{name}", getattr(self, name), f"[{low}, inf)", whole=True)
-        for name in ("time_scale", "norm_eps"):
-            check_range(f"config.model.{name}", getattr(self, name), "(0, inf)")
         if not self.channel_mults:
             raise ValueError("config.model.channel_mults must have an entry for each level, got ()")
         for mult in self.channel_mults:
-            check_range("an entry of config.model.channel_mults", mult, "(0, inf)")
+            check_range("an entry of config.model.channel_mults", mult, "(0, 1024]")
+        for side in self.attention_resolutions:
+            what = "an entry of config.model.attention_resolutions"
+            check_range(what, side, "[1, 65536]", "16 or so", whole=True)
         if self.channels % 2 or self.channels < 4:
             raise ValueError(f"channels must be even and at least 4, got {self.channels}")
         levels = len(self.channel_mults)

@@ -4,11 +4,15 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ddim_jax.names import lookup
+from ddim_jax.names import check_range, lookup
 from ddim_jax.schedules.schedule import MODEL_TIMES, PRIORS, Schedule, numpy_like
 
 CLEANEST_TIME = 1e-3
 """`t_min` of the schedules on [0, 1] (ScoreSDE's and rectified flow's end time)."""
+
+
+def _check_cleanest(t_min: float) -> None:
+    check_range("t_min", t_min, "(0, 1)", f"{CLEANEST_TIME} is usual")
 
 
 def vp_linear(
@@ -22,6 +26,9 @@ def vp_linear(
 
     Source: Song et al. 2021 (ScoreSDE), appendix C.
     """
+    check_range("beta_min", beta_min, "(0, inf)", "0.1 is usual")
+    check_range("beta_max", beta_max, f"({beta_min}, 1000]", "20 is usual")
+    _check_cleanest(t_min)
     slope = beta_max - beta_min
 
     def log_alpha(t):
@@ -67,6 +74,15 @@ def cosine(
 
     Source: Kingma et al. 2021 (VDM); Salimans & Ho 2022; shift: Hoogeboom et al. 2023, section 3.1.
     """
+    if not log_snr_min < log_snr_max:
+        raise ValueError(
+            f"log_snr_min must be below log_snr_max, got {log_snr_min} and {log_snr_max}; -20 and "
+            "20 are usual"
+        )
+    for name, side in (("resolution", resolution), ("base_resolution", base_resolution)):
+        if side is not None:
+            check_range(name, side, "[1, 65536]")
+    _check_cleanest(t_min)
     low = np.arctan(np.exp(-log_snr_max / 2))
     above = np.arctan(np.exp(log_snr_min / 2))  # what is missing to pi / 2 at t = 1
     span = np.pi / 2 - above - low
@@ -106,8 +122,11 @@ def edm(
             takes its input at variance 1 (Stable Video Diffusion).
         prior: a name in `PRIORS`.
     """
-    if not 0 < sigma_min < sigma_max:
-        raise ValueError(f"need 0 < sigma_min < sigma_max, got {sigma_min}, {sigma_max}")
+    if not 0 < sigma_min < sigma_max < np.inf:
+        raise ValueError(
+            "sigma_min and sigma_max must be finite, 0 < sigma_min < sigma_max, got "
+            f"{sigma_min}, {sigma_max}; 0.002 and 80 are usual"
+        )
     lookup(PRIORS, prior or "sigma", "prior")
 
     def alpha_sigma(t):
@@ -157,8 +176,9 @@ def rectified_flow(
 
     Source: Liu et al. 2022; shift: Esser et al. 2024, equation 23.
     """
-    if shift <= 0:
-        raise ValueError(f"shift must be positive, got {shift}; 1 means none, SD3 uses 3")
+    check_range("shift", shift, "(0, 10000]", "1 means none, SD3 uses 3")
+    num_steps = check_range("num_steps", num_steps, "[2, 1000000]", whole=True)
+    _check_cleanest(t_min)
     lookup(PRIORS, prior or "sigma", "prior")
     if isinstance(model_time, str):
         if model_time not in ("index", "floored", "to_data"):

@@ -47,7 +47,8 @@ def from_betas(
     betas = np.asarray(betas, np.float64)
     if betas.ndim != 1 or np.any(betas <= 0) or np.any(betas[:-1] >= 1) or betas[-1] > 1:
         raise ValueError(
-            f"betas must be a vector in (0, 1), of which only the last may be 1, got {betas}"
+            "betas must be a vector in (0, 1), of which only the last may be 1, got "
+            f"{betas.shape} of {betas.min(initial=np.inf):g}..{betas.max(initial=-np.inf):g}"
         )
     with np.errstate(divide="ignore"):
         log_alpha = np.concatenate([[0.0], np.cumsum(0.5 * np.log1p(-betas))])
@@ -176,6 +177,11 @@ def _check_steps(num_steps: int) -> int:
     return check_range("num_steps", num_steps, "[2, 1000000]", "DDPM uses 1000", whole=True)
 
 
+def _check_betas(beta_start: float, beta_end: float) -> None:
+    check_range("beta_start", beta_start, "(0, 1)", "1e-4 is DDPM's")
+    check_range("beta_end", beta_end, "(0, 1)", "0.02 is DDPM's")
+
+
 def _of_betas(make: Callable[..., Schedule]) -> Callable[..., Schedule]:
     """Puts the options of `from_betas` into a function's signature, by which names are checked."""
     own = inspect.signature(make).parameters.values()
@@ -201,6 +207,7 @@ def ddpm_linear(
             `interpolation`, `prior`, `single`.
     """
     num_steps = _check_steps(num_steps)
+    _check_betas(beta_start, beta_end)
     return from_betas(np.linspace(beta_start, beta_end, num_steps), name="ddpm_linear", **options)
 
 
@@ -210,6 +217,7 @@ def ddpm_scaled_linear(
 ) -> Schedule:
     """Latent diffusion's betas, linear in their square root. Source: Rombach et al. 2022 (code)."""
     num_steps = _check_steps(num_steps)
+    _check_betas(beta_start, beta_end)
     betas = np.linspace(np.sqrt(beta_start), np.sqrt(beta_end), num_steps) ** 2
     return from_betas(betas, name="ddpm_scaled_linear", **options)
 
@@ -221,6 +229,7 @@ def ddpm_cosine(num_steps: int = 1000, max_beta: float = 0.999, **options) -> Sc
     Its last level has lam near -9.9; solvers in sigma space start below it (their `lam_min`).
     """
     num_steps = _check_steps(num_steps)
+    check_range("max_beta", max_beta, "(0, 1)", "0.999 is usual")
     u = np.arange(num_steps + 1) / num_steps
     f = np.cos((u + 0.008) / 1.008 * np.pi / 2) ** 2
     return from_betas(np.minimum(1 - f[1:] / f[:-1], max_beta), name="ddpm_cosine", **options)
@@ -232,6 +241,7 @@ def ddpm_sigmoid(
 ) -> Schedule:
     """Betas that rise as a sigmoid over [-6, 6]. Source: Xu et al. 2022 (GeoDiff, code)."""
     num_steps = _check_steps(num_steps)
+    _check_betas(beta_start, beta_end)
     rise = 1 / (1 + np.exp(-np.linspace(-6, 6, num_steps)))
     return from_betas(beta_start + (beta_end - beta_start) * rise, name="ddpm_sigmoid", **options)
 

@@ -84,6 +84,8 @@ def override(config: ml_collections.ConfigDict, path: str, text: str | None) -> 
         field, shown = f"{place.section}.{last}".lstrip("."), f"{place.shown}.{last}"
         if inner := known_fields(field, place.whole):
             raise ValueError(f"{shown} is a section; set a field of it: {', '.join(inner)}")
+        if field == "stages":
+            raise ValueError(f"{shown} holds sections; set a field of one, as in {shown}[0].name")
         like = known.get(last, inspect.Parameter.empty)
         like = place.target.get(last) if like is inspect.Parameter.empty else like
         place.target[last] = _read(text, like, shown, field in OPEN)

@@ -26,6 +26,7 @@ from ddim_jax.checkpoints.workdir import BASE, Checkpointer, save_base
 from ddim_jax.model import Model
 from ddim_jax.names import few
 from ddim_jax.training import around, resume, teacher
+from ddim_jax.training import optimizer as optimizers
 from ddim_jax.training.method import Method, build
 from ddim_jax.training.metrics import MetricsWriter
 from ddim_jax.training.progress import Progress
@@ -67,7 +68,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> TrainState:
     check_data(config, source)
     abstract_state(config, method, start, mesh)  # traces it: errors come before files
     with lock.locked(workdir):
-        notes = [source.note, *resume.notes(workdir, config)]
+        notes = [source.note, optimizers.note(config), *resume.notes(workdir, config)]
         resume.save_config(workdir, config)
         if method.low_rank is not None:
             save_base(workdir, start)

@@ -131,7 +131,8 @@ def check(config: ml_collections.ConfigDict, model: Model, devices: int) -> None
         check_names(config[section], known, f"config.{section}")
     train, counts = config.train, {"accumulate": 1} | config.train.to_dict()
     for name in ("steps", "batch_size", "log_every", "checkpoint_every", "keep", "accumulate"):
-        check_range(f"config.train.{name}", counts[name], "[1, inf)", whole=True)
+        most = "1048576]" if name == "batch_size" else "inf)"
+        check_range(f"config.train.{name}", counts[name], f"[1, {most}", whole=True)
     check_range("config.train.sample_every", train.sample_every, "[0, inf)", whole=True)
     keys.check_seed(config.seed, "config.seed", 2**32)
     parallel.check_batch(train.batch_size, devices)

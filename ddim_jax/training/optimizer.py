@@ -27,7 +27,7 @@ def make_optimizer(
 
     Args:
         name: "adam", "adamw" or "radam".
-        learning_rate: after warm-up; positive.
+        learning_rate: after warm-up; in (0, 1].
         warmup_steps: of a linear rise from 0.
         decay_steps: total steps of a fall to 0, warm-up included; 0: constant. Of a config that
             names a decay and leaves them out, `train.steps`, see `options`.
@@ -79,7 +79,7 @@ def make_rate(
     Raises:
         ValueError: a number out of its range, an unknown decay, decay shorter than warm-up.
     """
-    check_range("config.optimizer.learning_rate", learning_rate, "(0, inf)", "DDPM uses 2e-4")
+    check_range("config.optimizer.learning_rate", learning_rate, "(0, 1]", "DDPM uses 2e-4")
     check_range("config.optimizer.warmup_steps", warmup_steps, "[0, inf)", whole=True)
     check_range("config.optimizer.decay_steps", decay_steps, "[0, inf)", whole=True)
     decay = decay or ("cosine" if decay_steps else "constant")
@@ -122,6 +122,17 @@ def options(config: ml_collections.ConfigDict) -> dict[str, Any]:
             f"config.optimizer.decay_steps={steps}, or None, which follows config.train.steps"
         )
     return section | {"decay_steps": length}
+
+
+def note(config: ml_collections.ConfigDict) -> str:
+    """What is odd about the learning rate of a config, in words; "" for nothing."""
+    rise, steps = config.optimizer.get("warmup_steps", 0), config.train.steps
+    if rise < steps:
+        return ""
+    return (
+        f"the learning rate rises for config.optimizer.warmup_steps={rise} steps, and the run has "
+        f"{steps}: it never comes to its full height"
+    )
 
 
 def decay_steps(config: ml_collections.ConfigDict) -> int:

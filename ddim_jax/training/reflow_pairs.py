@@ -6,16 +6,22 @@ where it was stopped. Only deterministic solvers serve: the image must be a func
 Source: Liu et al. 2022 (arXiv:2209.03003), algorithm 1.
 """
 
+import inspect
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
 from ddim_jax import files, sampling
+from ddim_jax.batch_loop import check_count
 from ddim_jax.data import noise_pairs
+from ddim_jax.keys import check_seed
 from ddim_jax.model import Model
+from ddim_jax.names import check_options
 from ddim_jax.recipe import Recipe
 
 SEED = 1_000_000
@@ -57,16 +63,10 @@ def draw(
             size below 1, or a folder of pairs that were drawn otherwise.
     """
     folder = Path(folder)
-    if count < 1 or batch_size < 1:
-        raise ValueError(f"count and batch_size must be 1 or more, got {count} and {batch_size}")
-    recipe = Recipe(
-        solver=solver, stride=stride, steps=steps, guidance_scale=guidance_scale, clip=clip
-    )
-    recipe.make_solver()  # names the solvers there are, of which "adaptive" is none
+    count, batch_size = check_count(count, batch_size)
+    seed = check_seed(seed, "the seed of pairs")
+    recipe = make_recipe(model, solver, stride, steps, guidance_scale, clip)
     table = recipe.table(model.schedule)
-    if not table.deterministic:
-        raise ValueError(f"pairs need a deterministic solver, {solver} draws noise; use heun_flow")
-    model.check(recipe)
     about = {
         "solver": solver,
         "stride": stride,
@@ -87,6 +87,37 @@ def draw(
     _draw_shards(model, recipe, folder, shards, seed, batch_size)
     noise_pairs.write_about(folder, about, count)
     return folder
+
+
+def make_recipe(
+    model: Model, solver: str, stride: str | None, steps: int, guidance_scale: float, clip: str
+) -> Recipe:
+    """How pairs are drawn; arguments and errors as of `draw`."""
+    recipe = Recipe(
+        solver=solver, stride=stride, steps=steps, guidance_scale=guidance_scale, clip=clip
+    )
+    recipe.make_solver()  # names the solvers there are, of which "adaptive" is none
+    if not recipe.table(model.schedule).deterministic:
+        raise ValueError(f"pairs need a deterministic solver, {solver} draws noise; use heun_flow")
+    model.check(recipe)
+    return recipe
+
+
+def check(model: Model, options: Mapping[str, Any]) -> None:
+    """Checks the options of `draw` before a network to draw with is there.
+
+    Raises:
+        ValueError: as `draw`; an option that it does not have, or no count.
+    """
+    own = inspect.signature(draw).parameters.values()
+    given = {one.name: one.default for one in own if one.default is not one.empty}
+    given |= check_options(draw, options, "config.pairs")
+    if "count" not in given:
+        raise ValueError("config.pairs needs a count, the number of pairs that are drawn")
+    check_count(given["count"], given["batch_size"])
+    check_seed(given["seed"], "config.pairs.seed")
+    names = ("solver", "stride", "steps", "guidance_scale", "clip")
+    make_recipe(model, **{name: given[name] for name in names})
 
 
 def _draw_shards(

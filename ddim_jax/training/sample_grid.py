@@ -16,6 +16,7 @@ from ddim_jax import data, files, provenance
 from ddim_jax.batch_loop import NotFiniteSamples
 from ddim_jax.codecs import to_uint8, to_unit_range
 from ddim_jax.model import Model
+from ddim_jax.names import check_range
 
 BATCH = 64
 """Samples at a time."""
@@ -96,12 +97,8 @@ class SampleGrid:
     @staticmethod
     def check(model: Model):
         """The table of the model's recipe; raises ValueError if the model cannot use it."""
-        count = model.config.sample.num_samples
-        if count < 1:
-            raise ValueError(
-                f"config.sample.num_samples must be at least 1, got {count}; for no pictures set "
-                "config.train.sample_every=0"
-            )
+        count, hint = model.config.sample.num_samples, "for none set config.train.sample_every=0"
+        check_range("config.sample.num_samples", count, "[1, 100000]", hint, whole=True)
         scale, inputs = model.recipe.guidance_scale, model.inputs
         if scale != 1 and not (inputs.null or inputs.takes("guidance")):
             raise ValueError(

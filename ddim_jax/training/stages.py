@@ -110,6 +110,8 @@ def check(stages: list) -> None:
     config = None if before is None else before.config
     for folder, stage in stages:
         with _named(folder):
+            if options := dict(stage.get("pairs") or {}):
+                reflow_pairs.check(before, options)
             method = build(stage, before, parallel.make_mesh())
             if config is not None:
                 teacher.check(stage, config, method.loss.needs_teacher)
