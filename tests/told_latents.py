@@ -23,7 +23,7 @@ TOKENS, WIDTH, STD = 3, 4, 0.6
 class Network(nn.Module):
     """eps of N(mean of tanh(text W), STD^2), alpha = cos and sigma = sin of t, an angle."""
 
-    ripple: float = 0.3
+    ripple: float = 0.1
     multiple = 1
     inputs = {"text": Input((TOKENS, WIDTH), null=0.0)}
 
@@ -31,9 +31,9 @@ class Network(nn.Module):
     def __call__(self, x, t, inputs, dropout_keys=None):
         """Channels beyond the fourth are something more to add to the mean."""
         weights = self.param("weights", lambda key: jnp.asarray(random("weights", WIDTH, 4)))
-        mean = jnp.mean(jnp.tanh(inputs["text"] @ weights), 1)[:, None, None]
+        mean = jnp.mean(jnp.tanh(10 * inputs["text"] @ weights), 1)[:, None, None]
         if x.shape[-1] > 4:
-            mean = mean * x[..., 4:5] + x[..., 5:]
+            mean = mean * x[..., 4:5] + x[..., 5:].mean(-1, keepdims=True)
         x, t = x[..., :4], t[:, None, None, None]
         alpha, sigma = jnp.cos(t), jnp.sin(t)
         eps = sigma * (x - alpha * mean) / ((alpha * STD) ** 2 + sigma**2)
@@ -59,8 +59,8 @@ class Autoencoder(nn.Module):
 
 
 def encode(texts):
-    """Features by the letters of a text."""
-    return {"text": np.stack([random(text, TOKENS, WIDTH) for text in texts])}
+    """Features by the letters of a text, of which a small change says much."""
+    return {"text": np.stack([random(text, TOKENS, WIDTH) / 10 for text in texts])}
 
 
 def told_latents(further: int = 0, kind: str = "inpaint", **options) -> Model:

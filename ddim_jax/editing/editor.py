@@ -137,7 +137,7 @@ class Editor:
         return np.concatenate([result.x for result in results])
 
     def _fit(self, trip: RoundTrip, x: Array, labels: Any, told: dict[str, Any]) -> Latents:
-        """Null-text inversion: there and back without guidance, then null texts for the same way."""
+        """Null-text inversion: there and back without guidance, then null texts for that way."""
         name, inputs = self.model.name, self.model.inputs
         if not inputs.takes("text") or inputs.takes("guidance"):
             raise ValueError(
