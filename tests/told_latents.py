@@ -17,13 +17,13 @@ from ddim_jax.networks.autoencoder import Moments
 from ddim_jax.recipe import Recipe
 from tests.latent_networks import random
 
-TOKENS, WIDTH, STD = 3, 4, 0.6
+TOKENS, WIDTH, STD = 3, 4, 0.9
 
 
 class Network(nn.Module):
     """eps of N(mean of tanh(text W), STD^2), alpha = cos and sigma = sin of t, an angle."""
 
-    ripple: float = 0.1
+    ripple: float = 0.2
     multiple = 1
     inputs = {"text": Input((TOKENS, WIDTH), null=0.0)}
 
@@ -37,7 +37,7 @@ class Network(nn.Module):
         x, t = x[..., :4], t[:, None, None, None]
         alpha, sigma = jnp.cos(t), jnp.sin(t)
         eps = sigma * (x - alpha * mean) / ((alpha * STD) ** 2 + sigma**2)
-        return eps + self.ripple * sigma * jnp.sin(3 * x + mean)
+        return eps + self.ripple * alpha * sigma * jnp.sin(3 * x + mean)
 
 
 class Autoencoder(nn.Module):

@@ -274,7 +274,8 @@ def translate(model: Model, args: argparse.Namespace) -> None:
     """Inverts under one label, prompt or model, and draws under another (dual bridges)."""
     if args.toward is None and not args.target:
         raise ValueError(
-            "translate needs --toward, a class or a prompt, or --target, another checkpoint"
+            "translate needs --toward, a class, or --target, another checkpoint; of a network with "
+            "texts --toward is a prompt"
         )
     x, labels = read(model, args)
     editor, trip, texts = make_editor(model, args), _round_trip(model, args), told(model, args)

@@ -148,7 +148,11 @@ def _solver(
 
 
 def plms(
-    order: int = 4, *, landing: str | int = "next", lower_order_final: bool = True, average: str = "eps"
+    order: int = 4,
+    *,
+    landing: str | int = "next",
+    lower_order_final: bool = True,
+    average: str = "eps",
 ) -> Solver:
     """PLMS: an improved Euler step first, then Adams-Bashforth; steps + 1 evaluations.
 
@@ -166,7 +170,9 @@ def plms(
     return _solver("plms", order, (_pseudo_heun,), (1,), landing, lower_order_final, average)
 
 
-def pndm(*, landing: str | int = "next", lower_order_final: bool = True, average: str = "eps") -> Solver:
+def pndm(
+    *, landing: str | int = "next", lower_order_final: bool = True, average: str = "eps"
+) -> Solver:
     """F-PNDM: three pseudo Runge-Kutta steps, then Adams-Bashforth 4; steps + 9 evaluations.
 
     The warm-up explodes where its steps are long beside the level: not for fewer than 4 steps.
