@@ -67,7 +67,7 @@ COMMON = {
     "save": dict(help="also write the images of the last row, .npz"),
     "overwrite": dict(action="store_true", help="replace existing files"),
 }
-TOLD = {
+LABEL = {
     "label": dict(help="class of all images, number or name; default their own, or none"),
     "prompt": dict(
         action="append", default=[],
@@ -155,7 +155,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         command = parsers.add_parser(work.__name__, help=work.__doc__.splitlines()[0])
         command.set_defaults(work=work)
         # a direction is added to latents of any images: the network is told no label or text
-        shared = DIRECTION if work in (actions.arithmetic, actions.attribute) else TOLD
+        shared = DIRECTION if work in (actions.arithmetic, actions.attribute) else LABEL
         inverts = work not in (inpaint, actions.sdedit)
         flags = COMMON | shared | (INVERSION if inverts else {}) | own
         for name, options in flags.items():
