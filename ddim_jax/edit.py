@@ -9,6 +9,7 @@
     python -m ddim_jax.edit inpaint --mask=right --method=repaint
     python -m ddim_jax.edit translate --toward=8
     python -m ddim_jax.edit sdedit --strength=0.3,0.5,0.7
+    python -m ddim_jax.edit sdedit --checkpoint=FOLDER --images=cat.png --prompt="a dog" --resize
 
 Images are those of `--images`, as `data.load` takes them, or a file; default the bundled digits.
 Every command writes a picture and, beside it, a JSON file with its numbers; `--help` after a
@@ -19,10 +20,13 @@ import argparse
 import functools
 import time
 
+import numpy as np
+
 from ddim_jax import checkpoints, command_line, files, keys
 from ddim_jax.editing import actions
 from ddim_jax.editing.inpainting import RESTORATIONS, inpaint
 from ddim_jax.editing.inversion import INVERSIONS
+from ddim_jax.editing.latents import PATHS
 from ddim_jax.editing.pictures import MASKS
 from ddim_jax.names import check_range, whole_number
 
@@ -38,7 +42,12 @@ def whole_numbers(text: str) -> list[int]:
 
 
 COMMON = {
-    "checkpoint": dict(default="digits", help="workdir, .safetensors file or bundled name"),
+    "checkpoint": dict(
+        default="digits", help="workdir, .safetensors file, diffusers folder or bundled name"
+    ),
+    "lora": dict(action="append", default=[], help="FILE or FILE:scale; may be given again"),
+    "dtype": dict(choices=("float32", "bfloat16"), help="of weights and computation"),
+    "size": dict(help="HEIGHTxWIDTH like 512x768; default the checkpoint's"),
     "images": dict(default="digits", help="digits, npz:, folder: or TFDS name, or a file"),
     "split": dict(default="train", help="of a data set"),
     "index": dict(type=whole_numbers, default=[], help="like 3,14,15; default the first --num"),
@@ -47,18 +56,29 @@ COMMON = {
     "resize": dict(action="store_true", help="crop and resize images to the network's size"),
     "steps": dict(type=whole_numbers, default=[50], help="of the stride; some commands take more"),
     "stride": dict(help="name, with options as in quadratic:fraction=1; default uniform"),
-    "guidance_scale": dict(type=float, default=1.0, help="1: none, which inverts best"),
-    "batch_size": dict(type=int, default=64, help="images at a time"),
+    "guidance_scale": dict(
+        type=float,
+        help="default 1: none, which inverts best; of sdedit and inpaint on latents the model's",
+    ),
+    "batch_size": dict(type=int, help="images at a time; default 64, of latents 4"),
     "seed": dict(type=int, default=0, help="of noise"),
     "columns": dict(type=int, default=10, help="most images of a row in the picture"),
     "out": dict(help=".png or, of interpolate, .gif; default edits/NAME-0001.png"),
     "save": dict(help="also write the images of the last row, .npz"),
     "overwrite": dict(action="store_true", help="replace existing files"),
 }
-LABEL = {"label": dict(help="class of all images, number or name; default their own, or none")}
+LABEL = {
+    "label": dict(help="class of all images, number or name; default their own, or none"),
+    "prompt": dict(
+        action="append", default=[],
+        help="a text, or @FILE with one in each line; may be given again, in rotation",
+    ),
+    "negative_prompt": dict(help="what to guide away from"),
+}  # fmt: skip
 INVERSION = {
     "method": dict(default="fixed_point", help=f"{', '.join(INVERSIONS)}, or a solver"),
     "refinements": dict(type=int, help="of fixed_point; default 5"),
+    "iterations": dict(type=int, help="of null_text, in each step; default 10"),
 }
 DIRECTION = {
     "strength": dict(type=numbers, default=[-1.0, -0.5, 0.0, 0.5, 1.0], help="a row for each"),
@@ -67,6 +87,7 @@ DIRECTION = {
 }
 LEAST = {
     "num": 1, "batch_size": 1, "columns": 1, "refinements": 0, "frames": 1, "grid": 0,
+    "iterations": 1,
     "learn_from": 2, "jump_length": 1, "resamplings": 1,
 }  # fmt: skip
 """The least that a flag may be."""
@@ -80,6 +101,9 @@ COMMANDS = {
         ),
         "frames": dict(type=int, default=9, help="from one end to the next"),
         "grid": dict(type=int, default=0, help="between four ends, so many a side"),
+        "between": dict(
+            choices=PATHS, default="linear", help="prompts, of which each is an end of the walk"
+        ),
     },
     actions.arithmetic: {
         "toward": dict(required=True, help="images like --images"),
@@ -93,22 +117,31 @@ COMMANDS = {
     },
     inpaint: {
         "method": dict(
-            dest="restoration", choices=RESTORATIONS, default="repaint", help="how to agree"
+            dest="restoration",
+            choices=(*RESTORATIONS, "network"),
+            help="how to agree; default network where it was made for it, else repaint",
         ),
         "operator": dict(default="mask", help="what is known: mask, average:2, blur:1.5, grey"),
         "mask": dict(default="right", help=f"a PNG, white is known; or {', '.join(MASKS)}"),
         "jump_length": dict(type=int, help="of repaint; default a 25th of the steps"),
         "resamplings": dict(type=int, default=5, help="of repaint"),
+        "strength": dict(
+            type=float, default=1.0, help="of latents: share of the way, as of sdedit"
+        ),
+        "solver": dict(help="of latents, not of repaint; default the model's own"),
+        "no_paste": dict(
+            action="store_true", help="of latents: do not put the known pixels back at the end"
+        ),
     },
     actions.translate: {
-        "toward": dict(help="class to draw, number or name"),
+        "toward": dict(help="class to draw, number or name; or a prompt"),
         "target": dict(help="checkpoint to draw with"),
     },
     actions.sdedit: {
         "strength": dict(
             type=numbers, default=[0.3, 0.5, 0.7], help="shares of the way, a row for each"
         ),
-        "solver": dict(default="dpm_solver++_2m", help="name of a solver"),
+        "solver": dict(help="default dpm_solver++_2m, of latents the model's own"),
     },
 }
 """The commands, and the flags that only one of them has."""
@@ -121,7 +154,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     for work, own in COMMANDS.items():
         command = parsers.add_parser(work.__name__, help=work.__doc__.splitlines()[0])
         command.set_defaults(work=work)
-        # a direction is added to latents of any images: the network is told no label
+        # a direction is added to latents of any images: the network is told no label or text
         shared = DIRECTION if work in (actions.arithmetic, actions.attribute) else LABEL
         inverts = work not in (inpaint, actions.sdedit)
         flags = COMMON | shared | (INVERSION if inverts else {}) | own
@@ -137,8 +170,9 @@ def run(args: argparse.Namespace) -> None:
     for name, least in LEAST.items():
         if vars(args).get(name) is not None:
             check_range(f"--{name}", vars(args)[name], f"[{least}, {MOST}]", whole=True)
-    for strength in vars(args).get("strength", ()):
-        check_range("--strength", strength)
+    for strength in np.atleast_1d(vars(args).get("strength", ())):
+        check_range("--strength", float(strength))
+    size = command_line.size(args.size)
     check = functools.partial(files.check_new, overwrite=args.overwrite)
     if args.out is not None:
         endings = (".png", ".gif") if args.command == "interpolate" else (".png",)
@@ -151,7 +185,8 @@ def run(args: argparse.Namespace) -> None:
         if path is not None:
             check(path, what=f"--{flag}", suffixes=(".npz",))
     files.check_apart(out=args.out, **written)
-    args.work(checkpoints.load(args.checkpoint), args)
+    model = checkpoints.load(args.checkpoint, dtype=args.dtype, lora=args.lora)
+    args.work(model.sized(size), args)
 
 
 def main(argv: list[str] | None = None) -> None:

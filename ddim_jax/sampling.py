@@ -85,7 +85,7 @@ def run(
     chex.assert_equal_shape([state.evaluate, state.base])
     chex.assert_shape(keys, (state.evaluate.shape[0],))
     state = jax.tree.map(jnp.asarray, state)
-    table = _cast(table, state.evaluate.dtype)
+    table = cast(table, state.evaluate.dtype)
     state = _start(table, state, keys)
     slots = table.history.shape[-1]
     history = jnp.zeros((slots,) + state.evaluate.shape, state.evaluate.dtype)
@@ -128,13 +128,13 @@ def run(
     return RunResult(final, state, collected)
 
 
-def _cast(table: SolverTable, dtype) -> SolverTable:
+def cast(table: SolverTable, dtype: Any) -> SolverTable:
     """The table's float64 numbers as `dtype`; slots and flags as they are."""
 
-    def cast(leaf):
+    def one(leaf):
         return jnp.asarray(leaf) if leaf.dtype.kind in "ib" else jnp.asarray(leaf, dtype)
 
-    return jax.tree.map(cast, table)
+    return jax.tree.map(one, table)
 
 
 def _start(table: SolverTable, state: State, keys: Array) -> State:

@@ -5,6 +5,9 @@
     latents = editor.invert(trip, x, labels)         # x: samples, such as images in [-1, 1]
     again = editor.draw(trip.down, latents.state, labels)
 
+Of a network that is told texts, `prompt=` goes with both; x are then latents of pictures, as the
+model's codec makes them.
+
 Every edit changes something between the two calls, or the second call itself: another label, a path
 between latents, a direction added to them, another model, the table of `sdedit.sdedit_table`, a
 task from `restoration`. Programs are compiled once for a batch size and a number of evaluations,
@@ -20,8 +23,10 @@ import numpy as np
 from tqdm import tqdm
 
 from ddim_jax.batch_loop import Generator
+from ddim_jax.editing import null_text
 from ddim_jax.editing.inversion import RoundTrip
 from ddim_jax.editing.restoration import Known
+from ddim_jax.inputs import Nulled
 from ddim_jax.model import Model
 from ddim_jax.recipe import Recipe
 from ddim_jax.sampling import RunResult, Task
@@ -38,10 +43,12 @@ class Latents(NamedTuple):
             that the model could have drawn. `Editor.draw` takes the state as it is.
         residual: [N] of a fixed-point inversion of three evaluations a step or more: root mean
             square of its last change but one, in the worst of its steps; None for others.
+        nulls: of null-text inversion what `Editor.draw` needs with the state; None for others.
     """
 
     state: State
     residual: np.ndarray | None
+    nulls: null_text.NullTexts | None = None
 
 
 class Editor:
@@ -69,7 +76,7 @@ class Editor:
         self._batch_size, self._show = batch_size, show_progress
         self._generators: dict[tuple, Generator] = {}
 
-    def invert(self, trip: RoundTrip, x: Array, labels: Any = None) -> Latents:
+    def invert(self, trip: RoundTrip, x: Array, labels: Any = None, **told: Any) -> Latents:
         """Returns the latents that samples are drawn from.
 
         Args:
@@ -77,13 +84,16 @@ class Editor:
             x: [N, *sample_shape] samples, such as images in [-1, 1].
             labels: of a class-conditional model: [N], or one, or several in rotation, as numbers or
                 names; default its null label.
+            **told: prompt, negative_prompt and channels, as of `Model.conditions`.
 
         Raises:
-            ValueError: samples of another shape, labels that the model does not have.
+            ValueError: samples of another shape, labels or texts that the model does not take.
         """
+        if trip.iterations:
+            return self._fit(trip, x, labels, told)
         collect = ("x",) if trip.repeats > 2 else ()
         states, residuals = [], []
-        for result in self._run(trip.up, x, labels, "inverting", collect):
+        for result in self._run(trip.up, x, labels, "inverting", collect, told=told):
             states.append(result.state)
             if collect:
                 residuals.append(_residual(result.collected["x"], trip.repeats))
@@ -98,7 +108,9 @@ class Editor:
         *,
         task: Task | None = None,
         known: Known | None = None,
+        nulls: null_text.NullTexts | None = None,
         seed: int = 0,
+        **told: Any,
     ) -> np.ndarray:
         """Returns samples, [N, *sample_shape] float32.
 
@@ -109,20 +121,60 @@ class Editor:
             labels: as of `invert`.
             task: from `restoration`, what samples have to agree with.
             known: what is known of N samples, for the task.
+            nulls: of null-text inversion, what `invert` found; not with a task.
             seed: of noise.
+            **told: as of `invert`.
 
         Raises:
             ValueError: as `invert`; neither x nor known.
         """
         if x is None and known is None:
             raise ValueError("draw needs x, what the table starts from, or known, for a task")
-        results = self._run(table, x, labels, "drawing", task=task, known=known, seed=seed)
+        given = {"told": told, "known": known, "seed": seed}
+        if nulls is not None:
+            given |= {"known": nulls, "generator": self._of_nulls("sampler")}
+        results = self._run(table, x, labels, "drawing", task=task, **given)
         return np.concatenate([result.x for result in results])
 
+    def _fit(self, trip: RoundTrip, x: Array, labels: Any, told: dict[str, Any]) -> Latents:
+        """Null-text inversion: there and back without guidance, then null texts for that way."""
+        name, inputs = self.model.name, self.model.inputs
+        if not inputs.takes("text") or inputs.takes("guidance"):
+            raise ValueError(
+                f"null_text fits the null text of guidance, and {name} has none; use fixed_point, "
+                "bdia or edict"
+            )
+        if self._recipe.guidance is None:
+            raise ValueError(
+                "null_text undoes guidance, and there is none; use guidance_scale=7.5, or "
+                "fixed_point without"
+            )
+        given = {"told": told, "recipe": self._recipe.replace(guidance_scale=1.0)}
+        states = [result.state for result in self._run(trip.up, x, labels, "inverting", **given)]
+        state = jax.tree.map(lambda *parts: np.concatenate(parts), *states)
+        drawn = self._run(trip.down, state, labels, "drawing", ("x",), **given)
+        points = np.concatenate([result.collected["x"] for result in drawn], axis=1)
+        goals = np.stack([*points[:-1], np.asarray(x, np.float32)], axis=1)  # [N, S, ...]
+        given = {"told": told, "generator": self._of_nulls("fit", trip.iterations)}
+        given |= {"known": goals, "what": "fitting null texts"}
+        found = list(self._run(trip.down, state.evaluate, labels, **given))
+        return Latents(state, None, jax.tree.map(lambda *parts: np.concatenate(parts), *found))
+
+    def _of_nulls(self, make: str, *options: Any) -> Generator:
+        """The batch loop over a function of `null_text`."""
+        if (make, options) not in self._generators:
+            model = self.model
+            null = Nulled(model.inputs.null)
+            made = getattr(null_text, make)(model.network, model.parameterization, null, *options)
+            self._generators[make, options] = Generator(made, model.params, model.sample_shape)
+        return self._generators[make, options]
+
     def _run(
-        self, table, x, labels, what, collect=(), *, task=None, known=None, seed=0
-    ) -> Iterator[RunResult]:
+        self, table, x, labels, what, collect=(), *, told=None, task=None, known=None, seed=0,
+        recipe=None, generator=None,
+    ) -> Iterator[RunResult]:  # fmt: skip
         """Yields the results of the batches, with a bar."""
+        recipe = recipe or self._recipe
         x, known = jax.tree.map(np.asarray, (x, known))
         if x is not None:
             self._check(x.evaluate if isinstance(x, State) else x)
@@ -132,23 +184,25 @@ class Editor:
             labels = self.model.null_labels(count)
         elif not isinstance(labels, np.ndarray):  # of an array some rows may be the null label
             labels = self.model.inputs.labels(labels, count)
-        if (collect, task) not in self._generators:
-            made = self.model.generator(self._recipe, collect=collect, task=task)
+        if generator is None and (collect, task) not in self._generators:
+            made = self.model.generator(recipe, collect=collect, task=task)
             self._generators[collect, task] = made
-        conditions = self.model.conditions(count, self._recipe, labels, table)
+        generator = generator or self._generators[collect, task]
+        conditions = self.model.conditions(count, recipe, labels, table, **(told or {}))
         given = conditions | {"x": x, "known": known, "seed": seed, "batch_size": self._batch_size}
-        batches = self._generators[collect, task].batches(table, np.arange(count), **given)
+        batches = generator.batches(table, np.arange(count), **given)
         disable = not (self._show and sys.stderr.isatty())
         with tqdm(total=count, unit="image", desc=what, disable=disable) as bar:
-            for _, result in batches:
+            for rows, result in batches:
                 yield result
-                bar.update(len(result.x))
+                bar.update(rows.stop - rows.start)
 
     def _check(self, x: np.ndarray) -> None:
         wanted = self.model.sample_shape
         if x.shape[1:] != wanted or not len(x):
+            kind = "latents" if self.model.draws_latents else "images"
             raise ValueError(
-                f"{self.model.name} takes images [N, {', '.join(map(str, wanted))}], got "
+                f"{self.model.name} takes {kind} [N, {', '.join(map(str, wanted))}], got "
                 f"{list(x.shape)}; crop and resize them first"
             )
 
@@ -160,7 +214,10 @@ def _residual(x: np.ndarray, repeats: int) -> np.ndarray:
     return np.sqrt(np.mean(change**2, axis=tuple(range(2, change.ndim)))).max(0)
 
 
-def squared_error(x: Array, other: Array) -> np.ndarray:
-    """[N] mean squares of the difference of samples, -1..1 taken to 0..1, as in DDIM's table 2."""
-    x, other = np.asarray(x), np.asarray(other)
-    return np.mean(((x - other) / 2) ** 2, axis=tuple(range(1, x.ndim)))
+def squared_error(x: Array, other: Array, span: float = 2.0) -> np.ndarray:
+    """[N] mean squares of the difference of samples over their span.
+
+    That of pixels, -1..1, is 2, as in DDIM's table 2; of latents, of unit variance, 1.
+    """
+    x, other = np.asarray(x, np.float32), np.asarray(other, np.float32)
+    return np.mean(((x - other) / span) ** 2, axis=tuple(range(1, x.ndim)))

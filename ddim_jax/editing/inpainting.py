@@ -1,13 +1,17 @@
-"""The command `inpaint`: completes images, sharpens, deblurs or colours them."""
+"""The command `inpaint`: completes images, sharpens, deblurs or colours them.
+
+On models of latents it is that of `latent_inpainting.py`.
+"""
 
 import argparse
 
 import numpy as np
 
 from ddim_jax.editing import pictures, restoration
-from ddim_jax.editing.actions import make_editor, table_recipe
+from ddim_jax.editing.actions import make_editor, table_recipe, told
 from ddim_jax.editing.editor import squared_error
 from ddim_jax.editing.judging import judge
+from ddim_jax.editing.latent_inpainting import inpaint_latents
 from ddim_jax.editing.restoration import Known, Operator
 from ddim_jax.model import Model
 from ddim_jax.names import lookup
@@ -20,18 +24,18 @@ RESTORATIONS = ("repaint", "replacement", "ddnm", "dps")
 
 def inpaint(model: Model, args: argparse.Namespace) -> None:
     """Completes images, or sharpens, colours, deblurs them (--operator)."""
-    if tuple(model.sample_shape) != tuple(model.codec.picture_shape):
-        raise ValueError(
-            f"inpaint works on pixels, and {model.name} draws samples of shape "
-            f"{tuple(model.sample_shape)} that are decoded; use a model of pixels"
-        )
+    if model.draws_latents:
+        inpaint_latents(model, args)
+        return
+    args.restoration = args.restoration or "repaint"
+    _check(model, args)
     x, labels = pictures.read(model, args)
     operator, mask = _operator(args, x.shape)
     table, task = _table_and_task(model, args, operator)
     y = np.asarray(operator.forward(x, mask))
     measured = np.asarray(operator.inverse(y, mask))
     measured = measured if mask is None else measured - (1 - mask)  # black where it is unknown
-    given = {"task": task, "known": Known(y, mask), "seed": args.seed}
+    given = {"task": task, "known": Known(y, mask), "seed": args.seed, **told(model, args)}
     restored = make_editor(model, args).draw(table, None, labels, **given)
     numbers = {
         "method": args.restoration,
@@ -41,6 +45,18 @@ def inpaint(model: Model, args: argparse.Namespace) -> None:
     }
     rows = {"image": x, "known": measured, "restored": restored}
     pictures.write(model, args, rows, numbers | judge(model, rows))
+
+
+def _check(model: Model, args: argparse.Namespace) -> None:
+    """Raises ValueError for what only models of latents have."""
+    if args.restoration == "network":
+        raise ValueError(
+            f"--method=network is of networks made for inpainting; of {model.name} use "
+            f"{', '.join(RESTORATIONS)}"
+        )
+    for flag, usual in (("strength", 1.0), ("no_paste", False), ("solver", None)):
+        if getattr(args, flag) != usual:
+            raise ValueError(f"--{flag} of inpaint is for models of latents, not {model.name}")
 
 
 def _operator(

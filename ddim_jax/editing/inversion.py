@@ -12,12 +12,14 @@ it is an equation for y_t, and the methods differ in how they solve it:
     fixed_point   iterates y_t <- y_s / cos(d) + tan(d) u(x_t, t); inverts DDIM itself
     edict         couples two chains, whose steps algebra undoes; two evaluations a step
     bdia          gets x_s from x_t and the point before it (leapfrog), which algebra undoes
+    null_text     a fixed point without guidance, and null texts under which guided DDIM follows it
 
 A table up starts at an image and ends at a standard normal. Clean estimates must not be clipped in
 either direction, and guidance must be the same in both; none inverts best.
 
 Sources: Song et al. 2021 (arXiv:2010.02502), section 5.4; Pan et al. 2023 (arXiv:2309.04907, fixed
-point); Wallace et al. 2022 (arXiv:2211.12446, EDICT); Zhang et al. 2023 (arXiv:2307.10829, BDIA).
+point); Wallace et al. 2022 (arXiv:2211.12446, EDICT); Zhang et al. 2023 (arXiv:2307.10829, BDIA);
+Mokady et al. 2022 (arXiv:2211.09794, null-text inversion).
 """
 
 from collections.abc import Callable
@@ -40,11 +42,14 @@ class RoundTrip(NamedTuple):
             from; `evaluate` of that state is the latent.
         down: from that state to the image.
         repeats: rows of `up` that solve one step, each but the last ending at an iterate.
+        iterations: of fitting the null text of each step down, see `null_text.py`; 0: none, it is
+            the model's own.
     """
 
     up: SolverTable
     down: SolverTable
     repeats: int = 1
+    iterations: int = 0
 
 
 Inversion = Callable[[Schedule, np.ndarray], RoundTrip]
@@ -190,6 +195,26 @@ def bdia(gamma: float = 1.0) -> Inversion:
     return tables
 
 
+def null_text(iterations: int = 10, refinements: int = 5) -> Inversion:
+    """Undoes guided DDIM by null texts that are fitted to the unguided one, see `null_text.py`.
+
+    The tables are those of `fixed_point`. An iteration costs two forward and backward passes a
+    step.
+
+    Raises:
+        ValueError: iterations below 1, negative refinements.
+
+    Source: Mokady et al. 2022, algorithm 1.
+    """
+    if iterations < 1:
+        raise ValueError(f"iterations must be at least 1, got {iterations}; 10 is usual")
+
+    def tables(schedule: Schedule, times: np.ndarray) -> RoundTrip:
+        return fixed_point(refinements)(schedule, times)._replace(iterations=iterations)
+
+    return tables
+
+
 class _Rotation:
     """DDIM's step over the angle, between the points of a stride."""
 
@@ -243,7 +268,7 @@ def _to_unit(table: SolverTable, schedule: Schedule, times: np.ndarray) -> Solve
     return table._replace(state=state, history=history)
 
 
-INVERSIONS = {make.__name__: make for make in (reverse, fixed_point, edict, bdia)}
+INVERSIONS = {make.__name__: make for make in (reverse, fixed_point, edict, bdia, null_text)}
 """Inversions by name."""
 
 

@@ -7,6 +7,7 @@ norms that no image comes from, and end in grey.
 Sources: Shoemake 1985 (slerp); Song et al. 2021 (arXiv:2010.02502), appendix D.5.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -42,8 +43,23 @@ def slerp(first: Array, second: Array, share: Array) -> Array:
     return jnp.where(share == 0, first, jnp.where(share == 1, second, path))
 
 
-def chain(latents: Array, steps: int) -> Array:
+def straight(first: Array, second: Array, share: Array) -> Array:
+    """Linear interpolation of [..., H, W, C], with shares as of `slerp`; for texts, not noises."""
+    share = jnp.reshape(share, jnp.shape(share) + (1,) * first.ndim)
+    first, second = (
+        jnp.reshape(x, (1,) * (share.ndim - x.ndim) + x.shape) for x in (first, second)
+    )
+    return (1 - share) * first + share * second
+
+
+PATHS = {"linear": straight, "slerp": slerp}
+"""Ways from one to another by name."""
+
+
+def chain(latents: Array, steps: int, between: Callable[..., Array] = slerp) -> Array:
     """A path through latents [N, H, W, C], so many steps from each to the next.
+
+    `between` is in `PATHS`.
 
     Returns:
         [(N - 1) steps + 1, H, W, C].
@@ -56,7 +72,7 @@ def chain(latents: Array, steps: int) -> Array:
             f"a path needs two latents and one step at least, got {len(latents)} and {steps}"
         )
     share = jnp.arange(steps) / steps
-    legs = [slerp(a, b, share) for a, b in zip(latents[:-1], latents[1:], strict=True)]
+    legs = [between(a, b, share) for a, b in zip(latents[:-1], latents[1:], strict=True)]
     return jnp.concatenate([*legs, latents[-1:]])
 
 

@@ -24,16 +24,28 @@ MASKS = ("left", "right", "top", "bottom", "center", "random:SHARE")
 def read(
     model: Model, args: argparse.Namespace, spec: str | None = None, *, first: int | None = None
 ) -> tuple[Array, Array | None]:
-    """Reads `--images`, or another spec, as samples of a model.
+    """Reads `--images`, or another spec, as samples of a model: what `read_pictures` does, encoded.
+
+    Returns:
+        [N, *sample_shape], and labels.
+    """
+    pictures, labels = read_pictures(model, args, spec, first=first)
+    return np.asarray(model.codec.encode(model.codec.params, pictures, None)), labels
+
+
+def read_pictures(
+    model: Model, args: argparse.Namespace, spec: str | None = None, *, first: int | None = None
+) -> tuple[Array, Array | None]:
+    """Reads `--images`, or another spec.
 
     Args:
-        model: whose codec encodes them.
+        model: whose codec says what size they have.
         args: `images`, `split`, `resize`, and which of them: `index`, or `only` and `num`.
         spec: as `--images`.
         first: read so many from the beginning, whatever `index`, `only` and `num` say.
 
     Returns:
-        [N, *sample_shape]; and `--label`, or else the labels int [N], None where they are not the
+        uint8 [N, H, W, C]; and `--label`, or else the labels int [N], None where they are not the
         model's classes.
 
     Raises:
@@ -41,8 +53,8 @@ def read(
         OSError: a file that is not there, or cannot be read.
     """
     spec, shape = spec or args.images, tuple(model.codec.picture_shape)
-    height, _, channels = shape
-    size = height if args.resize else None
+    channels = shape[-1]
+    size = shape[:2] if args.resize else None
     if Path(spec).is_file():
         pictures, labels = _read_file(Path(spec), size, channels, args.resize)[None], None
     else:
@@ -59,12 +71,11 @@ def read(
             f"{spec} holds images of shape {pictures.shape[1:]}, {model.name} draws {shape}; "
             "--resize crops and resizes them"
         )
-    x = np.asarray(model.codec.encode(model.codec.params, pictures, None))
     asked = vars(args).get("label")  # some commands do not have this flag
-    return x, labels if asked is None else asked
+    return pictures, labels if asked is None else asked
 
 
-def _read_file(path: Path, size: int | None, channels: int, resize: bool) -> Array:
+def _read_file(path: Path, size: Any, channels: int, resize: bool) -> Array:
     """One picture, uint8 [H, W, C]; an RGB file that is grey has C = 1 if the model's are grey."""
     folders.check_files(path.parent, [path])
     picture = folders.read_file(path, size, channels if resize else 3)
@@ -163,12 +174,13 @@ def write(
     Args:
         model: whose codec decodes them.
         args: `out`, `overwrite`; `save`, where the last row goes as arrays; `columns`; `began`.
-        rows: name -> [N, *sample_shape]. A GIF shows one after the other, there and back.
+        rows: name -> [N, *sample_shape], or uint8 pictures. A GIF shows one after the other, there
+            and back.
         numbers: for the JSON file; single numbers are also printed.
         columns: pictures of a row; default up to `--columns`, and the row's name above it.
     """
     out = Path(args.out or files.next_free(folder_of(args), args.command))
-    pictures = {name: model.pictures(x) for name, x in rows.items()}
+    pictures = {n: x if x.dtype == np.uint8 else model.pictures(x) for n, x in rows.items()}
     if out.suffix == ".gif":
         scale = max(1, 128 // model.codec.picture_shape[0])  # twice the size it has on a sheet
         frames = [data.grid(one[None], scale=scale) for row in pictures.values() for one in row]
@@ -194,9 +206,12 @@ def about_edit(model: Model, args: argparse.Namespace) -> dict[str, Any]:
     for name, value in vars(args).items():
         unset = value is None or value is False or value == []
         if name not in ("command", "work", "began") and not unset:
-            text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
             flag = "method" if name == "restoration" else name
-            command.append(f"--{flag}" if value is True else shlex.quote(f"--{flag}={text}"))
+            again = name in ("prompt", "lora")  # flags that are given again for more
+            text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+            texts = value if again else [text]
+            words = [shlex.quote(f"--{flag}={text}") for text in texts]
+            command += [f"--{flag}"] if value is True else words
     return provenance.maker(model) | {"command": " ".join(command)}
 
 

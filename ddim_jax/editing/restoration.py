@@ -38,10 +38,18 @@ LEAST_COSINE = 0.1
 
 
 class Known(NamedTuple):
-    """What was measured of a batch: y = A x0; of `masking` the mask [B, H, W, 1], 1 where known."""
+    """What was measured of a batch: y = A x0.
+
+    Attributes:
+        y: the measurement.
+        mask: of `masking`, [B, H, W, 1], 1 where it is known.
+        noise: of `replacement`, the normals [B, H, W, C] that known values are noised with at every
+            level; None: fresh ones each time.
+    """
 
     y: Array
     mask: Array | None = None
+    noise: Array | None = None
 
 
 class Operator(NamedTuple):
@@ -106,13 +114,15 @@ def blur(std: float, floor: float = 0.02) -> Operator:
 
 
 def replacement() -> Task:
-    """Replaces known pixels, with fresh noise of the level, before every evaluation.
+    """Replaces known pixels, with noise of the level, before every evaluation.
+
+    Fresh noise suits solvers that draw some in every step, noise that is kept those that draw none.
 
     Source: Song et al. 2021, appendix I.2.
     """
 
     def constrain(x: Array, level: NoiseLevel, keys: Array, known: Known) -> Array:
-        z = normal(keys, x.shape[1:], x.dtype)
+        z = normal(keys, x.shape[1:], x.dtype) if known.noise is None else known.noise
         noisy = expand(level.alpha, x) * known.y + expand(level.sigma, x) * z
         return known.mask * noisy + (1 - known.mask) * x
 
@@ -215,8 +225,8 @@ def _jumps(steps: int, length: int, resamplings: int) -> Iterator[tuple[int, int
 
 
 def _project(operator: Operator, x0: Array, known: Known) -> Array:
-    y, mask = known
-    return x0 + operator.inverse(y - operator.forward(x0, mask), mask)
+    error = known.y - operator.forward(x0, known.mask)
+    return x0 + operator.inverse(error, known.mask)
 
 
 def _at_the_end(operator: Operator) -> Callable:

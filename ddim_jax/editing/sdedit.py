@@ -11,6 +11,7 @@ import numpy as np
 from ddim_jax.recipe import Recipe
 from ddim_jax.schedules import Schedule
 from ddim_jax.solvers import SolverTable
+from ddim_jax.solvers.ddim import jump_of
 
 
 def sdedit_table(schedule: Schedule, recipe: Recipe, strength: float) -> SolverTable:
@@ -41,6 +42,9 @@ def sdedit_table(schedule: Schedule, recipe: Recipe, strength: float) -> SolverT
             "0.5 is usual"
         )
     times = times[steps - count :]
+    if recipe.solver_options.get("landing") == "whole":  # of the whole stride, not of this part
+        whole = {**recipe.solver_options, "landing": jump_of(schedule, steps, "whole")}
+        recipe = recipe.replace(solver_options=whole)
     level = schedule.level(times[0])
     table = recipe.make_solver()(schedule, times)
     scale, noise = table.start[0] / schedule.prior_std(times[0]), table.start[1]

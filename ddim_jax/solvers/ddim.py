@@ -30,7 +30,7 @@ DDNM = "Wang et al. 2023, arXiv:2212.00490"
 
 
 def ddim(
-    eta: float = 0.0, *, landing: str = "next", inverse: bool = False, divided: bool = False
+    eta: float = 0.0, *, landing: str | int = "next", inverse: bool = False, divided: bool = False
 ) -> Solver:
     """DDIM. Source: Song et al. 2021, equations 12 and 16.
 
@@ -102,18 +102,26 @@ def ddnm(eta: float = 0.85) -> Solver:
 LANDINGS = ("next", "whole")
 
 
-def check_landing(landing: str) -> None:
+def check_landing(landing: str | int) -> None:
     """Raises ValueError for an unknown one."""
-    if landing not in LANDINGS:
+    if landing not in LANDINGS and not (isinstance(landing, int) and landing > 0):
         raise ValueError(f"landing must be {' or '.join(map(repr, LANDINGS))}, got {landing!r}")
 
 
-def landings(schedule: Schedule, times: np.ndarray, landing: str) -> np.ndarray:
+def jump_of(schedule: Schedule, steps: int, landing: str | int) -> int | None:
+    """How many indices each of so many steps goes down; None for "next"."""
+    if landing == "whole":
+        return schedule.num_steps // steps
+    return None if landing == "next" else landing
+
+
+def landings(schedule: Schedule, times: np.ndarray, landing: str | int) -> np.ndarray:
     """[steps] where the steps of a stride end.
 
     "next" is the stride's next time. "whole" goes down T // steps indices of a T-step schedule,
     whatever the stride, and to the stride's last time from where there are not as many (diffusers'
-    DDIM and PNDM). The two differ wherever the stride's own indices are not T // steps apart.
+    DDIM and PNDM). The two differ wherever the stride's own indices are not T // steps apart. A
+    number is what "whole" is for the stride of which these times are the last.
 
     Raises:
         ValueError: an unknown landing; "whole" on a continuous schedule.
@@ -124,7 +132,7 @@ def landings(schedule: Schedule, times: np.ndarray, landing: str) -> np.ndarray:
     if schedule.num_steps is None:
         raise ValueError(f"landing='whole' needs a discrete schedule, got {schedule.name}")
     total = schedule.num_steps
-    below = np.round(times[:-1] * total) - 1 - total // (len(times) - 1)
+    below = np.round(times[:-1] * total) - 1 - jump_of(schedule, len(times) - 1, landing)
     return np.where(below < 0, times[-1], (below + 1) / total)
 
 

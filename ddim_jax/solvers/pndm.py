@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ddim_jax.schedules import Schedule
-from ddim_jax.solvers.ddim import check_landing, landings
+from ddim_jax.solvers.ddim import check_landing, jump_of, landings
 from ddim_jax.solvers.rows import BASE, POINT, Combination, Rows, combine
 from ddim_jax.solvers.solver import LIMIT, Solver
 from ddim_jax.solvers.table import SolverTable
@@ -103,7 +103,7 @@ def _solver(
     order: int,
     warm_up: tuple[Callable[[_Writer, _Step], Combination], ...],
     extra: tuple[int, ...],
-    landing: str,
+    landing: str | int,
     lower_order_final: bool,
     average: str,
 ) -> Solver:
@@ -118,7 +118,8 @@ def _solver(
         steps, lands = len(times) - 1, landings(schedule, times, landing)
         rows, seen = Rows(schedule, np.append(times[0], lands)), []
         write = _Writer(schedule, rows, average)
-        jump = schedule.num_steps // steps / schedule.num_steps if landing == "whole" else None
+        jump = jump_of(schedule, steps, landing)
+        jump = None if jump is None else jump / schedule.num_steps
         with np.errstate(divide="ignore", invalid="ignore"):
             level, after = schedule.level(times), schedule.level(lands)
             du = after.sigma / after.alpha - (level.sigma / level.alpha)[:-1]
@@ -147,7 +148,11 @@ def _solver(
 
 
 def plms(
-    order: int = 4, *, landing: str = "next", lower_order_final: bool = True, average: str = "eps"
+    order: int = 4,
+    *,
+    landing: str | int = "next",
+    lower_order_final: bool = True,
+    average: str = "eps",
 ) -> Solver:
     """PLMS: an improved Euler step first, then Adams-Bashforth; steps + 1 evaluations.
 
@@ -165,7 +170,9 @@ def plms(
     return _solver("plms", order, (_pseudo_heun,), (1,), landing, lower_order_final, average)
 
 
-def pndm(*, landing: str = "next", lower_order_final: bool = True, average: str = "eps") -> Solver:
+def pndm(
+    *, landing: str | int = "next", lower_order_final: bool = True, average: str = "eps"
+) -> Solver:
     """F-PNDM: three pseudo Runge-Kutta steps, then Adams-Bashforth 4; steps + 9 evaluations.
 
     The warm-up explodes where its steps are long beside the level: not for fewer than 4 steps.

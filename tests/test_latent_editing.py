@@ -1,0 +1,222 @@
+"""Editing by models of latents and texts: against diffusers, in closed form, and the commands."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ddim_jax import checkpoints, edit
+from ddim_jax.editing import latent_inpainting, restoration
+from ddim_jax.editing.editor import Editor
+from ddim_jax.editing.inversion import round_trip
+from tests import latent_edits
+from tests import published_pipelines as published
+from tests.told_latents import told_latents
+
+PICTURES = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
+CAT = "a photograph of a cat"
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Pipelines that diffusers has drawn with."""
+    place = tmp_path_factory.mktemp("pipelines")
+    kinds = {options["kind"] for options in latent_edits.CASES.values()}
+    return {k: published.write(place / k, k, case=latent_edits.case(k)) for k in kinds}
+
+
+@pytest.fixture(scope="module")
+def models(folders):
+    loaded = {kind: checkpoints.load(folder) for kind, folder in folders.items()}
+    editors = {
+        kind: Editor(model, guidance_scale=latent_edits.GUIDANCE, show_progress=False)
+        for kind, model in loaded.items()
+    }
+    return loaded, editors
+
+
+def encoded(model, pictures=PICTURES):
+    return np.asarray(model.codec.encode(model.codec.params, pictures, None))
+
+
+def rms(x):
+    return float(np.sqrt(np.mean(np.square(x))))
+
+
+@pytest.mark.parametrize("name", latent_edits.CASES)
+def test_latents_of_diffusers(models, name):
+    options, kind = latent_edits.CASES[name], latent_edits.CASES[name]["kind"]
+    model, editor = models[0][kind], models[1][kind]
+    picture, noise = latent_edits.picture(), latent_edits.noise()
+    y, recipe = encoded(model, picture), model.recipe.replace(steps=options["steps"])
+    table, x = latent_inpainting.start(model, recipe, options["strength"], y, noise)
+    assert table.nfe == int(options["steps"] * options["strength"])
+    given = {"prompt": model.inputs.told(latent_edits.PROMPT, latent_edits.NEGATIVE)}
+    mask = np.float32(~latent_edits.unknown())[None, :, :, None]
+    cells = latent_inpainting.known_cells(model, mask)
+    if kind == "inpaint":
+        given["channels"] = latent_inpainting.further_channels(model, picture, mask)
+    elif options.get("mask"):
+        given |= {"task": TASK, "known": restoration.Known(y, cells, noise)}
+    table = table.pad(6, table.history.shape[-1]) if kind == "sd" else table
+    drawn = editor.draw(table, x, **given)
+    if "task" in given:
+        drawn = cells * y + (1 - cells) * drawn
+    wanted = np.array(json.loads(latent_edits.GOLDEN.read_text())[name])
+    error = np.abs(np.array(latent_edits.some(drawn)) - wanted).max()
+    assert error < 1e-4 * np.abs(wanted).max()
+
+
+TASK = restoration.replacement()
+
+
+def test_null_texts_undo_guidance():
+    """DDIM's own inversion is lost under guidance 7.5; each row is fitted by itself."""
+    model = told_latents()
+    x, told = encoded(model), {"prompt": model.inputs.told([CAT, "the sea"])}
+    plain, guided = (
+        Editor(model, guidance_scale=scale, show_progress=False) for scale in (1.0, 7.5)
+    )
+    naive, trip = (round_trip(model.schedule, name, steps=10) for name in ("ddim", "null_text"))
+    state = plain.invert(naive, x, **told).state
+    lost = rms(guided.draw(naive.down, state, **told) - x)
+    found = guided.invert(trip, x, **told)
+    assert found.nulls.text.shape == (2, 10, 3, 4) and found.nulls.t.shape == (2, 10)
+    back = guided.draw(trip.down, found.state, nulls=found.nulls, **told)
+    assert rms(back - x) < lost / 100
+    first = {"prompt": model.inputs.told(CAT)}
+    alone = guided.invert(trip, x[:1], **first).nulls.text
+    np.testing.assert_allclose(alone, found.nulls.text[:1], atol=2e-3)
+    other = guided.draw(trip.down, found.state, nulls=found.nulls, prompt="a bold seven")
+    assert rms(other - x) > 10 * rms(back - x)  # another prompt is drawn
+
+
+@pytest.mark.parametrize("method", ["bdia", "edict"])
+def test_exact_inversions_under_guidance(method):
+    model = told_latents()
+    x, told = encoded(model), {"prompt": model.inputs.told(CAT, "blurry")}
+    editor = Editor(model, guidance_scale=7.5, show_progress=False)
+    trip = round_trip(model.schedule, method, steps=10)
+    back = editor.draw(trip.down, editor.invert(trip, x, **told).state, **told)
+    assert rms(back - x) < 1e-3
+
+
+def test_a_cell_is_known_where_all_its_pixels_are():
+    mask = np.ones((1, 16, 16, 1), np.float32)
+    mask[0, 3, 4] = 0
+    cells = latent_inpainting.known_cells(told_latents(), mask)
+    assert cells.shape == (1, 8, 8, 1) and np.argwhere(cells == 0).tolist() == [[0, 1, 2, 0]]
+
+
+# --- the commands ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch, capsys):
+    """Runs one on the closed form; returns its numbers."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images").mkdir()
+    for i, picture in enumerate(PICTURES):
+        Image.fromarray(picture).save(tmp_path / "images" / f"{i}.png")
+
+    def run(name, *flags, model=None):
+        model = told_latents() if model is None else model
+        monkeypatch.setattr(edit.checkpoints, "load", lambda *args, **options: model)
+        edit.main([name, "--images=images", "--steps=4", *flags])
+        out = capsys.readouterr().out.splitlines()[-1].split(": ")[0]
+        return json.loads((tmp_path / out).with_suffix(".json").read_text())
+
+    return run
+
+
+def test_invert_and_translate(command, tmp_path):
+    flags = (f"--prompt={CAT}", "--guidance_scale=7.5")
+    (row,) = command("invert", "--method=bdia", *flags)["table"]
+    assert row["mean_squared_error"] < 1e-6
+    out = ("--latents=codes.npz", "--iterations=3")
+    command("invert", "--method=null_text", *flags, *out)
+    with np.load(tmp_path / "codes.npz") as codes:
+        assert codes["null_texts"].shape == (2, 4, 3, 4)
+        assert codes["latents"].shape == (2, 8, 8, 4)
+    numbers = command("translate", "--method=bdia", "--toward=a dog", f"--prompt={CAT}")
+    assert 1e-6 < numbers["cycle_error"] < 1
+
+
+def test_sdedit_of_a_prompt_file(command, tmp_path):
+    (tmp_path / "prompts.txt").write_text(f"{CAT}\n\nthe sea\n")
+    numbers = command("sdedit", "--strength=0.25,1", "--prompt=@prompts.txt", "--size=16x32",
+                      "--resize", "--negative_prompt=blurry")  # fmt: skip
+    distances = numbers["mean_squared_difference"]
+    assert distances["image"] == 0 < distances["0.25"] < distances["1"]
+    assert numbers["solver"] == "ddim"
+
+
+def test_walks_between_prompts(command):
+    flags = (f"--prompt={CAT}", "--prompt=the sea", "--frames=3", "--method=ddim")
+    assert command("interpolate", "--seeds=3", *flags)["frames"] == 4
+    both = command("interpolate", "--seeds=3,5", "--between=slerp", *flags)
+    assert both["frames"] == 4 and both["greatest_step"] > 0
+
+
+@pytest.mark.parametrize("flags", [(), ("--method=replacement", "--strength=0.5", "--no_paste")])
+def test_inpainting(command, tmp_path, flags):
+    numbers = command("inpaint", f"--prompt={CAT}", "--save=out.npz", *flags)
+    with np.load(tmp_path / "out.npz") as saved:
+        images = saved["images"]
+    kept = np.abs(np.int32(images[:, :, :8]) - PICTURES[:, :, :8]).max()
+    assert (kept == 0) == (not flags) and numbers["known_error"] > 0
+    assert np.abs(np.int32(images[:, :, 8:]) - PICTURES[:, :, 8:]).max() > 20
+
+
+def test_inpainting_by_a_network_made_for_it(command):
+    model = told_latents(5)
+    numbers = command("inpaint", f"--prompt={CAT}", "--strength=0.75", model=model)
+    assert numbers["method"] == "network" and numbers["evaluations"] == 3
+    with pytest.raises(ValueError, match="completes pictures and draws none from noise alone"):
+        model.draw(prompt=CAT)
+
+
+@pytest.mark.parametrize(
+    "name, flags, further, message",
+    [
+        ("inpaint", ["--method=dps"], 0, "told draws latents: use --method=repaint or replacement"),
+        ("inpaint", ["--method=ddnm"], 0, "use --method=repaint or replacement, got ddnm"),
+        ("inpaint", ["--operator=grey"], 0, "--operator=grey measures pixels, and told draws lat"),
+        ("inpaint", ["--method=repaint"], 5, "made for inpainting: use --method=network, got rep"),
+        ("inpaint", [], 4, "further channels of kind 'edit', which inpaint has not"),
+        ("inpaint", ["--mask=small.png"], 0, "is 5 x 5, the images are 16 x 16; white is known"),
+        ("inpaint", ["--strength=0.5"], 0, "--method=repaint starts from noise; use --method=repl"),
+        ("sdedit", [], 5, "is told what to keep of a picture: use inpaint"),
+        ("sdedit", ["--size=16x17"], 0, "sides are multiples of 2, got 16 x 17; for 17 take 16"),
+        ("sdedit", ["--size=16"], 0, "--size must be HEIGHTxWIDTH like 512x768, got '16'"),
+        ("sdedit", ["--label=3"], 0, "takes no labels"),
+        ("invert", ["--method=null_text"], 0, "null_text undoes guidance, and there is none"),
+        ("interpolate", ["--method=null_text"], 0, "fits null texts to one picture"),
+        ("interpolate", ["--prompt=a", "--prompt=b", "--prompt=c"], 0, "a walk between 3 prompts"),
+        ("invert", ["--prompt=@none.txt"], 0, "none.txt"),
+        ("translate", [], 0, "needs --toward, a class, or --target"),
+    ],
+)
+def test_errors_are_one_line(command, tmp_path, name, flags, further, message):
+    Image.fromarray(np.zeros((5, 5), np.uint8)).save(tmp_path / "small.png")
+    model = told_latents(further, "inpaint" if further != 4 else "edit")
+    with pytest.raises(SystemExit, match=message):
+        command(name, *flags, model=model)
+
+
+@pytest.mark.parametrize(
+    "name, flags, message",
+    [
+        ("invert", ["--prompt=a"], "digits is told no text: leave out --prompt"),
+        ("sdedit", ["--negative_prompt=a"], "digits is told no text: leave out --prompt"),
+        ("sdedit", ["--size=32x32"], "digits draws pictures of 28 x 28 alone: give no size"),
+        ("invert", ["--method=null_text"], "null_text fits the null text of guidance, and digits"),
+        ("inpaint", ["--method=network"], "--method=network is of networks made for inpainting"),
+        ("inpaint", ["--strength=0.5"], "--strength of inpaint is for models of latents"),
+    ],
+)
+def test_errors_of_a_network_without_texts(tmp_path, monkeypatch, name, flags, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=message):
+        edit.main([name, "--num=1", "--steps=4", *flags])
