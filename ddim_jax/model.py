@@ -104,6 +104,7 @@ class Model:
     def __post_init__(self):
         """Makes room for what is ready for drawing, which an instance keeps and no copy has."""
         object.__setattr__(self, "_ready", {})
+        object.__setattr__(self, "_placed", {})
 
     def __repr__(self) -> str:
         count = sum(leaf.size for leaf in jax.tree.leaves(self.params))
@@ -362,9 +363,8 @@ class Model:
             **options: of a sampler with a table: collect, task, progress.
         """
         sampler = self.sampler(recipe, **options)
-        return Generator(
-            sampler, self.params, self.sample_shape, prepare=self.prepared, mode=parallel
-        )
+        options = dict(prepare=self.prepared, mode=parallel, placed=self._placed)
+        return Generator(sampler, self.params, self.sample_shape, **options)
 
     def sized(self, size: tuple[int, int] | None) -> "Model":
         """The model for pictures of another (height, width); None: as it is.
@@ -391,8 +391,9 @@ class Model:
                     f"{self.name} draws pictures whose sides are multiples of {least}, got "
                     f"{size[0]} x {size[1]}; for {side} take {max(1, round(side / least)) * least}"
                 )
-        self._ready[size] = self.replace(codec=self.codec.at(*size))
-        return self._ready[size]
+        sized = self._ready[size] = self.replace(codec=self.codec.at(*size))
+        object.__setattr__(sized, "_placed", self._placed)
+        return sized
 
     # --- drawing ----------------------------------------------------------------------------------
 
