@@ -69,6 +69,7 @@ class Generator:
         *,
         prepare: Callable[[Any], Any] | None = None,
         mode: str = "jit",
+        placed: dict | None = None,
     ):
         """Compiles nothing yet.
 
@@ -78,6 +79,7 @@ class Generator:
             sample_shape: of one sample, for the noise it starts from.
             prepare: makes parameters ready for many evaluations on CPUs; None: they are.
             mode: "jit"; "fsdp", which splits the parameters over the devices; or "pmap".
+            placed: where parameters on devices are kept, shared by generators of the same ones.
 
         Raises:
             ValueError: an unknown mode.
@@ -86,9 +88,10 @@ class Generator:
             raise ValueError(f"parallel must be one of {', '.join(MODES)}, got {mode!r}")
         self._sampler, self._mode = sampler, mode
         self._shape, self._prepare = tuple(sample_shape), prepare
-        self._placed: dict[int, tuple] = {}  # number of devices -> (mesh, parameters on them)
+        # (mode, number of devices) -> (mesh, parameters on them)
+        self._placed: dict[tuple[str, int], tuple] = {} if placed is None else placed
         self._programs = _PROGRAMS.setdefault(sampler, {})
-        self.params, self.program = params, None
+        self._params, self.program = params, None
         self.compile_seconds = self.seconds = 0.0
 
     @property
@@ -98,8 +101,7 @@ class Generator:
 
     @params.setter
     def params(self, params: Any) -> None:
-        self._params = params
-        self._placed.clear()
+        self._params, self._placed = params, {}
 
     def batches(
         self,
@@ -184,13 +186,14 @@ class Generator:
         )
 
     def _on(self, devices: list) -> tuple:
-        if len(devices) not in self._placed:
+        key = (self._mode, len(devices))
+        if key not in self._placed:
             mesh, params = parallel.make_mesh(devices), self.params
             if self._prepare is not None and devices[0].platform == "cpu":
                 params = self._prepare(params)
             layout = parallel.layout(params, mesh, self._mode)
-            self._placed[len(devices)] = mesh, jax.device_put(params, layout)
-        return self._placed[len(devices)]
+            self._placed[key] = mesh, jax.device_put(params, layout)
+        return self._placed[key]
 
     def _compiled(self, arguments: tuple) -> Callable:
         leaves, tree = jax.tree.flatten(arguments)

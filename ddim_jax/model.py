@@ -40,6 +40,8 @@ Array = Any
 SLOTS = 4
 """Of history, for which tables that draw latents have room, as nearly all solvers need no more: so
 those of equal evaluations share a program, and compiling it takes minutes there."""
+MOST_HASHED = 2**26
+"""Numbers of a model that its fingerprint looks at."""
 WEAK_IN_FEW_STEPS = ("heun", "plms", "s_pndm", "pndm")
 """Solvers whose first steps leave the data where these are few and long."""
 
@@ -102,6 +104,7 @@ class Model:
     def __post_init__(self):
         """Makes room for what is ready for drawing, which an instance keeps and no copy has."""
         object.__setattr__(self, "_ready", {})
+        object.__setattr__(self, "_placed", {})
 
     def __repr__(self) -> str:
         count = sum(leaf.size for leaf in jax.tree.leaves(self.params))
@@ -375,9 +378,8 @@ class Model:
             **options: of a sampler with a table: collect, task, progress.
         """
         sampler = self.sampler(recipe, **options)
-        return Generator(
-            sampler, self.params, self.sample_shape, prepare=self.prepared, mode=parallel
-        )
+        options = dict(prepare=self.prepared, mode=parallel, placed=self._placed)
+        return Generator(sampler, self.params, self.sample_shape, **options)
 
     def sized(self, size: tuple[int, int] | None) -> "Model":
         """The model for pictures of another (height, width); None: as it is.
@@ -406,8 +408,9 @@ class Model:
                 )
         codec = self.codec.at(*size)
         inputs = self.inputs.with_channels(codec.sample_shape, self.inputs.channels)
-        self._ready[size] = self.replace(codec=codec, inputs=inputs)
-        return self._ready[size]
+        sized = self._ready[size] = self.replace(codec=codec, inputs=inputs)
+        object.__setattr__(sized, "_placed", self._placed)
+        return sized
 
     # --- drawing ----------------------------------------------------------------------------------
 
@@ -551,7 +554,7 @@ class Model:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """sha256 of the parameters: of their names, shapes and float32 bytes."""
+        """sha256 of the parameters, see `fingerprint`."""
         return fingerprint(self.params)
 
     def origin(self, table: SolverTable) -> dict[str, Any]:
@@ -588,9 +591,14 @@ def _asked(given: Any) -> int:
 
 
 def fingerprint(params: Any) -> str:
-    """sha256 of parameters: of their names, shapes and float32 bytes."""
-    digest = hashlib.sha256()
-    for name, value in sorted(flatten_dict(jax.device_get(params), sep="/").items()):
+    """sha256 of parameters: of their names, shapes and float32 bytes.
+
+    Of more than `MOST_HASHED` numbers some of each array, evenly spaced: all would take seconds.
+    """
+    digest, flat = hashlib.sha256(), flatten_dict(params, sep="/")
+    every = -(-sum(leaf.size for leaf in flat.values()) // MOST_HASHED)
+    for name, value in sorted(flat.items()):
         digest.update(f"{name}{value.shape}".encode())
-        digest.update(np.ascontiguousarray(value, np.float32).tobytes())
+        some = value if every <= 1 else value.reshape(-1)[:: every | 1]
+        digest.update(np.ascontiguousarray(jax.device_get(some), np.float32).tobytes())
     return digest.hexdigest()

@@ -26,6 +26,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ddim_jax import files, parallel, program_cost, sampling
+from ddim_jax.inputs import NULL
 from ddim_jax.model import Model
 from ddim_jax.recipe import ADAPTIVE, Recipe
 from ddim_jax.topologies import CHIPS, Chip, devices
@@ -88,7 +89,7 @@ class Plan(NamedTuple):
 
 
 def compile_plan(
-    lower: Callable[[Mesh], Any],
+    trace: Callable[[Mesh], Any],
     topology: str,
     mesh: Mesh,
     folder: Path | None = None,
@@ -98,7 +99,7 @@ def compile_plan(
     """Compiles, or reads what was found when the same program was compiled before.
 
     Args:
-        lower: the program for a mesh, of `jax.jit(...).lower(...)`.
+        trace: the program for a mesh, of `jax.jit(...).trace(...)`.
         topology: as of `devices`.
         mesh: from `devices`.
         folder: where plans are kept; default beside the compilation cache.
@@ -108,8 +109,9 @@ def compile_plan(
     """
     folder = folder or Path(jax.config.jax_compilation_cache_dir or ".") / "plans"
     chip = CHIPS[topology.partition(":")[0]]
-    lowered = lower(mesh)
-    asked = f"{topology} {jax.__version__} {repeats} traffic {quick} {lowered.as_text()}"
+    traced = trace(mesh)
+    lowered = traced.lower()
+    asked = f"{topology} {jax.__version__} {repeats} products {quick} {lowered.as_text()}"
     path = folder / f"{hashlib.sha256(asked.encode()).hexdigest()[:32]}.json"
     if path.exists():
         return Plan(**json.loads(path.read_text()))
@@ -120,14 +122,15 @@ def compile_plan(
     repeats = repeats if " while(" in text else 1
     cost = program.cost_analysis()
     if cost is None:  # of GPUs: the operations of the same program for one device that is here
-        alone = lower(parallel.make_mesh(jax.devices("cpu")[:1])).cost_analysis()
+        alone = trace(parallel.make_mesh(jax.devices("cpu")[:1])).lower().cost_analysis()
         cost = {"flops": alone["flops"] / mesh.size}
+    products = program_cost.product_flops(traced.jaxpr) / mesh.size  # in loops within loops as well
     plan = Plan(
         topology=topology,
         devices=mesh.size,
         memory=program_cost.memory_bytes(program),
         arguments=int(program.memory_analysis().argument_size_in_bytes),
-        flops=repeats * float(cost.get("flops", 0.0)),
+        flops=max(products, repeats * float(cost.get("flops", 0.0))),
         bytes_accessed=float(repeats * program_cost.traffic(text) if chip.platform == "tpu" else 0),
         collectives=program_cost.collectives(text),
         compile_seconds=time.perf_counter() - start,
@@ -199,7 +202,7 @@ def plan_training(config: Any, topology: str, quick: bool = False) -> Plan:
         raise ValueError("--plan is of parallel='jit' or 'fsdp'; pmap runs in one process")
     size = config.train.batch_size
 
-    def lower(mesh: Mesh) -> Any:
+    def trace(mesh: Mesh) -> Any:
         method = build(config, start, mesh)
         state = loop.abstract_state(config, method, start, mesh)
         sharding = NamedSharding(mesh, PartitionSpec(parallel.AXIS))
@@ -208,13 +211,13 @@ def plan_training(config: Any, topology: str, quick: bool = False) -> Plan:
             return jax.ShapeDtypeStruct((size, *shape), dtype, sharding=sharding)
 
         batch = {"image": rows(np.uint8, *config.data.image_shape), "label": rows(np.int32)}
-        return method.step.lower(state, batch | {"row": rows(np.int32)})
+        return method.step.trace(state, batch | {"row": rows(np.int32)})
 
     with devices(topology) as mesh:  # before anything starts a backend, which reads XLA_FLAGS once
         start = teacher.load(config)
         config = teacher.resolve(config, start)
         return compile_plan(
-            lower, topology, mesh, repeats=config.train.get("accumulate", 1), quick=quick
+            trace, topology, mesh, repeats=config.train.get("accumulate", 1), quick=quick
         )
 
 
@@ -224,45 +227,80 @@ def plan_sampling(
     topology: str,
     *,
     batch_size: int,
+    mode: str = "jit",
     quick: bool = False,
 ) -> Plan:
-    """Compiles a sampler.
+    """Compiles a sampler; what encodes texts and decodes latents is apart.
 
     Args:
         model: what draws.
         recipe: how, with a table.
         topology: as of `devices`.
         batch_size: over all its devices.
+        mode: "jit", or "fsdp" with the parameters split over the devices.
         quick: with little optimisation.
 
     Raises:
-        ValueError: an adaptive solver; a batch that the devices cannot share evenly; see `devices`.
+        ValueError: an adaptive solver; another mode; a batch that the devices cannot share evenly;
+            see `devices`.
     """
     if recipe.solver == ADAPTIVE:
         raise ValueError("solver adaptive has no fixed number of evaluations to plan; name another")
+    if mode == "pmap":
+        raise ValueError("--plan is of parallel='jit' or 'fsdp'; pmap runs in one process")
     table = recipe.table(model.schedule)
     labels = model.inputs.labels(None, batch_size)
-    told = model.conditions(batch_size, recipe, labels, table)
+    told = model.conditions(batch_size, recipe, labels, table, prompt=_features(model))
     keys = jax.eval_shape(lambda: sampling.sample_keys(0, np.arange(batch_size)))
     noise = jax.ShapeDtypeStruct((batch_size, *model.sample_shape), jnp.float32)
 
-    def lower(mesh: Mesh) -> Any:
+    def trace(mesh: Mesh) -> Any:
         rows = NamedSharding(mesh, PartitionSpec(parallel.AXIS))
-        whole = NamedSharding(mesh, PartitionSpec())
 
-        def on(tree, sharding):
+        def split(tree):
+            return jax.tree.map(lambda leaf: rows, tree)
+
+        def whole(tree):
+            return parallel.layout(tree, mesh, "jit")
+
+        def on(tree, layout):
             shapes = jax.eval_shape(lambda tree: jax.tree.map(jnp.asarray, tree), tree)
             return jax.tree.map(
-                lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), shapes
+                lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at),
+                shapes,
+                layout(shapes),
             )
 
-        fixed = [on(tree, whole) for tree in (model.params, table, told["guidance"])]
-        varied = [on(tree, rows) for tree in (noise, keys, told["inputs"])]
-        return model.sampler(recipe).lower(*fixed[:2], *varied, fixed[2])
+        params = on(model.params, lambda tree: parallel.layout(tree, mesh, mode))
+        fixed = [on(tree, whole) for tree in (table, told["guidance"])]
+        varied = [on(tree, split) for tree in (noise, keys, told["inputs"])]
+        return model.sampler(recipe).trace(params, fixed[0], *varied, fixed[1])
 
     with devices(topology) as mesh:
         parallel.check_batch(batch_size, mesh.size)
-        return compile_plan(lower, topology, mesh, repeats=table.nfe, quick=quick)
+        return compile_plan(trace, topology, mesh, repeats=table.nfe, quick=quick)
+
+
+def _features(model: Model) -> dict[str, Any] | None:
+    """What a network is told of a text and of a null one, zeros: only their shapes matter."""
+    if not model.inputs.takes("text"):
+        return None
+    declared = {name: model.inputs.declared.get(name) for name in ("text", "vector")}
+    zeros = {name: np.zeros((1, *put.shape), put.dtype) for name, put in declared.items() if put}
+    return zeros | {NULL: zeros}
+
+
+def apart(model: Model) -> str:
+    """What is on each device beside, in a line; "" for models of pixels."""
+    codec, texts = model.codec.params, model.inputs.encode
+    if codec is None:
+        return ""
+    found = f"apart        the autoencoder, {_gigabytes(codec):.2f} GB, which decodes afterwards"
+    return found + (f"; text encoders, {_gigabytes(texts.params):.2f} GB, before" if texts else "")
+
+
+def _gigabytes(params: Any) -> float:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params)) / 1e9
 
 
 def advice(config: Any, plan: Plan) -> str:

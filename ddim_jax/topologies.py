@@ -42,6 +42,9 @@ CHIPS = {
 }
 """Devices by the name that --plan takes. Sources: Google's and NVIDIA's data sheets."""
 
+CUBES = ("v4", "v5p")
+"""TPUs whose shapes have three sides."""
+
 H100 = """gpu_device_info {
   threads_per_block_limit: 1024 threads_per_warp: 32
   shared_memory_per_block: 49152 shared_memory_per_core: 233472
@@ -62,7 +65,8 @@ def devices(topology: str) -> Iterator[Mesh]:
     """A mesh of devices that are not here, and their compiler, while the context lasts.
 
     Args:
-        topology: chip:shape, like v5e:16x16 or h100:8.
+        topology: chip:shape, like v5e:16x16, or chip:count, like h100:8; a count of TPUs that is a
+            power of two stands for the squarest shape.
 
     Raises:
         ValueError: an unknown chip, a shape that there is not, a compiler that is not installed.
@@ -90,11 +94,27 @@ def _describe(topology: str, shape: str, cuda: bool) -> Any:
     from jax.experimental import topologies
 
     if not cuda:
+        name = topology.partition(":")[0]
+        topology = f"{name}:{squarest(name, shape)}"
         return topologies.get_topology_desc(platform="tpu", topology_name=topology)
     shape = f"1x1x{shape}"
     return topologies.get_topology_desc(
         platform="cuda", topology_name=shape, topology=shape, target_config=H100
     )
+
+
+def squarest(name: str, shape: str) -> str:
+    """The shape of a count of TPUs: 4 is 2x2 of a v5e and 2x2x1 of a v5p; others stay as they are.
+
+    Args:
+        name: of a TPU in `CHIPS`.
+        shape: like "4x4" or "16".
+    """
+    if not shape.isdecimal() or (count := int(shape)) & (count - 1) or not count:
+        return shape
+    axes, bits = (3 if name in CUBES else 2), count.bit_length() - 1
+    sides = [2 ** ((bits + axis) // axes) for axis in range(axes)]
+    return "x".join(str(side) for side in (sides[::-1] if name in CUBES else sides))
 
 
 def _variables(name: str, cuda: bool) -> dict[str, str]:

@@ -220,3 +220,15 @@ def test_all_of_a_hundred_bundled_digits_are_read_as_asked():
     model = checkpoints.load("digits")
     logits = feature_networks.load("digits").extract(model.draw(100)).logits
     np.testing.assert_array_equal(logits.argmax(1), np.arange(100) % 10)
+
+
+def test_the_fingerprint_of_a_large_model_looks_at_some_of_each_array(monkeypatch):
+    from ddim_jax import model as models
+
+    params = {"a": np.arange(999, dtype=np.float32).reshape(27, 37), "b": {"c": np.ones(5)}}
+    whole = models.fingerprint(params)
+    monkeypatch.setattr(models, "MOST_HASHED", 100)
+    some = models.fingerprint(params)
+    assert some != whole and some == models.fingerprint(jax.tree.map(jax.numpy.asarray, params))
+    assert some != models.fingerprint(params | {"b": {"c": np.zeros(5)}})
+    assert some != models.fingerprint(params | {"a": params["a"] + 1})

@@ -3,17 +3,21 @@
 import contextlib
 import importlib.util
 import os
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from absl.testing import flagsaver
 from jax.sharding import NamedSharding, PartitionSpec
 
 from configs import digits
-from ddim_jax import parallel, planning
-from ddim_jax.topologies import devices
+from ddim_jax import checkpoints, parallel, planning, program_cost
+from ddim_jax.commands import sample
+from ddim_jax.topologies import devices, squarest
 from tests.tiny import tiny
+from tests.tiny_pipeline import tiny_pipeline
 
 
 def plan(**changes):
@@ -73,21 +77,21 @@ def test_a_program_is_compiled_once(tmp_path):
     rows = NamedSharding(mesh, PartitionSpec("data"))
     whole = NamedSharding(mesh, PartitionSpec())
 
-    def lower(mesh):
+    def trace(mesh):
         x = jax.ShapeDtypeStruct((8, 16), jnp.float32, sharding=rows)
         w = jax.ShapeDtypeStruct((16, 32), jnp.float32, sharding=whole)
-        return jax.jit(lambda x, w: (x @ w).sum(0), out_shardings=whole).lower(x, w)
+        return jax.jit(lambda x, w: (x @ w).sum(0), out_shardings=whole).trace(x, w)
 
-    first = planning.compile_plan(lower, "v5e:2", mesh, tmp_path)
+    first = planning.compile_plan(trace, "v5e:2", mesh, tmp_path)
     assert first.devices == 2 and first.arguments == 4 * (4 * 16 + 16 * 32)
     assert 0.9 < first.flops / (2 * 8 * 16 * 32 / 2) < 1.3
     assert first.collectives == {"all-reduce": (1, 4 * 32)}
     (path,) = tmp_path.iterdir()
     path.write_text(path.read_text().replace('"devices": 2', '"devices": 3'))
-    assert planning.compile_plan(lower, "v5e:2", mesh, tmp_path).devices == 3
-    planning.compile_plan(lower, "v5e:4", mesh, tmp_path)
+    assert planning.compile_plan(trace, "v5e:2", mesh, tmp_path).devices == 3
+    planning.compile_plan(trace, "v5e:4", mesh, tmp_path)
     assert len(list(tmp_path.iterdir())) == 2
-    quick = planning.compile_plan(lower, "v5e:2", mesh, tmp_path, quick=True)
+    quick = planning.compile_plan(trace, "v5e:2", mesh, tmp_path, quick=True)
     assert quick.quick and quick.devices == 2 and quick.flops == first.flops
     assert "compiled in" in (text := planning.report(quick, "A step")) and ", quickly" in text
     assert jax.config.jax_optimization_level != "O0"
@@ -95,13 +99,76 @@ def test_a_program_is_compiled_once(tmp_path):
 
 @pytest.mark.parametrize("count", [1, 40])
 def test_the_work_of_a_loop_is_counted_as_often_as_it_is_done(tmp_path, count):
-    def lower(mesh):
+    def trace(mesh):
         x = jax.ShapeDtypeStruct((64, 64), jnp.float32)
         step = lambda x, _: (jnp.tanh(x @ x), None)  # noqa: E731
-        return jax.jit(lambda x: jax.lax.scan(step, x, None, length=count)[0]).lower(x)
+        return jax.jit(lambda x: jax.lax.scan(step, x, None, length=count)[0]).trace(x)
 
-    found = planning.compile_plan(lower, "v5e:1", parallel.make_mesh(), tmp_path, count)
+    found = planning.compile_plan(trace, "v5e:1", parallel.make_mesh(), tmp_path, count)
     assert 0.9 < found.flops / (count * 2 * 64**3) < 1.3
+
+
+def test_a_loop_within_a_loop_is_counted_as_often_as_it_is_run(tmp_path):
+    def trace(mesh):
+        x = jax.ShapeDtypeStruct((64, 64), jnp.float32)
+
+        def times(x, step, length):
+            return jax.lax.scan(lambda x, _: (step(x), None), x, None, length=length)[0]
+
+        return jax.jit(lambda x: times(x, lambda x: times(x, lambda x: x @ x, 7), 5)).trace(x)
+
+    found = planning.compile_plan(trace, "v5e:1", parallel.make_mesh(), tmp_path, 5)
+    assert 0.9 < found.flops / (35 * 2 * 64**3 / found.devices) < 1.3
+
+
+@pytest.mark.parametrize(
+    "name, count, shape",
+    [
+        ("v5e", "4", "2x2"), ("v5e", "8", "2x4"), ("v6e", "256", "16x16"), ("v5p", "4", "2x2x1"),
+        ("v4", "64", "4x4x4"), ("v5e", "2x4", "2x4"), ("v5e", "6", "6"), ("v5e", "0", "0"),
+    ],
+)  # fmt: skip
+def test_counts_of_devices_stand_for_the_squarest_shape(name, count, shape):
+    assert squarest(name, count) == shape
+
+
+@pytest.fixture
+def devices_here(monkeypatch):
+    """Plans are for the devices that are here."""
+    here = lambda topology: contextlib.nullcontext(parallel.make_mesh())  # noqa: E731
+    monkeypatch.setattr(planning, "devices", here)
+
+
+def test_drawing_latents_with_split_parameters(devices_here, monkeypatch):
+    monkeypatch.setattr(parallel, "SPLIT_FROM", 2**6)
+    model = tiny_pipeline()
+    split = planning.plan_sampling(model, model.recipe, "v5e:2", batch_size=2, mode="fsdp")
+    assert split.arguments < 0.7 * sum(leaf.nbytes for leaf in jax.tree.leaves(model.params))
+    assert split.flops > 4 * 2 * 2 * 8 * 8 * 9 * 8 * 8  # of one convolution in 4 evaluations
+    text = planning.apart(model)
+    assert "apart        the autoencoder, 0.00 GB" in text and "; text encoders, 0.00 GB" in text
+    assert planning.apart(checkpoints.load("digits")) == ""
+    with pytest.raises(ValueError, match="--plan is of parallel='jit' or 'fsdp'"):
+        planning.plan_sampling(model, model.recipe, "v5e:2", batch_size=2, mode="pmap")
+
+
+@pytest.mark.parametrize("mode", ["jit", "fsdp"])
+def test_a_published_model_by_its_shapes(devices_here, monkeypatch, capsys, mode):
+    """DiT-XL/2 is published with 118.6 billion products; twice of them, and twice guided."""
+
+    def compile_plan(trace, topology, mesh, **options):
+        each = program_cost.product_flops(trace(mesh).jaxpr) / mesh.size
+        return plan(topology=topology, devices=mesh.size, flops=each, quick=options["quick"])
+
+    monkeypatch.setattr(planning, "compile_plan", compile_plan)
+    sample.flags.FLAGS(["sample.py"])
+    given = dict(plan="v5e:4", checkpoint="shapes:dit-xl-2", quick=True, steps=10, parallel=mode)
+    with flagsaver.flagsaver(batch_size=2, **given):
+        sample.run(["sample.py"])
+    text = capsys.readouterr().out
+    flops = float(re.search(r"arithmetic +([\d,]+) GFLOP", text)[1].replace(",", ""))
+    assert 0.97 < flops / (10 * 2 * 2 * 118.6) < 1.03
+    assert "fits" in text and "the autoencoder, 0.33 GB" in text
 
 
 @pytest.mark.parametrize("topology", ["v5e", "b200:8", "v5e:", "v5e:4x", "h100:2x4x"])
@@ -121,8 +188,7 @@ def test_without_the_compiler_the_extra_is_named():
 
 
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="needs libtpu")
-def test_a_train_step_for_a_tpu(tmp_path, monkeypatch):
-    monkeypatch.setattr(jax.config, "jax_compilation_cache_dir", str(tmp_path), raising=False)
+def test_a_train_step_for_a_tpu():
     config = tiny(digits.get_config(), levels=1)
     found = planning.plan_training(config, "v5e:2x2")
     assert found.fits and found.devices == 4 and found.collectives["all-reduce"][0] == 1

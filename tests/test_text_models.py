@@ -1,5 +1,7 @@
 """Models that are told texts and draw latents: prompts, negatives, sizes, and what compiles."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -56,15 +58,40 @@ def test_a_negative_prompt_is_what_guidance_leads_away_from(model):
 def test_a_new_prompt_negative_scale_solver_seed_or_weights_compile_nothing(model, compiled):
     model.draw(2, prompt=PROMPTS[0])
     model.draw(2, prompt=PROMPTS[0], solver="ddim", solver_options={"eta": 0.5}, steps=4)
+    model.inputs.told(PROMPTS)  # lists of texts have a program of their own
     merged = jax.tree.map(lambda leaf: 1.01 * leaf, model.params)
     compiled.clear()
     model.draw(2, prompt=PROMPTS[1], negative_prompt=PROMPTS[2], seed=3)
     model.draw(2, prompt=PROMPTS[:2], guidance_scale=7.5)
     model.draw(2, prompt=PROMPTS[0], solver="ddim", solver_options={"eta": 1.0}, steps=4)
     model.replace(params=merged).draw(2, prompt=PROMPTS[1])
+    model.draw(6, prompt=PROMPTS[1], seed=2**40, batch_size=2)
+    for solver in ("euler", "dpm_solver++_2m", "unipc_2", "ipndm", "lcm"):
+        model.draw(2, prompt=PROMPTS[0], solver=solver, steps=4)
     assert not compiled
     model.draw(2, prompt=PROMPTS[0], steps=5)
     assert compiled
+
+
+def test_parameters_are_put_on_devices_once_and_batches_bring_their_inputs_alone(monkeypatch):
+    model = tiny_pipeline()
+    model = model.replace(params=jax.tree.map(np.asarray, model.params))
+    largest = max(leaf.nbytes for leaf in jax.tree.leaves(model.params))
+    put, placed = jax.device_put, []
+
+    def device_put(tree, *args, **kwargs):
+        placed.extend(leaf.nbytes for leaf in jax.tree.leaves(tree) if isinstance(leaf, np.ndarray))
+        return put(tree, *args, **kwargs)
+
+    monkeypatch.setattr(jax, "device_put", device_put)
+    draw = functools.partial(model.draw, 4, prompt=PROMPTS, batch_size=2)
+    draw()
+    assert placed.count(largest) >= 1
+    told = model.inputs.told(PROMPTS)
+    placed.clear()
+    for options in ({}, {"size": (16, 32)}, {"progress": True}):
+        model.draw(4, prompt=told, batch_size=2, **options)
+    assert max(placed, default=0) <= told["text"][:2].nbytes < largest
 
 
 def test_sizes_are_asked_for_and_told(model):

@@ -4,8 +4,13 @@ import json
 
 import numpy as np
 import pytest
+import safetensors.numpy
+from absl.testing import flagsaver
+from PIL import Image
 
-from tests import whole_pipelines
+from ddim_jax.commands import sample
+from tests import published_pipelines, whole_pipelines
+from tests.latent_networks import random
 from tests.whole_pipelines import RUNS
 
 
@@ -40,3 +45,36 @@ def test_folders_that_diffusers_wrote(name, tmp_path):
     pipe.save_pretrained(tmp_path / "saved")
     found = whole_pipelines.ours(tmp_path / "saved", RUNS[name])
     close(found, whole_pipelines.theirs(pipe, RUNS[name]))
+
+
+def test_the_commands_draw_from_a_folder(tmp_path, monkeypatch):
+    """With prompts, a size and a dtype; with a LoRA file that changes the picture."""
+    monkeypatch.chdir(tmp_path)
+    published_pipelines.write(tmp_path / "model", "sd")
+    attention = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
+    factors = {
+        f"{attention}.lora_{side}.weight": random(side, *shape)
+        for side, shape in {"A": (4, 32), "B": (32, 4)}.items()
+    }
+    safetensors.numpy.save_file(factors, tmp_path / "lcm.safetensors")
+
+    def command(**asked):
+        with flagsaver.flagsaver(checkpoint="model", prompt=["a photograph of a cat"], **asked):
+            sample.run(["sample.py"])
+
+    sample.flags.FLAGS(["sample.py"])
+    command(
+        negative_prompt="blurry", steps=3, guidance_scale=7.5, size="16x24", dtype="bfloat16",
+        out="cat.png",
+    )  # fmt: skip
+    with Image.open("cat.png") as picture:
+        assert np.std(np.asarray(picture)) > 20
+    few = dict(solver="lcm", steps=3, guidance_scale=1.0)
+    command(out="plain.npz", **few)
+    command(out="lora.npz", lora=["lcm.safetensors"], **few)
+    command(out="none.npz", lora=["lcm.safetensors:0"], **few)
+    plain, merged, none = (
+        np.int32(np.load(f"{name}.npz")["images"]) for name in ("plain", "lora", "none")
+    )
+    assert plain.shape == (1, 16, 16, 3) and np.abs(plain - merged).max() > 8
+    np.testing.assert_array_equal(plain, none)

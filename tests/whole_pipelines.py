@@ -47,7 +47,9 @@ RUNS = {
     "sd1 dpm++ karras": Run(
         "sd", "DPMSolverMultistepScheduler", dict(use_karras_sigmas=True, **BETAS)
     ),
-    "sd1 ancestral": Run("sd", "EulerAncestralDiscreteScheduler", TURBO),
+    "sd1 ancestral, turbo": Run(
+        "sd", "EulerAncestralDiscreteScheduler", TURBO, steps=4, scale=1.0, negative=False
+    ),
     "sd2 ddim, zero terminal SNR, not square": Run(
         "sd2", "DDIMScheduler", published.ZERO, rescale=0.7, size=(16, 24)
     ),
@@ -57,9 +59,6 @@ RUNS = {
     ),
     "xl dpm++": Run(
         "xl", "DPMSolverMultistepScheduler", dict(use_karras_sigmas=True, **BETAS), size=(24, 16)
-    ),
-    "xl turbo": Run(
-        "xl", "EulerAncestralDiscreteScheduler", TURBO, steps=4, scale=1.0, negative=False
     ),
     "lcm": Run("lcm", "LCMScheduler", BETAS, steps=4, scale=8.5, negative=False),
     "dit ddim": Run("dit", "DDIMScheduler", dict(clip_sample=False), scale=4.0, negative=False),

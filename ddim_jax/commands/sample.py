@@ -271,12 +271,19 @@ def _plan() -> str:
     print(f"compiling for {PLAN.value}, which may take minutes ...")
     batch_size = _batch_size(model)
     plan = planning.plan_sampling(
-        model, recipe, PLAN.value, batch_size=batch_size, quick=QUICK.value
+        model,
+        recipe,
+        PLAN.value,
+        batch_size=batch_size,
+        mode=PARALLEL.value,
+        quick=QUICK.value,
     )
     text = planning.report(plan, f"Drawing {batch_size} samples, {_how(model, recipe)},")
+    text += "\n  " * bool(beside := planning.apart(model)) + beside
     if not plan.fits:
         print(text)
-        raise ValueError("it does not fit; take a smaller --batch_size or more devices")
+        split = "" if PARALLEL.value == "fsdp" else ", --parallel=fsdp"
+        raise ValueError(f"it does not fit; take a smaller --batch_size{split} or more devices")
     return text
 
 
@@ -286,7 +293,7 @@ def _load(like=None):
 
     own = flags.FLAGS["checkpoint"].using_default_value
     checkpoint = like.checkpoint if like is not None and own else CHECKPOINT.value
-    model = checkpoints.load(checkpoint, dtype=DTYPE.value, lora=tuple(LORA.value))
+    model = checkpoints.load(checkpoint, dtype=_dtype(checkpoint), lora=tuple(LORA.value))
     model = model.sized(command_line.size(SIZE.value) if like is None else like.size)
     if like is not None:
         model = model.replace(recipe=like.recipe)
@@ -299,6 +306,13 @@ def _load(like=None):
     if recipe.stride and recipe.stride.endswith(".json"):
         _note_differences(model, recipe)
     return model, recipe
+
+
+def _dtype(checkpoint: str) -> str | None:
+    """`--dtype`; for a plan, what published pipelines have on its devices."""
+    folder = (Path(checkpoint).expanduser() / "model_index.json").exists()
+    published = folder or checkpoint.startswith("shapes:")
+    return DTYPE.value or ("bfloat16" if PLAN.value and published else None)
 
 
 def _recipe(model):
