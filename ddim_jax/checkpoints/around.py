@@ -1,8 +1,8 @@
 """What a workdir keeps beside its network: the autoencoder, the text encoders, the tokenizers.
 
 They do not change while a network trains, so that one file in the workdir holds them, written once:
-tensors "codec/..." and "text_0/...", and in its metadata the config's sections `codec` and `text` and
-the tokenizers.
+tensors "codec/..." and "text_0/...", and in its metadata the config's sections `codec` and `text`,
+and the tokenizers.
 """
 
 import json

@@ -31,8 +31,8 @@ from ddim_jax.checkpoints.workdir import (
 )
 from ddim_jax.model import Model
 from ddim_jax.names import few
-from ddim_jax.training import optimizer as optimizers
 from ddim_jax.training import around, resume, teacher
+from ddim_jax.training import optimizer as optimizers
 from ddim_jax.training.method import Method, build
 from ddim_jax.training.metrics import MetricsWriter
 from ddim_jax.training.progress import Progress
