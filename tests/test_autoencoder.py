@@ -113,14 +113,12 @@ def test_bad_options_are_refused(model, options, message):
         losses.LOSSES["autoencoder"](method.net(model), **options)
 
 
-def test_another_network_is_refused():
-    config = tiny(get("digits"), levels=1)
-    config.loss = ml_collections.ConfigDict(dict(name="autoencoder"))
-    other = experiment.build(config)
-    loss, keys = method.build_loss(config, other), jax.random.split(jax.random.key(0), 2)
-    batch = {"image": jnp.zeros((2, 8, 8, 1)), "label": jnp.zeros(2, jnp.int32)}
-    with pytest.raises(ValueError, match="trains an autoencoder; set config.model.name='autoenc"):
-        jax.eval_shape(loss.compute, jax.eval_shape(other.init, keys[0]), None, batch, keys, 0)
+@pytest.mark.parametrize("name, loss", [("digits", "autoencoder"), ("digits_vae", "diffusion")])
+def test_another_network_or_loss_is_refused(name, loss):
+    config = tiny(get(name), levels=1)
+    config.loss = ml_collections.ConfigDict(dict(name=loss))
+    with pytest.raises(ValueError, match="and config.model.name='autoencoder_kl' go together, got"):
+        method.check(config, experiment.build(config), 1)
 
 
 @pytest.mark.slow

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddim_jax import data
+from ddim_jax import data, experiment
 from ddim_jax.data import captions, digits
 from ddim_jax.inputs import Inputs
 from ddim_jax.losses.loss import conditions
 from ddim_jax.networks.tokenizer import Tokenizer
-from ddim_jax.training import around
+from ddim_jax.training import around, method
+from tests.test_configs import get
+from tests.tiny import tiny
 from tests.tiny_pipeline import tiny_pipeline
 
 
@@ -113,6 +115,16 @@ def test_latents_are_kept_in_place_of_pictures(tmp_path):
     latents = model.codec.encode(model.codec.params, images, None)
     np.testing.assert_allclose(source[2]["image"], latents[2], rtol=1e-5, atol=1e-5)
     assert source[2]["text"].shape == model.inputs.declared["text"].shape
+
+
+@pytest.mark.parametrize("flip, codec, more", [(True, True, ", or config.data.flip"), (0, 0, "$")])
+def test_what_cannot_be_kept_as_latents(flip, codec, more):
+    config = tiny(get("digits_text"))
+    config.data.flip = bool(flip)
+    if not codec:
+        del config.codec
+    with pytest.raises(ValueError, match="config.data.cache keeps .* set it to False" + more):
+        method.check(config, experiment.build(config), 1)
 
 
 def test_data_without_captions_are_refused():

@@ -172,7 +172,7 @@ def told(config: ml_collections.ConfigDict, model: Model, source: Any) -> Any:
         source: of the run.
 
     Raises:
-        ValueError: no captions; pictures that are flipped cannot be kept as latents.
+        ValueError: no captions.
     """
     if model.inputs.takes("text"):
         check_captions(config, source)
