@@ -144,14 +144,11 @@ def check(config: ml_collections.ConfigDict, model: Model, devices: int) -> None
     SampleGrid.check(model)
     if config.data.flip and config.data.name.startswith("pairs:"):
         raise ValueError("pairs cannot be flipped: the noise would not be; set data.flip=False")
-    autoencoders = (
-        config.model.get("name", "unet") in AUTOENCODERS,
-        config.loss.name == "autoencoder",
-    )
-    if any(autoencoders) and not all(autoencoders):
+    network = config.model.get("name", "unet")
+    if (network in AUTOENCODERS) != (config.loss.name == "autoencoder"):
         raise ValueError(
-            "config.loss.name='autoencoder' and config.model.name='autoencoder_kl' go together, got "
-            f"{config.loss.name!r} and {config.model.get('name', 'unet')!r}"
+            "config.loss.name='autoencoder' and config.model.name='autoencoder_kl' go together, "
+            f"got {config.loss.name!r} and {network!r}"
         )
     if config.data.get("cache", False) and (config.data.flip or not config.get("codec")):
         raise ValueError(
