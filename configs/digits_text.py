@@ -70,7 +70,7 @@ def get_config() -> ml_collections.ConfigDict:
         log_every=50,
         checkpoint_every=50,
         keep=2,
-        sample_every=200,
+        sample_every=300,
     )
     config.sample = dict(
         solver="ddim",
