@@ -2,8 +2,9 @@
 
     python train.py --config=digits_vae
 
-Takes 13 minutes on half a core of a shared Xeon. The mean absolute error is 0.043 of pictures in -1..1, and of 500 digits that went through it the bundled classifier reads all
-as it reads the originals.
+Takes 13 minutes on half a core of a shared Xeon. The mean absolute error is 0.043 of pictures in
+-1..1, and of 500 digits that went through it the bundled classifier reads all as it reads the
+originals.
 """
 
 import ml_collections
