@@ -210,7 +210,12 @@ def plan_training(config: Any, topology: str, quick: bool = False) -> Plan:
         def rows(dtype, *shape):
             return jax.ShapeDtypeStruct((size, *shape), dtype, sharding=sharding)
 
-        batch = {"image": rows(np.uint8, *config.data.image_shape), "label": rows(np.int32)}
+        shape, kind = method.model.sample_shape, np.float32 if config.get("codec") else np.uint8
+        batch = {"image": rows(kind, *shape), "label": rows(np.int32)}
+        told = method.model.inputs
+        batch |= {
+            name: rows(told.declared[name].dtype, *told.declared[name].shape) for name in told.null
+        }
         return method.step.trace(state, batch | {"row": rows(np.int32)})
 
     with devices(topology) as mesh:  # before anything starts a backend, which reads XLA_FLAGS once

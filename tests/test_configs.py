@@ -57,6 +57,8 @@ TRAINED = (
 def test_a_config_trains_two_steps_saves_and_draws(name, tmp_path, start):
     config = tiny(get(name), levels=2 if name in TWO_LEVELS else 1)
     config.start_from = start(config.start_from)
+    if config.get("codec"):
+        config.codec.start_from = start(config.codec.start_from)
     state = stages.train(config, tmp_path)
     assert int(state.step) == 2
     if config.get("stages"):
@@ -84,8 +86,12 @@ def test_the_train_step_of_a_config_can_be_traced(name, tmp_path):
         start = start and start.replace(params=shapes)
         built = method.build(part, start, mesh)
         state = loop.abstract_state(part, built, start, mesh)
-        images = jax.ShapeDtypeStruct((4, *part.data.image_shape), np.uint8)
-        batch = {"image": images, "label": jax.ShapeDtypeStruct((4,), np.int32)}
+        kind = np.float32 if part.get("codec") else np.uint8
+        batch = {"image": jax.ShapeDtypeStruct((4, *model.sample_shape), kind)}
+        batch |= {
+            name: jax.ShapeDtypeStruct((4, *put.shape), put.dtype)
+            for name, put in model.inputs.declared.items()
+        }
         after, metrics = jax.eval_shape(built.step, state, batch)
         chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
         assert metrics["loss"].shape == ()

@@ -10,23 +10,38 @@ def tiny(config: ml_collections.ConfigDict, levels: int = 2) -> ml_collections.C
     """
     config = config.copy_and_resolve_references()
     with config.unlocked():
-        config.data.update(name="digits", image_shape=(8, 8, 1), resize=8)
-        config.model.out_channels = 1
-        if config.model.num_classes is None:
-            config.model.num_classes = 10
-        # one shape for all, so that configs share compiled programs where they can
-        config.model.update(channels=8, channel_mults=(1, 2)[:levels], num_blocks=1, patch_size=1)
-        config.model.remat = "none"
-        if config.model.attention_resolutions:
-            config.model.attention_resolutions = (8 // 2 ** (levels - 1),)  # the last level's
-        if config.model.get("head_channels"):
-            config.model.head_channels = 8
+        channels = 3 if "autoencoder_kl" in (config.model.get("name"), _codec(config)) else 1
+        config.data.update(name="digits", image_shape=(8, 8, channels), resize=8)
+        if config.model.get("name", "unet") == "unet":
+            _tiny_unet(config.model, levels)
+        for section in (config.model, config.get("codec") or {}):
+            if section.get("name") == "autoencoder_kl":
+                section.update(widths=(8, 8), groups=4)
+        if config.model.get("name") == "text_unet":
+            config.model.update(widths=(8,), depths=(1,), heads=(2,), num_blocks=1, groups=4)
         config.train.update(steps=2, batch_size=4, log_every=1, checkpoint_every=2, sample_every=2)
         config.optimizer.warmup_steps = 1
         config.sample.update(steps=2, num_samples=2)
         if config.get("stages"):
             config.stages = [_tiny_stage(stage) for stage in config.stages[:2]]
     return without_lpips(config)
+
+
+def _codec(config: ml_collections.ConfigDict) -> str | None:
+    return (config.get("codec") or {}).get("name")
+
+
+def _tiny_unet(model: ml_collections.ConfigDict, levels: int) -> None:
+    """Shrinks a section; one shape for all, so that configs share programs where they can."""
+    model.out_channels = 1
+    if model.num_classes is None:
+        model.num_classes = 10
+    model.update(channels=8, channel_mults=(1, 2)[:levels], num_blocks=1, patch_size=1)
+    model.remat = "none"
+    if model.attention_resolutions:
+        model.attention_resolutions = (8 // 2 ** (levels - 1),)  # the last level's
+    if model.get("head_channels"):
+        model.head_channels = 8
 
 
 def without_lpips(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:

@@ -27,6 +27,7 @@ from ddim_jax.codecs import to_unit_range
 from ddim_jax.data import Source
 from ddim_jax.inputs import Rows
 from ddim_jax.model import Model
+from ddim_jax.networks.autoencoder import AutoencoderKL
 from ddim_jax.networks.tokenizer import Tokenizer
 
 MEASURED = 1024
@@ -84,8 +85,20 @@ def _codec(config: ml_collections.ConfigDict, source: Any) -> Any:
         own, params = dict(model.config.codec), model.codec.params
     else:
         raise ValueError(f"{name} is no autoencoder, and has none; name one that is trained")
+    free = ("scale", "shift", "dtype", "start_from")
+    for option, value in given.items():
+        theirs = own.get(option, getattr(AutoencoderKL, option, None))
+        if option not in free and _plain(value) != _plain(theirs):
+            raise ValueError(
+                f"config.codec.{option} is {value!r}, {name} has {theirs!r}; leave out what the "
+                "autoencoder says itself"
+            )
     config.codec = ml_collections.ConfigDict(own | given)
     return jax.device_get(params)
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
 
 
 def measure_scale(model: Model, source: Any, count: int = MEASURED) -> float:
@@ -159,7 +172,7 @@ def told(config: ml_collections.ConfigDict, model: Model, source: Any) -> Any:
         source: of the run.
 
     Raises:
-        ValueError: no captions; pictures that are flipped cannot be kept as latents.
+        ValueError: no captions.
     """
     if model.inputs.takes("text"):
         check_captions(config, source)

@@ -18,7 +18,7 @@ from ddim_jax.checkpoints.workdir import BASE
 from ddim_jax.losses import TIMES, WEIGHTINGS, lpips
 from ddim_jax.model import Model
 from ddim_jax.names import check_names, check_options, check_range, lookup, make
-from ddim_jax.networks import low_rank
+from ddim_jax.networks import AUTOENCODERS, low_rank
 from ddim_jax.networks.low_rank import LowRank
 from ddim_jax.training import fields
 from ddim_jax.training import optimizer as optimizers
@@ -145,6 +145,17 @@ def check(config: ml_collections.ConfigDict, model: Model, devices: int) -> None
     SampleGrid.check(model)
     if config.data.flip and config.data.name.startswith("pairs:"):
         raise ValueError("pairs cannot be flipped: the noise would not be; set data.flip=False")
+    network = config.model.get("name", "unet")
+    if (network in AUTOENCODERS) != (config.loss.name == "autoencoder"):
+        raise ValueError(
+            "config.loss.name='autoencoder' and config.model.name='autoencoder_kl' go together, "
+            f"got {config.loss.name!r} and {network!r}"
+        )
+    if config.data.get("cache", False) and (config.data.flip or not config.get("codec")):
+        raise ValueError(
+            "config.data.cache keeps latents in memory, those of config.codec, and mirrors none; "
+            "set it to False" + (", or config.data.flip to False" if config.get("codec") else "")
+        )
     if config.loss.get("label_dropout", 0) and not config.model.get("null_label", True):
         raise ValueError(
             f"config.loss.label_dropout={config.loss.label_dropout} needs a null label to drop to; "

@@ -1,0 +1,135 @@
+"""Captions: where they are read, what digits are called, what a network is told of them."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+from ddim_jax import data, experiment
+from ddim_jax.data import captions, digits
+from ddim_jax.inputs import Inputs
+from ddim_jax.losses.loss import conditions
+from ddim_jax.networks.tokenizer import Tokenizer
+from ddim_jax.training import around, method
+from tests.test_configs import get
+from tests.tiny import tiny
+from tests.tiny_pipeline import tiny_pipeline
+
+
+def test_digits_are_thin_or_bold_among_their_like():
+    images, labels = digits.read("train")
+    source = data.load("digits")
+    ink = images.mean(axis=(1, 2, 3))
+    means = {text: ink[np.array(source.captions) == text].mean() for text in set(source.captions)}
+    assert len(means) == 30
+    for number, name in enumerate(captions.DIGITS):
+        own = [i for i, label in enumerate(labels) if label == number]
+        assert all(source.captions[i].split()[-1] == name for i in own)
+        assert means[f"a thin {name}"] < means[f"a {name}"] < means[f"a bold {name}"]
+        assert 160 <= sum(source.captions[i] == f"a bold {name}" for i in own) <= 170
+
+
+def write(path, shade=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (4, 4), (shade,) * 3).save(path)
+
+
+def test_texts_beside_pictures(tmp_path):
+    write(tmp_path / "dog" / "1.png")
+    write(tmp_path / "cat" / "2.png")
+    assert data.load(f"folder:{tmp_path}").captions == ()
+    (tmp_path / "dog" / "1.txt").write_text("a dog\n")
+    source = data.load(f"folder:{tmp_path}")
+    assert source.captions == ("", "a dog") and not source.note
+    rows = [{"file_name": "cat/2.png", "text": "Ein Kätzchen"}]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    assert data.load(f"folder:{tmp_path}").captions == ("Ein Kätzchen", "")
+    assert not data.load(f"folder:{tmp_path}").note
+
+
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ('{"file_name": "3.png", "text": "x"}', "names none of the pictures, such as 1.png; write"),
+        ('{"file": "1.png"}', 'line 1 of .*metadata.jsonl must be like {"file_name": "1.png"'),
+        ("1.png: a dog", "line 1 of .*must be like .*got '1.png: a dog'"),
+        ('{"file_name": "1.png", "text": 3}', "line 1 of .*: text must be a text, got 3"),
+    ],
+)
+def test_damaged_metadata(tmp_path, line, message):
+    write(tmp_path / "1.png")
+    (tmp_path / "metadata.jsonl").write_text(line)
+    with pytest.raises(ValueError, match=message):
+        data.load(f"folder:{tmp_path}")
+
+
+def test_captions_in_npz_files(tmp_path):
+    images = np.zeros((2, 4, 4), np.uint8)
+    np.savez(tmp_path / "a.npz", images=images, captions=np.array(["one", "two"]))
+    assert data.load(f"npz:{tmp_path}/a.npz").captions == ("one", "two")
+    np.savez(tmp_path / "b.npz", test_x=images, test_captions=["one", "two"], captions=["no"])
+    assert data.load(f"npz:{tmp_path}/b.npz", "test").captions == ("one", "two")
+    np.savez(tmp_path / "c.npz", images=images)
+    assert data.load(f"npz:{tmp_path}/c.npz").captions == ()
+    np.savez(tmp_path / "d.npz", images=images, captions=["one"])
+    with pytest.raises(ValueError, match="'captions' of .*; captions must be texts .2., one for"):
+        data.load(f"npz:{tmp_path}/d.npz")
+
+
+def test_a_tokenizer_of_captions_has_a_token_for_each_word(tmp_path):
+    texts = ["an even seven", "a seven, even", "ÄRGER even-ing"]
+    made = Tokenizer.of_texts(texts, 16)
+    for text, count in zip(texts, (3, 4, 4), strict=True):
+        assert len(made.tokens(text)) == count
+    assert made.text(made.tokens("other words!")) == "other words !"
+    made.write(tmp_path / "tokenizer")
+    again = Tokenizer.read(tmp_path / "tokenizer")
+    np.testing.assert_array_equal(made(texts + ["x"]), again(texts + ["x"]))
+
+
+def test_records_hold_what_the_network_is_told(tmp_path):
+    model = tiny_pipeline()
+    images = np.zeros((4, 16, 16, 3), np.uint8)
+    texts = ["a cat", "a dog", "a cat", ""]
+    np.savez(tmp_path / "a.npz", images=images, captions=texts)
+    source = around.told(model.config, model, data.load(f"npz:{tmp_path}/a.npz"))
+    encoded = model.inputs.encode(texts)["text"]
+    batch = next(data.batches(source, 4, seed=0, shuffle=False))
+    np.testing.assert_allclose(batch["text"], encoded, atol=1e-5)
+    dropped = conditions(batch, jax.random.split(jax.random.key(0), 4), model.inputs.dropped, 1.0)
+    np.testing.assert_allclose(dropped["text"], np.repeat(encoded[3:], 4, axis=0), atol=1e-5)
+    half = conditions(batch, jax.random.split(jax.random.key(0), 4), model.inputs.dropped, 0.5)
+    same = np.all(half["text"][:3] == batch["text"][:3], axis=(1, 2))
+    assert 0 < same.sum() < 3
+
+
+def test_latents_are_kept_in_place_of_pictures(tmp_path):
+    model, rng = tiny_pipeline(), np.random.default_rng(0)
+    images = rng.integers(0, 256, (3, 16, 16, 3), np.uint8)
+    np.savez(tmp_path / "a.npz", images=images, captions=["a", "b", "c"])
+    config = model.config.copy_and_resolve_references()
+    config.data.cache = True
+    source = around.told(config, model, data.load(f"npz:{tmp_path}/a.npz"))
+    latents = model.codec.encode(model.codec.params, images, None)
+    np.testing.assert_allclose(source[2]["image"], latents[2], rtol=1e-5, atol=1e-5)
+    assert source[2]["text"].shape == model.inputs.declared["text"].shape
+
+
+@pytest.mark.parametrize("flip, codec, more", [(True, True, ", or config.data.flip"), (0, 0, "$")])
+def test_what_cannot_be_kept_as_latents(flip, codec, more):
+    config = tiny(get("digits_text"))
+    config.data.flip = bool(flip)
+    if not codec:
+        del config.codec
+    with pytest.raises(ValueError, match="config.data.cache keeps .* set it to False" + more):
+        method.check(config, experiment.build(config), 1)
+
+
+def test_data_without_captions_are_refused():
+    model = tiny_pipeline()
+    plain = data.Source("x", (16, 16, 3), 0, 1, lambda index: (np.zeros((16, 16, 3), np.uint8), 0))
+    with pytest.raises(ValueError, match="has no captions for a network that is told texts; put"):
+        around.told(model.config, model, plain)
+    assert Inputs({}).dropped == {}
