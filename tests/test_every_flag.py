@@ -108,7 +108,10 @@ def flow():
 def stubs(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     plain = functools.cache(checkpoints.load)
-    load = lambda name: flow() if name == "flow" else plain(name)  # noqa: E731
+
+    def load(name, *, dtype=None, lora=()):
+        return flow() if name == "flow" else plain(name, dtype=dtype, lora=tuple(lora))
+
     for module in (checkpoints, export):
         monkeypatch.setattr(module, "load", load)
     monkeypatch.setattr(feature_networks, "load", functools.cache(feature_networks.load))
