@@ -15,7 +15,6 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ddim_jax.checkpoints import tensor_files
 from ddim_jax.checkpoints.parts import Pipeline
-from ddim_jax.model import Model
 from ddim_jax.networks.tokenizer import Tokenizer
 
 FILE = "around.safetensors"
@@ -63,10 +62,3 @@ def read(workdir: Path) -> Pipeline | None:
     codec = parts.pop("codec", None)
     config = ml_collections.ConfigDict(content)
     return Pipeline(config, None, codec, tuple(parts[name] for name in sorted(parts)), tokenizers)
-
-
-def of(model: Model) -> Pipeline:
-    """A model with all its networks, as `pipelines.write` takes it."""
-    texts = model.inputs.encode
-    told = (texts.params, texts.tokenizers) if texts else ()
-    return Pipeline(model.config, model.params, model.codec.params, *told)

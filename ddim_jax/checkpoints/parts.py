@@ -24,12 +24,10 @@ from ddim_jax import experiment
 from ddim_jax.checkpoints import architecture
 from ddim_jax.model import Model
 from ddim_jax.names import lookup
-from ddim_jax.networks.autoencoder import AutoencoderKL
+from ddim_jax.networks import AUTOENCODERS
 from ddim_jax.networks.clip import ClipText
-from ddim_jax.networks.tiny_autoencoder import AutoencoderTiny
 from ddim_jax.networks.tokenizer import Tokenizer
 
-CODECS = {"autoencoder_kl": AutoencoderKL, "autoencoder_tiny": AutoencoderTiny}
 EXTRA_KINDS = {1: "depth", 3: "upscale", 4: "edit", 5: "inpaint"}
 """What further channels of a network of latents are, by their number: a depth map, a small picture,
 the latents of a picture, a mask and the latents of what is kept."""
@@ -79,7 +77,7 @@ def networks(config: ml_collections.ConfigDict) -> Networks:
     if codec:
         options = _arguments(codec)
         options.pop("start_from", None)
-        codec = lookup(CODECS, options.pop("name"), "autoencoder")(**options)
+        codec = lookup(AUTOENCODERS, options.pop("name"), "autoencoder")(**options)
     encoders = []
     for encoder in text.get("encoders", ()):
         options = _arguments(encoder)

@@ -97,8 +97,9 @@ def save_pipeline(
     config["data"]["name"] = kind + colon + Path(place).name
     if "data_dir" in config["data"]:
         config["data"]["data_dir"] = ""
-    if "start_from" in config:
-        config["start_from"] = Path(config["start_from"]).name
+    for section in (config, config.get("codec"), config.get("text")):
+        if section and section.get("start_from"):
+            section["start_from"] = Path(section["start_from"]).name
     config["version"] = experiment.version()
     whole = pipeline.codec_params is not None or pipeline.text_params
     metadata = {"format": WHOLE if whole else FORMAT, "step": str(step)}
