@@ -16,38 +16,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from ddim_jax.dropping import NULL, nulled
 from ddim_jax.names import as_whole, few, parse_value
+from ddim_jax.rows import Rows
 
 Array = Any
 UNLABELLED = "guidance_scale=0 draws without a label"
-NULL = "null"
-"""Key of a dict in `inputs`: values that stand where an input is dropped."""
 CHANNELS = "channels"
 """Input that a network takes as further channels of x, such as a mask and what it keeps."""
-
-
-class Rows:
-    """Rows of an array by their places, as an array that is not made before it is asked for.
-
-    So a set of any size may be told a few texts. Indexing gives a numpy array.
-    """
-
-    def __init__(self, values: np.ndarray, places: np.ndarray):
-        """Row i is `values[places[i]]`."""
-        self._values, self._places = values, np.asarray(places)
-        self.shape, self.dtype = (len(self._places), *values.shape[1:]), values.dtype
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def __getitem__(self, rows: Any) -> np.ndarray:
-        return self._values[self._places[rows]]
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.asarray(self[:], dtype)
 
 
 class Input(NamedTuple):
@@ -287,83 +265,6 @@ class Inputs:
             raise ValueError(f"inputs must have one length, got {sizes}; scalars are repeated")
         arrays = {name: _rotated(array, count) for name, array in arrays.items()}
         return arrays if null is None else arrays | {NULL: null}
-
-
-def nulled(inputs: dict[str, Array], null: Mapping[str, Any]) -> dict[str, Array]:
-    """The inputs with every row of those in `null` replaced by its null value.
-
-    That is the value under `NULL`, if there is one.
-
-    Args:
-        inputs: name -> [B, ...].
-        null: name -> null value.
-    """
-    own = inputs.get(NULL, {})
-    fixed = {name: value for name, value in null.items() if name not in own}
-    return inputs | {name: _null_like(inputs[name], value) for name, value in fixed.items()} | own
-
-
-class Nulled:
-    """`nulled` with its second argument given; equal for equal null values."""
-
-    def __init__(self, null: Mapping[str, Any]):
-        """Keeps the null values: name -> number or array."""
-        self.null = dict(null)
-
-    def __call__(self, inputs: dict[str, Array]) -> dict[str, Array]:
-        """Returns the inputs, nulled."""
-        return nulled(inputs, self.null)
-
-    def __hash__(self) -> int:
-        return hash(tuple(sorted(self.null)))
-
-    def __eq__(self, other: Any) -> bool:
-        return (
-            isinstance(other, Nulled)
-            and set(self.null) == set(other.null)
-            and all(np.array_equal(value, other.null[name]) for name, value in self.null.items())
-        )
-
-
-def is_null(inputs: dict[str, Array], null: Mapping[str, Any]) -> Array:
-    """Whether all inputs of a row that can be dropped have their null values.
-
-    Args:
-        inputs: name -> [B, ...].
-        null: name -> null value, of one input or more.
-
-    Returns:
-        bool [B].
-    """
-    equal = [inputs[name] == _null_like(inputs[name], value) for name, value in null.items()]
-    rows = [jnp.all(one.reshape(len(one), -1), axis=1) for one in equal]
-    return jnp.all(jnp.stack(rows), axis=0)
-
-
-def drop(
-    inputs: dict[str, Array], null: Mapping[str, Any], keys: Array, rate: float
-) -> dict[str, Array]:
-    """The inputs with those in `null` dropped in some rows, all of a row together.
-
-    Args:
-        inputs: name -> [B, ...].
-        null: name -> null value of what is dropped.
-        keys: [B], one key a row.
-        rate: probability in [0, 1] that a row is dropped.
-    """
-    if not null or not rate:
-        return inputs
-    dropped = jax.vmap(jax.random.uniform)(keys) < rate
-
-    def mixed(value: Array, value_null: Any) -> Array:
-        rows = dropped.reshape(-1, *[1] * (value.ndim - 1))
-        return jnp.where(rows, _null_like(value, value_null), value)
-
-    return inputs | {name: mixed(inputs[name], value) for name, value in null.items()}
-
-
-def _null_like(value: Array, null: Any) -> Array:
-    return jnp.broadcast_to(jnp.asarray(null, value.dtype), value.shape)
 
 
 def _missing(name: str) -> str:

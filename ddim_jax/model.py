@@ -15,21 +15,20 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from flax.traverse_util import flatten_dict
-from tqdm import tqdm
 
-from ddim_jax import programs, sampling
+from ddim_jax import drawing, fingerprints, programs, sampling
 from ddim_jax.adaptive_sampling import Tolerance
 from ddim_jax.batch_loop import Generator, check_count
 from ddim_jax.codecs import Codec
 from ddim_jax.denoisers import Denoiser
-from ddim_jax.inputs import Inputs, Nulled
+from ddim_jax.dropping import Nulled
+from ddim_jax.inputs import Inputs
 from ddim_jax.networks import winograd
 from ddim_jax.predictions import Parameterization, Prediction
 from ddim_jax.recipe import ADAPTIVE, Recipe
@@ -37,40 +36,8 @@ from ddim_jax.schedules import NoiseLevel, Schedule
 from ddim_jax.solvers import SolverTable
 
 Array = Any
-SLOTS = 4
-"""Of history, for which tables that draw latents have room, as nearly all solvers need no more: so
-those of equal evaluations share a program, and compiling it takes minutes there."""
-MOST_HASHED = 2**26
-"""Numbers of a model that its fingerprint looks at."""
 WEAK_IN_FEW_STEPS = ("heun", "plms", "s_pndm", "pndm")
 """Solvers whose first steps leave the data where these are few and long."""
-
-
-class Drawing(NamedTuple):
-    """What `Model.generate` returns.
-
-    Attributes:
-        pictures: uint8 [N, H, W, C].
-        labels: int32 [N], or None for a network without classes.
-        trajectory: uint8 [E, N, H, W, C], the clean estimate in every row, if asked for.
-        nfe: int [N], network evaluations of each (a guided one costs two forward passes).
-        compile_seconds: spent in tracing and compiling.
-        seconds: spent in sampling.
-    """
-
-    pictures: np.ndarray
-    labels: np.ndarray | None
-    trajectory: np.ndarray | None
-    nfe: np.ndarray
-    compile_seconds: float
-    seconds: float
-
-    def first(self, count: int) -> "Drawing":
-        """The first `count` pictures."""
-        cut = {name: getattr(self, name) for name in ("pictures", "labels", "nfe")}
-        cut = {name: None if array is None else array[:count] for name, array in cut.items()}
-        trajectory = None if self.trajectory is None else self.trajectory[:, :count]
-        return self._replace(trajectory=trajectory, **cut)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -381,6 +348,13 @@ class Model:
         options = dict(prepare=self.prepared, mode=parallel, placed=self._placed)
         return Generator(sampler, self.params, self.sample_shape, **options)
 
+    def kept_generator(self, recipe: Recipe, parallel: str, **options: Any) -> Generator:
+        """`generator`, the same for the same arguments: its parameters stay on the devices."""
+        key = (self.sampler(recipe, **options), parallel)
+        if key not in self._ready:
+            self._ready[key] = self.generator(recipe, parallel=parallel, **options)
+        return self._ready[key]
+
     def sized(self, size: tuple[int, int] | None) -> "Model":
         """The model for pictures of another (height, width); None: as it is.
 
@@ -481,7 +455,7 @@ class Model:
         trajectory: bool = False,
         progress: bool = False,
         parallel: str = "jit",
-    ) -> Drawing:
+    ) -> drawing.Drawing:
         """`draw` with everything that is known of the pictures.
 
         Args:
@@ -507,42 +481,11 @@ class Model:
             raise ValueError(f"{self.name} has shapes and no weights: it can be planned with alone")
         if prompt is None and self.inputs.takes("text"):
             raise ValueError("this network draws from a text: give a prompt; '' for none")
-        table, labels = recipe.table(self.schedule), self.inputs.labels(label, count)
         texts = {"prompt": prompt, "negative_prompt": negative_prompt}
-        adaptive = isinstance(table, Tolerance)
-        if not adaptive and self.sample_shape != self.codec.picture_shape:
-            table = table.pad(len(table.slot), max(SLOTS, table.history.shape[-1]))
-        size = min(batch_size, count)
-        total = -(-count // size) * (1 if adaptive else table.nfe)
-        with tqdm(total=total, unit="batch" if adaptive else "eval", disable=not progress) as bar:
-            options = {"progress": _tick} if progress and not adaptive else {}
-            options |= {"collect": ("x0",)} if trajectory else {}
-            _BARS[:] = [bar]
-            key = (self.sampler(recipe, **options), parallel)
-            generator = self._ready.get(key) or self.generator(recipe, parallel=parallel, **options)
-            self._ready[key], before = generator, (generator.compile_seconds, generator.seconds)
-            pictures, estimates, nfe = [], [], []
-            for _, result in generator.batches(
-                table,
-                np.arange(count) if index is None else index,
-                seed=seed,
-                batch_size=batch_size,
-                **self.conditions(count, recipe, labels, table, **texts),
-            ):
-                pictures.append(self.pictures(result.x))
-                nfe.append(np.broadcast_to(result.nfe if adaptive else table.nfe, len(result.x)))
-                if trajectory:
-                    estimates.append(np.stack([self.pictures(x) for x in result.collected["x0"]]))
-                bar.update(adaptive)
-            jax.effects_barrier()
-        return Drawing(
-            pictures=np.concatenate(pictures),
-            labels=labels,
-            trajectory=np.concatenate(estimates, 1) if trajectory else None,
-            nfe=np.concatenate(nfe),
-            compile_seconds=generator.compile_seconds - before[0],
-            seconds=generator.seconds - before[1],
-        )
+        labels = self.inputs.labels(label, count)
+        index = np.arange(count) if index is None else index
+        asked = {"seed": seed, "batch_size": batch_size, "progress": progress, "parallel": parallel}
+        return drawing.generate(self, recipe, index, labels, texts, trajectory=trajectory, **asked)
 
     def pictures(self, x: Array) -> np.ndarray:
         """Samples [N, *sample_shape] as uint8 pictures [N, H, W, C]; ValueError if not finite."""
@@ -554,8 +497,8 @@ class Model:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """sha256 of the parameters, see `fingerprint`."""
-        return fingerprint(self.params)
+        """sha256 of the parameters, see `fingerprints`."""
+        return fingerprints.fingerprint(self.params)
 
     def origin(self, table: SolverTable) -> dict[str, Any]:
         """What decides samples beside seed, labels and guidance, as JSON.
@@ -574,31 +517,8 @@ class Model:
         }
 
 
-_BARS: list[tqdm] = []
-"""The bar that is moved now; programs outlive theirs."""
-
-
-def _tick(row: int) -> None:
-    for bar in _BARS:
-        bar.update()
-
-
 def _asked(given: Any) -> int:
     """How many samples a label, a prompt, or a list of them asks for."""
     if isinstance(given, dict):
         return len(given["text"])
     return max(1, len(given)) if isinstance(given, (list, tuple, np.ndarray)) else 1
-
-
-def fingerprint(params: Any) -> str:
-    """sha256 of parameters: of their names, shapes and float32 bytes.
-
-    Of more than `MOST_HASHED` numbers some of each array, evenly spaced: all would take seconds.
-    """
-    digest, flat = hashlib.sha256(), flatten_dict(params, sep="/")
-    every = -(-sum(leaf.size for leaf in flat.values()) // MOST_HASHED)
-    for name, value in sorted(flat.items()):
-        digest.update(f"{name}{value.shape}".encode())
-        some = value if every <= 1 else value.reshape(-1)[:: every | 1]
-        digest.update(np.ascontiguousarray(jax.device_get(some), np.float32).tobytes())
-    return digest.hexdigest()

@@ -26,7 +26,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ddim_jax import files, parallel, program_cost, sampling
-from ddim_jax.inputs import NULL
+from ddim_jax.dropping import NULL
 from ddim_jax.model import Model
 from ddim_jax.recipe import ADAPTIVE, Recipe
 from ddim_jax.topologies import CHIPS, Chip, devices

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from ddim_jax import adaptive_sampling, sampling
-from ddim_jax.inputs import CHANNELS, NULL, Input, Nulled
+from ddim_jax.dropping import NULL, Nulled
+from ddim_jax.inputs import CHANNELS, Input
 from ddim_jax.networks import winograd
 from ddim_jax.predictions import Parameterization
 

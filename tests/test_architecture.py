@@ -9,7 +9,18 @@ PACKAGE = Path(__file__).parent.parent / "ddim_jax"
 
 LAYERS = [
     # from the ground up; a module's layer is that of the longest prefix of its name
-    ["files", "interrupts", "names", "inputs", "keys", "schedules", "program_cost"],
+    [
+        "files",
+        "interrupts",
+        "names",
+        "inputs",
+        "dropping",
+        "rows",
+        "fingerprints",
+        "keys",
+        "schedules",
+        "program_cost",
+    ],
     ["networks.winograd"],
     ["predictions"],
     ["denoisers"],
@@ -18,7 +29,7 @@ LAYERS = [
     ["sampling"],
     ["adaptive_sampling", "strides", "parallel"],
     ["networks", "codecs", "texts", "data", "batch_loop", "command_line"],
-    ["recipe", "programs"],
+    ["recipe", "programs", "drawing"],
     ["model"],
     ["experiment", "provenance"],
     ["checkpoints"],

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddim_jax.inputs import Input, Inputs, drop, is_null
+from ddim_jax.dropping import drop, is_null
+from ddim_jax.inputs import Input, Inputs
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 

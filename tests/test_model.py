@@ -223,7 +223,7 @@ def test_all_of_a_hundred_bundled_digits_are_read_as_asked():
 
 
 def test_the_fingerprint_of_a_large_model_looks_at_some_of_each_array(monkeypatch):
-    from ddim_jax import model as models
+    from ddim_jax import fingerprints as models
 
     params = {"a": np.arange(999, dtype=np.float32).reshape(27, 37), "b": {"c": np.ones(5)}}
     whole = models.fingerprint(params)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ddim_jax import batch_loop
-from ddim_jax.inputs import NULL
+from ddim_jax.dropping import NULL
 from tests.tiny_pipeline import tiny_pipeline
 
 PROMPTS = ["a photograph of a cat", "the sea at night", "a bold seven"]

@@ -23,10 +23,10 @@ import numpy as np
 from tqdm import tqdm
 
 from ddim_jax.batch_loop import Generator
+from ddim_jax.dropping import Nulled
 from ddim_jax.editing import null_text
 from ddim_jax.editing.inversion import RoundTrip
 from ddim_jax.editing.restoration import Known
-from ddim_jax.inputs import Nulled
 from ddim_jax.model import Model
 from ddim_jax.recipe import Recipe
 from ddim_jax.sampling import RunResult, Task

@@ -25,8 +25,8 @@ import optax
 
 from ddim_jax import denoisers, programs, sampling
 from ddim_jax.denoisers import Network
+from ddim_jax.dropping import Nulled
 from ddim_jax.guidance import Guidance, classifier_free
-from ddim_jax.inputs import Nulled
 from ddim_jax.predictions import Parameterization
 from ddim_jax.sampling import RunResult
 from ddim_jax.schedules import NoiseLevel

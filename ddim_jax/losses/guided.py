@@ -12,8 +12,8 @@ Sources: Meng et al. 2023 (arXiv:2210.03142), section 3.1 (their w is g - 1); Sa
 
 import jax
 
+from ddim_jax.dropping import nulled
 from ddim_jax.guidance import Guidance, classifier_free
-from ddim_jax.inputs import nulled
 from ddim_jax.losses.loss import (
     Loss,
     Net,

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ddim_jax.inputs import drop
+from ddim_jax.dropping import drop
 from ddim_jax.losses.weightings import Weighting
 from ddim_jax.names import check_range
 from ddim_jax.predictions import Parameterization, Prediction, expand, predict, target

@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ddim_jax.inputs import is_null, nulled
+from ddim_jax.dropping import is_null, nulled
 from ddim_jax.losses.loss import (
     Loss,
     Net,

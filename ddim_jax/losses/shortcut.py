@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ddim_jax.dropping import nulled
 from ddim_jax.guidance import Guidance, classifier_free
-from ddim_jax.inputs import nulled
 from ddim_jax.losses.loss import (
     Loss,
     Net,

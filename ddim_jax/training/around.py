@@ -25,10 +25,10 @@ from ddim_jax.checkpoints import around
 from ddim_jax.checkpoints.parts import Pipeline
 from ddim_jax.codecs import to_unit_range
 from ddim_jax.data import Source
-from ddim_jax.inputs import Rows
 from ddim_jax.model import Model
 from ddim_jax.networks.autoencoder import AutoencoderKL
 from ddim_jax.networks.tokenizer import Tokenizer
+from ddim_jax.rows import Rows
 
 MEASURED = 1024
 """Pictures that the scale is measured with."""
