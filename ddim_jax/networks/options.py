@@ -74,8 +74,9 @@ def check_options(net: nn.Module, **known: Sequence[str]) -> None:
     check_range("dropout", net.dropout, "[0, 1)", "DDPM used 0.1")
     counts = [(name, f"[{least}, 65536]") for name, least in COUNTS.items()]
     for name, within in counts + [(name, f"[{least}, 256]") for name, least in DEPTHS.items()]:
-        if getattr(net, name, None) is not None:
-            check_range(f"config.model.{name}", getattr(net, name), within, whole=True)
+        value = getattr(net, name, None)
+        for one in value if isinstance(value, tuple) else () if value is None else (value,):
+            check_range(f"config.model.{name}", one, within, whole=True)
     for name, within in {
         "time_scale": "(0, 1000000]",
         "norm_eps": "(0, 1)",
