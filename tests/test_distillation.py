@@ -137,7 +137,7 @@ def test_no_gradient_reaches_the_teacher():
     [
         (
             lambda: progressive(Net(None, COSINE, predictions.v), steps=0),
-            "config.loss.steps must be at least 1, got 0",
+            "config.loss.steps must be in .1, 10000., got 0",
         ),
         (
             lambda: progressive(

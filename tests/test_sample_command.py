@@ -141,6 +141,7 @@ def test_places_are_checked_before_anything_is_drawn(command, tmp_path, monkeypa
         ({"guidance_scale": 1e30}, r"guidance_scale must be in \[-1000, 1000\]"),
         ({"guidance_rescale": -0.5}, r"guidance_rescale must be in \[0, 1\]"),
         ({"guidance_interval": ["nan", "1"]}, "guidance_interval must be low,high"),
+        ({"out": ".png"}, "--out .png has no name before its ending"),
         ({"seed": -1}, "--seed must be a whole number in 0..2.64 - 1, got -1"),
         ({"seed": 2**64}, "--seed must be a whole number in 0..2.64 - 1, got 18446744073709551616"),
         ({"checkpoint": ""}, "a checkpoint is a path or a name .*, got ''"),

@@ -114,6 +114,8 @@ def _draw() -> str:
     trajectory, out = TRAJECTORY.value, OUT.value
     if out == "":
         raise ValueError("--out is empty; give a .png or .npz file, or a folder, or leave it out")
+    if out is not None and Path(out).name in (".png", ".npz"):
+        raise ValueError(f"--out {out} has no name before its ending")
     if out is not None and not Path(out).suffix:
         return _draw_folder(Path(out))
     if jax.process_count() > 1:
