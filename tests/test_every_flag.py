@@ -58,6 +58,7 @@ ACCEPTED = {
     "-1": "sample.guidance_scale data.data_dir schedule.log_snr_max schedule.log_snr_min loss.mean "
     "loss.times.mean loss.pairs.mean loss.pairs.rate loss.omega loss.kappa loss.guidance_scale",
     "huge": "data.data_dir optimizer.clip_norm optimizer.decay_steps optimizer.warmup_steps "
+    "optimizer.learning_rate "
     "schedule.log_snr_max schedule.sigma_max train.checkpoint_every train.keep train.log_every "
     "train.sample_every train.steps loss.huber loss.pairs.every loss.pairs.base loss.pairs.slope "
     "loss.pairs.rate loss.pairs.sigma_max loss.floor loss.every loss.limit loss.times.rate "

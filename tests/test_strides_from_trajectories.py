@@ -398,8 +398,8 @@ def spoiled(trajectory):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (call(steps=32), "steps must be 1..31 between 32 nodes, got 32; use fewer, or a teacher"),
-        (call(steps=31, terminal="min"), "steps must be 1..30"),
+        (call(steps=32), "steps must be in .1, 31., got 32; there are 32 nodes; use fewer"),
+        (call(steps=31, terminal="min"), "steps must be in .1, 30."),
         (call(steps=0), "whole number >= 1, got 0"),
         (call(steps=2.5), "whole number >= 1, got 2.5"),
         (call(terminal="end"), "'min' or 'skip', got 'end'"),
@@ -418,7 +418,7 @@ def spoiled(trajectory):
         ),
         (
             call(learn.curvature, order=0),
-            "order must be 1..30, below the noisy nodes, got 0",
+            "order must be in .1, 30., got 0; there are 31 noisy",
         ),
         (call(learn.curvature, last=90), r"last must be in \[0.002, 80\), .* got 90"),
         (call(learn.curvature, last=1e-4), "last must be in"),

@@ -27,7 +27,7 @@ def make_optimizer(
 
     Args:
         name: "adam", "adamw" or "radam".
-        learning_rate: after warm-up; in (0, 1].
+        learning_rate: after warm-up; positive.
         warmup_steps: of a linear rise from 0.
         decay_steps: total steps of a fall to 0, warm-up included; 0: constant. Of a config that
             names a decay and leaves them out, `train.steps`, see `options`.
@@ -79,7 +79,7 @@ def make_rate(
     Raises:
         ValueError: a number out of its range, an unknown decay, decay shorter than warm-up.
     """
-    check_range("config.optimizer.learning_rate", learning_rate, "(0, 1]", "DDPM uses 2e-4")
+    check_range("config.optimizer.learning_rate", learning_rate, "(0, inf)", "DDPM uses 2e-4")
     check_range("config.optimizer.warmup_steps", warmup_steps, "[0, inf)", whole=True)
     check_range("config.optimizer.decay_steps", decay_steps, "[0, inf)", whole=True)
     decay = decay or ("cosine" if decay_steps else "constant")
