@@ -80,10 +80,10 @@ def test_the_train_step_of_a_config_can_be_traced(name, tmp_path):
     )
     before = get(Path(config.start_from).name) if config.start_from else None
     start, mesh = before and experiment.build(tiny(before, levels=1)), parallel.make_mesh()
+    start = start and start.replace(params=jax.eval_shape(start.init, jax.random.key(0)))
     for part in chain:
         model = experiment.build(part)
         shapes = jax.eval_shape(model.init, jax.random.key(0))
-        start = start and start.replace(params=shapes)
         built = method.build(part, start, mesh)
         state = loop.abstract_state(part, built, start, mesh)
         kind = np.float32 if part.get("codec") else np.uint8
@@ -170,7 +170,11 @@ def change(path, value):
     [
         ("schedule.name", "cosin", "unknown schedule 'cosin' .did you mean 'cosine'.*ddpm_linear"),
         ("schedule.log_snr_mim", -9, "schedule has no option 'log_snr_mim' .did you mean"),
-        ("prediction.name", "epsilon", "unknown prediction 'epsilon'.*eps, x0, v, flow, edm"),
+        (
+            "prediction.name",
+            "epsilon",
+            "unknown prediction 'epsilon'.*eps, x0, v, flow, data_flow, edm",
+        ),
         ("loss.name", "diffusio", "unknown loss 'diffusio' .did you mean 'diffusion'"),
         ("loss.weighting.name", "snr", "unknown weighting 'snr'.*truncated_snr"),
         ("loss.times.name", "normal", "unknown times 'normal'.*uniform, log_normal"),

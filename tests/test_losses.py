@@ -219,7 +219,7 @@ def test_guidance_scales_are_uniform_and_independent_of_what_is_dropped():
     assert "guidance" not in conditions_with_scale(batch, MANY, {"label": 10}, 0.5, None)
 
 
-@pytest.mark.parametrize("name", losses.LOSSES)
+@pytest.mark.parametrize("name", sorted(set(losses.LOSSES) - {"autoencoder"}))  # of images alone
 def test_students_have_a_dropout_key_for_each_row_and_teachers_none(name):
     seen = []
 
