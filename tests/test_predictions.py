@@ -63,6 +63,8 @@ def published(name, x, a, s, F):
             return (a * x - s * F) / (a**2 + s**2)
         case "flow":  # Liu et al. 2022: x - t u, where alpha = 1 - t, sigma = t
             return (x - s * F) / (a + s)
+        case "data_flow":  # Ma et al. 2024: x + (1 - t) u on a clock from noise at 0 to data at 1
+            return (x + s * F) / (a + s)
         case "edm":  # Karras et al. 2022, table 1, on y = x / alpha
             y, sd = x / a, 0.5
             skip = sd**2 / ((s / a) ** 2 + sd**2)
@@ -86,7 +88,7 @@ def test_published_conversions(name, place):
 
 @pytest.mark.parametrize(
     ("name", "weights"),
-    [("eps", (0, 1)), ("x0", (1, 0)), ("v", (-0.6, 0.8)), ("flow", (-1, 1))],
+    [("eps", (0, 1)), ("x0", (1, 0)), ("v", (-0.6, 0.8)), ("flow", (-1, 1)), ("data_flow", (1, -1))],
 )
 def test_targets(name, weights):
     x0, eps = draw("x0", "eps")
