@@ -42,13 +42,10 @@ def start(tmp_path_factory):
     return train
 
 
-TRAINED = (
-    # of the others the train step is traced; tests/test_stages.py trains two more losses
-    "cifar10_ict",
-    "digits",
-    "digits_cd",
-    "distill_digits",
-)
+TRAINED = ("digits", "distill_digits")
+"""Of the others the train step is traced; tests/test_toy_distillation.py trains more losses."""
+LARGE = ("imagenet64", "lsun")
+"""Beginnings of the names of configs whose networks take seconds to be traced at full size."""
 
 
 @pytest.mark.parametrize(
@@ -105,7 +102,10 @@ PUBLISHED = {
 }
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow) if n.startswith(LARGE) else n for n in NAMES],
+)
 def test_a_config_builds_at_full_size(name):
     config = without_lpips(get(name))
     parts = experiment.build(config)

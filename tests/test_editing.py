@@ -49,6 +49,7 @@ def make_editor(model, **options):
     return Editor(model, **{"batch_size": 4, "show_progress": False} | options)
 
 
+@pytest.mark.slow
 def test_real_digits_come_back(bundled, images):
     """Few steps here; docs/gallery.md has 256 digits at 50."""
     x, labels = images
@@ -214,6 +215,7 @@ def command(checkpoint, tmp_path, monkeypatch, capsys):
     return run
 
 
+@pytest.mark.slow
 def test_inversion_of_several_step_counts_makes_a_table_and_a_plot(command, tmp_path):
     flags = ("--method=bdia", "--steps=3,6", "--latents=codes.npz", "--out=out.png")
     table = command("invert", *flags)[1]["table"]
@@ -240,6 +242,7 @@ def test_a_walk_between_noises_and_between_images(command, tmp_path):
     assert Image.open(tmp_path / out).n_frames == 6  # there and back
 
 
+@pytest.mark.slow
 def test_directions_from_sets_and_from_labels(command, tmp_path):
     for name in ("bold", "thin"):
         (tmp_path / name).mkdir()
@@ -266,6 +269,7 @@ def test_inpainting_keeps_what_is_known(command, method, tmp_path):
     assert numbers["evaluations"] > 4 if method == "repaint" else numbers["evaluations"] == 4
 
 
+@pytest.mark.slow
 def test_sharper_images(command):
     for method, operator in (("ddnm", "average:2"), ("dps", "blur:0.6")):
         _, numbers = command("inpaint", f"--method={method}", f"--operator={operator}")

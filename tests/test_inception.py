@@ -209,6 +209,7 @@ def test_without_torch_a_pth_is_refused_with_the_way_out(tmp_path, monkeypatch):
         inception.load(path, sha256_prefix=None)
 
 
+@pytest.mark.slow
 def test_it_serves_as_a_feature_network(tmp_path):
     """As `--features` takes it; the hash in the metadata stands for the published weights."""
     path = tmp_path / "w.safetensors"

@@ -255,6 +255,7 @@ def size(folder):
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
+@pytest.mark.slow
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(base, finished, tmp_path, capsys):
     loop.train(config(base, steps=2), tmp_path)
     assert (
@@ -313,6 +314,7 @@ def test_an_exported_file_is_read_back(base, finished, tmp_path, capsys):
         export.main([str(tmp_path), str(tmp_path / "no.safetensors"), "--lora"])
 
 
+@pytest.mark.slow
 def test_a_teacher_starts_from_the_base(base, tmp_path):
     """Progressive distillation by factors; pictures are drawn from the merged network."""
     halve = config(base, 2, "pmap", dict(name="progressive", steps=2))

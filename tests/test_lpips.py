@@ -40,6 +40,7 @@ def test_distances_are_those_of_the_authors_package(tmp_path):
     np.testing.assert_allclose(found, GOLDEN, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_average_pooling(tmp_path):
     a, b = images()
     path, _ = random_file(tmp_path)
@@ -81,6 +82,7 @@ def test_parity_with_the_authors_package(tmp_path):
     np.testing.assert_allclose(GOLDEN, expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_grey_images_are_shown_as_three_equal_channels(tmp_path):
     a, b = (x[:1, :, :, :1] for x in images())
     distance = lpips.load(random_file(tmp_path)[0])

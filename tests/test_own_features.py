@@ -18,7 +18,10 @@ def pictures(tmp_path_factory):
     return folder, images
 
 
-@pytest.mark.parametrize("name, said", [("digits", "class of 10"), ("bare", "which way up, of 4")])
+@pytest.mark.parametrize(
+    "name, said",
+    [pytest.param("digits", "class of 10", marks=pytest.mark.slow), ("bare", "which way up, of 4")],
+)
 def test_a_network_learns_what_the_pictures_offer(pictures, name, said, capsys):
     folder, images = pictures
     out = folder / f"{name}_features.npz"

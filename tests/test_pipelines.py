@@ -138,6 +138,7 @@ def count(tree):
 
 
 @pytest.mark.parametrize("name", COUNTS)
+@pytest.mark.slow
 def test_shapes_of_published_models(name):
     pipeline = pipelines.shapes(name)
     assert (count(pipeline.params), *map(count, pipeline.text_params)) == COUNTS[name]

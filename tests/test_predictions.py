@@ -88,7 +88,13 @@ def test_published_conversions(name, place):
 
 @pytest.mark.parametrize(
     ("name", "weights"),
-    [("eps", (0, 1)), ("x0", (1, 0)), ("v", (-0.6, 0.8)), ("flow", (-1, 1)), ("data_flow", (1, -1))],
+    [
+        ("eps", (0, 1)),
+        ("x0", (1, 0)),
+        ("v", (-0.6, 0.8)),
+        ("flow", (-1, 1)),
+        ("data_flow", (1, -1)),
+    ],
 )
 def test_targets(name, weights):
     x0, eps = draw("x0", "eps")

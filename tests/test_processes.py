@@ -59,6 +59,7 @@ def check_alike(run, single):
     np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_processes_train_like_one_and_stop_together(tmp_path):
     """SIGTERM to the second of two: both save one step; one process goes on, here."""
     processes = launch(tmp_path, "run", 2)

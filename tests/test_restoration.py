@@ -63,9 +63,10 @@ def table(steps=100, eta=1.0):
 @pytest.mark.parametrize(
     "task, steps",
     [
-        (
+        pytest.param(
             restoration.replacement(),
             restoration.repaint(SCHEDULE, strides.uniform(SCHEDULE, 60), 6),
+            marks=pytest.mark.slow,
         ),
         (restoration.dps(restoration.masking()), table()),
     ],
@@ -93,6 +94,7 @@ def test_replaced_pixels_have_the_noise_of_their_level():
     np.testing.assert_allclose(noisy.std(), level.sigma, rtol=0.03)
 
 
+@pytest.mark.slow
 def test_repaint_agrees_better_than_replacement_alone():
     mean, _ = conditional(np.array([0]), np.array([0.9]))
     plain, again = (

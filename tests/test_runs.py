@@ -437,6 +437,7 @@ def test_a_mismatch_names_the_fields_that_changed(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_the_length_of_a_run_may_change_and_its_decay_with_it(tmp_path, capsys):
     def decaying(steps, **optimizer):
         changed = config(steps)

@@ -81,6 +81,7 @@ def test_finished_stages_are_not_done_again(teacher, chain, capsys):
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_a_chain_stopped_inside_a_stage_goes_on_there_bit_for_bit(
     teacher, chain, tmp_path, monkeypatch
 ):
@@ -241,6 +242,7 @@ def test_scalars_of_a_network_change_what_it_says(teacher, tmp_path):
 # --- pairs ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_reflow_trains_on_what_the_stage_before_drew(teacher, tmp_path):
     flow = dict(loss=dict(name="diffusion", times=dict(name="uniform")))
     parts = config(

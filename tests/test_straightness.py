@@ -54,6 +54,7 @@ def test_bad_paths():
         straightness.straightness(NOISE[None], [0.0])
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path, capsys):
     config = tiny(digits_reflow.get_config(), levels=1)
     with config.unlocked():

@@ -275,6 +275,7 @@ def test_a_stride_is_learned_and_used(refine, tmp_path, capsys, monkeypatch):
     assert "3 NFE" in said.out and "it was learned with" not in said.err
 
 
+@pytest.mark.slow
 def test_strides_are_learned_with_the_checkpoints_own_clip(tmp_path, monkeypatch):
     model = checkpoints.load("digits")
     model = model.replace(recipe=model.recipe.replace(clip="none"))

@@ -60,6 +60,7 @@ def checkpoint(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_the_command(checkpoint, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     flags = [f"--checkpoint={checkpoint}", "--steps=3", "--num_samples=150", "--trials=3"]

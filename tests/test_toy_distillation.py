@@ -125,6 +125,7 @@ def test_consistency_distillation_to_1_step(teacher, reference):
     assert distance(draw(student, 1)) < 2 * reference, reference
 
 
+@pytest.mark.slow
 def test_reflow_and_distillation_to_1_step():
     options = dict(schedule=FLOW, parameterization=predictions.flow)
     loss = losses.diffusion(Net(apply, FLOW, predictions.flow))

@@ -260,6 +260,7 @@ def test_statistics_of_another_network_are_refused(network, tmp_path):
         scores.find_data(network, str(other), None, shape)
 
 
+@pytest.mark.slow
 def test_the_distance_ranks_altered_pictures(network):
     """Real digits are near, and farther with every blur and noise; half of the classes is far."""
     evaluator = scores.make_evaluator(network, references.load("digits_train"), None)
@@ -275,6 +276,7 @@ def test_the_distance_ranks_altered_pictures(network):
     assert distance["labels shuffled"] == pytest.approx(distance["real"], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_students_draw_as_their_own_config_says(swept):
     workdir, flags = swept
     model = checkpoints.load(workdir / "tiny.safetensors")
@@ -298,6 +300,7 @@ def test_students_draw_as_their_own_config_says(swept):
     np.testing.assert_allclose(model.schedule.half_log_snr(table.level.t[0]), -4.0)
 
 
+@pytest.mark.slow
 def test_the_checkpoint_s_clip_is_the_default(swept):
     workdir, flags = swept
     model = checkpoints.load(workdir / "tiny.safetensors")

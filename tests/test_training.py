@@ -147,6 +147,7 @@ def test_however_the_devices_are_used_training_is_alike(monkeypatch):
         assert results[name][2] == 5
 
 
+@pytest.mark.slow
 def test_dropout_is_alike_however_the_devices_are_used(monkeypatch):
     """One device, two, parameters split over them, pmap, and a batch taken in two parts."""
     monkeypatch.setattr(parallel, "SPLIT_FROM", 16)

@@ -218,6 +218,7 @@ def test_resample_blocks_have_parameters_of_residual_blocks():
 
 
 @pytest.mark.parametrize("remat", ["convolutions", "products", "blocks"])
+@pytest.mark.slow
 def test_remat_changes_neither_output_nor_gradients(remat):
     x, t, _ = arguments(UNet(), size=4)
     rng = np.random.default_rng(0)

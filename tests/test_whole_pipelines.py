@@ -28,7 +28,14 @@ def close(found, wanted):
     np.testing.assert_allclose(np.int32(found[1]), pictures, rtol=0, atol=1)
 
 
-@pytest.mark.parametrize("name", RUNS)
+FEW = ("sd1 pndm", "sd2 ddim, zero terminal SNR, not square", "xl dpm++", "lcm", "dit ddim")
+"""Runs that are always checked, one of each network."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [n if n in FEW else pytest.param(n, marks=pytest.mark.slow) for n in RUNS],
+)
 def test_drawn_as_diffusers_drew(golden, name, tmp_path):
     """diffusers 0.42.1 and transformers 5.24 with torch 2.14, for the same folder."""
     scheduler = json.loads(str(golden[f"{name}/scheduler"]))
