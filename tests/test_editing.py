@@ -39,10 +39,11 @@ def images():
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    """The workdir of a tiny class-conditional network on 8 x 8 digits."""
+    """The file of a tiny class-conditional network on 8 x 8 digits."""
     workdir = tmp_path_factory.mktemp("tiny")
     loop.train(tiny(digits.get_config(), levels=1), workdir)
-    return workdir
+    checkpoints.save(workdir / "tiny.safetensors", checkpoints.load(workdir))
+    return workdir / "tiny.safetensors"
 
 
 def make_editor(model, **options):
