@@ -13,6 +13,7 @@ from ddim_jax.adaptive_sampling import METHODS, Tolerance, integrate, make_adapt
 from ddim_jax.guidance import Guidance
 from ddim_jax.schedules import NoiseLevel
 from tests.oracles import GaussianData, Mixture
+from tests.selection import slow_but
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
@@ -71,7 +72,7 @@ def test_gaussian_data_are_met_to_tolerance(schedule, lam_min):
     np.testing.assert_allclose(result.x[:, 0], exact(data, schedule, X, lam_min), atol=2e-4)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", slow_but(METHODS, ("dopri5",)))
 def test_error_falls_with_the_tolerance_and_every_evaluation_is_counted(method, monkeypatch):
     monkeypatch.setattr(adaptive_sampling, "FIRST_STEP", 8.0)  # rejected, to be tried again
     seen, errors, nfes = [], [], []

@@ -13,6 +13,7 @@ from ddim_jax import experiment, parallel
 from ddim_jax.recipe import Recipe
 from ddim_jax.training import loop, method, resume, stages
 from ddim_jax.training.sample_grid import SampleGrid
+from tests.selection import slow_but
 from tests.tiny import tiny, without_lpips
 
 ROOT = Path(__file__).parent.parent
@@ -44,13 +45,16 @@ def start(tmp_path_factory):
 
 TRAINED = ("digits", "distill_digits")
 """Of the others the train step is traced; tests/test_toy_distillation.py trains more losses."""
+TRACED = (
+    "cifar10", "cifar10_ict", "cifar10_scm", "digits_cd", "digits_mean_flow", "digits_shortcut",
+    "digits_text", "digits_vae", "imagenet64",
+)  # fmt: skip
+"""One of each loss and network."""
 LARGE = ("imagenet64", "lsun")
 """Beginnings of the names of configs whose networks take seconds to be traced at full size."""
 
 
-@pytest.mark.parametrize(
-    "name", [n if n in TRAINED else pytest.param(n, marks=pytest.mark.slow) for n in NAMES]
-)
+@pytest.mark.parametrize("name", slow_but(NAMES, TRAINED))
 def test_a_config_trains_two_steps_saves_and_draws(name, tmp_path, start):
     config = tiny(get(name), levels=2 if name in TWO_LEVELS else 1)
     config.start_from = start(config.start_from)
@@ -68,7 +72,7 @@ def test_a_config_trains_two_steps_saves_and_draws(name, tmp_path, start):
     assert (tmp_path / "samples" / "step_0000002.png").stat().st_size > 100
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in TRAINED])
+@pytest.mark.parametrize("name", slow_but([n for n in NAMES if n not in TRAINED], TRACED))
 def test_the_train_step_of_a_config_can_be_traced(name, tmp_path):
     """Of every stage; nothing is compiled."""
     config = tiny(get(name), levels=1)
@@ -102,10 +106,7 @@ PUBLISHED = {
 }
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=pytest.mark.slow) if n.startswith(LARGE) else n for n in NAMES],
-)
+@pytest.mark.parametrize("name", slow_but(NAMES, lambda name: not name.startswith(LARGE)))
 def test_a_config_builds_at_full_size(name):
     config = without_lpips(get(name))
     parts = experiment.build(config)

@@ -117,6 +117,7 @@ def write(path, tensors, **metadata):
     return path
 
 
+@pytest.mark.slow
 def test_features_are_those_of_the_published_network(tmp_path):
     path = write(tmp_path / "weights.safetensors", weights(), source_sha256=SHA256)
     params, sha256 = inception.load(path, sha256_prefix="5eed")

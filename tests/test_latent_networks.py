@@ -17,6 +17,7 @@ from ddim_jax.networks.tiny_autoencoder import AutoencoderTiny
 from ddim_jax.networks.transformer import positions
 from ddim_jax.training import loop
 from tests.latent_networks import CASES, GOLDEN, TIMES, ours, random, theirs, told
+from tests.selection import slow_but
 from tests.tiny import tiny
 
 
@@ -99,7 +100,10 @@ COUNTS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", COUNTS)
+SMALL_COUNTS = ("sd1", "dit-xl-2", "mean-flow-b-4", "autoencoder", "taesd", "clip-l")
+
+
+@pytest.mark.parametrize("name", slow_but(COUNTS, SMALL_COUNTS))
 def test_parameter_counts_of_published_networks(name):
     net, args, published = COUNTS[name]
     args = zeros(net, *args) if isinstance(net, (TextUNet, DiT)) else args
@@ -199,6 +203,7 @@ def test_samples_do_not_see_each_other_and_every_input_matters(name):
 
 
 @pytest.mark.parametrize("remat", ["products", "blocks"])
+@pytest.mark.slow
 def test_remat_changes_neither_output_nor_gradients(remat):
     net = SMALL["dit"].clone(dropout=0.2)
     args = arguments(net, size=4)

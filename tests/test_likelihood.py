@@ -85,6 +85,7 @@ MIXTURE = Turned(Mixture(), np.array([[0.8, -0.6], [0.6, 0.8]]))
 
 @pytest.mark.usefixtures("strict_dtypes")
 @pytest.mark.parametrize(("schedule", "lam_min", "data", "x"), CASES.values(), ids=CASES)
+@pytest.mark.slow
 def test_gaussian_data_have_their_density_with_one_probe(schedule, lam_min, data, x):
     """The Jacobian is diagonal, so any Rademacher probe is exact."""
     log_p, result = log_densities(data, schedule, x, [[1, -1, -1]], lam_min=lam_min)

@@ -282,6 +282,7 @@ def test_factors_alone_are_trained_and_kept(base, finished):
     assert kept and "conv_in" not in metadata and "mid_attention" in metadata
 
 
+@pytest.mark.slow
 def test_a_moved_workdir_draws_and_goes_on_without_what_it_started_from(base, finished, tmp_path):
     own = tmp_path / "own.safetensors"
     shutil.copy(base, own)

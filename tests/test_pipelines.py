@@ -16,9 +16,10 @@ from ddim_jax.checkpoints.scheduler_options import Options
 from ddim_jax.checkpoints.tensors import renamed
 from tests import published_pipelines as published
 from tests.published_pipelines import CASES, recorded, samples, some
+from tests.selection import slow_but
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(scope="module", params=slow_but(CASES, ("sd", "xl", "inpaint")))
 def case(request, tmp_path_factory):
     """Name of a case, its folder, and what is read of it."""
     folder = published.write(tmp_path_factory.mktemp("published") / "model", request.param)

@@ -161,6 +161,7 @@ def test_a_file_that_cannot_be_written_is_named_and_nothing_waits_for_it(tmp_pat
     assert file.read_text() == "1\n" and not list(tmp_path.glob("file.json.*"))
 
 
+@pytest.mark.slow
 def test_a_run_whose_data_changed_is_refused(tmp_path):
     file, workdir = tmp_path / "images.npz", tmp_path / "run"
 

@@ -386,7 +386,10 @@ def test_edm_of_unit_variance():
             lambda: schedules.ddpm_linear(zero_terminal_snr=True, interpolation="lam"),
             "ends without signal; use last_alpha=2\\*\\*-12",
         ),
-        (lambda: schedules.rectified_flow(model_time="rounded"), "must be 'index', 'floored' or 'to_data'"),
+        (
+            lambda: schedules.rectified_flow(model_time="rounded"),
+            "must be 'index', 'floored' or 'to_data'",
+        ),
     ],
 )
 def test_unknown_names_are_refused(make, message):

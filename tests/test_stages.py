@@ -103,6 +103,7 @@ def test_a_chain_stopped_inside_a_stage_goes_on_there_bit_for_bit(
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_a_stage_stopped_early_does_not_hand_over(teacher, tmp_path, monkeypatch):
     add = MetricsWriter.add
 

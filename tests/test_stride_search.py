@@ -20,6 +20,7 @@ from ddim_jax.strides import fit, learned, search, search_space, trajectories
 from ddim_jax.strides.search import Drawer, TeacherSamples
 from ddim_jax.strides.search_space import FIXED, Candidate, Evidence, families, propose
 from tests.oracles import Mixture, level_of
+from tests.selection import slow_but
 
 VP = schedules.vp_linear()
 SHAPE = (4, 4)
@@ -59,7 +60,7 @@ def test_the_race_orders_by_distance(teacher):
         assert score == pytest.approx(np.sqrt(np.mean((end - held_out.samples) ** 2)), rel=1e-3)
 
 
-@pytest.mark.parametrize("name", ["ddim", "dpm_solver++_2m"])
+@pytest.mark.parametrize("name", slow_but(["ddim", "dpm_solver++_2m"], ["ddim"]))
 def test_refining_comes_nearer(name, teacher):
     solver, start = SOLVERS[name], strides.uniform(VP, 5)
     draw = drawer(solver)

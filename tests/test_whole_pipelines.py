@@ -11,6 +11,7 @@ from PIL import Image
 from ddim_jax.commands import sample
 from tests import published_pipelines, whole_pipelines
 from tests.latent_networks import random
+from tests.selection import slow_but
 from tests.whole_pipelines import RUNS
 
 
@@ -32,10 +33,7 @@ FEW = ("sd1 pndm", "sd2 ddim, zero terminal SNR, not square", "xl dpm++", "lcm",
 """Runs that are always checked, one of each network."""
 
 
-@pytest.mark.parametrize(
-    "name",
-    [n if n in FEW else pytest.param(n, marks=pytest.mark.slow) for n in RUNS],
-)
+@pytest.mark.parametrize("name", slow_but(RUNS, FEW))
 def test_drawn_as_diffusers_drew(golden, name, tmp_path):
     """diffusers 0.42.1 and transformers 5.24 with torch 2.14, for the same folder."""
     scheduler = json.loads(str(golden[f"{name}/scheduler"]))
