@@ -5,6 +5,7 @@ import ctypes
 import gc
 import os
 import signal
+import sys
 import tempfile
 from pathlib import Path
 
@@ -62,6 +63,9 @@ def forget_programs():
     yield
     global MOST
     if resident_bytes() > MOST:
+        for name in ("programs", "codecs", "texts"):  # those that are kept to be used again
+            for kept in vars(sys.modules.get(f"ddim_jax.{name}", sys)).values():
+                getattr(kept, "cache_clear", lambda: None)()
         jax.clear_caches()
         gc.collect()
         with contextlib.suppress(OSError, AttributeError):
