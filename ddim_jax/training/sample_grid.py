@@ -100,6 +100,7 @@ class SampleGrid:
         count, hint = model.config.sample.num_samples, "for none set config.train.sample_every=0"
         check_range("config.sample.num_samples", count, "[1, 100000]", hint, whole=True)
         scale, inputs = model.recipe.guidance_scale, model.inputs
+        _check_prompts(model.config.sample.get("prompts"), inputs.takes("text"))
         if scale != 1 and not (inputs.null or inputs.takes("guidance")):
             raise ValueError(
                 f"config.sample.guidance_scale={scale} needs a class-conditional network; leave it "
@@ -149,4 +150,16 @@ class SampleGrid:
             prompts=self._prompts,
             batch_size=BATCH,
             checkpoint=workdir,
+        )
+
+
+def _check_prompts(prompts: Any, told: bool) -> None:
+    """Raises ValueError unless they are texts, of a network that is told texts."""
+    if not prompts and isinstance(prompts, (tuple, list, type(None))):
+        return
+    if not isinstance(prompts, (tuple, list)) or not all(isinstance(one, str) for one in prompts):
+        raise ValueError(f"config.sample.prompts must be a list of texts, got {prompts!r}")
+    if not told:
+        raise ValueError(
+            f"config.sample.prompts={prompts!r} are for networks that are told texts; leave them out"
         )
