@@ -161,5 +161,5 @@ def _check_prompts(prompts: Any, told: bool) -> None:
         raise ValueError(f"config.sample.prompts must be a list of texts, got {prompts!r}")
     if not told:
         raise ValueError(
-            f"config.sample.prompts={prompts!r} are for networks that are told texts; leave them out"
+            f"config.sample.prompts={prompts!r} are for networks that are told texts; drop them"
         )
