@@ -155,7 +155,7 @@ def build(config: ml_collections.ConfigDict) -> Model:
         )
     network, codec = build_network(config.model), _codec(config.get("codec"), shape)
     inputs = Inputs(
-        network.inputs, tuple(config.data.get("class_names") or ()), _texts(config.get("text"))
+        network.inputs, tuple(config.data.get("class_names") or ()), build_texts(config.get("text"))
     )
     further = (config.get("extra") or {}).get("channels", 0)
     return Model(
@@ -174,12 +174,21 @@ def _codec(section: ml_collections.ConfigDict | None, picture_shape: tuple) -> c
     """The codec that a config's section `codec` names: an autoencoder; without one, the pixels."""
     if not section:
         return codecs.pixels(picture_shape)
+    return codecs.latents(build_autoencoder(section), picture_shape)
+
+
+def build_autoencoder(section: ml_collections.ConfigDict) -> Any:
+    """The autoencoder of a config's section `codec`: a name in `AUTOENCODERS`, and options.
+
+    Raises:
+        ValueError: an unknown name or option.
+    """
     options = _with_tuples(section)
     options.pop("start_from", None)
-    return codecs.latents(make(AUTOENCODERS, options, "codec"), picture_shape)
+    return make(AUTOENCODERS, options, "codec")
 
 
-def _texts(section: ml_collections.ConfigDict | None) -> Texts | None:
+def build_texts(section: ml_collections.ConfigDict | None) -> Texts | None:
     """The text encoders of a config's section `text`, without parameters and tokenizers."""
     if not section:
         return None

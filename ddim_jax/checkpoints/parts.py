@@ -23,8 +23,6 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from ddim_jax import experiment
 from ddim_jax.checkpoints import architecture
 from ddim_jax.model import Model
-from ddim_jax.names import lookup
-from ddim_jax.networks import AUTOENCODERS
 from ddim_jax.networks.clip import ClipText
 from ddim_jax.networks.tokenizer import Tokenizer
 
@@ -73,20 +71,9 @@ class Networks(NamedTuple):
 
 def networks(config: ml_collections.ConfigDict) -> Networks:
     """The modules that a config's sections `model`, `codec` and `text` describe."""
-    codec, text = config.get("codec"), config.get("text") or {}
-    if codec:
-        options = _arguments(codec)
-        options.pop("start_from", None)
-        codec = lookup(AUTOENCODERS, options.pop("name"), "autoencoder")(**options)
-    encoders = []
-    for encoder in text.get("encoders", ()):
-        options = _arguments(encoder)
-        encoders.append(ClipText(**{k: options[k] for k in options if k not in ("take", "pooled")}))
-    return Networks(experiment.build_network(config.model), codec or None, tuple(encoders))
-
-
-def _arguments(section: Any) -> dict[str, Any]:
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in dict(section).items()}
+    codec = experiment.build_autoencoder(config.codec) if config.get("codec") else None
+    texts = experiment.build_texts(config.get("text"))
+    return Networks(experiment.build_network(config.model), codec, texts.networks if texts else ())
 
 
 def shapes_of(config: ml_collections.ConfigDict) -> Pipeline:
