@@ -58,15 +58,19 @@ def batches(
     _check(source, batch_size, seed, start_step, process_index, process_count)
     # threads assemble batches ahead of time; a small buffer is enough to hide the work
     read = grain.ReadOptions(num_threads=4, prefetch_buffer_size=8)
-    dataset = grain.MapDataset.source(source).seed(seed)
+    together = getattr(source, "take", None) is not None
+    records = _Rows(len(source)) if together else source
+    dataset = grain.MapDataset.source(records).seed(seed)
     if shuffle:
         dataset = dataset.shuffle()
     dataset = dataset.repeat(None)
     if flip:
         # Before the slice: the draw belongs to the global position, not to the process.
-        dataset = dataset.random_map(_flip)
+        dataset = dataset.random_map(_mark if together else _flip)
     dataset = dataset.map_with_index(lambda i, one: one | {"row": np.int32(i % batch_size)})
     dataset = dataset[process_index::process_count].batch(batch_size // process_count)
+    if together:
+        dataset = dataset.map(lambda batch: _gathered(source, batch))
     iterator = iter(dataset.to_iter_dataset(read))
     iterator.set_state({"next_index": start_step})
     return iterator
@@ -76,6 +80,32 @@ def _flip(example: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
     if rng.random() < 0.5:
         return {**example, "image": example["image"][:, ::-1]}
     return example
+
+
+class _Rows:
+    """Stands for a source whose batches are gathered at once: records that are their numbers."""
+
+    def __init__(self, count: int):
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"index": index}
+
+
+def _mark(example: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+    return example | {"flip": rng.random() < 0.5}
+
+
+def _gathered(source: Source, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The batch of records by their numbers, mirrored where it says so."""
+    records = source.batch(batch["index"])
+    if "flip" in batch:
+        marked = batch["flip"][:, None, None, None]
+        records["image"] = np.where(marked, records["image"][:, :, ::-1], records["image"])
+    return records | {"row": batch["row"]}
 
 
 def _check(source, batch_size, seed, start_step, process_index, process_count) -> None:

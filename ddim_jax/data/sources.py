@@ -42,6 +42,8 @@ class Source:
         num_classes: labels are 0..num_classes - 1; 0 when there are none, and every label is 0.
         count: number of images.
         read: `read(i) -> (uint8 [H, W, C], label)` for 0 <= i < count; called by many threads.
+        take: `take(rows) -> (uint8 [N, H, W, C], labels [N])` for rows [N], of images in memory,
+            whose batches need no loop; None: they are read one by one.
         class_names: in the order of the labels; () where they have none but their numbers.
         note: what was left out, in words; "" for nothing.
         captions: a text for each image; () for none.
@@ -53,6 +55,9 @@ class Source:
     num_classes: int
     count: int
     read: Callable[[int], tuple[np.ndarray, int]] = dataclasses.field(repr=False)
+    take: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]] | None = dataclasses.field(
+        default=None, repr=False, kw_only=True
+    )
     class_names: tuple[str, ...] = ()
     note: str = ""
     captions: Sequence[str] = dataclasses.field(default=(), repr=False)
@@ -75,6 +80,12 @@ class Source:
         image, label = self.read(index)
         told = {name: rows[index] for name, rows in self.told.items()}
         return {"image": image, "label": np.int32(label)} | told
+
+    def batch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """The records of rows [N], stacked; of a source with `take`."""
+        images, labels = self.take(rows)
+        told = {name: values[rows] for name, values in self.told.items()}
+        return {"image": images, "label": labels.astype(np.int32)} | told
 
 
 def load(
@@ -161,15 +172,19 @@ def _of_arrays(
     Its note names classes without images, which a network would draw untrained.
     """
 
+    known = np.zeros(len(images), np.int32) if labels is None else labels
+
     def read(index: int) -> tuple[np.ndarray, int]:
-        return fit(images[index], size, channels, pad), 0 if labels is None else labels[index]
+        return fit(images[index], size, channels, pad), known[index]
 
     shape = fit(images[0], size, channels, pad).shape
+    as_stored = images.shape[1:] == shape
+    take = (lambda rows: (images[rows], known[rows])) if as_stored else None
     classes = 0 if labels is None else max(int(labels.max()) + 1, len(class_names))
     seen = set() if labels is None else set(np.unique(labels).tolist())
     missing = [str((class_names or range(classes))[k]) for k in range(classes) if k not in seen]
     note = f"no image of {len(missing)} of {classes} classes ({few(missing)})" if missing else ""
-    return Source(name, shape, classes, len(images), read, class_names, note)
+    return Source(name, shape, classes, len(images), read, class_names, note, take=take)
 
 
 def _unknown(spec: str, error: Exception) -> str:

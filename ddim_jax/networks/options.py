@@ -29,10 +29,10 @@ REMAT = {
 COUNTS = {
     "out_channels": 1, "unused_channels": 0, "channels": 0, "width": 1, "patch_size": 1,
     "group_channels": 1, "num_heads": 1, "heads": 1, "head_channels": 1, "num_classes": 0,
-    "position_grid": 1,
+    "position_grid": 1, "text_length": 0, "context_dim": 0, "vocabulary": 0, "text_features": 1,
 }  # fmt: skip
 """The least of whole numbers that networks have; the most is 65536."""
-DEPTHS = {"num_blocks": 0, "depth": 1}
+DEPTHS = {"num_blocks": 0, "depth": 1, "text_depth": 0}
 """The same, of what is traced one by one; the most is 256."""
 SCALAR_UNITS = 1000.0
 """Factor on embedded scalars: puts 1 as far from 0 as the ends of a schedule over [0, 1] are."""

@@ -16,6 +16,7 @@ import json
 import re
 import unicodedata
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -94,22 +95,29 @@ class Tokenizer:
         return cls(numbers, merges, int(length), pad if isinstance(pad, str) else pad["content"])
 
     @classmethod
-    def of_texts(cls, texts: Sequence[str], length: int = LENGTH) -> "Tokenizer":
-        """Makes a tokenizer that has a token for each word of some texts, after those of all bytes.
+    def of_texts(
+        cls, texts: Sequence[str], length: int = LENGTH, vocabulary: int | None = None
+    ) -> "Tokenizer":
+        """Makes a tokenizer of some texts, with the tokens of all bytes first.
 
         Args:
             texts: in whose order the words get their tokens.
             length: most tokens of a text.
+            vocabulary: number of tokens, start and end included: the most frequent pairs of
+                neighbours are merged, as in byte-pair encoding, and rare words stay in pieces;
+                None: as many as give each word a token.
+
+        Raises:
+            ValueError: fewer tokens than all bytes need, or more than the texts have.
         """
         characters = byte_characters()
         tokens = characters + [f"{character}</w>" for character in characters]
-        ranks: dict[tuple[str, str], int] = {}
-        for word in dict.fromkeys(word for text in texts for word in _words(_normal(text))):
-            parts = _merged(_split(word, characters), ranks)
-            while len(parts) > 1:  # later merges rank below: words before stay whole
-                ranks[parts[0], parts[1]] = len(ranks)
-                parts[:2] = ["".join(parts[:2])]
-                tokens.append(parts[0])
+        words = [word for text in texts for word in _words(_normal(text))]
+        if vocabulary is None:
+            ranks = _merges_of_whole_words(words, characters)
+        else:
+            ranks = _frequent_merges(words, characters, vocabulary - len(tokens) - 2)
+        tokens += ["".join(pair) for pair in ranks]
         numbers = {token: i for i, token in enumerate(dict.fromkeys([*tokens, START, END]))}
         return cls(numbers, list(ranks), length)
 
@@ -208,6 +216,47 @@ def _merged(parts: list[str], ranks: dict[tuple[str, str], int]) -> list[str]:
             break
         parts[i : i + 2] = ["".join(parts[i : i + 2])]
     return parts
+
+
+def _merges_of_whole_words(
+    words: Sequence[str], characters: Sequence[str]
+) -> dict[tuple[str, str], int]:
+    """Merges, with their ranks, after which each word is one token."""
+    ranks: dict[tuple[str, str], int] = {}
+    for word in dict.fromkeys(words):
+        parts = _merged(_split(word, characters), ranks)
+        while len(parts) > 1:  # later merges rank below: words before stay whole
+            ranks[parts[0], parts[1]] = len(ranks)
+            parts[:2] = ["".join(parts[:2])]
+    return ranks
+
+
+def _frequent_merges(
+    words: Sequence[str], characters: Sequence[str], count: int
+) -> dict[tuple[str, str], int]:
+    """`count` merges, each of the pair of neighbours that is the most frequent by then."""
+    times = Counter(words)
+    parts = {word: _split(word, characters) for word in times}
+    ranks: dict[tuple[str, str], int] = {}
+    while len(ranks) < count:
+        pairs: Counter = Counter()
+        for word, split in parts.items():
+            for pair in zip(split, split[1:], strict=False):
+                pairs[pair] += times[word]
+        if not pairs:
+            break
+        # of equally frequent pairs the first by name: the same tokens in any order of the texts
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        ranks[best] = len(ranks)
+        for word, split in parts.items():
+            parts[word] = _merged(split, ranks) if best[0] in split else split
+    if len(ranks) != count or count < 0:
+        base = 2 * len(characters) + 2
+        raise ValueError(
+            f"vocabulary must be within {base}..{base + len(ranks)} for these texts, got "
+            f"{base + count}"
+        )
+    return ranks
 
 
 def _words(text: str) -> Iterator[str]:

@@ -15,7 +15,12 @@ second half, DiT's variance, is `unused_channels`. In diffusers DiT has time_emb
 eps=1e-5. Gates start at zero (a fresh block adds nothing) and so does the last layer: a fresh
 network returns zeros.
 
-Sources: Peebles & Xie 2022 (arXiv:2212.09748), section 3.2; Ma et al. 2024 (arXiv:2401.08740).
+A text's tokens join those of the picture: every block attends over both, and their mean is added to
+the embedding. Small networks learn the tokens' features themselves (`vocabulary`) and share the six
+vectors' layer among the blocks (`modulation="shared"`), which is a third of a block's parameters.
+
+Sources: Peebles & Xie 2022 (arXiv:2212.09748), section 3.2, there "in-context conditioning" too;
+Ma et al. 2024 (arXiv:2401.08740); Chen et al. 2023 (arXiv:2310.00426), section 2.3, adaLN-single.
 """
 
 from types import MappingProxyType
@@ -82,11 +87,22 @@ class DiTBlock(nn.Module):
     eps: float = 1e-6
     dropout: float = 0.0
     dtype: str = "float32"
+    shared: bool = False
 
     @nn.compact
     def __call__(self, x, emb, dropout_keys=None):
-        """Returns x of the next block and None; emb [B, C] is activated."""
-        six = nn.Dense(6 * x.shape[-1], kernel_init=zeros, dtype=self.dtype, name="modulation")(emb)
+        """Returns x of the next block and None.
+
+        emb is [B, C], activated; of blocks that share a layer [B, 6C], what came out of that.
+        """
+        if self.shared:
+            own = self.param("modulation", zeros, (6 * x.shape[-1],))
+            six = emb + own.astype(self.dtype)[None]
+        else:
+            dense = nn.Dense(
+                6 * x.shape[-1], kernel_init=zeros, dtype=self.dtype, name="modulation"
+            )
+            six = dense(emb)
         shift_0, scale_0, gate_0, shift_1, scale_1, gate_1 = jnp.split(six, 6, axis=-1)
         norm = LayerNorm(1e-6, affine=False, dtype=self.dtype)
         attention = Attention(self.heads, True, self.dropout, fan_avg, self.dtype, name="attention")
@@ -96,6 +112,44 @@ class DiTBlock(nn.Module):
         feed = FeedForward("gelu_tanh", dropout=self.dropout, dtype=self.dtype, name="feed")
         h = feed(modulate(norm(x), shift_1, scale_1), dropout_keys)
         return x + gate_1[:, None] * h, None
+
+
+class TextTokens(nn.Module):
+    """Features of a text's tokens: int [B, L] -> [B, L, width] float32.
+
+    An embedding with places and transformer blocks with layer norms, in which every token attends
+    to all; then a dense layer to the width of the network.
+
+    Attributes:
+        vocabulary: number of tokens.
+        features: of a token, before the last layer.
+        depth: number of blocks.
+        width: of the network.
+        dtype: compute dtype.
+    """
+
+    vocabulary: int
+    features: int
+    depth: int
+    width: int
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, ids):
+        """Embeds token numbers."""
+        embed = nn.Embed(self.vocabulary, self.features, embedding_init=normal, name="token")
+        place = self.param("place", normal, (ids.shape[1], self.features))
+        h = (embed(ids) + place[None]).astype(self.dtype)
+        heads = max(1, self.features // 64)
+        for i in range(self.depth):
+            norm = LayerNorm(dtype=self.dtype, name=f"norm_{i}_0")
+            attention = Attention(heads, True, dtype=self.dtype, name=f"attention_{i}")
+            h = h + attention(norm(h))
+            norm = LayerNorm(dtype=self.dtype, name=f"norm_{i}_1")
+            feed = FeedForward("gelu_tanh", dtype=self.dtype, name=f"feed_{i}")
+            h = h + feed(norm(h))
+        h = LayerNorm(dtype="float32", name="norm_out")(h)
+        return nn.Dense(self.width, kernel_init=fan_avg, name="out")(h)
 
 
 class DiT(nn.Module):
@@ -113,6 +167,14 @@ class DiT(nn.Module):
         num_classes: 0 for none; else inputs["label"] is wanted, [B] int in 0..num_classes, where
             num_classes is the null label.
         null_label: whether the embedding has that extra row.
+        text_length: tokens of a text; 0: no text is told.
+        context_dim: features of a token; inputs["text"] is [B, text_length, context_dim]. 0: it is
+            [B, text_length] int, numbers of tokens whose features are learnt.
+        vocabulary: number of those tokens.
+        text_features: of a learnt token, a multiple of 64 or less.
+        text_depth: blocks that learnt tokens pass through.
+        modulation: "block": each block has a layer to its six vectors; "shared": one for all, to
+            whose vectors each adds its own.
         scalars: further inputs, as in `UNet`.
         time_scale: of t and scalars before they are embedded, as in `UNet`.
         time_embedding: "adm" in the authors' code, "dit" in diffusers', see `time_embedding`.
@@ -133,6 +195,12 @@ class DiT(nn.Module):
     position_grid: int | None = None
     num_classes: int = 1000
     null_label: bool = True
+    text_length: int = 0
+    context_dim: int = 0
+    vocabulary: int = 0
+    text_features: int = 128
+    text_depth: int = 1
+    modulation: str = "block"
     scalars: tuple[str, ...] = ()
     time_scale: float = 1.0
     time_embedding: str = "adm"
@@ -149,8 +217,12 @@ class DiT(nn.Module):
     @property
     def inputs(self) -> dict[str, Input]:
         """What the network is told beside x and t, by name."""
-        label = {"label": Input((), "int32", self.num_classes)} if self.num_classes else {}
-        return label | {name: Input() for name in self.scalars}
+        told = {"label": Input((), "int32", self.num_classes)} if self.num_classes else {}
+        if self.text_length and self.context_dim:
+            told["text"] = Input((self.text_length, self.context_dim), null=0.0)
+        elif self.text_length:
+            told["text"] = Input((self.text_length,), "int32", 0)
+        return told | {name: Input() for name in self.scalars}
 
     @nn.compact
     def __call__(self, x, t, inputs=MappingProxyType({}), dropout_keys=None):
@@ -169,14 +241,18 @@ class DiT(nn.Module):
             ValueError: shapes or inputs do not fit the attributes; raised while tracing.
         """
         self._check(x, t, inputs, dropout_keys)
-        emb = nn.swish(self._embed(t, inputs))
+        text = self._text(inputs["text"]) if self.text_length else None
+        emb = nn.swish(self._embed(t, inputs, text))
         patches = space_to_depth(x, self.patch_size)
         _, rows, columns, _ = patches.shape
         tokens = patches.reshape(len(x), rows * columns, -1)
         h = nn.Dense(self.width, kernel_init=fan_avg, dtype=self.dtype, name="patches")(tokens)
         places = positions(rows, columns, self.width, self.position_grid)
         h = h + jnp.asarray(places, self.dtype)[None]
+        if text is not None:
+            h = jnp.concatenate([h, text.astype(self.dtype)], axis=1)
         h = self._blocks(h, emb.astype(self.dtype), dropout_keys if self.dropout else None)
+        h = h[:, : rows * columns]
         two = nn.Dense(2 * self.width, kernel_init=zeros, name="modulation_out")(emb)
         norm = LayerNorm(1e-6, affine=False, dtype="float32")
         h = modulate(norm(h), *jnp.split(two, 2, axis=-1))
@@ -185,11 +261,22 @@ class DiT(nn.Module):
         h = depth_to_space(h.reshape(len(x), rows, columns, features), self.patch_size)
         return h[..., : self.out_channels]
 
+    def _text(self, text):
+        """Features of a text's tokens, [B, L, width] float32."""
+        if self.context_dim:
+            return nn.Dense(self.width, kernel_init=fan_avg, name="text")(text)
+        options = (self.vocabulary, self.text_features, self.text_depth, self.width, self.dtype)
+        return TextTokens(*options, name="text")(text)
+
     def _blocks(self, h, emb, keys):
         """All blocks in a loop that is compiled once; each has dropout keys of its own."""
         if keys is not None:
             fold = jax.vmap(jax.random.fold_in, in_axes=(0, None))
             keys = jax.vmap(fold, in_axes=(None, 0))(keys, jnp.arange(self.depth))
+        shared = self.modulation == "shared"
+        if shared:
+            dense = nn.Dense(6 * self.width, kernel_init=zeros, dtype=self.dtype, name="modulation")
+            emb = dense(emb)
         loop = nn.scan(
             kept(DiTBlock, self.remat, prevent_cse=False),
             variable_axes={"params": 0},
@@ -197,22 +284,29 @@ class DiT(nn.Module):
             in_axes=(nn.broadcast, 0),
             length=self.depth,
         )
-        options = (self.heads, self.eps, self.dropout, self.dtype)
+        options = (self.heads, self.eps, self.dropout, self.dtype, shared)
         return loop(*options, name="blocks")(h, emb, keys)[0]
 
     def _check(self, x, t, inputs, dropout_keys):
-        check_options(self)
+        check_options(self, modulation=("block", "shared"))
+        if self.text_length and bool(self.context_dim) == bool(self.vocabulary):
+            raise ValueError(
+                "a text's tokens have features (context_dim) or are learnt (vocabulary), give one; "
+                f"got context_dim={self.context_dim}, vocabulary={self.vocabulary}"
+            )
         check_divides("heads", self.heads, self.width)
         if self.width % 4:
             raise ValueError(f"width must be a multiple of 4 for the positions, got {self.width}")
         factors = {f"patch_size {self.patch_size}": self.patch_size}
-        decided_by = ("num_classes", "scalars")
+        decided_by = ("num_classes", "text_length", "scalars")
         options = dict(factors=factors, decided_by=decided_by)
         check_inputs(self, x, t, inputs, dropout_keys, **options)
 
-    def _embed(self, t, inputs):
-        """Sums the embeddings of time, label and scalars: [B, width] float32."""
+    def _embed(self, t, inputs, text):
+        """Sums the embeddings of time, label, text and scalars: [B, width] float32."""
         emb = self._number("time", t, normal)
+        if text is not None:
+            emb = emb + nn.Dense(self.width, kernel_init=fan_avg, name="text_mean")(text.mean(1))
         if self.num_classes:
             rows = self.num_classes + int(self.null_label)
             embed = nn.Embed(rows, self.width, embedding_init=normal, name="label")

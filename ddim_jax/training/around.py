@@ -136,12 +136,12 @@ def _texts(config: ml_collections.ConfigDict, source: Any) -> tuple[tuple, tuple
         return model.inputs.encode.params, model.inputs.encode.tokenizers
     texts = experiment.build(config).inputs.encode
     check_captions(config, source)
-    params = []
-    for i, network in enumerate(texts.networks):
-        key = jax.random.fold_in(jax.random.key(config.seed), i)
-        ids = jnp.zeros((1, network.length), jnp.int32)
-        params.append(jax.device_get(jax.jit(network.init)(key, ids)["params"]))
-    tokenizer = Tokenizer.of_texts(sorted(set(source.captions)), texts.networks[0].length)
+    encoders = list(zip(texts.networks, texts.take, strict=True))
+    params = [_init(network, take, config.seed, i) for i, (network, take) in enumerate(encoders)]
+    # tokens are learnt by the network: rare words in pieces; random ones are better off whole
+    size = texts.networks[0].vocabulary if "tokens" in texts.take else None
+    length = texts.networks[0].length
+    tokenizer = Tokenizer.of_texts(sorted(set(source.captions)), length, size)
     for network in texts.networks:
         if (network.vocabulary, network.end) != (tokenizer.end + 1, tokenizer.end):
             raise ValueError(
@@ -150,6 +150,15 @@ def _texts(config: ml_collections.ConfigDict, source: Any) -> tuple[tuple, tuple
                 f"{network.vocabulary} and {network.end}"
             )
     return tuple(params), (tokenizer,) * len(texts.networks)
+
+
+def _init(network: Any, take: str, seed: int, number: int) -> Any:
+    """Random parameters of a text encoder; none where only tokens are taken."""
+    if take == "tokens":
+        return {}
+    key = jax.random.fold_in(jax.random.key(seed), number)
+    ids = jnp.zeros((1, network.length), jnp.int32)
+    return jax.device_get(jax.jit(network.init)(key, ids)["params"])
 
 
 def check_captions(config: ml_collections.ConfigDict, source: Any) -> None:
@@ -192,5 +201,9 @@ def _cached(source: Source, model: Model) -> Source:
         pictures = np.stack([picture for picture, _ in rows])
         latents.append(np.asarray(model.codec.encode(model.codec.params, pictures, None)))
         labels += [label for _, label in rows]
-    latents = np.concatenate(latents)
-    return dataclasses.replace(source, read=lambda index: (latents[index], labels[index]))
+    latents, labels = np.concatenate(latents), np.asarray(labels)
+    return dataclasses.replace(
+        source,
+        read=lambda index: (latents[index], labels[index]),
+        take=lambda rows: (latents[rows], labels[rows]),
+    )

@@ -1,0 +1,80 @@
+"""Emoji drawn from a name in a style, "crying cat face" in fluent, in the latents of `emoji_vae`.
+
+    python train.py --config=emoji_vae --config.data.name=npz:emoji.npz
+    python train.py --config=emoji --config.data.name=npz:emoji.npz
+    python sample.py --checkpoint=runs/emoji --prompt="crying cat face" --labels=fluent
+
+A diffusion transformer on a flow: the style is its label, and it learns the features of the name's
+tokens itself.
+"""
+
+import ml_collections
+
+VOCABULARY, LENGTH = 2048, 16
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """64 tokens of a picture and 16 of its name, adaLN-single; logit-normal times."""
+    config = ml_collections.ConfigDict()
+    config.seed = 0
+    config.parallel = "jit"
+    config.start_from = ""
+    config.data = dict(
+        name="npz:emoji.npz", split="train", image_shape=None, flip=False, resize=None, channels=None,
+        data_dir="", cache=True,
+    )  # fmt: skip
+    config.codec = dict(start_from="runs/emoji_vae")
+    config.text = dict(
+        encoders=(
+            dict(vocabulary=VOCABULARY, length=LENGTH, end=VOCABULARY - 1, take="tokens"),
+        ),
+        null="encode",
+    )  # fmt: skip
+    config.model = dict(
+        name="dit",
+        out_channels=4,
+        width=256,
+        depth=5,
+        heads=4,
+        patch_size=2,
+        num_classes=None,
+        text_length=LENGTH,
+        vocabulary=VOCABULARY,
+        text_features=128,
+        modulation="shared",
+        time_scale=1000.0,
+        dtype="float32",
+    )
+    config.schedule = dict(name="rectified_flow")
+    config.prediction = dict(name="flow")
+    config.loss = dict(
+        name="diffusion",
+        times=dict(name="logit_normal"),
+        label_dropout=0.1,
+    )
+    config.optimizer = dict(
+        name="adam", learning_rate=1e-3, warmup_steps=500, decay="cosine", clip_norm=1.0, b2=0.99
+    )
+    config.ema = dict(name="power", relative_std=0.05)
+    config.train = dict(
+        steps=20_000,
+        batch_size=512,
+        accumulate=1,
+        log_every=100,
+        checkpoint_every=1000,
+        keep=2,
+        sample_every=5000,
+    )
+    config.sample = dict(
+        solver="dpm_solver++_2m",
+        stride="uniform",
+        steps=20,
+        num_samples=30,
+        clip="none",
+        guidance_scale=2.0,
+        prompts=(
+            "crying cat face", "mountain bicyclist", "red apple", "norway flag", "rocket",
+            "woman scientist", "hot beverage", "tiger", "rainbow", "grinning face",
+        ),
+    )  # fmt: skip
+    return config

@@ -1,0 +1,23 @@
+"""An autoencoder of emoji, 64 x 64 in RGB to latents of 16 x 16 x 4, for `emoji`.
+
+    python train.py --config=emoji_vae --config.data.name=npz:emoji.npz
+
+emoji.npz holds train_x [N, 64, 64, 3], train_y (the style), train_captions (the name) and
+class_names, see docs/emoji.md.
+"""
+
+from configs.digits_vae import get_config as digits_vae
+
+
+def get_config():
+    """L1 and a small KL, as in `digits_vae`; four times the width."""
+    config = digits_vae()
+    config.data.update(name="npz:emoji.npz", resize=None, channels=None)
+    config.model.update(widths=(32, 48, 64))
+    config.optimizer = dict(
+        name="adam", learning_rate=1e-3, warmup_steps=200, decay="cosine", clip_norm=1.0, b2=0.99
+    )
+    config.train.update(
+        steps=10_000, batch_size=128, log_every=100, checkpoint_every=1000, sample_every=1000
+    )
+    return config
