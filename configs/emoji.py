@@ -20,13 +20,13 @@ def get_config() -> ml_collections.ConfigDict:
     config.parallel = "jit"
     config.start_from = ""
     config.data = dict(
-        name="npz:emoji.npz", split="train", image_shape=None, flip=False, resize=None, channels=None,
-        data_dir="", cache=True,
+        name="npz:emoji.npz", split="train", image_shape=None, flip=False, data_dir="",
+        cache=True,
     )  # fmt: skip
     config.codec = dict(start_from="runs/emoji_vae")
     config.text = dict(
         encoders=(
-            dict(vocabulary=VOCABULARY, length=LENGTH, end=VOCABULARY - 1, take="tokens"),
+            dict(name="tokens", vocabulary=VOCABULARY, length=LENGTH, end=VOCABULARY - 1),
         ),
         null="encode",
     )  # fmt: skip
