@@ -14,37 +14,12 @@ import argparse
 import copy
 
 import diffusers
-import jax
 import ml_collections
-import numpy as np
 import torch
 
-from benchmarks.common import alternate, load_config, ratio
+from benchmarks.common import alternate, load_config, our_training, ratio
 from ddim_jax import parallel
 from ddim_jax.networks.layers import group_count
-from ddim_jax.training import loop
-from ddim_jax.training.method import build
-
-
-def ours(config: ml_collections.ConfigDict, batch: int):
-    """(parameters, a call that takes a step): as train.py takes it, its images in host memory."""
-    config.train.batch_size = batch
-    mesh = parallel.make_mesh()
-    method = build(config, None, mesh)
-    state = loop.init_state(config, method, None, mesh)
-    count = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    rows = {
-        "image": np.zeros((batch, *method.model.sample_shape), np.uint8),
-        "label": np.zeros(batch, np.int32),
-        "row": np.arange(batch, dtype=np.int32),
-    }
-
-    def take():
-        nonlocal state
-        state, metrics = method.step(state, parallel.shard(rows, mesh))
-        return metrics
-
-    return count, take
 
 
 def their_network(config: ml_collections.ConfigDict) -> diffusers.UNet2DModel:
@@ -107,7 +82,7 @@ def main() -> None:
     )
     for name, _, batch in (part.partition(":") for part in args.networks.split(",")):
         config, batch = load_config(f"configs/{name}.py"), int(batch)
-        count, take = ours(config, batch)
+        count, take = our_training(config, batch)
         plain = their_network(config)
         their_count = sum(p.numel() for p in plain.parameters())
         last, last_compiled = (
