@@ -40,12 +40,10 @@ import numpy as np
 import torch
 
 from benchmarks import torch_networks
-from benchmarks.common import alternate
-from benchmarks.training import ours as our_training
+from benchmarks.common import alternate, our_training
 from configs import cifar10
 from ddim_jax import checkpoints, experiment
 from ddim_jax.model import Model
-from ddim_jax.networks.transformer import DiT
 from ddim_jax.recipe import Recipe
 
 Call = Callable[[], Any]
@@ -169,10 +167,8 @@ class Twin:
 
     def told(self, inputs: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
         """Inputs on the device."""
-        tensors = {name: torch.from_numpy(value).to(PLACE) for name, value in inputs.items()}
-        return {
-            k: v.to(self.kind if v.is_floating_point() else torch.int64) for k, v in tensors.items()
-        }
+        kinds = {k: torch.int64 if v.dtype == np.int32 else self.kind for k, v in inputs.items()}
+        return {k: torch.from_numpy(v).to(PLACE, kinds[k]) for k, v in inputs.items()}
 
     def compiled(self) -> torch.nn.Module:
         """The network compiled, once: all blocks of a DiT are the same program."""
@@ -272,14 +268,10 @@ def sample(case: Case, model: Model, params: Any, twin: Twin) -> tuple[Call, Cal
 
     times = recipe.times(model.schedule)
     levels = [model.schedule.level(t) for t in times]
-    rows = [
-        (
-            float(a.model_time),
-            float(b.alpha / a.alpha),
-            float(b.sigma - a.sigma * b.alpha / a.alpha),
-        )
-        for a, b in zip(levels, levels[1:], strict=False)
-    ]
+    rows = []
+    for a, b in zip(levels, levels[1:], strict=False):
+        scale = b.alpha / a.alpha
+        rows.append((float(a.model_time), float(scale), float(b.sigma - scale * a.sigma)))
 
     def theirs(net, wrap):
         x, t = twin.put(noise), torch.zeros(case.batch, device=PLACE)
@@ -494,9 +486,8 @@ def main() -> None:
     try:
         with within(args.seconds):
             product(512 if args.toy else 8192)
-            for _, group in groupby(
-                args.cases, lambda case: (case.network, case.dtype, case.kind == "train")
-            ):
+            same = lambda case: (case.network, case.dtype, case.kind == "train")  # noqa: E731
+            for _, group in groupby(args.cases, same):
                 together(list(group), args)
     except Late:
         print("time is up; the other cases are left out", flush=True)
