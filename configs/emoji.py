@@ -43,6 +43,7 @@ def get_config() -> ml_collections.ConfigDict:
         text_features=128,
         modulation="shared",
         time_scale=1000.0,
+        dropout=0.1,
         dtype="float32",
     )
     config.schedule = dict(name="rectified_flow")
