@@ -120,8 +120,11 @@ def _whole_numbers(config: ml_collections.ConfigDict) -> ml_collections.ConfigDi
 
 
 def version() -> str:
-    """Of the package; configs in files say it."""
-    return importlib.metadata.version("ddim_jax")
+    """Of the package; configs in files say it. A copy that runs uninstalled has none."""
+    try:
+        return importlib.metadata.version("ddim_jax")
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def of_file(config: dict[str, Any]) -> ml_collections.ConfigDict:
