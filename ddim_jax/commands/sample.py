@@ -295,7 +295,12 @@ def _load(like=None):
 
     own = flags.FLAGS["checkpoint"].using_default_value
     checkpoint = like.checkpoint if like is not None and own else CHECKPOINT.value
-    model = checkpoints.load(checkpoint, dtype=_dtype(checkpoint), lora=tuple(LORA.value))
+    model = checkpoints.load(
+        checkpoint,
+        dtype=DTYPE.value,
+        lora=tuple(LORA.value),
+        accelerated=True if PLAN.value else None,
+    )
     model = model.sized(command_line.size(SIZE.value) if like is None else like.size)
     if like is not None:
         model = model.replace(recipe=like.recipe)
@@ -308,13 +313,6 @@ def _load(like=None):
     if recipe.stride and recipe.stride.endswith(".json"):
         _note_differences(model, recipe)
     return model, recipe
-
-
-def _dtype(checkpoint: str) -> str | None:
-    """`--dtype`; for a plan, what published pipelines have on its devices."""
-    folder = (Path(checkpoint).expanduser() / "model_index.json").exists()
-    published = folder or checkpoint.startswith("shapes:")
-    return DTYPE.value or ("bfloat16" if PLAN.value and published else None)
 
 
 def _recipe(model):
