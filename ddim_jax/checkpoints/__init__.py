@@ -15,7 +15,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from ddim_jax import codecs
+from ddim_jax import codecs, fingerprints
 from ddim_jax.checkpoints import diffusers, hub, parts, pipelines, single_file, weights_file
 from ddim_jax.checkpoints import lora as loras
 from ddim_jax.checkpoints.tensors import DTYPES
@@ -59,10 +59,13 @@ def load(
         FileNotFoundError: there is no such checkpoint.
         ValueError: it is damaged, or its parameters are not those of its config.
     """
+    merged = [loras.parse(str(one)) for one in ([lora] if isinstance(lora, (str, Path)) else lora)]
+    for path, _ in merged:
+        loras.find(path)
     fast = jax.default_backend() != "cpu" if accelerated is None else accelerated
     model = _load(checkpoint, dtype, "bfloat16" if fast else "float32")
-    for file in [lora] if isinstance(lora, (str, Path)) else lora:
-        model = _merged(model, *loras.parse(str(file)))
+    for path, scale in merged:
+        model = _merged(model, path, scale)
     return model if dtype is None else _cast(model, dtype)
 
 
@@ -127,9 +130,12 @@ def _merged(model: Model, path: Path, scale: float) -> Model:
     texts = model.inputs.encode
     encoders = zip(texts.params, texts.networks, strict=True) if texts else ()
     params, text_params = loras.apply(path, scale, model.params, model.network, encoders)
-    return model.with_parts(
+    model = model.with_parts(
         params, model.codec.params, text_params, texts.tokenizers if texts else ()
     )
+    sha256 = fingerprints.of_file(loras.find(path))
+    merged = {"path": str(path.expanduser().absolute()), "scale": scale, "sha256": sha256}
+    return model.replace(loras=(*model.loras, merged))
 
 
 def _cast(model: Model, dtype: str) -> Model:

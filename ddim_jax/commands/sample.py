@@ -183,9 +183,8 @@ def _generate(model, recipe, like, trajectory: bool):
         parallel=PARALLEL.value,
     ).first(count)
     places = np.arange(count) if like is None else like.index
-    checkpoint = CHECKPOINT.value if like is None else like.checkpoint
     about = provenance.about(
-        model, recipe, seed=seed, index=places, labels=drawing.labels, checkpoint=checkpoint,
+        model, recipe, seed=seed, index=places, labels=drawing.labels, checkpoint=_checkpoint(like),
         batch_size=batch_size, prompts=prompts, negative_prompt=negative_prompt,
     )  # fmt: skip
     return drawing, about
@@ -293,12 +292,13 @@ def _load(like=None):
     """The model and recipe that the flags, or a picture to be drawn again, name, checked."""
     from ddim_jax import checkpoints, command_line
 
-    own = flags.FLAGS["checkpoint"].using_default_value
-    checkpoint = like.checkpoint if like is not None and own else CHECKPOINT.value
+    lora, dtype = tuple(LORA.value), DTYPE.value
+    if like is not None:
+        lora, dtype = lora or like.lora_files(), dtype or like.dtype
     model = checkpoints.load(
-        checkpoint,
-        dtype=DTYPE.value,
-        lora=tuple(LORA.value),
+        _checkpoint(like),
+        dtype=dtype,
+        lora=lora,
         accelerated=True if PLAN.value else None,
     )
     model = model.sized(command_line.size(SIZE.value) if like is None else like.size)
@@ -313,6 +313,12 @@ def _load(like=None):
     if recipe.stride and recipe.stride.endswith(".json"):
         _note_differences(model, recipe)
     return model, recipe
+
+
+def _checkpoint(like) -> str:
+    """`--checkpoint`; by default what drew the picture of `--like`."""
+    own = flags.FLAGS["checkpoint"].using_default_value
+    return like.checkpoint if like is not None and own else CHECKPOINT.value
 
 
 def _recipe(model):
