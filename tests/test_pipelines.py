@@ -9,12 +9,14 @@ import pytest
 import safetensors.numpy
 from flax.traverse_util import flatten_dict
 
+from ddim_jax import checkpoints
 from ddim_jax.checkpoints import original_names, parts, pipelines, tensor_files, tensor_names
 from ddim_jax.checkpoints.component_configs import KINDS
-from ddim_jax.checkpoints.published_configs import CONFIGS
+from ddim_jax.checkpoints.published_configs import CONFIGS, unasked
 from ddim_jax.checkpoints.scheduler_options import Options
 from ddim_jax.checkpoints.tensors import renamed
 from tests import published_pipelines as published
+from tests import whole_pipelines
 from tests.published_pipelines import CASES, recorded, samples, some
 from tests.selection import slow_but
 
@@ -407,6 +409,50 @@ def test_what_diffusers_does_not_have(folder, tmp_path):
         with pytest.raises(ValueError, match=message):
             pipelines.write(tmp_path / "new", pipeline._replace(config=config))
     assert list(tmp_path.iterdir()) == [folder]
+
+
+EULER = dict(_class_name="EulerDiscreteScheduler")
+TRAILING = EULER | dict(timestep_spacing="trailing")
+
+
+@pytest.mark.parametrize(
+    "name, scheduler, told, scale, steps",
+    [
+        ("StableDiffusionPipeline", TRAILING, False, 1.0, 4),  # SD-Turbo
+        (
+            "StableDiffusionXLPipeline",  # SDXL-Turbo
+            TRAILING | dict(_class_name="EulerAncestralDiscreteScheduler"), False, 1.0, 4,
+        ),
+        ("StableDiffusionXLImg2ImgPipeline", TRAILING, False, 1.0, 4),
+        ("StableDiffusionXLPipeline", dict(_class_name="TCDScheduler"), False, 1.0, 4),
+        ("StableDiffusionPipeline", dict(_class_name="LCMScheduler"), False, 1.0, 4),  # LCM-LoRA
+        ("StableDiffusionXLPipeline", dict(_class_name="LCMScheduler"), True, 5.0, None),
+        ("LatentConsistencyModelPipeline", dict(_class_name="LCMScheduler"), True, 8.5, None),
+        ("StableDiffusionXLPipeline", EULER | dict(timestep_spacing="leading"), False, 5.0, None),
+        ("StableDiffusionPipeline", EULER, False, 7.5, None),
+        ("StableDiffusionPipeline", TRAILING | {"rescale_betas_zero_snr": True}, False, 7.5, None),
+        (
+            "StableDiffusionPipeline",
+            TRAILING | dict(_class_name="DPMSolverMultistepScheduler"), False, 7.5, None,
+        ),
+        ("DiTPipeline", TRAILING, False, 4.0, None),
+    ],
+)  # fmt: skip
+def test_distilled_networks_are_drawn_without_guidance(name, scheduler, told, scale, steps):
+    found = unasked(name, scheduler, told)
+    assert (found["guidance_scale"], found.get("steps")) == (scale, steps)
+
+
+def test_a_turbo_folder_draws_without_guidance_and_is_written_back(tmp_path):
+    run = whole_pipelines.RUNS["sd1 ancestral, turbo"]
+    scheduler = dict(_class_name=run.scheduler, **run.options)
+    folder = whole_pipelines.write(tmp_path / "turbo", run, scheduler)
+    model = checkpoints.load(folder)
+    assert model.recipe.guidance_scale == 1 and model.recipe.steps == 4
+    pipelines.write(tmp_path / "again", pipelines.read(folder))
+    written = tmp_path / "again" / "scheduler" / "scheduler_config.json"
+    assert json.loads(written.read_text()) == scheduler
+    assert checkpoints.load(tmp_path / "again").recipe == model.recipe
 
 
 def test_a_new_schedule_is_written_as_one_of_ddim(folder, tmp_path):
