@@ -20,7 +20,7 @@ from ddim_jax.inputs import Inputs
 from ddim_jax.model import Model
 from ddim_jax.names import as_whole, check_options, check_range, lookup, make
 from ddim_jax.networks import AUTOENCODERS, NETWORKS
-from ddim_jax.networks.clip import ClipText
+from ddim_jax.networks.clip import TEXT_ENCODERS
 from ddim_jax.predictions import PREDICTIONS
 from ddim_jax.recipe import Recipe
 from ddim_jax.schedules import SCHEDULES
@@ -120,8 +120,11 @@ def _whole_numbers(config: ml_collections.ConfigDict) -> ml_collections.ConfigDi
 
 
 def version() -> str:
-    """Of the package; configs in files say it."""
-    return importlib.metadata.version("ddim_jax")
+    """Of the package; configs in files say it. A copy that runs uninstalled has none."""
+    try:
+        return importlib.metadata.version("ddim_jax")
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
 
 
 def of_file(config: dict[str, Any]) -> ml_collections.ConfigDict:
@@ -195,9 +198,9 @@ def build_texts(section: ml_collections.ConfigDict | None) -> Texts | None:
     encoders = [dict(one) for one in section["encoders"]]
     take = tuple(one.pop("take", "last") for one in encoders)
     pooled = tuple(one.pop("pooled", False) for one in encoders)
-    for one in encoders:
-        check_options(ClipText, one, "text encoder")
-    networks = tuple(ClipText(**one) for one in encoders)
+    networks = tuple(
+        make(TEXT_ENCODERS, {"name": "clip"} | one, "text encoder") for one in encoders
+    )
     return Texts(networks, take=take, pooled=pooled, null=section.get("null", "encode"))
 
 

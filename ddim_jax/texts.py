@@ -23,9 +23,8 @@ from ddim_jax.networks.clip import ClipText
 from ddim_jax.networks.tokenizer import Tokenizer
 
 Array = Any
-TAKES = ("last", "penultimate", "tokens")
-"""Which features of an encoder the network is told; "tokens" are only their numbers, for a network
-that learns its own features: then the encoder is not run and has no parameters."""
+TAKES = ("last", "penultimate")
+"""Which features of an encoder the network is told."""
 FEW, MANY = 2, 16
 """Texts at a time: one program for a prompt and its negative one, one for lists."""
 
@@ -58,8 +57,6 @@ class Texts:
         for take in self.take:
             if take not in TAKES:
                 raise ValueError(f"take must be one of {', '.join(TAKES)}, got {take!r}")
-        if "tokens" in self.take and len(self.take) > 1:
-            raise ValueError(f"tokens are taken of one text encoder alone, got {self.take}")
         if self.null not in ("encode", "zeros"):
             raise ValueError(f"null must be 'encode' or 'zeros', got {self.null!r}")
 
@@ -70,8 +67,8 @@ class Texts:
             texts: P of them; what is beyond the tokenizer's length is cut off with a warning.
 
         Returns:
-            "text" [P, L, W] float32, and of encoders with a pooled text "vector" [P, V]; of one
-            whose tokens are taken [P, L] int32.
+            "text" [P, L, W] float32, and of encoders with a pooled text "vector" [P, V]; of
+            `Tokens` [P, L] int32.
 
         Raises:
             ValueError: the model came without weights of its encoders, or without tokenizers.
@@ -89,8 +86,6 @@ class Texts:
     def _encode(self, number: int, texts: Sequence[str]) -> dict[str, np.ndarray]:
         """What one encoder says, in batches of one size."""
         ids = self.tokenizers[number](texts)
-        if self.take[number] == "tokens":
-            return {"text": ids}
         size = FEW if len(ids) <= FEW else MANY
         program = _program(self.networks[number], self.take[number], self.pooled[number])
         params, parts = jax.device_put(self.params[number]), []

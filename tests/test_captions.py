@@ -89,6 +89,22 @@ def test_a_tokenizer_of_captions_has_a_token_for_each_word(tmp_path):
     np.testing.assert_array_equal(made(texts + ["x"]), again(texts + ["x"]))
 
 
+def test_a_tokenizer_of_so_many_tokens_merges_what_is_frequent(tmp_path):
+    texts = ["low lower lowest", "low low newer", "wider newer"]
+    made = Tokenizer.of_texts(texts, 16, 520)
+    assert made.end == 519 and len(made.options()["merges"]) == 6
+    # by hand: l-o (5), lo-w</w> (3) and e-r</w> (4) by their numbers, the rest by name
+    assert list(map(tuple, made.options()["merges"]))[:2] == [("l", "o"), ("e", "r</w>")]
+    assert len(made.tokens("low")) == 1 and len(made.tokens("lowest")) > 1
+    assert made.text(made.tokens("slower")) == "slower"
+    assert made.options() == Tokenizer.of_texts(texts[::-1], 16, 520).options()
+    made.write(tmp_path / "tokenizer")
+    np.testing.assert_array_equal(Tokenizer.read(tmp_path / "tokenizer")(texts), made(texts))
+    for size in (500, 10_000):
+        with pytest.raises(ValueError, match=f"vocabulary must be within 514..*, got {size}"):
+            Tokenizer.of_texts(texts, 16, size)
+
+
 def test_records_hold_what_the_network_is_told(tmp_path):
     model = tiny_pipeline()
     images = np.zeros((4, 16, 16, 3), np.uint8)

@@ -4,6 +4,7 @@
 learned stride, folders of samples, pairs and a sweep, and what it drew from them.
 """
 
+import importlib.metadata
 import json
 import tarfile
 from pathlib import Path
@@ -131,3 +132,13 @@ def test_files_of_today_say_their_version(tmp_path):
     assert written.version == experiment.version()
     found = experiment.build(workdirs.load_config(tmp_path))
     assert found.recipe.times(found.schedule)[0] == 1.0
+
+
+def test_a_copy_that_is_not_installed_says_so(tmp_path, monkeypatch):
+    def missing(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", missing)
+    path = tmp_path / "copy.safetensors"
+    checkpoints.save(path, ddim_jax.load("digits"))
+    assert ddim_jax.load(path).config.version == "not installed"

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -136,3 +138,17 @@ def test_batch_larger_than_the_source():
 def test_batches_errors(options, parts):
     with rejects(ValueError, *parts):
         data.batches(**{"source": numbered(5), "batch_size": 4, "seed": 0} | options)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_batches_in_memory_are_those_that_are_read_one_by_one(flip):
+    source = data.load("digits")
+    options = dict(seed=3, flip=flip, start_step=49, process_index=1, process_count=2)
+    at_once = data.batches(source, 100, **options)
+    one_by_one = data.batches(dataclasses.replace(source, take=None), 100, **options)
+    for _ in range(2):  # over the end of an epoch
+        first, second = next(at_once), next(one_by_one)
+        assert first.keys() == second.keys()
+        for name in first:
+            assert first[name].dtype == second[name].dtype
+            np.testing.assert_array_equal(first[name], second[name])

@@ -61,4 +61,5 @@ def read(workdir: Path) -> Pipeline | None:
     parts = unflatten_dict(flat, sep="/")
     codec = parts.pop("codec", None)
     config = ml_collections.ConfigDict(content)
-    return Pipeline(config, None, codec, tuple(parts[name] for name in sorted(parts)), tokenizers)
+    text = tuple(parts.get(f"text_{i}", {}) for i in range(len(tokenizers)))
+    return Pipeline(config, None, codec, text, tokenizers)

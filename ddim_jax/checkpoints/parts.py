@@ -23,7 +23,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from ddim_jax import experiment
 from ddim_jax.checkpoints import architecture
 from ddim_jax.model import Model
-from ddim_jax.networks.clip import ClipText
+from ddim_jax.networks.clip import ClipText, Tokens
 from ddim_jax.networks.tokenizer import Tokenizer
 
 EXTRA_KINDS = {1: "depth", 3: "upscale", 4: "edit", 5: "inpaint"}
@@ -99,14 +99,14 @@ def network_shapes(net: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
         net: a diffusion network, an autoencoder or a text encoder.
         shape: of one sample or picture, [H, W, C]; () of a text encoder.
     """
-    if isinstance(net, ClipText):
+    if isinstance(net, ClipText | Tokens):
         args = (jnp.zeros((1, 3), jnp.int32),)
     elif hasattr(net, "inputs"):
         told = {name: jnp.zeros((1, *put.shape), put.dtype) for name, put in net.inputs.items()}
         args = (jnp.zeros((1, *shape)), jnp.zeros(1), told)
     else:
         args = (jnp.zeros((1, *shape)),)
-    return jax.eval_shape(lambda: net.init(jax.random.key(0), *args))["params"]
+    return jax.eval_shape(lambda: net.init(jax.random.key(0), *args).get("params", {}))
 
 
 def flat(pipeline: Pipeline) -> dict[str, Any]:
@@ -163,12 +163,13 @@ def _check_text(nets: Networks, config: Any, tokenizers: tuple, where: str) -> N
     pooled = [
         net.projection or net.width
         for net, encoder in zip(nets.text, config.text["encoders"], strict=True)
-        if encoder["pooled"]
+        if encoder.get("pooled", False)
     ]
-    if sum(pooled) != nets.model.vector_dim:
+    vector = getattr(nets.model, "vector_dim", 0)
+    if sum(pooled) != vector:
         raise ValueError(
             f"{where}: the text encoders give {sum(pooled)} pooled features, the network takes "
-            f"{nets.model.vector_dim}; the refiner of Stable Diffusion XL is not supported"
+            f"{vector}; the refiner of Stable Diffusion XL is not supported"
         )
     for net, tokenizer in zip(nets.text, tokenizers, strict=bool(tokenizers)):
         if tokenizer.end != net.end or tokenizer.length > net.length:

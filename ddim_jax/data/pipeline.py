@@ -58,19 +58,20 @@ def batches(
     _check(source, batch_size, seed, start_step, process_index, process_count)
     # threads assemble batches ahead of time; a small buffer is enough to hide the work
     read = grain.ReadOptions(num_threads=4, prefetch_buffer_size=8)
-    together = getattr(source, "take", None) is not None
-    records = _Rows(len(source)) if together else source
-    dataset = grain.MapDataset.source(records).seed(seed)
+    in_memory = getattr(source, "take", None) is not None
+    dataset = grain.MapDataset.source(_Rows(len(source)) if in_memory else source).seed(seed)
     if shuffle:
         dataset = dataset.shuffle()
     dataset = dataset.repeat(None)
     if flip:
         # Before the slice: the draw belongs to the global position, not to the process.
-        dataset = dataset.random_map(_mark if together else _flip)
-    dataset = dataset.map_with_index(lambda i, one: one | {"row": np.int32(i % batch_size)})
+        dataset = dataset.random_map(_mark if in_memory else _flip)
+    # a batch is a whole number of rounds over the processes
+    places = np.arange(process_index, batch_size, process_count, dtype=np.int32)
     dataset = dataset[process_index::process_count].batch(batch_size // process_count)
-    if together:
-        dataset = dataset.map(lambda batch: _gathered(source, batch))
+    if in_memory:
+        dataset = dataset.map(lambda rows: _gathered(source, rows))
+    dataset = dataset.map(lambda batch: batch | {"row": places})
     iterator = iter(dataset.to_iter_dataset(read))
     iterator.set_state({"next_index": start_step})
     return iterator
@@ -83,7 +84,7 @@ def _flip(example: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
 
 
 class _Rows:
-    """Stands for a source whose batches are gathered at once: records that are their numbers."""
+    """Stands for a source whose batches are gathered at once: its records are their numbers."""
 
     def __init__(self, count: int):
         self._count = count
@@ -91,21 +92,22 @@ class _Rows:
     def __len__(self) -> int:
         return self._count
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"index": index}
+    def __getitem__(self, index: int) -> np.ndarray:
+        return np.array([index, 0])
 
 
-def _mark(example: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-    return example | {"flip": rng.random() < 0.5}
+def _mark(number: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return np.array([number[0], rng.random() < 0.5])
 
 
-def _gathered(source: Source, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The batch of records by their numbers, mirrored where it says so."""
-    records = source.batch(batch["index"])
-    if "flip" in batch:
-        marked = batch["flip"][:, None, None, None]
-        records["image"] = np.where(marked, records["image"][:, :, ::-1], records["image"])
-    return records | {"row": batch["row"]}
+def _gathered(source: Source, numbers: np.ndarray) -> dict[str, np.ndarray]:
+    """The batch of records by their numbers, mirrored where the second column says so."""
+    rows, mirrored = numbers.T
+    batch = source.batch(rows)
+    if mirrored.any():
+        marked = mirrored[:, None, None, None] == 1
+        batch["image"] = np.where(marked, batch["image"][:, :, ::-1], batch["image"])
+    return batch
 
 
 def _check(source, batch_size, seed, start_step, process_index, process_count) -> None:

@@ -6,6 +6,8 @@
     CLIP-L (SDXL)        768      12     12    3072  quick_gelu  -           penultimate
     OpenCLIP-G (SDXL)   1280      32     20    5120  gelu        1280        penultimate, pooled
 
+`Tokens` stands for an encoder where a network learns the features of tokens itself.
+
 The 24th layer of OpenCLIP-H is left out in SD 2. Layers see the tokens before theirs only, so the
 end token's features are of the whole text; padding after it changes nothing before it.
 
@@ -38,6 +40,27 @@ class Text(NamedTuple):
     last: Array
     penultimate: Array
     pooled: Array
+
+
+class Tokens(nn.Module):
+    """No encoder: what a network is told of a text are the numbers of its tokens.
+
+    Attributes:
+        vocabulary: number of tokens.
+        length: most tokens of a text.
+        end: the token after a text.
+    """
+
+    vocabulary: int
+    length: int
+    end: int
+
+    width = 0
+    """Features of a token: none."""
+
+    def __call__(self, ids) -> Text:
+        """Returns ids [B, L] int32, as all there is to say of a text."""
+        return Text(ids, ids, ids)
 
 
 class ClipLayer(nn.Module):
@@ -144,3 +167,7 @@ class ClipText(nn.Module):
             )
         if not jnp.issubdtype(ids.dtype, jnp.integer):
             raise ValueError(f"ids must be integers, got {ids.dtype}")
+
+
+TEXT_ENCODERS = {"clip": ClipText, "tokens": Tokens}
+"""Text encoders by the name that a config's section `text` uses; "clip" where it has none."""

@@ -4,9 +4,10 @@
     config.text = dict(start_from=FOLDER)               the text encoders of a pipeline, or
     config.text = dict(encoders=(dict(...),))           random ones, and a tokenizer of the captions
 
-`start_from` fills in the section's other fields. None of these networks is trained. The scale of
-an autoencoder that was trained here is measured, so that its latents have unit variance. The
-workdir keeps a copy of all, see `checkpoints/around.py`, so that it draws alone.
+`start_from` fills in the section's other fields; a run that starts from a network of latents or
+texts (`config.start_from`) has that one's, whatever its own sections say. None of these networks is
+trained. The scale of an autoencoder that was trained here is measured, so that its latents have
+unit variance. The workdir keeps a copy of all, see `checkpoints/around.py`, so that it draws alone.
 
 Source: Rombach et al. 2022 (arXiv:2112.10752), appendix G (the scale).
 """
@@ -22,11 +23,12 @@ import numpy as np
 
 from ddim_jax import checkpoints, experiment
 from ddim_jax.checkpoints import around
-from ddim_jax.checkpoints.parts import Pipeline
+from ddim_jax.checkpoints.parts import Pipeline, pipeline_of
 from ddim_jax.codecs import to_unit_range
 from ddim_jax.data import Source
 from ddim_jax.model import Model
 from ddim_jax.networks.autoencoder import AutoencoderKL
+from ddim_jax.networks.clip import Tokens
 from ddim_jax.networks.tokenizer import Tokenizer
 from ddim_jax.rows import Rows
 
@@ -36,7 +38,7 @@ BATCH = 64
 
 
 def load(
-    config: ml_collections.ConfigDict, workdir: Path, source: Any
+    config: ml_collections.ConfigDict, workdir: Path, source: Any, start: Model | None = None
 ) -> tuple[ml_collections.ConfigDict, Pipeline | None]:
     """The config with complete sections `codec` and `text`, and the parameters of what they name.
 
@@ -44,6 +46,7 @@ def load(
         config: of the run.
         workdir: of the run, which may hold them.
         source: pictures, and captions for a network that is told texts.
+        start: what the run starts from, if anything: of latents and texts, it brings its own.
 
     Returns:
         The config, and a pipeline without its own network; None where neither section is.
@@ -61,8 +64,12 @@ def load(
             for name, section in kept.config.items():
                 config[name] = ml_collections.ConfigDict({**section, **(config.get(name) or {})})
             return config, kept._replace(config=config)
-        codec_params = _codec(config, source) if config.get("codec") else None
-        texts = _texts(config, source) if config.get("text") else ((), ())
+        given = Pipeline(config, None) if start is None else pipeline_of(start)
+        codec_params, texts = given.codec_params, given[3:]
+        if config.get("codec") and codec_params is None:
+            codec_params = _codec(config, source)
+        if config.get("text") and not texts[0]:
+            texts = _texts(config, source)
     return config, Pipeline(config, None, codec_params, *texts)
 
 
@@ -136,11 +143,10 @@ def _texts(config: ml_collections.ConfigDict, source: Any) -> tuple[tuple, tuple
         return model.inputs.encode.params, model.inputs.encode.tokenizers
     texts = experiment.build(config).inputs.encode
     check_captions(config, source)
-    encoders = list(zip(texts.networks, texts.take, strict=True))
-    params = [_init(network, take, config.seed, i) for i, (network, take) in enumerate(encoders)]
-    # tokens are learnt by the network: rare words in pieces; random ones are better off whole
-    size = texts.networks[0].vocabulary if "tokens" in texts.take else None
-    length = texts.networks[0].length
+    params = [_init(network, config.seed, i) for i, network in enumerate(texts.networks)]
+    # a network learns tokens: rare words in pieces; of random ones each word is better off whole
+    learnt = isinstance(texts.networks[0], Tokens)
+    length, size = texts.networks[0].length, texts.networks[0].vocabulary if learnt else None
     tokenizer = Tokenizer.of_texts(sorted(set(source.captions)), length, size)
     for network in texts.networks:
         if (network.vocabulary, network.end) != (tokenizer.end + 1, tokenizer.end):
@@ -152,13 +158,11 @@ def _texts(config: ml_collections.ConfigDict, source: Any) -> tuple[tuple, tuple
     return tuple(params), (tokenizer,) * len(texts.networks)
 
 
-def _init(network: Any, take: str, seed: int, number: int) -> Any:
-    """Random parameters of a text encoder; none where only tokens are taken."""
-    if take == "tokens":
-        return {}
+def _init(network: Any, seed: int, number: int) -> Any:
+    """Random parameters of a text encoder."""
     key = jax.random.fold_in(jax.random.key(seed), number)
     ids = jnp.zeros((1, network.length), jnp.int32)
-    return jax.device_get(jax.jit(network.init)(key, ids)["params"])
+    return jax.device_get(jax.jit(network.init)(key, ids).get("params", {}))
 
 
 def check_captions(config: ml_collections.ConfigDict, source: Any) -> None:

@@ -59,7 +59,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> TrainState:
     config = teacher.resolve(config, start)
     parts_needed = config.get("codec") or config.get("text")
     source = experiment.load_data(config) if parts_needed else None
-    config, parts = around.load(config, workdir, source)
+    config, parts = around.load(config, workdir, source, start)
     method = build(config, start, mesh, parts)
     if start is not None:
         teacher.check(config, start.config, method.loss.needs_teacher)

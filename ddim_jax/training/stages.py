@@ -112,6 +112,7 @@ def check(stages: list) -> None:
         with _named(folder):
             if options := dict(stage.get("pairs") or {}):
                 reflow_pairs.check(before, options)
+            stage = teacher.resolve(stage, before)
             method = build(stage, before, parallel.make_mesh())
             if config is not None:
                 teacher.check(stage, config, method.loss.needs_teacher)

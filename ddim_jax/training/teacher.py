@@ -48,12 +48,19 @@ def load(config: ml_collections.ConfigDict, workdir: Path | None = None) -> Mode
 def resolve(config: ml_collections.ConfigDict, start: Model | None) -> ml_collections.ConfigDict:
     """The config with what it leaves open: as what it starts from, or as its data, are.
 
+    Autoencoder and text encoders are those of what it starts from, if that has any.
+
     Raises:
         FileNotFoundError: the data are not there.
         ValueError: see `experiment.resolve`.
     """
     if start is None:
         return experiment.resolve(config)
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        for name in ("codec", "text"):
+            if section := (start.config.get(name) if start.config else None):
+                config[name] = ml_collections.ConfigDict(section)
     shape, classes = start.codec.picture_shape, start.inputs.num_classes
     return experiment.resolve(config, Source(start.name, shape, classes, 0, None))
 
