@@ -2,8 +2,10 @@
 
 import functools
 import json
+import tracemalloc
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -14,7 +16,7 @@ from ddim_jax.checkpoints import original_names, parts, pipelines, tensor_files,
 from ddim_jax.checkpoints.component_configs import KINDS
 from ddim_jax.checkpoints.published_configs import CONFIGS, unasked
 from ddim_jax.checkpoints.scheduler_options import Options
-from ddim_jax.checkpoints.tensors import renamed
+from ddim_jax.checkpoints.tensors import Entry, renamed, to_ours, to_theirs
 from tests import published_pipelines as published
 from tests import whole_pipelines
 from tests.published_pipelines import CASES, recorded, samples, some
@@ -279,6 +281,41 @@ def test_choice_of_files():
     assert tensor_files.choose(names, "diffusion_pytorch_model") is None
     names = {"model.safetensors.index.fp16.json"}
     assert tensor_files.choose(names, "model") == "model.safetensors.index.fp16.json"
+
+
+def test_written_files_are_those_of_safetensors(tmp_path):
+    """Byte for byte, also of tensors that are views, in any order; of another dtype its numbers."""
+    rows = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    tensors = {
+        "b": rows.T, "a": rows[:, 1], "half": rows.astype(jnp.bfloat16).transpose(1, 0, 2),
+        "one": np.float32(3), "none": np.zeros((0, 3), np.float16), "whole": np.arange(3),
+        "ä": np.arange(3, dtype=np.uint8),
+    }  # fmt: skip
+    packed = {name: np.array(value, order="C") for name, value in tensors.items()}
+    for metadata in ({"format": "pt"}, {}):
+        tensor_files.save(tmp_path / "a.safetensors", tensors, metadata)
+        wanted = safetensors.numpy.save(packed, metadata or None)
+        assert (tmp_path / "a.safetensors").read_bytes() == wanted
+    tensor_files.save(tmp_path / "a.safetensors", {"b": rows.T}, {}, "bfloat16")
+    found = safetensors.numpy.load_file(tmp_path / "a.safetensors")["b"]
+    np.testing.assert_array_equal(found, rows.T.astype(jnp.bfloat16))
+    with pytest.raises(ValueError, match="b holds numbers that are not finite in float16"):
+        tensor_files.save(tmp_path / "c.safetensors", {"b": rows.T * 1e6}, {}, "float16")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+def test_writing_copies_one_tensor_at_a_time(tmp_path, dtype):
+    """Of 24 kernels of 1 MB."""
+    params = {f"layer_{i}": {"kernel": np.ones((3, 3, 128, 228), np.float32)} for i in range(24)}
+    entries = [Entry(f"layer_{i}/kernel", (f"{i}.weight",)) for i in range(24)]
+    tracemalloc.start()
+    tensor_files.save(tmp_path / "a.safetensors", to_theirs(entries, params), {}, dtype)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4e6
+    back = to_ours(entries, tensor_files.Tensors([tmp_path / "a.safetensors"]))
+    jax.tree.map(np.testing.assert_array_equal, back, params)
 
 
 def test_pickles_are_not_opened(folder):
