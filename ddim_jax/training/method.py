@@ -35,7 +35,7 @@ class Method(NamedTuple):
         loss: the training method.
         optimizer: of optax.
         learning_rate: updates done -> the next one's learning rate.
-        step: compiled `(state, batch) -> (state, metrics)`.
+        step: compiled `(state, batch, codec_params) -> (state, metrics)`.
         low_rank: the factors that are trained in place of the parameters; None: the parameters.
     """
 
@@ -76,7 +76,10 @@ def build(
 
     def step(axis: str | None, gather: Callable | None = None) -> Callable:
         gather = gather if low_rank is None else _merging(low_rank, gather)
-        return make_step(loss, optimizer, ema, axis, gather, accumulate, model.codec)
+        encode = model.codec.encode
+        if axis is None and model.draws_latents:
+            encode = parallel.by_rows(encode, mesh)
+        return make_step(loss, optimizer, ema, axis, gather, accumulate, encode)
 
     step_fn = parallel.parallelise_step(step, config.parallel, mesh)
     return Method(model, loss, optimizer, build_learning_rate(config), step_fn, low_rank)

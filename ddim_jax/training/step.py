@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ddim_jax.codecs import Codec
 from ddim_jax.losses import Loss
 from ddim_jax.training.state import Ema, TrainState
 
@@ -26,9 +25,9 @@ def make_step(
     axis_name: str | None = None,
     gather: Callable[[Any], Any] | None = None,
     accumulate: int = 1,
-    codec: Codec | None = None,
-) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
-    """A pure train step `(state, batch) -> (state, metrics)`; jit or pmap it (see `parallel`).
+    encode: Callable[[Any, Any], Any] | None = None,
+) -> Callable[..., tuple[TrainState, dict]]:
+    """A pure train step `(state, batch, codec_params) -> (state, metrics)`, see `parallel`.
 
     Args:
         loss: the training method.
@@ -38,11 +37,12 @@ def make_step(
         gather: (params, frozen) of the state -> those of the loss: puts together what is split over
             devices, changes a base by factors; None if they are the same.
         accumulate: parts that a batch is taken in; divides its rows on every device.
-        codec: makes samples of `batch["image"]`; None: they are samples.
+        encode: (codec_params, `batch["image"]`) -> samples; None: they are samples.
 
     Returns:
         The step. `batch["row"]` are the places in the global batch, if they are not 0, 1, ...;
-        metrics are scalars, among them "loss", "grad_norm" and "finite".
+        `codec_params`, None by default, do not change; metrics are scalars, among them "loss",
+        "grad_norm" and "finite".
     """
 
     def objective(params, frozen, batch, keys, step):
@@ -52,9 +52,9 @@ def make_step(
 
     compute = _accumulated(jax.value_and_grad(objective, has_aux=True), accumulate)
 
-    def step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
-        if codec is not None:
-            batch = batch | {"image": codec.encode(codec.params, batch["image"], None)}
+    def step(state: TrainState, batch: dict, codec_params: Any = None) -> tuple[TrainState, dict]:
+        if encode is not None:
+            batch = batch | {"image": encode(codec_params, batch["image"])}
         keys = _row_keys(state, batch, axis_name)
         metrics, grads = compute(state.params, state.frozen, batch, keys, state.step)
         if axis_name is not None:
