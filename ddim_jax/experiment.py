@@ -53,7 +53,7 @@ def load_data(config: ml_collections.ConfigDict, **options: Any) -> Any:
             f"config.data.channels must be 1 (grey), 3 (RGB) or None (as stored), got "
             f"{section.channels!r}"
         )
-    return data.load(
+    source = data.load(
         section.name,
         section.split,
         image_size=section.get("resize") or None,
@@ -63,6 +63,29 @@ def load_data(config: ml_collections.ConfigDict, **options: Any) -> Any:
         skip_unreadable=section.get("skip_unreadable", False),
         **options,
     )
+    if getattr(source, "autoencoder", None) and section.get("flip") and not source.mirrors:
+        raise ValueError(
+            f"{source.name} holds no mirrored images, and config.data.flip=True asks for them; "
+            "encode them with --flip, or set it to False"
+        )
+    return source
+
+
+def samples_latents(config: ml_collections.ConfigDict) -> bool:
+    """Whether training draws latents anew in each step; else it takes their means.
+
+    By default those of a set are drawn, and of pictures that are encoded here the means are taken.
+
+    Raises:
+        ValueError: config.data.latents is something else.
+    """
+    chosen = config.data.get("latents")
+    if chosen not in (None, "sample", "mean"):
+        raise ValueError(
+            f"config.data.latents must be 'sample', 'mean' or None, got {chosen!r}; None: 'sample' "
+            "of latents:DIR, 'mean' of pictures"
+        )
+    return chosen == "sample" or (chosen is None and config.data.name.startswith("latents:"))
 
 
 def is_open(config: ml_collections.ConfigDict) -> bool:

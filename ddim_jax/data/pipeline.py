@@ -101,11 +101,7 @@ def _mark(example: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
 
 def _gathered(source: Source, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The batch of records by their numbers, mirrored where it says so."""
-    records = source.batch(batch["index"])
-    if "flip" in batch:
-        marked = batch["flip"][:, None, None, None]
-        records["image"] = np.where(marked, records["image"][:, :, ::-1], records["image"])
-    return records | {"row": batch["row"]}
+    return source.batch(batch["index"], batch.get("flip")) | {"row": batch["row"]}
 
 
 def _check(source, batch_size, seed, start_step, process_index, process_count) -> None:

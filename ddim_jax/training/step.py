@@ -18,6 +18,9 @@ from ddim_jax.codecs import Codec
 from ddim_jax.losses import Loss
 from ddim_jax.training.state import Ema, TrainState
 
+CODEC = 2**20
+"""What a row's key is folded with for its codec; losses take small numbers."""
+
 
 def make_step(
     loss: Loss,
@@ -27,6 +30,7 @@ def make_step(
     gather: Callable[[Any], Any] | None = None,
     accumulate: int = 1,
     codec: Codec | None = None,
+    sample: bool = False,
 ) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
     """A pure train step `(state, batch) -> (state, metrics)`; jit or pmap it (see `parallel`).
 
@@ -39,6 +43,7 @@ def make_step(
             devices, changes a base by factors; None if they are the same.
         accumulate: parts that a batch is taken in; divides its rows on every device.
         codec: makes samples of `batch["image"]`; None: they are samples.
+        sample: a codec that can draw draws anew in each step; else it takes the mean.
 
     Returns:
         The step. `batch["row"]` are the places in the global batch, if they are not 0, 1, ...;
@@ -53,9 +58,10 @@ def make_step(
     compute = _accumulated(jax.value_and_grad(objective, has_aux=True), accumulate)
 
     def step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
-        if codec is not None:
-            batch = batch | {"image": codec.encode(codec.params, batch["image"], None)}
         keys = _row_keys(state, batch, axis_name)
+        if codec is not None:
+            own = jax.vmap(lambda key: jax.random.fold_in(key, CODEC))(keys) if sample else None
+            batch = batch | {"image": codec.encode(codec.params, batch["image"], own)}
         metrics, grads = compute(state.params, state.frozen, batch, keys, state.step)
         if axis_name is not None:
             metrics, grads = jax.lax.pmean((metrics, grads), axis_name)
