@@ -42,8 +42,9 @@ def load_data(config: ml_collections.ConfigDict, **options: Any) -> Any:
     for name in ("flip", "pad", "skip_unreadable"):
         if not isinstance(section.get(name, False), bool):
             raise ValueError(f"config.data.{name} must be True or False, got {section[name]!r}")
-    if not isinstance(section.name, str):
-        raise ValueError(f"config.data.name must be text, got {section.name!r}")
+    for name in ("name", "caption"):
+        if not isinstance(section.get(name) or "", str):
+            raise ValueError(f"config.data.{name} must be text, got {section[name]!r}")
     if section.get("resize"):
         for side in height_width(section.resize):
             hint = "None keeps the size"
@@ -61,6 +62,7 @@ def load_data(config: ml_collections.ConfigDict, **options: Any) -> Any:
         data_dir=section.get("data_dir") or None,
         pad=section.get("pad", False),
         skip_unreadable=section.get("skip_unreadable", False),
+        caption=section.get("caption") or None,
         **options,
     )
     if getattr(source, "autoencoder", None) and section.get("flip") and not source.mirrors:

@@ -20,7 +20,7 @@ from jax.experimental import multihost_utils
 from tqdm import tqdm
 
 from ddim_jax import codecs, command_line, data, experiment, files, interrupts, parallel
-from ddim_jax.data import latent_sets
+from ddim_jax.data import captions, latent_sets
 from ddim_jax.fingerprints import fingerprint
 from ddim_jax.training import around, teacher
 
@@ -114,6 +114,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--channels", type=int, help="1 grey, 3 RGB; default as stored")
     parser.add_argument("--pad", action="store_true", help="with --resize: crop nothing")
     parser.add_argument("--skip_unreadable", action="store_true", help="leave out such files")
+    parser.add_argument("--caption", help="a feature of a TFDS dataset, its captions")
     parser.add_argument("--data_dir", help="where TFDS datasets are")
     parser.add_argument("--flip", action="store_true", help="encode mirrored images too")
     parser.add_argument("--distributed", action="store_true", help="join other processes")
@@ -135,13 +136,14 @@ def run(args: argparse.Namespace) -> None:
     source = data.load(
         args.source, args.split, image_size=_size(args.resize), channels=args.channels,
         data_dir=args.data_dir, pad=args.pad, skip_unreadable=args.skip_unreadable,
+        caption=args.caption,
     )  # fmt: skip
     if not isinstance(source, data.Source) or source.autoencoder:
         raise ValueError(f"{args.source} holds no pictures; encode the data that it was made of")
     encode(source, args.autoencoder, Path(args.out), flip=args.flip)
     if jax.process_index() == 0:
-        if source.note:
-            print(f"note: {source.note}")
+        for note in filter(None, (source.note, captions.note(source.captions))):
+            print(f"note: {note}")
         print(
             f"{args.out}: latents of {len(source):,} images{' and their mirrors' * args.flip}; "
             f"train with --config.data.name=latents:{args.out} "

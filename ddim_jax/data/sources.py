@@ -112,6 +112,7 @@ def load(
     pad: bool = False,
     skip_unreadable: bool = False,
     checked: bool = True,
+    caption: str | None = None,
 ) -> Source | noise_pairs.PairSource:
     """Returns the source that a spec names.
 
@@ -128,6 +129,7 @@ def load(
         skip_unreadable: leave out files of a folder that cannot be read, and note it.
         checked: False where only shape and classes are wanted: the files of a folder are not
             checked, and a TFDS dataset need not be there.
+        caption: name of a TFDS dataset's feature, whose texts are the captions.
 
     Raises:
         FileNotFoundError: a path does not exist.
@@ -141,6 +143,10 @@ def load(
             for side in height_width(image_size)
         )
     kind, _, path = spec.partition(":")
+    if caption and (spec == "digits" or kind in ("pairs", "latents", "npz", "folder")):
+        raise ValueError(
+            f"caption={caption!r} is for TFDS datasets, {spec} has its own or none; leave it out"
+        )
     if spec == "digits":
         arrays = digits.read(split)
         source = _of_arrays(spec, *arrays, (), image_size, channels, pad)
@@ -170,7 +176,9 @@ def load(
         if not checked:
             shape, classes, names = tfds.describe(spec, image_size, channels, data_dir)
             return Source(spec, shape, classes, 0, lambda index: None, names)
-        return Source(spec, *tfds.open_dataset(spec, split, image_size, channels, data_dir, pad))
+        fields = tfds.open_dataset(spec, split, image_size, channels, data_dir, pad)
+        texts = tfds.read_captions(spec, split, data_dir, caption) if caption else ()
+        return Source(spec, *fields, captions=texts)
     except tfds.UnknownDatasetError as error:
         raise ValueError(_unknown(spec, error)) from error
 

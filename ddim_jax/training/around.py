@@ -24,7 +24,7 @@ from ddim_jax import checkpoints, experiment
 from ddim_jax.checkpoints import around
 from ddim_jax.checkpoints.parts import Pipeline
 from ddim_jax.codecs import to_unit_range
-from ddim_jax.data import latent_sets
+from ddim_jax.data import captions, latent_sets
 from ddim_jax.fingerprints import fingerprint
 from ddim_jax.model import Model
 from ddim_jax.networks.autoencoder import AutoencoderKL
@@ -202,8 +202,14 @@ def check_captions(config: ml_collections.ConfigDict, source: Any) -> None:
     if not getattr(source, "captions", ()):
         raise ValueError(
             f"{config.data.name} has no captions for a network that is told texts; put "
-            "metadata.jsonl into the folder or 'captions' into the npz file, see docs/training.md"
+            "metadata.jsonl into the folder or 'captions' into the npz file, or name a feature of "
+            "a TFDS dataset with config.data.caption, see docs/training.md"
         )
+
+
+def note(model: Model, source: Any) -> str:
+    """What the captions of a run lack, in words; "" for nothing."""
+    return captions.note(getattr(source, "captions", ())) if model.inputs.takes("text") else ""
 
 
 def told(config: ml_collections.ConfigDict, model: Model, source: Any) -> Any:
