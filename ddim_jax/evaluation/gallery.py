@@ -2,8 +2,8 @@
 
 A drawn picture was asked for by a name and a style. Its rank is how near the real picture of that
 name and style is to it among all real pictures of that style: 1 if none is nearer. Nearness is the
-cosine of embeddings, e = W f + b of features f. Pictures that are equal under two names are equally
-near, which is no error: rank = 1 + number of nearer ones.
+cosine of embeddings, e = W f + b of features f. Pictures that are equal under two names count as
+one: finding either is right. Of others that are as near, the asked one is the last.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,9 +12,6 @@ from typing import NamedTuple
 import numpy as np
 
 from ddim_jax.names import did_you_mean
-
-EQUAL = 1e-5
-"""Cosines that differ by less are equal."""
 
 SHOWN = (1, 5)
 """The ranks up to which an asked picture counts as found."""
@@ -71,6 +68,8 @@ class Gallery(NamedTuple):
             )
         asked, styles = np.array([numbers[name] for name in names]), np.asarray(styles)
         drawn, real = self.embed(np.asarray(pool)), self.embed(self.pool)
+        _, equal = np.unique(self.pool, axis=0, return_inverse=True)
+        equal = equal.ravel()
         ranks = np.zeros(len(asked), int)
         for style in np.unique(styles):
             rows, shown = np.flatnonzero(styles == style), np.flatnonzero(self.style == style)
@@ -81,8 +80,10 @@ class Gallery(NamedTuple):
                 known = 0 <= style < len(self.styles)
                 where = self.styles[style] if known else f"style {style} of {len(self.styles)}"
                 raise ValueError(f"the gallery has no {self.names[missing]!r} in {where}")
-            own = np.where(right, near, -np.inf).max(axis=1, keepdims=True)
-            ranks[rows] = 1 + np.sum(near > own + EQUAL, axis=1)
+            own = np.where(right, near, -np.inf)
+            same = equal[shown] == equal[shown[own.argmax(axis=1)]][:, None]
+            nearer = (near >= own.max(axis=1, keepdims=True)) & ~same
+            ranks[rows] = 1 + nearer.sum(axis=1)
         return ranks
 
 
