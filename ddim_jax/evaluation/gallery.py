@@ -6,7 +6,7 @@ cosine of embeddings, e = W f + b of features f. Pictures that are equal under t
 one: finding either is right. Of others that are as near, the asked one is the last.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -48,6 +48,13 @@ class Gallery(NamedTuple):
         order = np.random.default_rng(seed).permutation(len(self.name))
         return tuple(self.names[k] for k in self.name[order]), self.style[order].astype(np.int32)
 
+    def known(self, names: Sequence[str], styles: np.ndarray) -> np.ndarray:
+        """Whether there is a real picture of each of these names in its style, bool [M]."""
+        there = {(self.names[k], s) for k, s in zip(self.name, self.style.tolist(), strict=True)}
+        return np.array(
+            [pair in there for pair in zip(names, np.ravel(styles).tolist(), strict=True)]
+        )
+
     def ranks(self, pool: np.ndarray, names: Sequence[str], styles: np.ndarray) -> np.ndarray:
         """Ranks of asked pictures, int [M].
 
@@ -59,34 +66,41 @@ class Gallery(NamedTuple):
         Raises:
             ValueError: there is no real picture of that name in that style.
         """
-        numbers = {name: k for k, name in enumerate(self.names)}
-        unknown = [name for name in names if name not in numbers]
-        if unknown:
-            hint = did_you_mean(unknown[0], self.names)
-            raise ValueError(
-                f"the gallery has no picture named {unknown[0]!r}{hint}; ask for its names"
-            )
-        asked, styles = np.array([numbers[name] for name in names]), np.asarray(styles)
-        drawn, real = self.embed(np.asarray(pool)), self.embed(self.pool)
-        _, equal = np.unique(self.pool, axis=0, return_inverse=True)
-        equal = equal.ravel()
-        ranks = np.zeros(len(asked), int)
+        if not (known := self.known(names, styles)).all():
+            name, style = names[np.argmin(known)], styles[np.argmin(known)]
+            where = self.styles[style] if 0 <= style < len(self.styles) else f"style {style}"
+            hint = "" if name in self.names else did_you_mean(name, self.names)
+            raise ValueError(f"the gallery has no picture of {name!r} in {where}{hint}")
+        texts, styles = np.array(names), np.asarray(styles)
+        drawn, real, ranks = self.embed(pool), self.embed(self.pool), np.zeros(len(texts), int)
+        equal = np.unique(self.pool, axis=0, return_inverse=True)[1].ravel()
+        named = np.array(self.names)[self.name]
         for style in np.unique(styles):
             rows, shown = np.flatnonzero(styles == style), np.flatnonzero(self.style == style)
             near = drawn[rows] @ real[shown].T
-            right = self.name[shown] == asked[rows, None]
-            if not right.any(axis=1).all():
-                missing = asked[rows[np.argmin(right.any(axis=1))]]
-                known = 0 <= style < len(self.styles)
-                where = self.styles[style] if known else f"style {style} of {len(self.styles)}"
-                raise ValueError(f"the gallery has no {self.names[missing]!r} in {where}")
-            own = np.where(right, near, -np.inf)
+            own = np.where(named[shown] == texts[rows, None], near, -np.inf)
             same = equal[shown] == equal[shown[own.argmax(axis=1)]][:, None]
-            nearer = (near >= own.max(axis=1, keepdims=True)) & ~same
-            ranks[rows] = 1 + nearer.sum(axis=1)
+            ranks[rows] = 1 + np.sum((near >= own.max(axis=1, keepdims=True)) & ~same, axis=1)
         return ranks
 
+    def found(self, pool: np.ndarray, names: Sequence[str], styles: np.ndarray) -> dict[str, float]:
+        """The shares of drawn pictures found among the nearest 1 and 5, of all and by style.
 
-def found(ranks: np.ndarray) -> Mapping[str, float]:
+        What there is no real picture of does not count; arguments are those of `ranks`.
+        """
+        known = np.flatnonzero(self.known(names, styles))
+        if not len(known):
+            return {}
+        styles = np.asarray(styles)[known]
+        ranks = self.ranks(pool[known], [names[i] for i in known], styles)
+        by_style = {
+            f"{name} {self.styles[style]}": share
+            for style in np.unique(styles)
+            for name, share in found(ranks[styles == style]).items()
+        }
+        return found(ranks) | by_style
+
+
+def found(ranks: np.ndarray) -> dict[str, float]:
     """The shares of pictures found among the first: {"top1": ..., "top5": ...}."""
     return {f"top{most}": float(np.mean(ranks <= most)) for most in SHOWN}

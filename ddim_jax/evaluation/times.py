@@ -94,7 +94,7 @@ class FrechetObjective:
         self.start = float(self.recipe.replace(steps=1).times(model.schedule)[0])
         self._network = feature_networks.load(args.features)
         metrics.check_count(args.num_samples, self._network.dimensions)
-        data = scores.find_data(self._network, args.reference, args.real, model.sample_shape)
+        data = scores.find_data(self._network, args.reference, args.real, model.codec.picture_shape)
         self._reference = scores.make_evaluator(self._network, *data).reference.pool
         self._generator = model.generator(self.recipe)
         self._labels = model.inputs.labels(None, args.num_samples)
