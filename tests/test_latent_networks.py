@@ -370,7 +370,12 @@ TEXT = {"text": jnp.zeros((2, 3, 5))}
         ),
         ("dit", {"heads": 3}, {}, r"heads must divide the width 16, got 3"),
         ("dit", {"width": 18, "heads": 2}, {}, r"width must be a multiple of 4 .* got 18"),
-        ("dit", {}, {"inputs": {}}, r"keys \['label'\] \(num_classes=4, text_length=0, scalars=\(\)\), got \[\]"),
+        (
+            "dit",
+            {},
+            {"inputs": {}},
+            r"keys \['label'\] \(num_classes=4, text_length=0, scalars=\(\)\), got \[\]",
+        ),
         ("dit", {}, {"inputs": {"label": T}}, r"'label'\] must be integers, got float32"),
         ("dit", {"dropout": -0.1}, {}, r"dropout must be in \[0, 1\), got -0.1"),
         ("dit", {"remat": "all"}, {}, r"remat must be one of"),

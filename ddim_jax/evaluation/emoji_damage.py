@@ -29,22 +29,22 @@ def resampling(size: int, scale: Array, shift: Array, blur: Array) -> Array:
     """
     place = jnp.arange(size, dtype=jnp.float32)
     middle = (size - 1) / 2
-    old = (place - middle) / scale[:, None] + middle - shift[:, None]
-    linear = jnp.maximum(0, 1 - jnp.abs(old[:, :, None] - place))
+    old = (place - middle)[None] / scale[:, None] + middle - shift[:, None]
+    linear = jnp.maximum(0, 1 - jnp.abs(old[:, :, None] - place[None, None]))
     return _gaussian(size, blur) @ linear
 
 
 def _gaussian(size: int, blur: Array) -> Array:
     """[B, size, size]; what lies beyond the border counts as 0."""
     reach = jnp.arange(-size, size + 1, dtype=jnp.float32)
-    width = 2 * jnp.maximum(blur, 1e-2)[:, None] ** 2
-    total = jnp.exp(-(reach**2) / width).sum(1)[:, None, None]
-    distance = jnp.arange(size)[:, None] - jnp.arange(size)
-    return jnp.exp(-(distance.astype(jnp.float32) ** 2) / width[:, :, None]) / total
+    width = 2 * jnp.maximum(blur, 1e-2)[:, None, None] ** 2
+    total = jnp.exp(-(reach[None, None] ** 2) / width).sum(axis=2, keepdims=True)
+    distance = reach[size : 2 * size, None] - reach[None, size : 2 * size]
+    return jnp.exp(-(distance[None] ** 2) / width) / total
 
 
 def damaged(images: Array, key: Array) -> tuple[Array, Array]:
-    """Random changes of uint8 [B, H, H, C], of which about a third are neither blurred nor noisy.
+    """Random changes of uint8 [B, H, H, C], of which about a sixth have no damage.
 
     Returns:
         float32 pictures in [-1, 1], and [B, 3] how much blur, noise and blotch each has, in 0..1.
@@ -70,7 +70,7 @@ def damaged(images: Array, key: Array) -> tuple[Array, Array]:
     ink = ink * uniform(0.88, 1.1, 1, 1, 1) * uniform(0.95, 1.05, 1, 1, channels)
     place = jnp.arange(size, dtype=jnp.float32)
     middle, half = uniform(0, size, 2, 1), uniform(2, 10, 2, 1)
-    inside = jnp.abs(place - middle) < half * (uniform(0, 1, 1, 1) < 0.25)
+    inside = jnp.abs(place[None, None] - middle) < half * (uniform(0, 1, 1, 1) < 0.25)
     ink = ink * (1 - inside[:, 0, :, None, None] * inside[:, 1, None, :, None])
     coarse = jax.random.normal(next(keys), (count, COARSE, COARSE, channels))
     ink = ink + BLOTCH * damage[:, 2, None, None, None] * jax.image.resize(
