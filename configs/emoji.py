@@ -10,6 +10,8 @@ tokens itself.
 
 import ml_collections
 
+from configs.emoji_vae import get_config as emoji_vae
+
 VOCABULARY, LENGTH = 2048, 16
 
 
@@ -20,10 +22,11 @@ def get_config() -> ml_collections.ConfigDict:
     config.parallel = "jit"
     config.start_from = ""
     config.data = dict(
-        name="npz:emoji.npz", split="train", image_shape=None, flip=False, data_dir="",
-        cache=True,
+        name="npz:emoji.npz", split="train", image_shape=(64, 64, 3), flip=False,
+        data_dir="", cache=True,
     )  # fmt: skip
-    config.codec = dict(start_from="runs/emoji_vae")
+    autoencoder = {k: v for k, v in emoji_vae().model.items() if k != "scale"}  # it is measured
+    config.codec = dict(start_from="runs/emoji_vae", **autoencoder)
     config.text = dict(
         encoders=(
             dict(name="tokens", vocabulary=VOCABULARY, length=LENGTH, end=VOCABULARY - 1),
@@ -37,12 +40,13 @@ def get_config() -> ml_collections.ConfigDict:
         depth=5,
         heads=4,
         patch_size=2,
-        num_classes=None,
+        num_classes=3,
         text_length=LENGTH,
         vocabulary=VOCABULARY,
         text_features=128,
         modulation="shared",
         time_scale=1000.0,
+        dropout=0.1,
         dtype="float32",
     )
     config.schedule = dict(name="rectified_flow")

@@ -12,7 +12,7 @@ from configs.digits_vae import get_config as digits_vae
 def get_config():
     """L1 and a small KL, as in `digits_vae`; four times the width."""
     config = digits_vae()
-    config.data.update(name="npz:emoji.npz", resize=None, channels=None)
+    config.data.update(name="npz:emoji.npz", image_shape=(64, 64, 3), resize=None, channels=None)
     config.model.update(widths=(32, 48, 64))
     config.optimizer = dict(
         name="adam", learning_rate=1e-3, warmup_steps=200, decay="cosine", clip_norm=1.0, b2=0.99

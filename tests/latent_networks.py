@@ -96,6 +96,8 @@ TIMES = np.array([999.0, 17.0], np.float32)
 def told(net) -> dict[str, np.ndarray]:
     """Inputs of a network for two samples."""
     given = {name: random(name, 2, *put.shape) for name, put in net.inputs.items()}
+    if getattr(net, "vocabulary", 0):
+        given["text"] = np.abs(1000 * given["text"]).astype(np.int32) % net.vocabulary
     given |= {"guidance": np.array([7.5, 1.5], np.float32), "label": np.array([3, 10], np.int32)}
     sizes = [[1024, 1024, 0, 0, 1024, 1024], [512, 768, 3, 5, 1024, 512]]
     given["sizes"] = np.array(sizes, np.float32)

@@ -89,6 +89,22 @@ def test_a_tokenizer_of_captions_has_a_token_for_each_word(tmp_path):
     np.testing.assert_array_equal(made(texts + ["x"]), again(texts + ["x"]))
 
 
+def test_a_tokenizer_of_so_many_tokens_merges_what_is_frequent(tmp_path):
+    texts = ["low lower lowest", "low low newer", "wider newer"]
+    made = Tokenizer.of_texts(texts, 16, 520)
+    assert made.end == 519 and len(made.options()["merges"]) == 6
+    # by hand: l-o (5), lo-w</w> (3) and e-r</w> (4) by their numbers, the rest by name
+    assert list(map(tuple, made.options()["merges"]))[:2] == [("l", "o"), ("e", "r</w>")]
+    assert len(made.tokens("low")) == 1 and len(made.tokens("lowest")) > 1
+    assert made.text(made.tokens("slower")) == "slower"
+    assert made.options() == Tokenizer.of_texts(texts[::-1], 16, 520).options()
+    made.write(tmp_path / "tokenizer")
+    np.testing.assert_array_equal(Tokenizer.read(tmp_path / "tokenizer")(texts), made(texts))
+    for size in (500, 10_000):
+        with pytest.raises(ValueError, match=f"vocabulary must be within 514..*, got {size}"):
+            Tokenizer.of_texts(texts, 16, size)
+
+
 def test_records_hold_what_the_network_is_told(tmp_path):
     model = tiny_pipeline()
     images = np.zeros((4, 16, 16, 3), np.uint8)
@@ -117,13 +133,20 @@ def test_latents_are_kept_in_place_of_pictures(tmp_path):
     assert source[2]["text"].shape == model.inputs.declared["text"].shape
 
 
-@pytest.mark.parametrize("flip, codec, more", [(True, True, ", or config.data.flip"), (0, 0, "$")])
-def test_what_cannot_be_kept_as_latents(flip, codec, more):
+def test_a_run_says_how_many_images_have_no_caption(tmp_path):
+    model, images = tiny_pipeline(), np.zeros((4, 16, 16, 3), np.uint8)
+    np.savez(tmp_path / "a.npz", images=images, captions=["a", "", "c", " "])
+    source = data.load(f"npz:{tmp_path}/a.npz")
+    said = "2 of 4 images have no caption, and are told the empty text"
+    assert around.note(model, source) == said
+    assert around.note(model.replace(inputs=Inputs({})), source) == ""
+    assert captions.note(["a"]) == captions.note([""]) == captions.note([]) == ""
+
+
+def test_pictures_are_not_kept_as_latents():
     config = tiny(get("digits_text"))
-    config.data.flip = bool(flip)
-    if not codec:
-        del config.codec
-    with pytest.raises(ValueError, match="config.data.cache keeps .* set it to False" + more):
+    del config.codec
+    with pytest.raises(ValueError, match="config.data.cache keeps .* set it to False"):
         method.check(config, experiment.build(config), 1)
 
 

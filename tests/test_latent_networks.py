@@ -14,7 +14,7 @@ from ddim_jax.networks.autoencoder import AutoencoderKL
 from ddim_jax.networks.clip import ClipText
 from ddim_jax.networks.layers import Dropout
 from ddim_jax.networks.tiny_autoencoder import AutoencoderTiny
-from ddim_jax.networks.transformer import positions
+from ddim_jax.networks.transformer import TextTokens, positions
 from ddim_jax.training import loop
 from tests.latent_networks import CASES, GOLDEN, TIMES, ours, random, theirs, told
 from tests.selection import slow_but
@@ -116,7 +116,13 @@ SMALL_DIT = dict(width=16, depth=2, heads=2, num_classes=4)
 SMALL_UNET = dict(
     widths=(8,), num_blocks=0, depths=(1,), heads=(2,), groups=4, text_length=3, context_dim=5
 )  # fmt: skip
-SMALL = {"dit": DiT(**SMALL_DIT), "text_unet": TextUNet(**SMALL_UNET)}
+LEARNT = dict(text_length=3, vocabulary=11, text_features=8)
+SMALL = {
+    "dit": DiT(**SMALL_DIT),
+    "dit of learnt tokens": DiT(**SMALL_DIT, **LEARNT, modulation="shared"),
+    "dit of features": DiT(**SMALL_DIT, text_length=3, context_dim=5),
+    "text_unet": TextUNet(**SMALL_UNET),
+}
 
 
 KEYS = jax.vmap(jax.random.key)(jnp.arange(2))
@@ -195,11 +201,37 @@ def test_samples_do_not_see_each_other_and_every_input_matters(name):
     other = run(x * np.array([1, -3], np.float32).reshape(2, 1, 1, 1), t, inputs)
     np.testing.assert_allclose(other[0], base[0], atol=1e-5)
     for key, value in inputs.items():
-        change = (value + 1) % 4 if key == "label" else value + 0.3
+        change = (value + 1) % 4 if value.dtype.kind == "i" else value + 0.3
         change = np.concatenate([value[:1], change[1:].astype(value.dtype)])
         other = run(x, t, inputs | {key: change})
         np.testing.assert_allclose(other[0], base[0], atol=1e-5)
         assert np.abs(other[1] - base[1]).max() > 1e-4, key
+
+
+def test_a_shared_modulation_is_one_layer_of_every_block_with_biases_of_their_own():
+    shared, own = DiT(**SMALL_DIT, modulation="shared"), SMALL["dit"]
+    args = arguments(shared, size=4)
+    params = moved(shared, *args)
+    layer, blocks = params["modulation"], dict(params["blocks"])
+    kernel = np.repeat(layer["kernel"][None], 2, axis=0)
+    blocks["modulation"] = dict(kernel=kernel, bias=layer["bias"] + blocks["modulation"])
+    same = {k: v for k, v in params.items() if k != "modulation"} | {"blocks": blocks}
+    ours, theirs = shared.apply({"params": params}, *args), own.apply({"params": same}, *args)
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_learnt_tokens_are_told_as_their_features_are():
+    learnt, features = SMALL["dit of learnt tokens"], SMALL["dit of features"]
+    features = features.clone(modulation="shared", context_dim=16)
+    x, t, inputs = arguments(learnt, size=4)
+    params = moved(learnt, x, t, inputs)
+    text = TextTokens(11, 8, 1, 16).apply({"params": params["text"]}, inputs["text"])
+    as_is = params | {"text": dict(kernel=np.eye(16, dtype=np.float32), bias=np.zeros(16))}
+    told_features = features.apply({"params": as_is}, x, t, inputs | {"text": text})
+    base = learnt.apply({"params": params}, x, t, inputs)
+    np.testing.assert_allclose(base, told_features, atol=1e-5)
+    turned = inputs | {"text": inputs["text"][:, ::-1]}
+    assert np.abs(learnt.apply({"params": params}, x, t, turned) - base).max() > 1e-3
 
 
 @pytest.mark.parametrize("remat", ["products", "blocks"])
@@ -223,7 +255,7 @@ def test_remat_changes_neither_output_nor_gradients(remat):
 def test_remat_is_of_every_block(name):
     args = arguments(SMALL[name], size=4)
     params = shapes(SMALL[name], *args)
-    for remat, count in (("none", 0), ("products", {"dit": 1, "text_unet": 5}[name])):
+    for remat, count in (("none", 0), ("products", 5 if name == "text_unet" else 1)):
         net = SMALL[name].clone(remat=remat)  # three residual blocks, two transformers
         program = str(jax.make_jaxpr(net.apply)({"params": params}, *args))
         assert program.count("prevent_cse") == count
@@ -338,7 +370,12 @@ TEXT = {"text": jnp.zeros((2, 3, 5))}
         ),
         ("dit", {"heads": 3}, {}, r"heads must divide the width 16, got 3"),
         ("dit", {"width": 18, "heads": 2}, {}, r"width must be a multiple of 4 .* got 18"),
-        ("dit", {}, {"inputs": {}}, r"keys \['label'\] \(num_classes=4, scalars=\(\)\), got \[\]"),
+        (
+            "dit",
+            {},
+            {"inputs": {}},
+            r"keys \['label'\] \(num_classes=4, text_length=0, scalars=\(\)\), got \[\]",
+        ),
         ("dit", {}, {"inputs": {"label": T}}, r"'label'\] must be integers, got float32"),
         ("dit", {"dropout": -0.1}, {}, r"dropout must be in \[0, 1\), got -0.1"),
         ("dit", {"remat": "all"}, {}, r"remat must be one of"),
