@@ -266,7 +266,7 @@ def test_the_distance_ranks_altered_pictures(network):
     evaluator = scores.make_evaluator(network, references.load("digits_train"), None)
     images, labels = features.read_images(data.load("digits"))
     sets = sanity_check.altered(images[:1000], labels[:1000])
-    found = {n: scores.score(network.extract(i), evaluator, y) for n, i, y in sets}
+    found = {n: scores.score(network.extract(i), evaluator, y) for n, i, y, _ in sets}
     distance = {name: record["FDD"] for name, record in found.items()}
     blurs = [distance["real"]] + [distance[f"blurred by {b} pixels"] for b in sanity_check.BLURS]
     noises = [distance["real"]] + [distance[f"noise of {s}/255"] for s in sanity_check.NOISES]

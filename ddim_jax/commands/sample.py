@@ -323,6 +323,8 @@ def _write(drawing, out: Path, trajectory: Path | None, about: dict) -> None:
     if out.suffix == ".npz":
         arrays = {"images": drawing.pictures, provenance.NPZ: json.dumps(about)}
         arrays |= {} if drawing.labels is None else {"labels": drawing.labels}
+        if about["prompts"]:  # as data of pictures keep theirs
+            arrays["captions"] = np.resize(about["prompts"], len(drawing.pictures))
         files.save(out, lambda file: np.savez(file, **arrays))
     else:
         data.save_grid(out, drawing.pictures, drawing.labels, overwrite=overwrite, about=about)

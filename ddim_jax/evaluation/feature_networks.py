@@ -1,24 +1,32 @@
 """Loads feature networks by name.
 
     network = feature_networks.load("digits")                       # in the package
+    network = feature_networks.load("emoji")                        # in the package
     network = feature_networks.load("inception:pt_inception.pth")   # the FID network, from a file
     network = feature_networks.load("own:photos.npz")               # one of `own_features.py`
 
 A distance is named after its network: FID, KID and IS (Frechet and kernel Inception distance,
 Inception score) for the Inception of 2015-12-05 alone; FDD, KDD and DS (D for digit) for the digit
-classifier; FD(photos) and so on for one's own.
+classifier; FED and KED for the emoji encoder; FD(photos) and so on for one's own.
 """
 
 import importlib.resources
 from pathlib import Path
 
-from ddim_jax.evaluation import inception, own_features
+from ddim_jax.evaluation import emoji_encoder, inception, own_features
 from ddim_jax.evaluation.features import FeatureNetwork
 
+_ASSETS = importlib.resources.files("ddim_jax.assets")
 INCEPTIONS = {"inception": "pytorch_fid", "inception_tensorflow": "tensorflow"}
 """Names of the FID network, and how each resizes pictures: their FIDs differ by some tenths."""
 
-NAMES = "digits, digits:PATH.npz, own:PATH.npz, or " + " or ".join(
+BUNDLED = {
+    "digits": ("digit_classifier.npz", own_features.feature_network),
+    "emoji": ("emoji_encoder.npz", emoji_encoder.load),
+}
+"""Networks in the package: their files, and what loads them and others of their kind."""
+
+NAMES = "digits, emoji, digits:PATH.npz, emoji:PATH.npz, own:PATH.npz, or " + " or ".join(
     f"{name}:PATH" for name in INCEPTIONS
 )
 
@@ -27,8 +35,8 @@ def load(name: str) -> FeatureNetwork:
     """Loads a feature network.
 
     Args:
-        name: "digits" for the classifier in the package, "digits:PATH.npz" for another of its
-            kind, "own:PATH.npz" for one of `own_features`, "inception:PATH" for the FID network
+        name: "digits" or "emoji" for the networks in the package, "digits:PATH.npz" for another of
+            its kind, "own:PATH.npz" for one of `own_features`, "inception:PATH" for the FID network
             with pictures resized as pytorch-fid does, "inception_tensorflow:PATH" as torch-fidelity
             and ADM do (see `inception.py`).
 
@@ -37,11 +45,14 @@ def load(name: str) -> FeatureNetwork:
         ValueError: an unknown name, or a file with other contents.
     """
     kind, _, path = name.partition(":")
-    if name == "digits":
-        file = importlib.resources.files("ddim_jax.assets") / "digit_classifier.npz"
-        with importlib.resources.as_file(file) as bundled:
-            return own_features.feature_network(bundled)
-    if kind in ("digits", "own") and path:
+    if kind in BUNDLED:
+        file, read = BUNDLED[kind]
+        if path:
+            return read(Path(path))
+        if name == kind:
+            with importlib.resources.as_file(_ASSETS / file) as bundled:
+                return read(bundled)
+    if kind == "own" and path:
         return own_features.feature_network(Path(path))
     if kind in INCEPTIONS:
         return inception.feature_network(path, INCEPTIONS[kind])

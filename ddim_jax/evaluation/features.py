@@ -16,6 +16,7 @@ import numpy as np
 
 from ddim_jax import files, parallel
 from ddim_jax.data import Source
+from ddim_jax.evaluation.gallery import Gallery
 
 Array = Any
 
@@ -55,6 +56,7 @@ class FeatureNetwork(NamedTuple):
         image_shape: (H, W, C) that it takes; None for any size, which it resizes.
         num_classes: K, if its classes are those of the data; 0 if not.
         apply: uint8 [B, H, W, C] -> Features, on the device.
+        gallery: features of real pictures that came with it, see `Gallery`; None for none.
     """
 
     name: str
@@ -65,6 +67,7 @@ class FeatureNetwork(NamedTuple):
     image_shape: tuple[int | None, int | None, int | None]
     num_classes: int
     apply: Callable[[Array], Features]
+    gallery: Gallery | None = None
 
     def check(self, image_shape: tuple[int, int, int]) -> None:
         """Raises ValueError if it cannot take pictures of this shape."""

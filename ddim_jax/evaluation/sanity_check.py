@@ -6,11 +6,12 @@
 A distance can be trusted if it is small for real pictures that it has not seen (no model gets below
 that at this number of samples), grows with every blur and every noise, and grows where classes are
 missing. It does not look at labels: pictures under wrong labels are as near as before, so a
-class-conditional model needs its accuracy beside it.
+class-conditional model needs its accuracy beside it. Where the features come with a gallery and the
+data with captions, it also says how many pictures are found by their captions.
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from scipy import ndimage
@@ -38,23 +39,28 @@ def noise(images: np.ndarray, deviation: float, seed: int = 0) -> np.ndarray:
 
 
 def altered(
-    images: np.ndarray, labels: np.ndarray, seed: int = 0
-) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Yields (name, images, labels) of the sets to measure: as they are, fewer, and altered."""
-    rng = np.random.default_rng(seed)
-    yield "real", images, labels
+    images: np.ndarray, labels: np.ndarray, captions: Sequence[str] = (), seed: int = 0
+) -> Iterator[tuple[str, np.ndarray, np.ndarray, Sequence[str]]]:
+    """Yields (name, images, labels, captions) of the sets to measure: whole, fewer, and altered."""
+    rng, texts = np.random.default_rng(seed), np.array(captions)
+
+    def some(rows):
+        return images[rows], labels[rows], texts[rows] if len(texts) else texts
+
+    yield "real", images, labels, texts
     for count in (5000, 2000, 1000):
         if count < len(images):
-            chosen = rng.choice(len(images), count, replace=False)
-            yield f"real, {count} of them", images[chosen], labels[chosen]
+            yield f"real, {count} of them", *some(rng.choice(len(images), count, replace=False))
     for deviation in BLURS:
-        yield f"blurred by {deviation} pixels", blur(images, deviation), labels
+        yield f"blurred by {deviation} pixels", blur(images, deviation), labels, texts
     for deviation in NOISES:
-        yield f"noise of {deviation}/255", noise(images, deviation), labels
-    yield "labels shuffled", images, rng.permutation(labels)
+        yield f"noise of {deviation}/255", noise(images, deviation), labels, texts
+    yield "labels shuffled", images, rng.permutation(labels), texts
+    if len(texts):
+        yield "captions shuffled", images, labels, rng.permutation(texts)
     half = labels < (labels.max() + 1) // 2
-    yield "half of the classes alone", images[half], labels[half]
-    yield "mirrored", images[:, :, ::-1], labels
+    yield "half of the classes alone", *some(half)
+    yield "mirrored", images[:, :, ::-1], labels, texts
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -77,11 +83,18 @@ def run(args: argparse.Namespace) -> None:
     evaluator = scores.make_evaluator(network, statistics, real)
     print(f"{args.data}, {args.split}, against {evaluator.reference.name}\n")
     names = (*network.names, "precision", "recall", "density", "coverage", "accuracy")
+    names += ("top1", "top5") if network.gallery is not None and source.captions else ()
     print(f"| set | N | {' | '.join(names)} |\n|{'---|' * (len(names) + 2)}")
-    for name, images, labels in altered(*features.read_images(source)):
-        record = scores.score(network.extract(images), evaluator, labels)
+    images, labels = features.read_images(source)
+    for name, changed, own, texts in altered(images, labels, source.captions):
+        asked = texts.tolist() if len(texts) else None
+        record = scores.score(network.extract(changed), evaluator, own, asked)
         shown = [f"{record[key]:.4g}" if key in record else "" for key in names]
-        print(f"| {name} | {len(images)} | {' | '.join(shown)} |", flush=True)
+        print(f"| {name} | {len(own)} | {' | '.join(shown)} |", flush=True)
+    halves = np.array_split(np.random.default_rng(0).permutation(len(images)), 2)
+    a, b = (metrics.moments(network.extract(images[rows]).pool) for rows in halves)
+    distance = metrics.frechet_distance(a, b)
+    print(f"\n{network.names[0]} of {a.count} of them to the other {b.count}: {distance:.4g}")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ import hashlib
 import importlib.metadata
 import json
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,7 +49,7 @@ def find_data(
     Args:
         network: of the features.
         reference: an npz of statistics; None for those of the real images, or, for digits, of
-            MNIST's 60,000 training images.
+            MNIST's 60,000 training images, or those of the features' own gallery.
         real: real images as `data.load` takes them; None for none, or, for digits, the 5,000 in
             the package.
         image_shape: of the samples.
@@ -61,6 +62,8 @@ def find_data(
     network.check(image_shape)
     if network.name == "digits":
         real, reference = real or "digits", reference or references.BUNDLED[0]
+    if network.gallery is not None and reference is None and real is None:
+        return _of_gallery(network), None
     if reference is None and real is None:
         raise ValueError(
             "there is nothing to compare samples with: give --reference=FILE.npz of statistics, or "
@@ -85,9 +88,13 @@ def make_evaluator(
 ) -> Evaluator:
     """Makes an evaluator of what `find_data` returns; measures the real images.
 
-    Without a reference the real images' statistics are taken. In the folder, if any, their features
+    Without a reference the real images' statistics are taken; without real images the features of
+    the network's gallery, if it has one, stand for them. In the folder, if any, their features
     are kept for the next time. `progress` is the `update` of `FeatureNetwork.extract`.
     """
+    if source is None and network.gallery is not None:
+        kept = _of_gallery(network)
+        return Evaluator(network, reference or kept, network.gallery.pool, kept.name)
     if source is None:
         return Evaluator(network, reference)
     real = _real_features(network, source, folder, **progress)
@@ -97,6 +104,13 @@ def make_evaluator(
         pool = metrics.moments(real.pool)
         reference = Reference(name, pool, spatial, network.sha256, network.resize)
     return Evaluator(network, reference, real.pool, name)
+
+
+def _of_gallery(network: FeatureNetwork) -> Reference:
+    """Statistics of the real pictures that a network came with."""
+    pool = network.gallery.pool
+    name = f"gallery of {network.name}, {len(pool)} images"
+    return Reference(name, metrics.moments(pool), None, network.sha256, network.resize)
 
 
 def _real_features(
@@ -134,11 +148,15 @@ def _check(reference: Reference, network: FeatureNetwork) -> Reference:
 
 
 def score(
-    samples: Features, evaluator: Evaluator, labels: np.ndarray | None = None
+    samples: Features,
+    evaluator: Evaluator,
+    labels: np.ndarray | None = None,
+    prompts: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Computes all metrics of a set of samples, by name; what does not apply is left out.
 
-    The labels [N] are those that the samples were drawn for.
+    The labels [N] and the prompts are those that the samples were drawn for. Where the network has
+    a gallery, labels are its styles, and top1 and top5 say how many samples are found in it.
 
     Raises:
         ValueError: fewer samples than feature dimensions.
@@ -160,6 +178,8 @@ def score(
     scores |= {classes: mean, f"{classes}_deviation": deviation}
     if labels is not None and network.num_classes:
         scores["accuracy"] = float(np.mean(samples.logits.argmax(axis=1) == labels))
+    if network.gallery is not None and labels is not None and prompts is not None:
+        scores |= network.gallery.found(samples.pool, prompts, labels)
     return scores
 
 

@@ -26,6 +26,7 @@ from tqdm import tqdm
 from ddim_jax import files, provenance
 from ddim_jax.batch_loop import Generator
 from ddim_jax.evaluation import features
+from ddim_jax.evaluation.asked import ALL_CLASSES, Asked
 from ddim_jax.evaluation.features import FeatureNetwork, Features
 from ddim_jax.model import Model
 from ddim_jax.program_cost import memory_bytes
@@ -69,11 +70,14 @@ def cell_name(recipe: Recipe, seed: int = 0) -> str:
     return "_".join(parts)
 
 
-def identity(recipe: Recipe, seed: int, model: Model, table: SolverTable) -> dict[str, Any]:
+def identity(
+    recipe: Recipe, seed: int, model: Model, table: SolverTable, asked: Asked = ALL_CLASSES
+) -> dict[str, Any]:
     """Returns what decides the samples of a cell to rounding, weights included, as JSON."""
     values = settings(recipe, seed) | {"solver_options": list(recipe.solver_options.items())}
     labels = "all classes in rotation" if model.inputs.num_classes else None
-    return json.loads(json.dumps(values | model.origin(table) | {"labels": labels}))
+    values |= model.origin(table) | {"labels": asked.name or labels}
+    return json.loads(json.dumps(values))
 
 
 def _guidance_changes(recipe: Recipe) -> dict[str, Any]:
@@ -189,6 +193,7 @@ def draw(
     shards: Shards,
     num_samples: int,
     *,
+    asked: Asked = ALL_CLASSES,
     seed: int = 0,
     batch_size: int = 100,
     update: Callable[[int], None] = lambda count: None,
@@ -198,12 +203,14 @@ def draw(
     The generator is the model's, with the recipe's clip. `update` is called with the number of
     samples of each finished batch.
     """
-    table, labels = recipe.table(model.schedule), model.inputs.labels(None, num_samples)
+    table, labels = recipe.table(model.schedule), asked.labels(model.inputs, num_samples)
     for places in shards.missing(num_samples):
         reset_peak()
         before, images, index = generator.seconds, [], np.array(places)
         own = None if labels is None else labels[index]
-        given = model.conditions(len(index), recipe, own, table) | {"batch_size": batch_size}
+        texts = asked.prompts(index)
+        given = model.conditions(len(index), recipe, own, table, prompt=texts)
+        given["batch_size"] = batch_size
         for _, result in generator.batches(table, index, seed=seed, **given):
             images.append(model.pictures(result.x))
             update(len(result.x))
@@ -212,7 +219,13 @@ def draw(
             np.concatenate(images),
             seconds=generator.seconds - before,
             about=provenance.about(
-                model, recipe, seed=seed, index=index, labels=own, batch_size=batch_size
+                model,
+                recipe,
+                seed=seed,
+                index=index,
+                labels=own,
+                batch_size=batch_size,
+                prompts=texts,
             ),
             process_bytes=peak_bytes(),
             program_bytes=memory_bytes(generator.program),

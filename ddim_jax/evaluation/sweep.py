@@ -16,6 +16,7 @@ from typing import NamedTuple
 from ddim_jax import checkpoints
 from ddim_jax.batch_loop import Generator
 from ddim_jax.evaluation import shards
+from ddim_jax.evaluation.asked import ALL_CLASSES, Asked
 from ddim_jax.evaluation.shards import Shards
 from ddim_jax.model import Model
 from ddim_jax.names import lookup, whole_number
@@ -105,16 +106,19 @@ def baseline(args: argparse.Namespace) -> Recipe:
     return Recipe(solver=solver, steps=steps, clip=args.clip)
 
 
-def plan(args: argparse.Namespace, model: Model, generator: Generator) -> list[PlannedCell]:
+def plan(
+    args: argparse.Namespace, model: Model, generator: Generator, asked: Asked = ALL_CLASSES
+) -> list[PlannedCell]:
     """Makes the table of every cell and opens its folder, so that errors show before any work.
 
-    The model and its generator, which clips as the command line says, are the checkpoint's.
+    The model and its generator, which clips as the command line says, are the checkpoint's; all
+    cells are asked for the same.
 
     Raises:
         ValueError: guidance that the model cannot serve, steps out of range, samples that were
             drawn in another way, a student that is drawn to a tolerance.
     """
-    cells = [_planned(args, model, recipe, generator) for recipe in grid(args)]
+    cells = [_planned(args, model, recipe, generator, asked) for recipe in grid(args)]
     for text in args.students:
         student, name, step_counts = _student(text)
         # digits_4step, runs/4_step and runs/2_step are of the families digits, runs and runs
@@ -123,11 +127,11 @@ def plan(args: argparse.Namespace, model: Model, generator: Generator) -> list[P
         drawn_by = student.generator()
         for steps in step_counts:
             recipe = student.recipe.replace(steps=steps)
-            cells.append(_planned(args, student, recipe, drawn_by, curve, prefix))
+            cells.append(_planned(args, student, recipe, drawn_by, asked, curve, prefix))
     return cells
 
 
-def _planned(args, model, recipe, generator, family="", prefix="") -> PlannedCell:
+def _planned(args, model, recipe, generator, asked, family="", prefix="") -> PlannedCell:
     """One cell; its folder's name begins with `prefix`."""
     model.check(recipe)
     if recipe.solver == ADAPTIVE:
@@ -138,7 +142,7 @@ def _planned(args, model, recipe, generator, family="", prefix="") -> PlannedCel
     recipe = recipe.replace(steps=len(recipe.times(model.schedule)) - 1)
     table = recipe.table(model.schedule)
     folder = Path(args.workdir) / "cells" / f"{prefix}{shards.cell_name(recipe, args.seed)}"
-    samples = Shards(folder, shards.identity(recipe, args.seed, model, table))
+    samples = Shards(folder, shards.identity(recipe, args.seed, model, table, asked))
     missing = sum(len(places) for places in samples.missing(args.num_samples))
     passes = table.nfe * model.passes(recipe)
     return PlannedCell(model, recipe, generator, family, samples, table.nfe, passes, missing)

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from ddim_jax import checkpoints, command_line, files, interrupts, keys
 from ddim_jax.batch_loop import check_count
 from ddim_jax.evaluation import feature_networks, metrics, scores
+from ddim_jax.evaluation.asked import find as find_asked
 from ddim_jax.model import Model
 from ddim_jax.names import check_range, parse_value
 from ddim_jax.strides import learned
@@ -94,10 +95,12 @@ class FrechetObjective:
         self.start = float(self.recipe.replace(steps=1).times(model.schedule)[0])
         self._network = feature_networks.load(args.features)
         metrics.check_count(args.num_samples, self._network.dimensions)
-        data = scores.find_data(self._network, args.reference, args.real, model.sample_shape)
+        data = scores.find_data(self._network, args.reference, args.real, model.codec.picture_shape)
         self._reference = scores.make_evaluator(self._network, *data).reference.pool
         self._generator = model.generator(self.recipe)
-        self._labels = model.inputs.labels(None, args.num_samples)
+        asked = find_asked(model.inputs, None, "", self._network.gallery)
+        self._labels = asked.labels(model.inputs, args.num_samples)
+        self._prompts = asked.prompts(np.arange(args.num_samples))
 
     def times(self, lam: list[float]) -> np.ndarray:
         """Returns the times [steps + 1] of evaluations at these half log-SNRs, to the clean end."""
@@ -109,7 +112,7 @@ class FrechetObjective:
         """Draws samples with evaluations at these half log-SNRs; returns their distance."""
         model, index = self._model, np.arange(self._args.num_samples)
         table = self._solver(model.schedule, self.times(lam)).validate()
-        given = model.conditions(len(index), self.recipe, self._labels, table)
+        given = model.conditions(len(index), self.recipe, self._labels, table, prompt=self._prompts)
         given |= {"seed": self._args.seed, "batch_size": self._args.batch_size}
         batches = self._generator.batches(table, index, **given)
         pools = (self._network.extract(model.pictures(result.x)).pool for _, result in batches)

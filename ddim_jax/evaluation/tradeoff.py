@@ -35,6 +35,8 @@ from ddim_jax import checkpoints, command_line, files, interrupts, keys, paralle
 from ddim_jax.batch_loop import Generator, check_count
 from ddim_jax.denoisers import CLIPS
 from ddim_jax.evaluation import feature_networks, metrics, plots, results, scores, shards, sweep
+from ddim_jax.evaluation.asked import ALL_CLASSES, Asked
+from ddim_jax.evaluation.asked import find as find_asked
 from ddim_jax.evaluation.features import FeatureNetwork
 from ddim_jax.evaluation.scores import Evaluator
 from ddim_jax.evaluation.sweep import PlannedCell
@@ -79,17 +81,20 @@ def _duration(seconds: float) -> str:
     return f"{minutes} min {int(seconds % 60)} s" if minutes else f"{int(seconds)} s"
 
 
-def measure(cell: PlannedCell, evaluator: Evaluator, args: argparse.Namespace) -> dict[str, Any]:
+def measure(
+    cell: PlannedCell, evaluator: Evaluator, args: argparse.Namespace, asked: Asked = ALL_CLASSES
+) -> dict[str, Any]:
     """Measures a cell whose samples are there; returns its record."""
     drawing = cell.shards.read(args.num_samples)._asdict()
     del drawing["images"]
     features = cell.shards.features(evaluator.network, args.num_samples)
-    labels = cell.model.inputs.labels(None, args.num_samples)
+    labels = asked.labels(cell.model.inputs, args.num_samples)
+    prompts = asked.prompts(np.arange(args.num_samples))
     record = shards.settings(cell.recipe, args.seed) | {"cell": cell.name}
     if cell.family:
         record |= {"student": cell.family, "weights": cell.shards.identity["weights"]}
     record |= {"nfe": cell.nfe, "forward_passes": cell.passes}
-    return record | scores.score(features, evaluator, labels) | drawing
+    return record | scores.score(features, evaluator, labels, prompts) | drawing
 
 
 def run(args: argparse.Namespace) -> None:
@@ -106,9 +111,12 @@ def run(args: argparse.Namespace) -> None:
             f"equal numbers only, and publish none below {scores.FEW}",
             file=sys.stderr,
         )
-    statistics, real = scores.find_data(network, args.reference, args.real, model.sample_shape)
+    statistics, real = scores.find_data(
+        network, args.reference, args.real, model.codec.picture_shape
+    )
     generator = model.generator(Recipe(clip=args.clip))
-    cells = sweep.plan(args, model, generator)
+    asked = find_asked(model.inputs, args.asked, args.asked_split, network.gallery)
+    cells = sweep.plan(args, model, generator, asked)
     names = [cell.name for cell in cells]
     results.check_name(base, names, args.num_samples)
     others = results.read(args.also, args.num_samples, network.names[0])
@@ -119,10 +127,11 @@ def run(args: argparse.Namespace) -> None:
         evaluator = scores.make_evaluator(network, statistics, real, folder, update=bar.update)
     about = scores.provenance(model, evaluator) | {
         "num_samples": args.num_samples,
+        "asked": asked.name or None,
         "cells": names,
         "baseline": shards.cell_name(sweep.baseline(args), args.seed) if args.baseline else None,
     }
-    records = draw_and_measure(about, cells, evaluator, args)
+    records = draw_and_measure(about, cells, evaluator, args, asked)
     few = [cell.shards.read(min(plots.SHOWN, args.num_samples)).images for cell in cells]
     written = plots.all_plots(base, about, records, network.names[0], few, others)
     if args.preset == "paper":
@@ -132,7 +141,11 @@ def run(args: argparse.Namespace) -> None:
 
 
 def draw_and_measure(
-    about: dict[str, Any], cells: list[PlannedCell], evaluator: Evaluator, args: argparse.Namespace
+    about: dict[str, Any],
+    cells: list[PlannedCell],
+    evaluator: Evaluator,
+    args: argparse.Namespace,
+    asked: Asked = ALL_CLASSES,
 ) -> list[dict[str, Any]]:
     """Draws what is missing of each cell, measures it, and writes the records so far."""
     interrupts.keeping("what is drawn is kept; the same command continues from here")
@@ -142,11 +155,11 @@ def draw_and_measure(
             bar.set_description(cell.name)
             shards.draw(
                 cell.model, cell.recipe, cell.generator, cell.shards, args.num_samples,
-                seed=args.seed, batch_size=args.batch_size,
+                asked=asked, seed=args.seed, batch_size=args.batch_size,
                 update=lambda count, cell=cell: bar.update(count * cell.passes),
             )  # fmt: skip
             bar.set_description(f"{cell.name}: features")
-            records.append(measure(cell, evaluator, args))
+            records.append(measure(cell, evaluator, args, asked))
             results.write(Path(args.workdir) / args.name, about, records)
             tqdm.write(_summary(records[-1], cell, evaluator.network))
     return records
@@ -154,7 +167,7 @@ def draw_and_measure(
 
 def _summary(record: dict[str, Any], cell: PlannedCell, network: FeatureNetwork) -> str:
     """A cell's main numbers in one line."""
-    shown = (network.names[0], "precision", "recall", "accuracy")
+    shown = (network.names[0], "precision", "recall", "accuracy", "top1", "top5")
     parts = [f"{name} {record[name]:.4g}" for name in shown if name in record]
     return f"{cell.name}: NFE {cell.nfe}, {', '.join(parts)}"
 
@@ -210,6 +223,8 @@ def _parser() -> command_line.Parser:
     add("--features", default="digits", help=feature_networks.NAMES)
     add("--reference", help="npz of statistics, digits_train or digits_test")
     add("--real", help="real images for KID, precision and recall, like npz:PATH")
+    add("--asked", help="of a network told texts: data whose captions and labels it is asked for")
+    add("--asked_split", default="train", help="of these data")
     add("--workdir", default="runs/quality", help="for samples and results")
     add("--name", default="tradeoff", help="of the results")
     add("--plan", action="store_true", help="say what it would cost, and stop")

@@ -68,7 +68,12 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> TrainState:
     check_data(config, source)
     abstract_state(config, method, start, mesh)  # traces it: errors come before files
     with lock.locked(workdir):
-        notes = [source.note, optimizers.note(config), *resume.notes(workdir, config)]
+        notes = [
+            source.note,
+            around.note(method.model, source),
+            optimizers.note(config),
+            *resume.notes(workdir, config),
+        ]
         resume.save_config(workdir, config)
         if method.low_rank is not None:
             save_base(workdir, start)

@@ -17,6 +17,9 @@ import optax
 from ddim_jax.losses import Loss
 from ddim_jax.training.state import Ema, TrainState
 
+CODEC = 2**20
+"""What a row's key is folded with for its codec; losses take small numbers."""
+
 
 def make_step(
     loss: Loss,
@@ -25,7 +28,8 @@ def make_step(
     axis_name: str | None = None,
     gather: Callable[[Any], Any] | None = None,
     accumulate: int = 1,
-    encode: Callable[[Any, Any], Any] | None = None,
+    encode: Callable[[Any, tuple], Any] | None = None,
+    sample: bool = False,
 ) -> Callable[..., tuple[TrainState, dict]]:
     """A pure train step `(state, batch, codec_params) -> (state, metrics)`, see `parallel`.
 
@@ -37,7 +41,8 @@ def make_step(
         gather: (params, frozen) of the state -> those of the loss: puts together what is split over
             devices, changes a base by factors; None if they are the same.
         accumulate: parts that a batch is taken in; divides its rows on every device.
-        encode: (codec_params, `batch["image"]`) -> samples; None: they are samples.
+        encode: (codec_params, (`batch["image"]`, keys or None)) -> samples; None: they are samples.
+        sample: whether it is given keys [B], to draw anew in each step; else it takes the mean.
 
     Returns:
         The step. `batch["row"]` are the places in the global batch, if they are not 0, 1, ...;
@@ -53,9 +58,10 @@ def make_step(
     compute = _accumulated(jax.value_and_grad(objective, has_aux=True), accumulate)
 
     def step(state: TrainState, batch: dict, codec_params: Any = None) -> tuple[TrainState, dict]:
-        if encode is not None:
-            batch = batch | {"image": encode(codec_params, batch["image"])}
         keys = _row_keys(state, batch, axis_name)
+        if encode is not None:
+            own = jax.vmap(lambda key: jax.random.fold_in(key, CODEC))(keys) if sample else None
+            batch = batch | {"image": encode(codec_params, (batch["image"], own))}
         metrics, grads = compute(state.params, state.frozen, batch, keys, state.step)
         if axis_name is not None:
             metrics, grads = jax.lax.pmean((metrics, grads), axis_name)

@@ -1,0 +1,75 @@
+"""What the samples of a set are asked for: classes in rotation, or the texts and classes of data.
+
+A network that is told texts is measured on texts: those of the pictures of `--asked`, or, with
+features that come with a gallery (`gallery.py`), the names and styles of its real pictures. They
+are in one random order, so that the first N samples of a set stand for all.
+"""
+
+import hashlib
+from typing import NamedTuple
+
+import numpy as np
+
+from ddim_jax import data
+from ddim_jax.evaluation.gallery import Gallery
+from ddim_jax.inputs import Inputs
+
+
+class Asked(NamedTuple):
+    """What samples are asked for, in rotation.
+
+    Attributes:
+        name: of the data and what of it; "" for all classes.
+        classes: int [P]; None for all.
+        texts: P of them; None for none.
+    """
+
+    name: str = ""
+    classes: np.ndarray | None = None
+    texts: tuple[str, ...] | None = None
+
+    def labels(self, inputs: Inputs, count: int) -> np.ndarray | None:
+        """Of the first samples, int32 [count]; None for a network without classes."""
+        return inputs.labels(self.classes if inputs.num_classes else None, count)
+
+    def prompts(self, index: np.ndarray) -> list[str] | None:
+        """Of samples at these places; None for a network that is told none."""
+        return None if self.texts is None else [self.texts[i % len(self.texts)] for i in index]
+
+
+ALL_CLASSES = Asked()
+
+
+def find(inputs: Inputs, spec: str | None, split: str, gallery: Gallery | None = None) -> Asked:
+    """What to ask a network for.
+
+    Args:
+        inputs: of the network.
+        spec: data whose labels and captions are asked for; None for the gallery's names in its
+            styles, where the network is told both, or else for all classes.
+        split: of the data.
+        gallery: of the features that samples are measured in; None for none.
+
+    Raises:
+        FileNotFoundError: no such data.
+        ValueError: data without captions for a network that is told texts.
+    """
+    told = inputs.takes("text")
+    if spec is not None:
+        source = data.load(spec, split)
+        if told and not source.captions:
+            raise ValueError(f"{spec} has no captions to ask for; {inputs.describe()} is drawn")
+        order = np.random.default_rng(0).permutation(len(source))
+        labels = np.array([source[i]["label"] for i in order]) if inputs.num_classes else None
+        texts = tuple(source.captions[i] for i in order) if told else None
+        return _named(f"{spec} {split}", labels, texts)
+    if told and gallery is not None and inputs.class_names in ((), gallery.styles):
+        texts, labels = gallery.pairs()
+        return _named("the gallery", labels if inputs.num_classes else None, texts)
+    return ALL_CLASSES
+
+
+def _named(name: str, labels: np.ndarray | None, texts: tuple[str, ...] | None) -> Asked:
+    """With what decides the samples in the name."""
+    content = "\n".join(texts or ()).encode() + (b"" if labels is None else labels.tobytes())
+    return Asked(f"{name}, {hashlib.sha256(content).hexdigest()[:16]}", labels, texts)
