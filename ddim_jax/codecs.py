@@ -125,12 +125,13 @@ def latents(autoencoder: Any, picture_shape: tuple[int, ...], params: Any = None
 
     def decode(params: Any, x: Array) -> Array:
         _check_shape(x, sample_shape, "samples")
-        program = _decoder(autoencoder, in_strips)
         if isinstance(x, jax.core.Tracer):
+            program = _decoder(autoencoder, in_strips)
             return jax.lax.map(lambda z: program(params, z[None])[0], x)
         if not placed or placed[0] is not params:
             mesh = parallel.make_mesh(jax.local_devices())
             placed[:] = params, parallel.replicate(params, mesh), mesh
+        program = _decoder(autoencoder, in_strips, placed[2])
         return _in_parts(program, placed[1], np.asarray(x), placed[2])
 
     make = functools.partial(latents, autoencoder)
@@ -180,15 +181,15 @@ def _encoder(autoencoder: Any) -> Callable[[Any, Array], Array]:
 
 
 @functools.lru_cache(maxsize=8)
-def _decoder(autoencoder: Any, in_strips: bool) -> Callable[[Any, Array], Array]:
-    """The jitted `(params, latents) -> uint8 pictures`."""
+def _decoder(autoencoder: Any, in_strips: bool, mesh: Any = None) -> Callable[[Any, Array], Array]:
+    """The jitted `(params, latents) -> uint8 pictures`; of a mesh each device decodes its own."""
 
     def decode(params, z):
         if in_strips:
             return to_uint8(strips.decode(autoencoder, params, z))
         return to_uint8(autoencoder.apply({"params": params}, z, method="decode"))
 
-    return jax.jit(decode)
+    return jax.jit(decode if mesh is None else parallel.by_rows(decode, mesh))
 
 
 def to_unit_range(image: Array) -> Array:

@@ -28,6 +28,7 @@ from ddim_jax.editing.inpainting import RESTORATIONS, inpaint
 from ddim_jax.editing.inversion import INVERSIONS
 from ddim_jax.editing.latents import PATHS
 from ddim_jax.editing.pictures import MASKS
+from ddim_jax.model import Model
 from ddim_jax.names import check_range, whole_number
 
 
@@ -54,7 +55,11 @@ COMMON = {
     "num": dict(type=int, default=10, help="number of images"),
     "only": dict(type=int, help="take images of this class alone"),
     "resize": dict(action="store_true", help="crop and resize images to the network's size"),
-    "steps": dict(type=whole_numbers, default=[50], help="of the stride; some commands take more"),
+    "steps": dict(
+        type=whole_numbers,
+        help="of the stride, default 50, or the model's own where its own solver draws latents; "
+        "some commands take more",
+    ),
     "stride": dict(help="name, with options as in quadratic:fraction=1; default uniform"),
     "guidance_scale": dict(
         type=float,
@@ -186,7 +191,14 @@ def run(args: argparse.Namespace) -> None:
             check(path, what=f"--{flag}", suffixes=(".npz",))
     files.check_apart(out=args.out, **written)
     model = checkpoints.load(args.checkpoint, dtype=args.dtype, lora=args.lora)
+    args.steps = args.steps or _steps(model, args)
     args.work(model.sized(size), args)
+
+
+def _steps(model: Model, args: argparse.Namespace) -> list[int]:
+    """`--steps` where it is not given."""
+    own = model.draws_latents and vars(args).get("solver", "") is None
+    return [(own and model.recipe.steps) or 50]
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -1,10 +1,15 @@
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddim_jax import codecs, data
+from ddim_jax import codecs, data, parallel
+from ddim_jax.checkpoints.parts import network_shapes
+from ddim_jax.networks.autoencoder import AutoencoderKL
 from tests.errors import rejects
+from tests.latent_networks import random
 
 LEVELS = np.arange(256, dtype=np.uint8)
 
@@ -74,3 +79,29 @@ def test_conversions_refuse_what_is_converted():
 
 def test_data_offers_the_conversions():
     assert (data.to_uint8, data.to_unit_range) == (codecs.to_uint8, codecs.to_unit_range)
+
+
+@pytest.mark.parametrize("in_strips", [False, True])
+def test_devices_decode_each_their_own_pictures(monkeypatch, in_strips):
+    """Two devices and one give the same, of any number of pictures, whole or in strips."""
+    net = AutoencoderKL(widths=(8, 8), num_blocks=0, groups=4, attention=False)
+    params = jax.tree.map(
+        lambda leaf: random(str(leaf.shape), *leaf.shape) / 4, network_shapes(net, (16, 24, 3))
+    )
+    monkeypatch.setattr(codecs, "MOST_PIXELS", 64 if in_strips else 2**20)
+    z, devices = random("z", 5, 8, 12, 4), jax.local_devices()
+    whole = jax.jit(lambda z: net.apply({"params": params}, z, method="decode"))(z)
+    found = {}
+    for count in (1, 2):
+        monkeypatch.setattr(jax, "local_devices", lambda count=count: devices[:count])
+        codec = codecs.latents(net, (16, 24, 3), params)
+        found[count] = [codec.decode(params, z[:number]) for number in (5, 1)]
+        one, first = found[count]
+        np.testing.assert_allclose(np.int32(one), codecs.to_uint8(whole), atol=1)
+        np.testing.assert_array_equal(one[:1], first)
+    assert 10 < np.std(found[1][0]) and 0 < np.mean(found[1][0] % 255 > 0)
+    np.testing.assert_array_equal(found[1][0], found[2][0])
+    rows = parallel.shard(z[:2], parallel.make_mesh(devices))
+    program = codecs._decoder(net, in_strips, parallel.make_mesh(devices))
+    text = program.lower(params, rows).compile().as_text()
+    assert not re.search(r"all-gather|all-to-all|collective-permute", text)

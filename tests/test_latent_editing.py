@@ -156,6 +156,15 @@ def test_sdedit_of_a_prompt_file(command, tmp_path):
     assert numbers["solver"] == "ddim"
 
 
+@pytest.mark.parametrize("flags, count", [((), 6), (("--solver=ddim",), 50), (("--steps=3",), 3)])
+def test_the_models_own_solver_takes_its_own_steps(tmp_path, monkeypatch, capsys, flags, count):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(edit.checkpoints, "load", lambda *args, **options: told_latents())
+    Image.fromarray(PICTURES[0]).save("a.png")
+    edit.main(["sdedit", "--images=a.png", f"--prompt={CAT}", "--strength=1", *flags])
+    assert f"strength 1: {count} evaluations" in capsys.readouterr().out
+
+
 def test_walks_between_prompts(command):
     flags = (f"--prompt={CAT}", "--prompt=the sea", "--frames=3", "--method=ddim")
     assert command("interpolate", "--seeds=3", *flags)["frames"] == 4

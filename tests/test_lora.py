@@ -148,6 +148,17 @@ def test_dtypes_and_devices_stay(tmp_path):
         np.testing.assert_allclose(np.float32(leaf), exact, rtol=0.02, atol=0.02)
 
 
+def test_shapes_stay_shapes(tmp_path):
+    """Of a model that is planned with."""
+    path = write(tmp_path / "a.safetensors", half(peft_file()))
+    (params, net), *text = networks("sd1")
+    shapes = lambda tree: jax.tree.map(  # noqa: E731
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree
+    )
+    text = [(shapes(its), network) for its, network in text]
+    assert lora.apply(path, 1.0, shapes(params), net, text=text)[0] == shapes(params)
+
+
 def half(file):
     return {key: value.astype(np.float16) for key, value in file.items()}
 

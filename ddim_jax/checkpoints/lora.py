@@ -191,7 +191,9 @@ def _original_names(names: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 
 def _changed(value: Any, entry: Entry, its: dict[str, tuple[str, Factors]], scale: float) -> Any:
-    """A parameter with the changes of the tensors that it is made of."""
+    """A parameter with the changes of the tensors that it is made of; a shape stays one."""
+    if isinstance(value, jax.ShapeDtypeStruct):
+        return value
     tensors = to_theirs([entry], unflatten_dict({entry.ours: np.asarray(value)}, sep="/"))
     for name, (key, factors) in its.items():
         weight = tensors[name]
