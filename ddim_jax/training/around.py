@@ -234,7 +234,7 @@ def told(config: ml_collections.ConfigDict, model: Model, source: Any) -> Any:
         source = dataclasses.replace(source, told={k: Rows(v, places) for k, v in encoded})
     if not config.data.get("cache", False) or source.autoencoder:
         return source
-    mirrors = config.data.flip
+    mirrors = config.data.get("flip", False)
     moments, labels = latent_sets.Encoder(model.codec, mirrors)(source, range(len(source)))
     if not experiment.samples_latents(config):
         moments = np.split(moments, 2, axis=-1)[0]
