@@ -79,7 +79,10 @@ def build(
 
     def step(axis: str | None, gather: Callable | None = None) -> Callable:
         gather = gather if low_rank is None else _merging(low_rank, gather)
-        changed = (model.codec, sample, augmentation)
+        codec = model.codec
+        if axis is None and model.draws_latents:  # few rows at a time, on every device its own
+            codec = codec._replace(encode=parallel.by_rows(codec.encode, mesh))
+        changed = (codec, sample, augmentation)
         return make_step(loss, optimizer, ema, axis, gather, accumulate, *changed)
 
     step_fn = parallel.parallelise_step(step, config.parallel, mesh)
