@@ -107,7 +107,8 @@ class UNet(nn.Module):
     def inputs(self) -> dict[str, Input]:
         """What the network is told beside x and t, by name."""
         label = {"label": Input((), "int32", self.num_classes)} if self.num_classes else {}
-        changes = {AUGMENT: Input((self.augment,))} if self.augment > 0 else {}
+        check_range("config.model.augment", self.augment, "[0, 256]", "9 is usual", whole=True)
+        changes = {AUGMENT: Input((self.augment,))} if self.augment else {}
         return label | changes | {name: Input() for name in self.scalars}
 
     @nn.compact
@@ -158,7 +159,6 @@ class UNet(nn.Module):
             f"patch_size {self.patch_size}": self.patch_size,
             f"2 ** ({levels} levels - 1)": 2 ** (levels - 1),
         }
-        check_range("config.model.augment", self.augment, "[0, 256]", "9 is usual", whole=True)
         decided_by = ("num_classes", "scalars", "augment")
         options = dict(factors=factors, decided_by=decided_by)
         check_inputs(self, x, t, inputs, dropout_keys, **options)
