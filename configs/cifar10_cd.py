@@ -15,6 +15,7 @@ def get_config():
     """Song et al. 2023, table 3: 18 points, no decay of the target, RAdam at 4e-4, batch 512."""
     config = cifar10_edm()
     config.start_from = "runs/cifar10_edm"
+    config.data.flip, config.data.augment = True, None
     config.model.dropout = 0.0
     config.prediction = dict(name="consistency", sigma_data=0.5, sigma_min=0.002)
     config.loss = dict(

@@ -17,7 +17,7 @@ def get_config():
     """Geng et al. 2024, authors' code: q = 2, k = 8, b = 1; plain norm, EDM's weight; RAdam."""
     config = cifar10_edm()
     config.start_from = "runs/cifar10_edm"
-    config.data.flip = False
+    config.data.augment = None
     config.model.dropout = 0.2
     config.loss = dict(
         name="consistency",

@@ -13,6 +13,9 @@ import numpy as np
 Array = Any
 NULL = "null"
 """Key of a dict in `inputs`: values that stand where an input is dropped."""
+AUGMENT = "augment"
+"""Input that says how a picture was changed, see `data/augmentation.py`; never dropped. Zeros, for
+not at all, are told wherever pictures are drawn."""
 
 
 def nulled(inputs: dict[str, Array], null: Mapping[str, Any]) -> dict[str, Array]:

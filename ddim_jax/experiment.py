@@ -87,7 +87,12 @@ def samples_latents(config: ml_collections.ConfigDict) -> bool:
             f"config.data.latents must be 'sample', 'mean' or None, got {chosen!r}; None: 'sample' "
             "of latents:DIR, 'mean' of pictures"
         )
-    return chosen == "sample" or (chosen is None and config.data.name.startswith("latents:"))
+    return chosen == "sample" or (chosen is None and data_kind(config) == "latents")
+
+
+def data_kind(config: ml_collections.ConfigDict) -> str:
+    """What the name of a config's data begins with, such as "folder" or "latents"."""
+    return str(config.data.name).partition(":")[0]
 
 
 def is_open(config: ml_collections.ConfigDict) -> bool:

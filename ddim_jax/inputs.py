@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ddim_jax.dropping import NULL, nulled
+from ddim_jax.dropping import AUGMENT, NULL, nulled
 from ddim_jax.names import as_whole, few, parse_value
 from ddim_jax.rows import Rows
 
@@ -246,6 +246,8 @@ class Inputs:
         null = texts.pop(NULL, None)
         given = {"label": labels, "guidance": guidance, "interval": interval, "sizes": sizes}
         given |= {CHANNELS: channels}
+        if self.takes(AUGMENT):
+            given[AUGMENT] = np.zeros((np.size(guidance), *self.declared[AUGMENT].shape))
         given = {name: (given | texts).get(name) for name in self.declared}
         for name, value in given.items():
             if value is None:

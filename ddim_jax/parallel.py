@@ -119,6 +119,24 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
+def by_rows(function: Callable, mesh: Mesh) -> Callable:
+    """`function(whole, *rows) -> rows`, each device of a mesh with its own rows, inside a program.
+
+    For loops over rows, which would else be done for all rows by every device.
+
+    Args:
+        function: its first argument is the same on all devices, the others are [B, ...].
+        mesh: from `make_mesh`; its devices divide B.
+    """
+
+    def run(whole, *rows):
+        specs = (PartitionSpec(), *[PartitionSpec(AXIS)] * len(rows))
+        options = dict(in_specs=specs, out_specs=PartitionSpec(AXIS), check_vma=False)
+        return jax.shard_map(function, mesh=mesh, **options)(whole, *rows)
+
+    return run
+
+
 def layout(tree: Any, mesh: Mesh, mode: str) -> Any:
     """The sharding of every leaf of a training state.
 

@@ -287,6 +287,7 @@ AUTHORS = {
     "cifar10_edm": {
         "optimizer.learning_rate": 1e-3, "optimizer.warmup_steps": 10_000_000 // 512,
         "train.batch_size": 512, "model.dropout": 0.13, "sample.clip": "none",
+        "data.flip": False, "data.augment.probability": 0.12, "model.augment": 9,
     },
     "cifar10_ect": {
         "data.flip": False, "loss.weight.name": "edm", "loss.huber": 0.0, "ema.decay": 0.9999,
@@ -297,11 +298,14 @@ AUTHORS = {
     "cifar10_cd": {
         "optimizer.learning_rate": 4e-4, "train.batch_size": 512, "ema.warmup": False,
         "model.dropout": 0.0, "loss.distance": "lpips:lpips_vgg.safetensors",
+        "data.flip": True, "data.augment": None,
     },
     "cifar10_ct": {"optimizer.learning_rate": 2e-4, "train.steps": 800_000, "loss.distil": False},
     "cifar10_mean_flow": {
         "loss.floor": 1e-3, "ema.decay": 0.9999, "loss.same": 0.25, "loss.power": 0.75,
         "optimizer.learning_rate": 6e-4, "train.batch_size": 8 * 128, "model.dropout": 0.2,
+        "data.flip": False, "data.augment.probability": 0.12,
+        "data.augment.operations": ("xflip", "scale", "aniso", "translate_frac"),
     },
     "cifar10_progressive:teacher": {
         "prediction.name": "x0", "model.dropout": 0.2, "optimizer.warmup_steps": 1000,

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from configs import digits_text, digits_vae
-from ddim_jax import checkpoints, data, experiment
+from ddim_jax import checkpoints, codecs, data, experiment, parallel
 from ddim_jax.data import latent_sets, latents
-from ddim_jax.training import around, loop
+from ddim_jax.training import around, loop, method
 from tests.errors import rejects
 from tests.processes import finish, start
 from tests.tiny import tiny
@@ -168,10 +168,31 @@ def test_training_on_a_set_equals_encoding_while_training(made, whole, tmp_path,
         np.testing.assert_allclose(found[name], found["set"], rtol=1e-5)
 
 
+def test_each_device_encodes_its_own_rows_while_training(made, monkeypatch):
+    """Else all devices would encode the whole batch, as XLA splits no loop over rows."""
+    monkeypatch.setattr(codecs, "TOGETHER", 64)
+    config = run_config(f"npz:{made}/pictures.npz", made)
+    config, parts = around.load(config, made / "none", experiment.load_data(config))
+    mesh = parallel.make_mesh()
+    built = method.build(config, None, mesh, parts)
+    rows = parallel.by_rows(built.model.codec.encode, mesh)
+    pictures = parallel.shard(np.load(made / "pictures.npz")["images"], mesh)
+    program = jax.jit(lambda x: rows(parts.codec_params, x, None)).lower(pictures).compile()
+    assert "all-gather" not in program.as_text()
+    found, wanted = program(pictures), built.model.codec.encode(parts.codec_params, pictures)
+    assert found.sharding.spec[0] == parallel.AXIS
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+    state = loop.abstract_state(config, built, None, mesh)
+    shapes = {"image": (8, 8, 8, 3), "label": (8,), "row": (8,)}
+    kinds = {"image": np.uint8, "label": np.int32, "row": np.int32}
+    batch = {name: jax.ShapeDtypeStruct(shapes[name], kinds[name]) for name in shapes}
+    assert "shard_map" in str(built.step.trace(state, batch).jaxpr)
+
+
 def test_latents_are_drawn_by_keys(made, whole):
     source = data.load(f"latents:{whole}")
     net, params = autoencoder(made, source)
-    codec = experiment.codecs.latents(net, (8, 8, 3), params)
+    codec = codecs.latents(net, (8, 8, 3), params)
     moments = source.batch(np.arange(4))["image"]
     keys = jax.random.split(jax.random.key(0), 4)
     mean, std = np.split(moments, 2, axis=-1)

@@ -21,7 +21,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import PartitionSpec
 
 from ddim_jax import parallel
 from ddim_jax.codecs import TOGETHER, Codec
@@ -160,9 +159,7 @@ class Encoder:
             turned = (pictures, pictures[:, :, ::-1]) if mirrors else (pictures,)
             return jnp.stack([codec.moments(params, one) for one in turned], axis=1)
 
-        rows, whole = PartitionSpec(parallel.AXIS), PartitionSpec()
-        options = dict(in_specs=(whole, rows), out_specs=rows, check_vma=False)
-        self._run = jax.jit(jax.shard_map(run, mesh=self._mesh, **options))
+        self._run = jax.jit(parallel.by_rows(run, self._mesh))
 
     def __call__(
         self, source: Any, places: Sequence[int], update: Callable[[int], Any] = lambda count: None

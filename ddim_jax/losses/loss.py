@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ddim_jax.dropping import drop
+from ddim_jax.dropping import AUGMENT, drop
 from ddim_jax.losses.weightings import Weighting
 from ddim_jax.names import check_range
 from ddim_jax.predictions import Parameterization, Prediction, expand, predict, target
@@ -112,7 +112,8 @@ def conditions(batch: dict, keys: Array, null: Mapping[str, Any], dropout: float
     """Takes a network's inputs from the batch and drops them in some rows.
 
     Args:
-        batch: holds every name in `null`, [B, ...] each.
+        batch: holds every name in `null`, [B, ...] each, and "augment" for networks that are told
+            it, in every row.
         keys: [B].
         null: of the `Net`.
         dropout: probability that the inputs of a row become null.
@@ -123,7 +124,8 @@ def conditions(batch: dict, keys: Array, null: Mapping[str, Any], dropout: float
     missing = sorted(set(null) - set(batch))
     if missing:
         raise ValueError(f"the network takes {missing[0]!r}, and batches hold {sorted(batch)} only")
-    return drop({name: jnp.asarray(batch[name]) for name in null}, null, keys, dropout)
+    told = {AUGMENT: batch[AUGMENT]} if AUGMENT in batch else {}
+    return told | drop({name: jnp.asarray(batch[name]) for name in null}, null, keys, dropout)
 
 
 def conditions_with_scale(

@@ -21,6 +21,7 @@ from types import MappingProxyType
 
 import flax.linen as nn
 
+from ddim_jax.dropping import AUGMENT
 from ddim_jax.inputs import Input
 from ddim_jax.names import check_range
 from ddim_jax.networks.blocks import AttentionBlock, ResBlock, ascend, descend
@@ -57,6 +58,8 @@ class UNet(nn.Module):
         scalars: further inputs, inputs[name] [B] float each, embedded like times: "guidance", the
             scale that a guided student was distilled at, "interval", the length of its step.
             Their embeddings start at zero: a network that is given one is unchanged at first.
+        augment: how many numbers say how a picture was changed, inputs["augment"] [B, augment]; 0
+            for none. A layer without bias, which starts at zero, adds them to the embedding.
         scale_shift: the embedding scales and shifts after the second norm (ADM), not adds before.
         resample_blocks: resample inside residual blocks (ADM) rather than by a strided convolution
             and by repetition followed by a convolution.
@@ -88,6 +91,7 @@ class UNet(nn.Module):
     num_classes: int = 0
     null_label: bool = True
     scalars: tuple[str, ...] = ()
+    augment: int = 0
     scale_shift: bool = False
     resample_blocks: bool = False
     down_padding: str = "same"
@@ -103,7 +107,9 @@ class UNet(nn.Module):
     def inputs(self) -> dict[str, Input]:
         """What the network is told beside x and t, by name."""
         label = {"label": Input((), "int32", self.num_classes)} if self.num_classes else {}
-        return label | {name: Input() for name in self.scalars}
+        check_range("config.model.augment", self.augment, "[0, 256]", "9 is usual", whole=True)
+        changes = {AUGMENT: Input((self.augment,))} if self.augment else {}
+        return label | changes | {name: Input() for name in self.scalars}
 
     @nn.compact
     def __call__(self, x, t, inputs=MappingProxyType({}), dropout_keys=None):
@@ -153,7 +159,7 @@ class UNet(nn.Module):
             f"patch_size {self.patch_size}": self.patch_size,
             f"2 ** ({levels} levels - 1)": 2 ** (levels - 1),
         }
-        decided_by = ("num_classes", "scalars")
+        decided_by = ("num_classes", "scalars", "augment")
         options = dict(factors=factors, decided_by=decided_by)
         check_inputs(self, x, t, inputs, dropout_keys, **options)
 
@@ -206,6 +212,9 @@ class UNet(nn.Module):
             rows = self.num_classes + int(self.null_label)
             init = nn.initializers.normal(1.0)
             emb = emb + nn.Embed(rows, width, embedding_init=init, name="label")(inputs["label"])
+        if self.augment:
+            dense = nn.Dense(width, use_bias=False, kernel_init=zeros, name=f"{AUGMENT}_0")
+            emb = emb + dense(inputs[AUGMENT])
         for name in self.scalars:
             features = self._features(SCALAR_UNITS * inputs[name])
             emb = emb + two_layers(name, features, width, last_init=zeros)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import ml_collections
 
 from ddim_jax import losses
+from ddim_jax.data.augmentation import AUGMENTATIONS
 from ddim_jax.names import did_you_mean, parse_value
 from ddim_jax.networks import NETWORKS
 from ddim_jax.networks.low_rank import LowRank
@@ -35,6 +36,7 @@ NAMED = {
     "loss.pairs": losses.PAIRS,
     "loss.pairs.points": losses.POINTS,
     "loss.target_decay": {"adaptive": losses.adaptive_decay},
+    "data.augment": AUGMENTATIONS,
 }
 """Sections whose `name` is one of a table."""
 WRITTEN: dict[str, dict[str, Any]] = {
@@ -43,6 +45,7 @@ WRITTEN: dict[str, dict[str, Any]] = {
         **{"name": "", "split": "train", "data_dir": "", "flip": False, "skip_unreadable": False},
         **{"image_shape": None, "channels": None, "resize": None, "pad": False},
         **{"class_names": (), "cache": False, "latents": None, "caption": ""},
+        **{"augment": None},
     },
     "train": {
         **{"steps": 1, "batch_size": 1, "accumulate": 1, "keep": 2},

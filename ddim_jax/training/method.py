@@ -15,6 +15,8 @@ from jax.sharding import Mesh
 from ddim_jax import experiment, keys, losses, parallel
 from ddim_jax.checkpoints.parts import Pipeline
 from ddim_jax.checkpoints.workdir import BASE
+from ddim_jax.data import augmentation as augmentations
+from ddim_jax.dropping import AUGMENT
 from ddim_jax.losses import TIMES, WEIGHTINGS, lpips
 from ddim_jax.model import Model
 from ddim_jax.names import check_names, check_options, check_range, lookup, make
@@ -73,6 +75,7 @@ def build(
     accumulate, sample = config.train.get("accumulate", 1), experiment.samples_latents(config)
     shapes = jax.eval_shape(model.init, jax.random.key(0))  # traces it, which checks its options
     low_rank = build_low_rank(config, model, shapes, teacher)
+    augmentation = build_augmentation(config, model)
 
     def step(axis: str | None, gather: Callable | None = None) -> Callable:
         gather = gather if low_rank is None else _merging(low_rank, gather)
@@ -82,7 +85,8 @@ def build(
 
         if axis is None and model.draws_latents:
             encode = parallel.by_rows(encode, mesh)
-        return make_step(loss, optimizer, ema, axis, gather, accumulate, encode, sample)
+        changed = (encode, sample, augmentation)
+        return make_step(loss, optimizer, ema, axis, gather, accumulate, *changed)
 
     step_fn = parallel.parallelise_step(step, config.parallel, mesh)
     return Method(model, loss, optimizer, build_learning_rate(config), step_fn, low_rank)
@@ -149,7 +153,7 @@ def check(config: ml_collections.ConfigDict, model: Model, devices: int) -> None
             f"{counts['accumulate']}"
         )
     SampleGrid.check(model)
-    if config.data.flip and config.data.name.startswith("pairs:"):
+    if config.data.flip and experiment.data_kind(config) == "pairs":
         raise ValueError("pairs cannot be flipped: the noise would not be; set data.flip=False")
     network = config.model.get("name", "unet")
     if (network in AUTOENCODERS) != (config.loss.name == "autoencoder"):
@@ -158,7 +162,7 @@ def check(config: ml_collections.ConfigDict, model: Model, devices: int) -> None
             f"got {config.loss.name!r} and {network!r}"
         )
     if not config.get("codec"):
-        if config.data.name.startswith("latents:"):
+        if experiment.data_kind(config) == "latents":
             raise ValueError(
                 f"{config.data.name} needs the autoencoder that made it, to draw pictures; name it "
                 "with config.codec.start_from"
@@ -246,6 +250,29 @@ def _decay(section: Mapping, pairs: losses.LevelPairs | None) -> Callable:
             "loss.target_decay by name needs loss.pairs on a grid, whose points it follows"
         )
     return make({"adaptive": losses.adaptive_decay}, section, "target_decay", pairs.points)
+
+
+def build_augmentation(
+    config: ml_collections.ConfigDict, model: Model
+) -> augmentations.Augmentation | None:
+    """How pictures are changed, as `config.data.augment` says; None where no network is told.
+
+    Raises:
+        ValueError: an unknown name or option; a network that is told other numbers; latents.
+    """
+    put, section = model.inputs.declared.get(AUGMENT), config.data.get("augment")
+    size = put.shape[0] if put else 0
+    if not section:
+        return augmentations.none(size) if size else None
+    if model.draws_latents or experiment.data_kind(config) == "pairs":
+        raise ValueError("config.data.augment changes pictures, no latents or pairs; leave it out")
+    augmentation = make(augmentations.AUGMENTATIONS, section, "data.augment")
+    if augmentation.size != size:
+        raise ValueError(
+            f"config.data.augment tells the network {augmentation.size} numbers, it takes {size}; "
+            f"set config.model.augment={augmentation.size}, of a unet"
+        )
+    return augmentation
 
 
 def build_optimizer(config: ml_collections.ConfigDict) -> Any:

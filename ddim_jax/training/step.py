@@ -14,11 +14,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ddim_jax.data.augmentation import Augmentation
+from ddim_jax.dropping import AUGMENT
 from ddim_jax.losses import Loss
 from ddim_jax.training.state import Ema, TrainState
 
-CODEC = 2**20
-"""What a row's key is folded with for its codec; losses take small numbers."""
+CODEC, CHANGES = 2**20, 2**20 + 1
+"""What a row's key is folded with to encode and to augment it; losses take small numbers."""
 
 
 def make_step(
@@ -30,6 +32,7 @@ def make_step(
     accumulate: int = 1,
     encode: Callable[[Any, tuple], Any] | None = None,
     sample: bool = False,
+    augmentation: Augmentation | None = None,
 ) -> Callable[..., tuple[TrainState, dict]]:
     """A pure train step `(state, batch, codec_params) -> (state, metrics)`, see `parallel`.
 
@@ -43,6 +46,7 @@ def make_step(
         accumulate: parts that a batch is taken in; divides its rows on every device.
         encode: (codec_params, (`batch["image"]`, keys or None)) -> samples; None: they are samples.
         sample: whether it is given keys [B], to draw anew in each step; else it takes the mean.
+        augmentation: changes samples, and tells the network how; None for none.
 
     Returns:
         The step. `batch["row"]` are the places in the global batch, if they are not 0, 1, ...;
@@ -60,8 +64,11 @@ def make_step(
     def step(state: TrainState, batch: dict, codec_params: Any = None) -> tuple[TrainState, dict]:
         keys = _row_keys(state, batch, axis_name)
         if encode is not None:
-            own = jax.vmap(lambda key: jax.random.fold_in(key, CODEC))(keys) if sample else None
+            own = _folded(keys, CODEC) if sample else None
             batch = batch | {"image": encode(codec_params, (batch["image"], own))}
+        if augmentation is not None:
+            changed, told = augmentation.apply(_folded(keys, CHANGES), batch["image"])
+            batch = batch | {"image": changed, AUGMENT: told}
         metrics, grads = compute(state.params, state.frozen, batch, keys, state.step)
         if axis_name is not None:
             metrics, grads = jax.lax.pmean((metrics, grads), axis_name)
@@ -88,6 +95,10 @@ def make_step(
         return new, metrics | {"grad_norm": norm, "finite": finite}
 
     return step
+
+
+def _folded(keys: Any, number: int) -> Any:
+    return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
 
 
 def _accumulated(compute: Callable, parts: int) -> Callable:
