@@ -36,7 +36,7 @@ from ddim_jax.names import check_range
 SHARPNESS = 20.0
 """Factor of cosines in the loss."""
 
-WEIGHTS = {"emoji": 1.0, "style": 1.0, "category": 0.3, "damage": 1.0}
+WEIGHTS = {"emoji": 1.0, "style": 1.0, "category": 0.3, "damage": 10.0}
 """Of the parts of the loss."""
 
 
