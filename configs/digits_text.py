@@ -9,21 +9,15 @@ bundled classifier reads 97.5% as the one that was asked for at guidance scale 3
 guidance (DPM-Solver++ 2M, 20 steps); thin, plain and bold ones have 25, 34 and 45 of 255 of ink.
 """
 
-import ml_collections
+from configs.digits import get_config as digits
 
 TOKENS = 549
 
 
-def get_config() -> ml_collections.ConfigDict:
+def get_config():
     """A latent network that attends to the words of captions, v-prediction, SD's schedule."""
-    config = ml_collections.ConfigDict()
-    config.seed = 0
-    config.parallel = "jit"
-    config.start_from = ""
-    config.data = dict(
-        name="digits", split="train", image_shape=None, flip=False, resize=32, channels=3,
-        data_dir="", cache=True,
-    )  # fmt: skip
+    config = digits()
+    config.data.update(resize=32, channels=3, cache=True)
     config.codec = dict(
         start_from="runs/digits_vae",
         name="autoencoder_kl",
@@ -56,30 +50,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.schedule = dict(
         name="ddpm_scaled_linear", num_steps=1000, beta_start=0.00085, beta_end=0.012
     )
-    config.prediction = dict(name="v")
-    config.loss = dict(
-        name="diffusion",
-        times=dict(name="uniform"),
-        weighting=dict(name="simple"),
-        label_dropout=0.1,
-    )
-    config.optimizer = dict(
-        name="adam", learning_rate=1e-3, warmup_steps=50, clip_norm=1.0, b2=0.99
-    )
-    config.ema = dict(name="power", relative_std=0.1)
-    config.train = dict(
-        steps=600,
-        batch_size=64,
-        accumulate=1,
-        log_every=50,
-        checkpoint_every=50,
-        keep=2,
-        sample_every=300,
-    )
-    config.sample = dict(
-        solver="ddim",
-        stride="uniform",
-        steps=50,
+    config.train.update(log_every=50, checkpoint_every=50, sample_every=300)
+    config.sample.update(
         num_samples=30,
         clip="none",
         guidance_scale=3.0,

@@ -17,6 +17,7 @@ COMMANDS = {
     "times": ("ddim_jax.evaluation.times", "search the times of a few-step sampler by quality"),
     "likelihood": ("ddim_jax.evaluation.likelihood", "measure bits per dimension"),
     "straightness": ("ddim_jax.evaluation.straightness", "measure how straight a flow's paths are"),
+    "latents": ("ddim_jax.data.latents", "encode a data set to latents, once"),
     "features": ("ddim_jax.evaluation.own_features", "train a feature network on own pictures"),
     "retrieval": ("ddim_jax.evaluation.retrieval", "say how often the asked emoji is drawn"),
     "sanity": ("ddim_jax.evaluation.sanity_check", "check a distance on real and damaged pictures"),

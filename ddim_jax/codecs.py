@@ -40,6 +40,8 @@ class Codec(NamedTuple):
         decode: `(params, x) -> pictures`, float [B, *sample_shape] to uint8 [B, *picture_shape].
         make: `(picture_shape, params) -> Codec`, the same for other pictures or parameters.
         params: the first argument of both; None for a codec without parameters.
+        moments: `(params, pictures) -> [B, ..., 2 C]`, mean and std of each of a sample's C
+            channels, for codecs that draw; None for those that do not.
     """
 
     sample_shape: tuple[int, ...]
@@ -48,6 +50,7 @@ class Codec(NamedTuple):
     decode: Callable[[Any, Array], Array]
     make: Callable[[tuple[int, ...], Any], "Codec"]
     params: Any = None
+    moments: Callable[[Any, Array], Array] | None = None
 
     def at(self, height: int, width: int) -> "Codec":
         """The codec of pictures of another size."""
@@ -84,8 +87,9 @@ def pixels(image_shape: tuple[int, ...]) -> Codec:
 def latents(autoencoder: Any, picture_shape: tuple[int, ...], params: Any = None) -> Codec:
     """Returns the codec of an autoencoder's latents, which have about unit variance.
 
-    `encode` returns the mean of a picture's latents, or with keys [B] a sample of them; floating
-    point arrays that end in the latents' shape are returned as they are: they are samples already.
+    `encode` returns the mean of a picture's latents, or with keys [B] a sample of them. Instead of
+    pictures it takes what `moments` made of them, and floating point arrays that end in the
+    latents' shape are returned as they are: they are samples already.
     `decode` takes as many pictures at a time as there are devices, so that any number fits; within
     a program, one after the other. Both raise ValueError for arrays that do not end in the codec's
     shapes.
@@ -108,11 +112,16 @@ def latents(autoencoder: Any, picture_shape: tuple[int, ...], params: Any = None
     in_strips = shape[0] * shape[1] > MOST_PIXELS and hasattr(autoencoder, "decode_last")
     placed: list = []  # parameters, the same on all devices, and those devices
 
-    def encode(params: Any, pictures: Array, key: Array | None = None) -> Array:
-        if pictures.dtype.kind == "f" and tuple(pictures.shape[-3:]) == sample_shape:
-            return pictures
+    def moments(params: Any, pictures: Array) -> Array:
         _check_shape(pictures, shape, "pictures")
-        return _encoder(autoencoder)(params, pictures, key)
+        return _encoder(autoencoder)(params, pictures)
+
+    def encode(params: Any, pictures: Array, key: Array | None = None) -> Array:
+        found = tuple(pictures.shape[-3:]) if pictures.dtype.kind == "f" else ()
+        if found == sample_shape:
+            return pictures
+        both = found == (*sample_shape[:2], 2 * sample_shape[2])
+        return drawn(pictures if both else moments(params, pictures), key)
 
     def decode(params: Any, x: Array) -> Array:
         _check_shape(x, sample_shape, "samples")
@@ -125,7 +134,24 @@ def latents(autoencoder: Any, picture_shape: tuple[int, ...], params: Any = None
         return _in_parts(program, placed[1], np.asarray(x), placed[2])
 
     make = functools.partial(latents, autoencoder)
-    return Codec(sample_shape, shape, encode, decode, make, params)
+    return Codec(sample_shape, shape, encode, decode, make, params, moments)
+
+
+def drawn(moments: Array, keys: Array | None = None) -> Array:
+    """Samples of latents, `mean + std * noise`; without keys their means.
+
+    Args:
+        moments: [B, h, w, 2 C], means and then standard deviations.
+        keys: [B].
+
+    Returns:
+        [B, h, w, C].
+    """
+    mean, std = jnp.split(moments, 2, axis=-1)
+    if keys is None:
+        return mean
+    noise = jax.vmap(lambda key: jax.random.normal(key, mean.shape[1:], mean.dtype))(keys)
+    return mean + std * noise
 
 
 def _in_parts(program: Callable, params: Any, x: np.ndarray, mesh: Any) -> np.ndarray:
@@ -138,22 +164,17 @@ def _in_parts(program: Callable, params: Any, x: np.ndarray, mesh: Any) -> np.nd
 
 
 @functools.lru_cache(maxsize=8)
-def _encoder(autoencoder: Any) -> Callable[[Any, Array, Array | None], Array]:
-    """The jitted `(params, pictures, keys or None) -> latents`, few pictures after the other."""
+def _encoder(autoencoder: Any) -> Callable[[Any, Array], Array]:
+    """The jitted `(params, pictures) -> moments`, few pictures after the other."""
 
-    def encode(params, pictures, keys):
-        def one(row):
-            picture, key = row
+    def encode(params, pictures):
+        def one(picture):
             x = picture[None]
             x = to_unit_range(x) if x.dtype == jnp.uint8 else x
-            found = autoencoder.apply({"params": params}, x, method="encode")
-            if key is None:
-                return found.mean[0]
-            noise = jax.random.normal(key, found.mean.shape, found.mean.dtype)
-            return (found.mean + found.std * noise)[0]
+            return jnp.concatenate(autoencoder.apply({"params": params}, x, method="encode"), -1)[0]
 
         few = max(1, TOGETHER // (pictures.shape[1] * pictures.shape[2]))
-        return jax.lax.map(one, (pictures, keys), batch_size=min(few, len(pictures)))
+        return jax.lax.map(one, pictures, batch_size=min(few, len(pictures)))
 
     return jax.jit(encode)
 

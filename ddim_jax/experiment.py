@@ -42,8 +42,9 @@ def load_data(config: ml_collections.ConfigDict, **options: Any) -> Any:
     for name in ("flip", "pad", "skip_unreadable"):
         if not isinstance(section.get(name, False), bool):
             raise ValueError(f"config.data.{name} must be True or False, got {section[name]!r}")
-    if not isinstance(section.name, str):
-        raise ValueError(f"config.data.name must be text, got {section.name!r}")
+    for name in ("name", "caption"):
+        if not isinstance(section.get(name) or "", str):
+            raise ValueError(f"config.data.{name} must be text, got {section[name]!r}")
     if section.get("resize"):
         for side in height_width(section.resize):
             hint = "None keeps the size"
@@ -53,7 +54,7 @@ def load_data(config: ml_collections.ConfigDict, **options: Any) -> Any:
             f"config.data.channels must be 1 (grey), 3 (RGB) or None (as stored), got "
             f"{section.channels!r}"
         )
-    return data.load(
+    source = data.load(
         section.name,
         section.split,
         image_size=section.get("resize") or None,
@@ -61,8 +62,32 @@ def load_data(config: ml_collections.ConfigDict, **options: Any) -> Any:
         data_dir=section.get("data_dir") or None,
         pad=section.get("pad", False),
         skip_unreadable=section.get("skip_unreadable", False),
+        caption=section.get("caption") or None,
         **options,
     )
+    if getattr(source, "autoencoder", None) and section.get("flip") and not source.mirrors:
+        raise ValueError(
+            f"{source.name} holds no mirrored images, and config.data.flip=True asks for them; "
+            "encode them with --flip, or set it to False"
+        )
+    return source
+
+
+def samples_latents(config: ml_collections.ConfigDict) -> bool:
+    """Whether training draws latents anew in each step; else it takes their means.
+
+    By default those of a set are drawn, and of pictures that are encoded here the means are taken.
+
+    Raises:
+        ValueError: config.data.latents is something else.
+    """
+    chosen = config.data.get("latents")
+    if chosen not in (None, "sample", "mean"):
+        raise ValueError(
+            f"config.data.latents must be 'sample', 'mean' or None, got {chosen!r}; None: 'sample' "
+            "of latents:DIR, 'mean' of pictures"
+        )
+    return chosen == "sample" or (chosen is None and config.data.name.startswith("latents:"))
 
 
 def is_open(config: ml_collections.ConfigDict) -> bool:

@@ -1,6 +1,7 @@
-"""Fingerprints of parameters, by which files know what drew them."""
+"""Fingerprints of parameters and files, by which pictures know what drew them."""
 
 import hashlib
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -23,3 +24,9 @@ def fingerprint(params: Any) -> str:
         some = value if every <= 1 else value.reshape(-1)[:: every | 1]
         digest.update(np.ascontiguousarray(jax.device_get(some), np.float32).tobytes())
     return digest.hexdigest()
+
+
+def of_file(path: Path) -> str:
+    """sha256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -55,6 +55,7 @@ class Model:
         config: what it was trained with, see `configs/`.
         name: for messages and file names.
         step: training steps.
+        loras: files merged into `params` and the text encoders, as JSON: path, scale, sha256.
     """
 
     network: Any
@@ -67,6 +68,7 @@ class Model:
     config: ml_collections.ConfigDict
     name: str = "model"
     step: int = 0
+    loras: tuple[dict[str, Any], ...] = ()
 
     def __post_init__(self):
         """Makes room for what is ready for drawing, which an instance keeps and no copy has."""

@@ -142,9 +142,27 @@ def layout(tree: Any, mesh: Mesh, mode: str) -> Any:
     return jax.tree.map(sharding, tree)
 
 
+def place(tree: Any, mesh: Mesh, mode: str) -> Any:
+    """Puts a tree, the same in all processes, where `layout` says; on one device for pmap."""
+    if mode == "pmap":
+        return jax.device_put(tree)
+    return jax.jit(lambda tree: tree, out_shardings=layout(tree, mesh, mode))(tree)
+
+
 def whole(tree: Any, mesh: Mesh) -> Any:
     """The tree whole on every device of the mesh, inside a program."""
     return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def by_rows(function: Callable[[Any, Any], Any], mesh: Mesh) -> Callable[[Any, Any], Any]:
+    """`(fixed, rows) -> rows` inside a program, on each device for the rows that it has alone.
+
+    A loop over rows that are split would put them together on every device first.
+    """
+    own, split = PartitionSpec(), PartitionSpec(AXIS)
+    return jax.shard_map(
+        function, mesh=mesh, in_specs=(own, split), out_specs=split, check_vma=False
+    )
 
 
 def fetch(tree: Any, mesh: Mesh) -> Any:
@@ -160,28 +178,30 @@ def parallelise_step(make: Callable[..., Callable], mode: str, mesh: Mesh) -> Ca
 
     Args:
         make: (axis name or None, function that puts parameters together or None) -> pure step
-            `(state, batch) -> (state, metrics)`.
+            `(state, batch, fixed) -> (state, metrics)`.
         mode: in `MODES`.
         mesh: of the devices.
 
     Returns:
-        `(state, batch) -> (state, metrics)`. Under jit and fsdp the state lies as `layout` says and
-        the batch is sharded (`shard`), and the new state lies like the old; under pmap the batch is
-        a host batch and the state keeps its shapes, each device holding a copy.
+        `(state, batch, fixed=None) -> (state, metrics)`, where fixed are parameters that do not
+        change (`place`). Under jit and fsdp the state lies as `layout` says and the batch is
+        sharded (`shard`), and the new state lies like the old; under pmap the batch is a host batch
+        and the state keeps its shapes, each device holding a copy.
 
     Raises:
         ValueError: unknown mode; pmap with several processes.
     """
     _check_mode(mode)
     if mode == "pmap":
-        mapped = jax.pmap(make(AXIS), axis_name=AXIS, in_axes=(None, 0), out_axes=(None, None))
-        return lambda state, batch: mapped(state, _split(batch, jax.local_device_count()))
+        axes = dict(in_axes=(None, 0, None), out_axes=(None, None))
+        mapped, count = jax.pmap(make(AXIS), axis_name=AXIS, **axes), jax.local_device_count()
+        return lambda state, batch, fixed=None: mapped(state, _split(batch, count), fixed)
     if mode == "jit":
         return jax.jit(make(None), donate_argnums=0)
     plain = make(None, lambda tree: whole(tree, mesh))
 
-    def step(state, batch):
-        state, metrics = plain(state, batch)
+    def step(state, batch, fixed=None):
+        state, metrics = plain(state, batch, whole(fixed, mesh))
         return jax.lax.with_sharding_constraint(state, layout(state, mesh, mode)), metrics
 
     return jax.jit(step, donate_argnums=0)

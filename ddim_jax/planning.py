@@ -26,7 +26,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ddim_jax import files, parallel, program_cost, sampling
+from ddim_jax.checkpoints.parts import network_shapes
 from ddim_jax.dropping import NULL
+from ddim_jax.experiment import build_autoencoder
 from ddim_jax.model import Model
 from ddim_jax.recipe import ADAPTIVE, Recipe
 from ddim_jax.topologies import CHIPS, Chip, devices
@@ -210,13 +212,19 @@ def plan_training(config: Any, topology: str, quick: bool = False) -> Plan:
         def rows(dtype, *shape):
             return jax.ShapeDtypeStruct((size, *shape), dtype, sharding=sharding)
 
-        shape, kind = method.model.sample_shape, np.float32 if config.get("codec") else np.uint8
+        codec, kind, shapes = method.model.codec, np.uint8, None
+        shape = codec.picture_shape
+        if config.get("codec") and config.data.get("cache", False):
+            shape, kind = codec.sample_shape, np.float32
+        elif config.get("codec"):
+            shapes = network_shapes(build_autoencoder(config.codec), shape)
         batch = {"image": rows(kind, *shape), "label": rows(np.int32)}
         told = method.model.inputs
         batch |= {
             name: rows(told.declared[name].dtype, *told.declared[name].shape) for name in told.null
         }
-        return method.step.trace(state, batch | {"row": rows(np.int32)})
+        fixed = _on(shapes, parallel.layout(shapes, mesh, config.parallel))
+        return method.step.trace(state, batch | {"row": rows(np.int32)}, fixed)
 
     with devices(topology) as mesh:  # before anything starts a backend, which reads XLA_FLAGS once
         start = teacher.load(config)
@@ -270,11 +278,7 @@ def plan_sampling(
 
         def on(tree, layout):
             shapes = jax.eval_shape(lambda tree: jax.tree.map(jnp.asarray, tree), tree)
-            return jax.tree.map(
-                lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at),
-                shapes,
-                layout(shapes),
-            )
+            return _on(shapes, layout(shapes))
 
         params = on(model.params, lambda tree: parallel.layout(tree, mesh, mode))
         fixed = [on(tree, whole) for tree in (table, told["guidance"])]
@@ -284,6 +288,13 @@ def plan_sampling(
     with devices(topology) as mesh:
         parallel.check_batch(batch_size, mesh.size)
         return compile_plan(trace, topology, mesh, repeats=table.nfe, quick=quick)
+
+
+def _on(shapes: Any, layout: Any) -> Any:
+    """Shapes with their shardings."""
+    return jax.tree.map(
+        lambda leaf, at: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=at), shapes, layout
+    )
 
 
 def _features(model: Model) -> dict[str, Any] | None:

@@ -1,9 +1,9 @@
 """What drew a picture, kept in its file, so that it can be drawn again: `sample.py --like=FILE`.
 
 A PNG holds it as JSON in the text chunk "ddim_jax", an NPZ in the array "about": recipe, seed,
-places in the set, labels, texts, size, batch size, checkpoint (name, path, step, sha256 of the
-weights), a digest of the sampler's table, version. Pictures of the editing commands hold the
-command instead.
+places in the set, labels, texts, size, batch size, checkpoint (name, path, step, dtype, sha256 of
+the weights), LoRA files (path, scale, sha256), a digest of the sampler's table, version. Pictures
+of the editing commands hold the command instead.
 """
 
 import dataclasses
@@ -43,6 +43,8 @@ class Drawn:
         step: training steps of the model.
         weights: sha256 of its parameters.
         table: sha256 of the sampler's table.
+        dtype: of its parameters; None: the model's own.
+        loras: files merged into them, as of `Model`; None: not known.
     """
 
     recipe: Recipe
@@ -57,14 +59,36 @@ class Drawn:
     step: int
     weights: str
     table: str
+    dtype: str | None = None
+    loras: tuple[dict[str, Any], ...] | None = None
+
+    def lora_files(self) -> tuple[str, ...]:
+        """The LoRA files, as `checkpoints.load` takes them.
+
+        Raises:
+            FileNotFoundError: one is gone.
+        """
+        for one in self.loras or ():
+            if not Path(one["path"]).exists():
+                raise FileNotFoundError(
+                    f"the picture was drawn with the LoRA {one['path']}, which is gone; say where "
+                    f"it is now by {_flags(self.loras)}"
+                )
+        return tuple(f"{one['path']}:{one['scale']}" for one in self.loras or ())
 
     def check(self, model: Model, recipe: Recipe) -> None:
         """Checks that a model and a recipe are those that drew the pictures.
 
         Raises:
-            ValueError: other weights, or, of the same recipe, another table: a learned stride whose
-                file has changed, or another version of a solver.
+            ValueError: other LoRA files, other weights, or, of the same recipe, another table: a
+                learned stride whose file has changed, or another version of a solver.
         """
+        if self.loras is not None and _contents(self.loras) != _contents(model.loras):
+            drawn, now = _flags(self.loras), _flags(model.loras)
+            what = "whose content has changed since" if drawn == now else f"not with {now}"
+            raise ValueError(
+                f"the picture was drawn with {drawn}, {what}; name what drew it by --lora"
+            )
         if model.fingerprint != self.weights:
             raise ValueError(
                 f"the picture was drawn by the weights of step {self.step} of {self.checkpoint}, "
@@ -113,11 +137,11 @@ def about(
         prompts: texts in rotation; None for a network that is told none.
         negative_prompt: of all of them.
     """
-    path = Path(checkpoint).absolute() if checkpoint and Path(checkpoint).exists() else None
+    path = Path(checkpoint).expanduser()
     return (
         maker(model)
         | {
-            "path": path and str(path),
+            "path": str(path.absolute() if path.exists() and checkpoint else checkpoint) or None,
             "recipe": _plain(dataclasses.asdict(recipe) | {"stride": whole_path(recipe.stride)}),
             "table": _digest(model, recipe),
             "seed": int(seed),
@@ -148,6 +172,8 @@ def maker(model: Model) -> dict[str, Any]:
         "checkpoint": model.name,
         "step": model.step,
         "weights": model.fingerprint,
+        "dtype": _dtype(model),
+        "loras": list(model.loras),
         "devices": f"{jax.local_device_count()} {jax.devices()[0].platform}",
     }
 
@@ -187,9 +213,29 @@ def _drawn(found: dict[str, Any]) -> Drawn:
         prompts=found.get("prompts"),
         negative_prompt=found.get("negative_prompt"),
         size=tuple(found["size"]) if "size" in found else None,
+        dtype=found.get("dtype"),
+        loras=tuple(found["loras"]) if "loras" in found else None,
         checkpoint=found["path"] or found["checkpoint"],
         **{name: found[name] for name in ("step", "weights", "table")},
     )
+
+
+def _dtype(model: Model) -> str | None:
+    """The dtype that the model was loaded in; None if its parameters and its network differ."""
+    kinds = {str(leaf.dtype) for leaf in jax.tree.leaves(model.params)}
+    own = getattr(model.network, "dtype", None)
+    return own if kinds == {own} else None
+
+
+def _flags(loras: Sequence[dict[str, Any]]) -> str:
+    """The flags that name LoRA files, wherever these lie."""
+    flags = [f"--lora={Path(one['path']).name}:{one['scale']:g}" for one in loras]
+    return " ".join(flags) or "no --lora"
+
+
+def _contents(loras: Sequence[dict[str, Any]]) -> list[tuple[str, float]]:
+    """What LoRA files change, wherever they lie."""
+    return sorted((one["sha256"], one["scale"]) for one in loras)
 
 
 def _plain(content: Any) -> Any:

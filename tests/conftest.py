@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import gc
+import importlib.metadata
 import os
 import signal
 import sys
@@ -17,9 +18,11 @@ FLAGS = [
     # many small programs: compiling them is most of the time, running them next to none
     "--xla_backend_optimization_level=0",
     "--xla_llvm_disable_expensive_passes=true",
-    "--xla_cpu_use_fusion_emitters=false",  # they take half of the compiler's time
     "--xla_cpu_parallel_codegen_split_count=1",  # one module of code, of the rest a fifth
 ]
+if [int(n) for n in importlib.metadata.version("jaxlib").split(".")[:2]] < [0, 11]:
+    # they take half of the compiler's time; later ones have no way without
+    FLAGS.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join([*FLAGS, os.environ.get("XLA_FLAGS", "")])
 
 import jax  # noqa: E402  (the flags above are read when jax starts)

@@ -36,7 +36,7 @@ LAYERS = [
     ["losses"],
     ["training"],
     ["topologies", "sample_folder", "evaluation"],
-    ["planning", "editing", "strides.fit"],
+    ["planning", "editing", "strides.fit", "data.latents"],
     ["commands", "edit", "checkpoints.__main__", "models"],
     ["__main__"],
 ]

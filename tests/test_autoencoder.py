@@ -141,4 +141,10 @@ def test_a_latent_model_of_texts_trains_and_draws_alone(config, tmp_path):
     pictures = model.draw(prompt=["a bold seven", "a thin one"], steps=2)
     assert pictures.shape == (2, 8, 8, 3)
     latent.train.steps = 3
-    assert int(loop.train(latent, tmp_path / "text").step) == 3
+    resumed = loop.train(latent, tmp_path / "text")
+    latent.codec.start_from = str(tmp_path / "gone")
+    for mode in ("jit", "fsdp", "pmap"):
+        latent.parallel = mode
+        whole = loop.train(latent, tmp_path / mode)
+        for one, other in zip(*map(jax.tree.leaves, (resumed.params, whole.params)), strict=True):
+            np.testing.assert_allclose(one, other, rtol=0, atol=0 if mode == "jit" else 1e-4)

@@ -8,9 +8,12 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from absl.testing import flagsaver
 
+from ddim_jax import checkpoints
 from ddim_jax.checkpoints import __main__ as export
 from ddim_jax.checkpoints import hub, pipelines, weights_file
+from ddim_jax.commands import sample
 from tests import published_pipelines as published
 from tests.test_single_file import make_folder, original, write
 
@@ -135,6 +138,30 @@ def test_folders_of_the_hub(tmp_path, monkeypatch):
         hub.folder("hf:org/other")
     with pytest.raises(ValueError, match="a checkpoint of the hub is hf:ORG/NAME, got 'hf:model'"):
         hub.folder("hf:model")
+
+
+@pytest.mark.parametrize("accelerated", [True, False, None])
+def test_the_default_dtype_is_that_of_the_devices(folder, monkeypatch, accelerated):
+    """Of published pipelines, wherever they are read from; the bundled network is in float32."""
+    monkeypatch.setitem(sys.modules, "huggingface_hub", repository(folder, []))
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu" if accelerated is None else "cpu")
+    for name in (folder, "hf:org/model", "shapes:dit-xl-2"):
+        model = checkpoints.load(name, accelerated=accelerated)
+        wanted = "float32" if accelerated is False else "bfloat16"
+        assert {str(leaf.dtype) for leaf in jax.tree.leaves(model.params)} == {wanted}
+        assert model.network.dtype == wanted
+    assert checkpoints.load("digits", accelerated=accelerated).network.dtype == "float32"
+    assert checkpoints.load(folder, dtype="float32", accelerated=True).network.dtype == "float32"
+
+
+def test_a_plan_is_of_accelerators(folder, monkeypatch):
+    """Of a folder of the hub too."""
+    monkeypatch.setitem(sys.modules, "huggingface_hub", repository(folder, []))
+    sample.flags.FLAGS(["sample.py"])
+    with flagsaver.flagsaver(checkpoint="hf:org/model", plan="v5e:4"):
+        assert sample._load()[0].network.dtype == "bfloat16"
+    with flagsaver.flagsaver(checkpoint="hf:org/model"):
+        assert sample._load()[0].network.dtype == "float32"
 
 
 def test_without_the_hub(monkeypatch, tmp_path):

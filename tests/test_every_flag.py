@@ -21,6 +21,7 @@ from ddim_jax import batch_loop, checkpoints, data, edit, experiment, losses, pl
 from ddim_jax.adaptive_sampling import AdaptiveResult, Tolerance
 from ddim_jax.checkpoints import __main__ as export
 from ddim_jax.commands import configs, sample, train
+from ddim_jax.data import latents
 from ddim_jax.editing import actions, inpainting
 from ddim_jax.evaluation import (
     feature_networks,
@@ -121,6 +122,7 @@ def stubs(monkeypatch, tmp_path):
     for module in (actions, inpainting):
         monkeypatch.setattr(module, "judge", lambda model, rows: {})
     monkeypatch.setattr(tradeoff, "announce", reached)
+    monkeypatch.setattr(latents, "encode", reached)
     monkeypatch.setattr(fit, "make_teacher_data", reached)
     monkeypatch.setattr(likelihood, "measure", reached)
     monkeypatch.setattr(sanity_check.metrics, "check_count", metrics.check_count)
@@ -166,6 +168,8 @@ def parsers():
         (sanity_check, []),
     ]:  # fmt: skip
         yield module.__name__, module.main, flags_of(module.main), always
+    always = ["digits", "--autoencoder=digits_vae", "--out=set"]
+    yield "latents", latents.main, flags_of(latents.main), always
     yield "export", export.main, flags_of(export.main), ["digits_4step", "out.safetensors"]
 
 

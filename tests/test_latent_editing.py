@@ -1,13 +1,17 @@
 """Editing by models of latents and texts: against diffusers, in closed form, and the commands."""
 
+import argparse
 import json
+import re
+import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from ddim_jax import checkpoints, edit
-from ddim_jax.editing import latent_inpainting, restoration
+from ddim_jax.editing import latent_inpainting, pictures, restoration
 from ddim_jax.editing.editor import Editor
 from ddim_jax.editing.inversion import round_trip
 from tests import latent_edits
@@ -167,6 +171,40 @@ def test_inpainting(command, tmp_path, flags):
     kept = np.abs(np.int32(images[:, :, :8]) - PICTURES[:, :, :8]).max()
     assert (kept == 0) == (not flags) and numbers["known_error"] > 0
     assert np.abs(np.int32(images[:, :, 8:]) - PICTURES[:, :, 8:]).max() > 20
+
+
+def test_the_commands_of_the_page_on_editing(tmp_path, monkeypatch, capsys):
+    """Literally, but for the folder, with a picture and a mask of any size."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(edit.checkpoints, "load", lambda *args, **options: told_latents())
+    across, down = np.meshgrid(np.arange(30), np.arange(40))
+    picture = np.stack([8 * across, 6 * down, 4 * across + down], -1)
+    Image.fromarray(np.uint8(picture)).save("cat.png")
+    unknown = (10 < down) & (down < 30) & (8 < across) & (across < 22)
+    Image.fromarray(np.uint8(255 * ~unknown)).save("mask.png")
+    page = (Path(__file__).parent.parent / "docs" / "editing.md").read_text()
+    commands = re.findall(r"^python -m ddim_jax.edit (.*FOLDER.*)$", page, re.M)
+    assert len(commands) == 5
+    for line in commands:
+        few = ["--steps=4"] + ["--iterations=2"] * ("null_text" in line)
+        edit.main([*shlex.split(line), *few])
+        out = capsys.readouterr().out.splitlines()[-1].split(": ")[0]
+        with Image.open(out) as shown:
+            assert np.std(np.asarray(shown.convert("RGB"))) > 20
+
+
+def test_a_mask_is_cropped_and_resized_as_the_pictures_are(tmp_path):
+    """40 x 30 to 16 x 16: five rows at the top and at the bottom are cut off."""
+    mask = np.full((40, 30), 255, np.uint8)
+    mask[20:, :15] = 0
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    args = argparse.Namespace(mask=str(tmp_path / "mask.png"), resize=True)
+    found = pictures.read_mask(args, (2, 16, 16, 3))
+    wanted = np.ones((2, 16, 16, 1))
+    wanted[:, 8:, :8] = 0
+    np.testing.assert_array_equal(found, wanted)
+    with pytest.raises(ValueError, match="40 x 30, the images are 16 x 16; .* resizes both"):
+        pictures.read_mask(argparse.Namespace(mask=args.mask, resize=False), (2, 16, 16, 3))
 
 
 def test_inpainting_by_a_network_made_for_it(command):

@@ -2,19 +2,23 @@
 
 import functools
 import json
+import tracemalloc
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
 from flax.traverse_util import flatten_dict
 
+from ddim_jax import checkpoints
 from ddim_jax.checkpoints import original_names, parts, pipelines, tensor_files, tensor_names
 from ddim_jax.checkpoints.component_configs import KINDS
-from ddim_jax.checkpoints.published_configs import CONFIGS
+from ddim_jax.checkpoints.published_configs import CONFIGS, unasked
 from ddim_jax.checkpoints.scheduler_options import Options
-from ddim_jax.checkpoints.tensors import renamed
+from ddim_jax.checkpoints.tensors import Entry, renamed, to_ours, to_theirs
 from tests import published_pipelines as published
+from tests import whole_pipelines
 from tests.published_pipelines import CASES, recorded, samples, some
 from tests.selection import slow_but
 
@@ -279,6 +283,41 @@ def test_choice_of_files():
     assert tensor_files.choose(names, "model") == "model.safetensors.index.fp16.json"
 
 
+def test_written_files_are_those_of_safetensors(tmp_path):
+    """Byte for byte, also of tensors that are views, in any order; of another dtype its numbers."""
+    rows = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
+    tensors = {
+        "b": rows.T, "a": rows[:, 1], "half": rows.astype(jnp.bfloat16).transpose(1, 0, 2),
+        "one": np.float32(3), "none": np.zeros((0, 3), np.float16), "whole": np.arange(3),
+        "ä": np.arange(3, dtype=np.uint8),
+    }  # fmt: skip
+    packed = {name: np.array(value, order="C") for name, value in tensors.items()}
+    for metadata in ({"format": "pt"}, {}):
+        tensor_files.save(tmp_path / "a.safetensors", tensors, metadata)
+        wanted = safetensors.numpy.save(packed, metadata or None)
+        assert (tmp_path / "a.safetensors").read_bytes() == wanted
+    tensor_files.save(tmp_path / "a.safetensors", {"b": rows.T}, {}, "bfloat16")
+    found = safetensors.numpy.load_file(tmp_path / "a.safetensors")["b"]
+    np.testing.assert_array_equal(found, rows.T.astype(jnp.bfloat16))
+    with pytest.raises(ValueError, match="b holds numbers that are not finite in float16"):
+        tensor_files.save(tmp_path / "c.safetensors", {"b": rows.T * 1e6}, {}, "float16")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+def test_writing_copies_one_tensor_at_a_time(tmp_path, dtype):
+    """Of 24 kernels of 1 MB."""
+    params = {f"layer_{i}": {"kernel": np.ones((3, 3, 128, 228), np.float32)} for i in range(24)}
+    entries = [Entry(f"layer_{i}/kernel", (f"{i}.weight",)) for i in range(24)]
+    tracemalloc.start()
+    tensor_files.save(tmp_path / "a.safetensors", to_theirs(entries, params), {}, dtype)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4e6
+    back = to_ours(entries, tensor_files.Tensors([tmp_path / "a.safetensors"]))
+    jax.tree.map(np.testing.assert_array_equal, back, params)
+
+
 def test_pickles_are_not_opened(folder):
     weights(folder).rename(folder / "transformer" / "diffusion_pytorch_model.bin")
     message = r"only diffusion_pytorch_model.bin, which is not opened; .*safe_serialization=True"
@@ -407,6 +446,50 @@ def test_what_diffusers_does_not_have(folder, tmp_path):
         with pytest.raises(ValueError, match=message):
             pipelines.write(tmp_path / "new", pipeline._replace(config=config))
     assert list(tmp_path.iterdir()) == [folder]
+
+
+EULER = dict(_class_name="EulerDiscreteScheduler")
+TRAILING = EULER | dict(timestep_spacing="trailing")
+
+
+@pytest.mark.parametrize(
+    "name, scheduler, told, scale, steps",
+    [
+        ("StableDiffusionPipeline", TRAILING, False, 1.0, 4),  # SD-Turbo
+        (
+            "StableDiffusionXLPipeline",  # SDXL-Turbo
+            TRAILING | dict(_class_name="EulerAncestralDiscreteScheduler"), False, 1.0, 4,
+        ),
+        ("StableDiffusionXLImg2ImgPipeline", TRAILING, False, 1.0, 4),
+        ("StableDiffusionXLPipeline", dict(_class_name="TCDScheduler"), False, 1.0, 4),
+        ("StableDiffusionPipeline", dict(_class_name="LCMScheduler"), False, 1.0, 4),  # LCM-LoRA
+        ("StableDiffusionXLPipeline", dict(_class_name="LCMScheduler"), True, 5.0, None),
+        ("LatentConsistencyModelPipeline", dict(_class_name="LCMScheduler"), True, 8.5, None),
+        ("StableDiffusionXLPipeline", EULER | dict(timestep_spacing="leading"), False, 5.0, None),
+        ("StableDiffusionPipeline", EULER, False, 7.5, None),
+        ("StableDiffusionPipeline", TRAILING | {"rescale_betas_zero_snr": True}, False, 7.5, None),
+        (
+            "StableDiffusionPipeline",
+            TRAILING | dict(_class_name="DPMSolverMultistepScheduler"), False, 7.5, None,
+        ),
+        ("DiTPipeline", TRAILING, False, 4.0, None),
+    ],
+)  # fmt: skip
+def test_distilled_networks_are_drawn_without_guidance(name, scheduler, told, scale, steps):
+    found = unasked(name, scheduler, told)
+    assert (found["guidance_scale"], found.get("steps")) == (scale, steps)
+
+
+def test_a_turbo_folder_draws_without_guidance_and_is_written_back(tmp_path):
+    run = whole_pipelines.RUNS["sd1 ancestral, turbo"]
+    scheduler = dict(_class_name=run.scheduler, **run.options)
+    folder = whole_pipelines.write(tmp_path / "turbo", run, scheduler)
+    model = checkpoints.load(folder)
+    assert model.recipe.guidance_scale == 1 and model.recipe.steps == 4
+    pipelines.write(tmp_path / "again", pipelines.read(folder))
+    written = tmp_path / "again" / "scheduler" / "scheduler_config.json"
+    assert json.loads(written.read_text()) == scheduler
+    assert checkpoints.load(tmp_path / "again").recipe == model.recipe
 
 
 def test_a_new_schedule_is_written_as_one_of_ddim(folder, tmp_path):

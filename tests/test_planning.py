@@ -171,6 +171,24 @@ def test_a_published_model_by_its_shapes(devices_here, monkeypatch, capsys, mode
     assert "fits" in text and "the autoencoder, 0.33 GB" in text
 
 
+def test_a_train_step_that_encodes_its_pictures(devices_here, monkeypatch):
+    """The autoencoder's products are counted, and are none where latents are kept."""
+    found = {}
+
+    def compile_plan(trace, topology, mesh, **options):
+        return program_cost.product_flops(trace(mesh).jaxpr)
+
+    monkeypatch.setattr(planning, "compile_plan", compile_plan)
+    for cache in (False, True):
+        config = tiny(digits.get_config(), levels=1)
+        config.data.update(image_shape=(8, 8, 3), channels=3, cache=cache)
+        config.codec = dict(name="autoencoder_kl", widths=(8, 8), num_blocks=1, groups=4)
+        config.model.out_channels = 4
+        found[cache] = planning.plan_training(config, "v5e:2")
+    first = 2 * 4 * 8 * 8 * 9 * 3 * 8  # its first convolution alone
+    assert first < found[False] - found[True]
+
+
 @pytest.mark.parametrize("topology", ["v5e", "b200:8", "v5e:", "v5e:4x", "h100:2x4x"])
 def test_unknown_devices(topology):
     with pytest.raises(ValueError, match="--plan must be like v5e:4x4 or h100:8, with one of v4,"):

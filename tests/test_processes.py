@@ -10,13 +10,20 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
+import ddim_jax
+from configs import digits
+from ddim_jax import experiment
+from ddim_jax.checkpoints import weights_file
 from ddim_jax.commands import configs
 from ddim_jax.training import loop
+from tests.latent_networks import random
 from tests.processes import ROOT, finish, start
+from tests.tiny import tiny
 
 STEPS = 30
 CONFIG = f"""
@@ -84,6 +91,34 @@ def test_a_run_goes_on_in_any_number_of_processes(tmp_path):
     (output,) = finish(launch(tmp_path, "run", 1))
     assert "resuming at step 25" in output
     check_alike(tmp_path / "run", tmp_path / "single")
+
+
+@pytest.mark.slow
+def test_factors_are_trained_in_any_number_of_processes(tmp_path):
+    """Of a frozen base, which two processes hold whole, then split, and one at the end."""
+    made = experiment.build(tiny(digits.get_config(), levels=1))
+    shapes = jax.eval_shape(made.init, jax.random.key(0))
+    params = jax.tree.map(lambda leaf: random(str(leaf.shape), *leaf.shape) / 10, shapes)
+    base = tmp_path / "base.safetensors"
+    weights_file.save(base, made.replace(params=params))
+    lora = (f"--config.start_from={base}", "--config.train.lora.rank=2")
+    flags = ("--config.model.channels=8", "--config.model.num_classes=10", *lora)
+    finish(launch(tmp_path, "single", 1, *flags))
+    finish(launch(tmp_path, "run", 2, *flags, "--config.train.steps=9"))
+    further = ("--config.parallel=fsdp", "--config.train.steps=25")
+    outputs = finish(launch(tmp_path, "run", 2, *flags, *further))
+    assert any("resuming at step 9" in output for output in outputs)
+    (output,) = finish(launch(tmp_path, "run", 1, *flags))
+    assert "resuming at step 25" in output and "numbers in factors of rank 2" in output
+    check_alike(tmp_path / "run", tmp_path / "single")
+    run, single = (ddim_jax.load(tmp_path / name).params for name in ("run", "single"))
+    for one, other in zip(jax.tree.leaves(run), jax.tree.leaves(single), strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-4)
+    moved = [
+        np.abs(one - other).max()
+        for one, other in zip(jax.tree.leaves(single), jax.tree.leaves(params), strict=True)
+    ]
+    assert max(moved) > 1e-3 and np.count_nonzero(moved) == 2  # of the attention
 
 
 @pytest.mark.slow

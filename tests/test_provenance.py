@@ -67,6 +67,20 @@ def test_a_learned_stride_is_found_from_another_folder(command, model, tmp_path,
     assert experiment.build(kept).recipe.times(model.schedule).tolist() == times.tolist()
 
 
+def test_where_a_checkpoint_was_found_is_kept(model, monkeypatch, tmp_path):
+    """By its own name, from the home folder, from the hub."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    places = dict(seed=0, index=np.arange(1), labels=None, batch_size=1)
+    for given, kept in {
+        "digits": "digits", "hf:org/name@v2": "hf:org/name@v2", "": None,
+        "~/run": str(tmp_path / "run"), "run": str(tmp_path / "run"),
+    }.items():  # fmt: skip
+        about = provenance.about(model, model.recipe, **places, checkpoint=given)
+        assert about["path"] == kept and about["dtype"] == "float32" and about["loras"] == []
+
+
 def test_one_picture_of_a_folder_is_drawn_again(command, model, tmp_path):  # noqa: F811
     given = dict(num_samples=7, label=[3, 5], batch_size=4, seed=np.int64(1))
     sample_folder.draw(tmp_path / "set", model, **given)

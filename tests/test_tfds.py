@@ -5,6 +5,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from ddim_jax import data
+from ddim_jax.data import captions
 from ddim_jax.data.images import to_pil
 from tests.errors import rejects
 
@@ -30,7 +31,7 @@ class TinyPng(tfds.core.GeneratorBasedBuilder):
             size = tuple(side or 6 for side in self.shape)
             to_pil(np.full(size, i, np.uint8)).save(buffer, "PNG")
             buffer.seek(0)
-            yield i, {"image": buffer, "label": i % 10, "id": str(i)}
+            yield i, {"image": buffer, "label": i % 10, "id": f" Nr. {i} ö" * (i > 1)}
 
 
 class TinyAnySize(TinyPng):
@@ -70,6 +71,21 @@ def test_tfds_source(tfds_dir):
     assert small.image_shape == small[0]["image"].shape == (3, 3, 1)
     batch = next(data.batches(source, 4, seed=0))
     assert batch["image"].shape == (4, 6, 6, 3)
+
+
+def test_a_text_of_a_dataset_is_its_captions(tfds_dir):
+    source = data.load("tiny_png", "train[2:]", data_dir=tfds_dir, caption="id")
+    assert len(source.captions) == len(source) == 10
+    for example, text in zip(source, source.captions, strict=True):
+        number = int(example["image"][0, 0, 0])
+        assert text == (f"Nr. {number} ö" if number > 1 else "")
+    assert captions.note(data.load("tiny_png", data_dir=tfds_dir, caption="id").captions) == (
+        "2 of 12 images have no caption, and are told the empty text"
+    )
+    with rejects(ValueError, "'tiny_png' has no text 'label' for config.data.caption; it has id"):
+        data.load("tiny_png", data_dir=tfds_dir, caption="label")
+    with rejects(ValueError, "caption='id' is for TFDS datasets, digits has its own"):
+        data.load("digits", caption="id")
 
 
 def test_tfds_errors(tfds_dir, tmp_path):

@@ -1,5 +1,6 @@
 """The pure parts of training: moving averages, the optimizer, the step; jit against pmap."""
 
+import re
 from pathlib import Path
 
 import jax
@@ -9,13 +10,17 @@ import optax
 import pytest
 
 from configs import digits, distill_digits
-from ddim_jax import codecs, losses, parallel, predictions, schedules
+from ddim_jax import codecs, experiment, losses, parallel, predictions, schedules
+from ddim_jax.checkpoints import parts
+from ddim_jax.checkpoints.parts import Pipeline
 from ddim_jax.networks import UNet
-from ddim_jax.training import fields, method, stages
+from ddim_jax.training import fields, loop, method, stages
 from ddim_jax.training import state as states
 from ddim_jax.training.optimizer import make_optimizer
 from ddim_jax.training.state import TrainState
 from ddim_jax.training.step import make_step
+from tests.latent_networks import random
+from tests.tiny import tiny
 
 
 def average(ema, values):
@@ -86,10 +91,13 @@ def apply(params, x, model_time, inputs, dropout_keys):
     return (hidden @ params["b"]).reshape(x.shape)
 
 
-def make(axis=None, gather=None, accumulate=1):
+PIXELS = codecs.pixels((4, 4, 1)).encode
+
+
+def make(axis=None, gather=None, accumulate=1, encode=PIXELS):
     loss = losses.diffusion(losses.Net(apply, schedules.cosine(), predictions.v))
     optimizer, ema = make_optimizer(learning_rate=1e-2), states.constant_ema(0.9)
-    return make_step(loss, optimizer, ema, axis, gather, accumulate, codecs.pixels((4, 4, 1)))
+    return make_step(loss, optimizer, ema, axis, gather, accumulate, encode)
 
 
 def fresh():
@@ -161,8 +169,7 @@ def test_dropout_is_alike_however_the_devices_are_used(monkeypatch):
 
     def evaluate(mode, devices=None, accumulate=1):
         def make_mode(axis=None, gather=None):
-            codec = codecs.pixels((4, 4, 1))
-            return make_step(loss, still, average, axis, gather, accumulate, codec)
+            return make_step(loss, still, average, axis, gather, accumulate, PIXELS)
 
         apply = lambda p, *rest: net.apply({"params": p}, *rest)  # noqa: E731
         told = losses.Net(apply, schedules.cosine(), predictions.v, {"label": 3})
@@ -181,6 +188,61 @@ def test_dropout_is_alike_however_the_devices_are_used(monkeypatch):
     for mode in parallel.MODES:
         np.testing.assert_allclose(evaluate(mode), plain, rtol=1e-5, err_msg=mode)
     np.testing.assert_allclose(evaluate("jit", accumulate=2), plain, rtol=1e-5)
+
+
+AUTOENCODER = dict(name="autoencoder_kl", widths=(8, 8), num_blocks=1, groups=4, attention=False)
+
+
+def test_pictures_are_encoded_on_the_devices_that_have_them(monkeypatch):
+    """One device, two, parameters split over them, pmap; no device gets another's pictures."""
+    monkeypatch.setattr(codecs, "TOGETHER", 16)
+    monkeypatch.setattr(parallel, "SPLIT_FROM", 16)
+    net = experiment.build_autoencoder(AUTOENCODER)
+    encode = codecs.latents(net, (4, 4, 3)).encode
+    params = jax.tree.map(
+        lambda leaf: random(str(leaf.shape), *leaf.shape), parts.network_shapes(net, (4, 4, 3))
+    )
+    rows, found = {"image": np.repeat(batch()["image"], 3, axis=-1)}, {}
+    for name in ("one", *parallel.MODES):
+        mesh = parallel.make_mesh(jax.devices()[: 1 if name == "one" else 2])
+        mode = "jit" if name == "one" else name
+
+        def make_mode(axis, gather=None, mesh=mesh):
+            return make(axis, gather, encode=encode if axis else parallel.by_rows(encode, mesh))
+
+        step, state = parallel.parallelise_step(make_mode, mode, mesh), fresh()
+        fixed, placed = parallel.place(params, mesh, mode), rows
+        if mode != "pmap":
+            state = jax.device_put(state, parallel.layout(state, mesh, mode))
+            placed = parallel.shard(rows, mesh)
+        if name == "jit":
+            program = step.lower(state, placed, fixed).compile().as_text()
+            assert "while(" in program and not re.search(r"= u8\S* all-gather", program)
+        if name == "fsdp":
+            assert any(leaf.sharding.spec for leaf in jax.tree.leaves(fixed))
+        metrics = step(state, placed, fixed)[1]
+        found[name] = [float(metrics["loss"]), float(metrics["grad_norm"])]
+    for name in parallel.MODES:
+        np.testing.assert_allclose(found[name], found["one"], rtol=1e-5, err_msg=name)
+
+
+def test_the_autoencoder_is_an_argument_of_the_step():
+    config = tiny(digits.get_config(), levels=1)
+    config.data.update(image_shape=(8, 8, 3), channels=3)
+    config.codec, config.model.out_channels = dict(AUTOENCODER), 4
+    params = jax.tree.map(
+        lambda leaf: random(str(leaf.shape), *leaf.shape), parts.shapes_of(config).codec_params
+    )
+    mesh, whole = parallel.make_mesh(), Pipeline(config, None, params, (), ())
+    built = method.build(config, None, mesh, whole)
+    state = loop.abstract_state(config, built, None, mesh)
+    rows = parallel.shard(
+        {"image": np.zeros((4, 8, 8, 3), np.uint8), "label": np.zeros(4, np.int32)}, mesh
+    )
+    text = built.step.lower(state, rows, parallel.place(params, mesh, "jit")).as_text()
+    constants = re.findall(r'dense<"0x([0-9A-F]*)"', text)
+    assert all(len(constant) < 1000 for constant in constants)
+    assert "manual_computation" in text  # on each device for its own rows
 
 
 def test_rows_name_their_keys():
@@ -231,7 +293,7 @@ def test_parameters_that_are_not_finite_after_the_update_are_not_kept():
     state = fresh()
     for rate in (np.inf, np.nan):
         optimizer = optax.sgd(rate)
-        step = make_step(loss, optimizer, states.constant_ema(), codec=codecs.pixels((4, 4, 1)))
+        step = make_step(loss, optimizer, states.constant_ema(), encode=PIXELS)
         bad = state.replace(opt_state=optimizer.init(state.params))
         after, metrics = jax.jit(step)(bad, batch())
         assert np.isfinite(metrics["loss"]) and np.isfinite(metrics["grad_norm"])

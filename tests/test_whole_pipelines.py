@@ -1,6 +1,7 @@
 """Whole pipelines, `load(folder).generate(...)`: latents and pictures are those of diffusers."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -52,8 +53,9 @@ def test_folders_that_diffusers_wrote(name, tmp_path):
     close(found, whole_pipelines.theirs(pipe, RUNS[name]))
 
 
-def test_the_commands_draw_from_a_folder(tmp_path, monkeypatch):
-    """With prompts, a size and a dtype; with a LoRA file that changes the picture."""
+@pytest.fixture
+def command(tmp_path, monkeypatch):
+    """Runs sample.py in a folder with a pipeline, "model", and a LoRA of it."""
     monkeypatch.chdir(tmp_path)
     published_pipelines.write(tmp_path / "model", "sd")
     attention = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
@@ -63,11 +65,18 @@ def test_the_commands_draw_from_a_folder(tmp_path, monkeypatch):
     }
     safetensors.numpy.save_file(factors, tmp_path / "lcm.safetensors")
 
-    def command(**asked):
-        with flagsaver.flagsaver(checkpoint="model", prompt=["a photograph of a cat"], **asked):
+    def run(**asked):
+        if "like" not in asked:
+            asked = dict(checkpoint="model", prompt=["a photograph of a cat"]) | asked
+        with flagsaver.flagsaver(**asked):
             sample.run(["sample.py"])
 
     sample.flags.FLAGS(["sample.py"])
+    return run
+
+
+def test_the_commands_draw_from_a_folder(command):
+    """With prompts, a size and a dtype; with a LoRA file that changes the picture."""
     command(
         negative_prompt="blurry", steps=3, guidance_scale=7.5, size="16x24", dtype="bfloat16",
         out="cat.png",
@@ -83,3 +92,35 @@ def test_the_commands_draw_from_a_folder(tmp_path, monkeypatch):
     )
     assert plain.shape == (1, 16, 16, 3) and np.abs(plain - merged).max() > 8
     np.testing.assert_array_equal(plain, none)
+
+
+def test_a_picture_of_a_lora_is_drawn_again(command, tmp_path):
+    """From any folder; in the dtype that it had; not with another file, or without."""
+    few = dict(solver="lcm", steps=2, guidance_scale=1.0, dtype="bfloat16")
+    command(out="a.npz", lora=["lcm.safetensors:0.5"], **few)
+    command(out="plain.npz", **few)
+    (tmp_path / "other").mkdir()
+    os.chdir("other")
+    command(like="../a.npz", out="b.npz")
+    command(like="b.npz", out="c.npz")
+    drawn, again = np.load("../a.npz")["images"], np.load("c.npz")["images"]
+    np.testing.assert_array_equal(drawn, again)
+    assert (drawn != np.load("../plain.npz")["images"]).any()
+
+    file = tmp_path / "lcm.safetensors"
+    file.rename("moved.safetensors")
+    gone = f"the LoRA {file}, which is gone; .* by --lora=lcm.safetensors:0.5"
+    changed = "drawn with --lora=lcm.safetensors:0.5, whose content has changed since"
+    other = "with --lora=lcm.safetensors:0.5, not with --lora=moved.safetensors:1; name what drew"
+    with pytest.raises(SystemExit, match=gone):
+        command(like="b.npz", out="d.npz")
+    command(like="b.npz", out="d.npz", lora=["moved.safetensors:0.5"])
+    np.testing.assert_array_equal(drawn, np.load("d.npz")["images"])
+    with pytest.raises(SystemExit, match=other):
+        command(like="b.npz", out="e.npz", lora=["moved.safetensors"])
+    factors = safetensors.numpy.load_file("moved.safetensors")
+    safetensors.numpy.save_file({name: 2 * value for name, value in factors.items()}, file)
+    with pytest.raises(SystemExit, match=changed):
+        command(like="b.npz", out="e.npz")
+    with pytest.raises(SystemExit, match="drawn with no --lora, not with --lora=moved"):
+        command(like="../plain.npz", out="e.npz", lora=["moved.safetensors"])

@@ -15,7 +15,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from ddim_jax import codecs
+from ddim_jax import codecs, fingerprints
 from ddim_jax.checkpoints import diffusers, hub, parts, pipelines, single_file, weights_file
 from ddim_jax.checkpoints import lora as loras
 from ddim_jax.checkpoints.tensors import DTYPES
@@ -38,7 +38,11 @@ def bundled() -> list[str]:
 
 
 def load(
-    checkpoint: str | Path, *, dtype: str | None = None, lora: str | Path | Sequence[str] = ()
+    checkpoint: str | Path,
+    *,
+    dtype: str | None = None,
+    lora: str | Path | Sequence[str] = (),
+    accelerated: bool | None = None,
 ) -> Model:
     """Loads a model.
 
@@ -49,18 +53,24 @@ def load(
         dtype: of the network's weights and computation, "float32" or "bfloat16"; default float32,
             and bfloat16 for published pipelines on GPU and TPU.
         lora: files merged into the weights, each as FILE or FILE:scale.
+        accelerated: whether it will run on GPU or TPU, for the default dtype; None: if it does now.
 
     Raises:
         FileNotFoundError: there is no such checkpoint.
         ValueError: it is damaged, or its parameters are not those of its config.
     """
-    model = _load(checkpoint, dtype)
-    for file in [lora] if isinstance(lora, (str, Path)) else lora:
-        model = _merged(model, *loras.parse(str(file)))
+    merged = [loras.parse(str(one)) for one in ([lora] if isinstance(lora, (str, Path)) else lora)]
+    for path, _ in merged:
+        loras.find(path)
+    fast = jax.default_backend() != "cpu" if accelerated is None else accelerated
+    model = _load(checkpoint, dtype, "bfloat16" if fast else "float32")
+    for path, scale in merged:
+        model = _merged(model, path, scale)
     return model if dtype is None else _cast(model, dtype)
 
 
-def _load(checkpoint: str | Path, dtype: str | None) -> Model:
+def _load(checkpoint: str | Path, dtype: str | None, published: str) -> Model:
+    """The model; without a dtype a published pipeline in that of its kind."""
     if not isinstance(checkpoint, (str, Path)) or not str(checkpoint):
         raise ValueError(
             f"a checkpoint is a path or a name ({', '.join(bundled())}), got {checkpoint!r}"
@@ -68,12 +78,11 @@ def _load(checkpoint: str | Path, dtype: str | None) -> Model:
     path = Path(checkpoint).expanduser()
     if str(checkpoint).startswith("shapes:"):
         name = str(checkpoint).removeprefix("shapes:")
-        return parts.model_of(pipelines.shapes(name), name)
+        return _cast(parts.model_of(pipelines.shapes(name), name), dtype or published)
     if str(checkpoint).startswith(hub.PREFIX):
         path = hub.folder(str(checkpoint), dtype)
     if path.is_dir() and (pipelines.is_folder(path) or diffusers.is_folder(path)):
-        fast = jax.default_backend() != "cpu" and (path / "model_index.json").exists()
-        kept = dtype or ("bfloat16" if fast else "float32")
+        kept = dtype or (published if (path / "model_index.json").exists() else "float32")
         return _cast(parts.model_of(pipelines.read(path, kept), path.resolve().name), kept)
     if path.is_dir():
         from ddim_jax.checkpoints import workdir  # orbax takes a second to import
@@ -121,9 +130,12 @@ def _merged(model: Model, path: Path, scale: float) -> Model:
     texts = model.inputs.encode
     encoders = zip(texts.params, texts.networks, strict=True) if texts else ()
     params, text_params = loras.apply(path, scale, model.params, model.network, encoders)
-    return model.with_parts(
+    model = model.with_parts(
         params, model.codec.params, text_params, texts.tokenizers if texts else ()
     )
+    sha256 = fingerprints.of_file(loras.find(path))
+    merged = {"path": str(path.expanduser().absolute()), "scale": scale, "sha256": sha256}
+    return model.replace(loras=(*model.loras, merged))
 
 
 def _cast(model: Model, dtype: str) -> Model:

@@ -20,14 +20,14 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ddim_jax import files
 from ddim_jax.checkpoints import tensor_names
-from ddim_jax.checkpoints.lora_file import PREFIXES, Factors, prefix_of, read
+from ddim_jax.checkpoints.lora_file import PREFIXES, Factors, find, prefix_of, read
 from ddim_jax.checkpoints.tensors import Entry, to_ours, to_theirs
 from ddim_jax.names import check_range, few
 from ddim_jax.networks import DiT, TextUNet, UNet
 from ddim_jax.networks.clip import ClipText
 from ddim_jax.networks.low_rank import LowRank
 
-__all__ = ["Factors", "apply", "merge", "parse", "read", "save"]
+__all__ = ["Factors", "apply", "find", "merge", "parse", "read", "save"]
 
 ENTRIES = {
     UNet: tensor_names.unet,

@@ -53,21 +53,34 @@ class Factors(NamedTuple):
     scale: float
 
 
-def read(path: str | Path) -> dict[str, Factors]:
-    """The layers of a file by their names in it.
+def find(path: str | Path) -> Path:
+    """The file that a path names.
 
     Args:
         path: a `.safetensors` file, or a folder of diffusers or peft that holds one.
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: it is damaged, or holds something else than plain LoRA.
     """
     path = Path(path).expanduser()
     if path.is_dir():
         path = next((path / name for name in FILES if (path / name).exists()), path)
     if not path.is_file():
         raise FileNotFoundError(f"no LoRA {path}{files.missing_part(path)}")
+    return path
+
+
+def read(path: str | Path) -> dict[str, Factors]:
+    """The layers of a file by their names in it.
+
+    Args:
+        path: as of `find`.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is damaged, or holds something else than plain LoRA.
+    """
+    path = find(path)
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}

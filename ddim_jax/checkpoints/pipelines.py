@@ -20,7 +20,7 @@ from ddim_jax.checkpoints import diffusers, parts, tensor_files
 from ddim_jax.checkpoints.component_configs import KINDS, Kind
 from ddim_jax.checkpoints.parts import Pipeline
 from ddim_jax.checkpoints.pipeline_writer import write
-from ddim_jax.checkpoints.published_configs import CONFIGS, PIPELINES
+from ddim_jax.checkpoints.published_configs import CONFIGS, PIPELINES, unasked
 from ddim_jax.checkpoints.scheduler_options import Options
 from ddim_jax.checkpoints.tensors import check_dtype, to_ours
 from ddim_jax.names import lookup
@@ -198,7 +198,8 @@ def _config(
         config.loss = dict(name="diffusion", guidance=GUIDANCE_RANGE)
     config.sample.num_samples = 1
     if name in PIPELINES:
-        config.sample.guidance_scale = PIPELINES[name].guidance_scale
+        told = bool(network.arguments.get("guidance_dim"))
+        config.sample.update(unasked(name, scheduler, told))
     if codec:
         config.codec = codec.section
     if extra := network.options.get("in_channels", channels) - channels:

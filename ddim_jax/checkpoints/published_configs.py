@@ -79,10 +79,32 @@ DIT_XL_2: Section = dict(
 )  # fmt: skip
 
 
-def drawn_by(name: str, scheduler: Section, linear: bool = False) -> Section:
-    """The sections on drawing of a pipeline's class and its scheduler."""
+def unasked(name: str, scheduler: Section, told: bool = False) -> Section:
+    """Guidance scale, number of pictures, perhaps steps, unless a recipe says otherwise.
+
+    Distilled networks are drawn from without guidance, in few steps. No file says that they are,
+    but their schedulers do: LCM and TCD are of no others, and Turbo and Lightning have Euler's with
+    the spacing "trailing", which others have together with a zero terminal SNR alone.
+
+    Args:
+        name: of the pipeline's class.
+        scheduler: its scheduler_config.json.
+        told: whether the network is told the guidance scale, which it was distilled for.
+    """
+    kind, made_of = scheduler.get("_class_name"), PIPELINES[name]
+    euler = kind in ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")
+    trailing = euler and scheduler.get("timestep_spacing") == "trailing"
+    trailing &= not scheduler.get("rescale_betas_zero_snr", False)
+    distilled = trailing or kind in ("LCMScheduler", "TCDScheduler")
+    if told or not distilled or not made_of.encoders:
+        return {"num_samples": 1, "guidance_scale": made_of.guidance_scale}
+    return {"num_samples": 1, "guidance_scale": 1.0, "steps": 4}
+
+
+def drawn_by(name: str, scheduler: Section, linear: bool = False, told: bool = False) -> Section:
+    """The sections on drawing of a pipeline's class and its scheduler; `told` as of `unasked`."""
     sections = drawing(scheduler)
-    sections["sample"] |= {"num_samples": 1, "guidance_scale": PIPELINES[name].guidance_scale}
+    sections["sample"] |= unasked(name, scheduler, told)
     published = dict(pipeline=name, scheduler=scheduler, linear_projection=linear)
     return sections | dict(published=published)
 

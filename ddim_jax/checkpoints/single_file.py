@@ -134,9 +134,10 @@ def _read_stable(
         config.extra = dict(channels=extra, kind=parts.EXTRA_KINDS.get(extra, "other"))
     scheduler = SCHEDULERS[family] | dict(prediction_type=theirs)
     scheduler |= {"rescale_betas_zero_snr": True} if "ztsnr" in tensors else {}
+    told = bool(net.guidance_dim)
     with config.unlocked():
-        config.update(drawn_by(_class_of(family, net, extra), scheduler, linear))
-        if net.guidance_dim:
+        config.update(drawn_by(_class_of(family, net, extra), scheduler, linear, told))
+        if told:
             config.loss = dict(name="diffusion", guidance=pipelines.GUIDANCE_RANGE)
     rows = zip(encoders, config.text["encoders"], strict=True)
     taken = [made | dict(take=one["take"], pooled=one["pooled"]) for (made, _), one in rows]

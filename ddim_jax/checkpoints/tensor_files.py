@@ -11,17 +11,27 @@ import contextlib
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import ml_dtypes  # noqa: F401  numpy has a bfloat16 from here on
 import numpy as np
 import safetensors
-import safetensors.numpy
 
 from ddim_jax import files
+from ddim_jax.checkpoints.tensors import cast
 from ddim_jax.names import few
 
 SUFFIX = ".safetensors"
 VARIANTS = ("fp16", "bf16")
+DTYPES = {
+    **{"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16", "bool": "BOOL"},
+    **{
+        f"{kind}{bits}": f"{kind[0].upper()}{bits}"
+        for kind in ("int", "uint")
+        for bits in (8, 16, 32, 64)
+    },
+}
+"""Of the tensors in a file, by numpy's names."""
 PICKLES = (".bin", ".ckpt", ".pt", ".pth", ".msgpack", ".h5")
 
 
@@ -163,13 +173,40 @@ def in_folder(folder: Path, stem: str, dtype: str | None = None) -> Tensors:
     return Tensors(folder / shard for shard in shards)
 
 
-def save(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
-    """Writes tensors to a file, without a copy of the file in memory.
+def save(
+    path: Path,
+    tensors: Mapping[str, np.ndarray],
+    metadata: Mapping[str, str],
+    dtype: str | None = None,
+) -> None:
+    """Writes tensors to a file, one after the other: memory holds a copy of one at most.
+
+    The library would ask for all of them as they will lie in the file.
+
+    Args:
+        path: of the file.
+        tensors: name -> array, which may be a view that lies in any order.
+        metadata: text by name.
+        dtype: as of `tensors.cast`, of all.
 
     Raises:
         OSError: it cannot be written; the message names the path.
+        ValueError: numbers that are not finite in that dtype.
     """
-    # safetensors writes the memory of a view as it lies
-    content = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
-    metadata = dict(metadata)
-    files.save(path, lambda file: safetensors.numpy.save_file(content, file.name, metadata))
+    kinds = {name: np.dtype(dtype or value.dtype) for name, value in tensors.items()}
+    names = sorted(tensors, key=lambda name: (-kinds[name].itemsize, name))  # each is aligned
+    header, end = {"__metadata__": dict(metadata)} if metadata else {}, 0
+    for name in names:
+        shape, start, kind = list(tensors[name].shape), end, kinds[name]
+        end += tensors[name].size * kind.itemsize
+        header[name] = dict(dtype=DTYPES[kind.name], shape=shape, data_offsets=[start, end])
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+
+    def write(file: BinaryIO) -> None:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in names:
+            value = tensors[name] if dtype is None else cast(tensors[name], dtype, name)
+            file.write(np.ascontiguousarray(value).reshape(-1).view(np.uint8))
+
+    files.save(path, write)

@@ -104,7 +104,7 @@ def cast(value: np.ndarray, dtype: Any, name: str) -> np.ndarray:
 
 
 def to_theirs(entries: Iterable[Entry], params: Any) -> dict[str, np.ndarray]:
-    """A network's tensors of our parameters, in the dtype of these.
+    """A network's tensors of our parameters, in the dtype of these; mostly views of them.
 
     Args:
         entries: of the network, of a file of which nothing is known: those whose parameter is not
@@ -156,7 +156,7 @@ def _write(entry: Entry, value: np.ndarray) -> list[np.ndarray]:
     parts = np.split(value, len(entry.theirs), axis=-1)
     if entry.ours.endswith("kernel") and not entry.turned:
         parts = [_write_kernel(entry, part) for part in parts]
-    return [np.ascontiguousarray(part) for part in parts]
+    return parts
 
 
 def _write_kernel(entry: Entry, value: np.ndarray) -> np.ndarray:

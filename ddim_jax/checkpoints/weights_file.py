@@ -90,7 +90,7 @@ def save_pipeline(
     path = files.check_new(path, what="the file", suffixes=(".safetensors",), overwrite=None)
     check_dtype(dtype)
     found = jax.device_get(parts.flat(pipeline))
-    tensors = {name: cast(np.asarray(value), dtype, name) for name, value in found.items()}
+    tensors = {name: np.asarray(value) for name, value in found.items()}
     config = json.loads(pipeline.config.to_json())
     kind, colon, place = config["data"]["name"].partition(":")
     # folders are this machine's alone
@@ -107,4 +107,4 @@ def save_pipeline(
     if pipeline.tokenizers:
         made = [tokenizer.options() for tokenizer in pipeline.tokenizers]
         metadata["tokenizers"] = json.dumps(made, separators=(",", ":"))
-    tensor_files.save(path, tensors, metadata)
+    tensor_files.save(path, tensors, metadata, dtype)

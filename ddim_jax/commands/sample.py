@@ -13,6 +13,7 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
+from ddim_jax.commands import recipe_flags
 from ddim_jax.commands.flags import (
     DISTRIBUTED,
     PLAN,
@@ -22,34 +23,12 @@ from ddim_jax.commands.flags import (
     short_help,
 )
 
+flags.adopt_module_key_flags(recipe_flags)
+
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint",
     "digits",
     "a workdir, .safetensors file, diffusers folder or bundled name",
-)
-SOLVER = flags.DEFINE_string(
-    "solver", None, "a name in ddim_jax.solvers.SOLVERS, or adaptive; default the checkpoint's"
-)
-STRIDE = flags.DEFINE_string(
-    "stride", None, "a name in ddim_jax.strides.STRIDES or a learned .json; default the solver's"
-)
-STEPS = define_whole("steps", None, "intervals of the stride; default the checkpoint's")
-TOLERANCE = flags.DEFINE_float("tolerance", None, "of solver adaptive: error of a step (1e-3)")
-ETA = flags.DEFINE_float("eta", None, "of solver ddim: 0 deterministic ... 1 DDPM")
-SOLVER_OPTIONS = flags.DEFINE_list("solver_options", [], "like order=3,lower_order_final=False")
-STRIDE_OPTIONS = flags.DEFINE_list("stride_options", [], "like rho=5,lam_min=-4")
-GUIDANCE_SCALE = flags.DEFINE_float(
-    "guidance_scale", None, "1: none; 0: without labels; default the checkpoint's"
-)
-GUIDANCE_INTERVAL = flags.DEFINE_list(
-    "guidance_interval", None, "low,high in sigma/alpha outside of which there is none"
-)
-GUIDANCE_CHANNELS = define_whole(
-    "guidance_channels", None, "guide so many of the first channels, as DiT and SiT do 3 of 4"
-)
-GUIDANCE_RESCALE = flags.DEFINE_float("guidance_rescale", None, "0..1")
-CLIP = flags.DEFINE_enum(
-    "clip", None, ["none", "static", "dynamic"], "of the clean estimate; default the checkpoint's"
 )
 LABELS = flags.DEFINE_list("labels", [], "classes, numbers or names, in rotation; default all")
 PROMPT = flags.DEFINE_multi_string(
@@ -183,9 +162,8 @@ def _generate(model, recipe, like, trajectory: bool):
         parallel=PARALLEL.value,
     ).first(count)
     places = np.arange(count) if like is None else like.index
-    checkpoint = CHECKPOINT.value if like is None else like.checkpoint
     about = provenance.about(
-        model, recipe, seed=seed, index=places, labels=drawing.labels, checkpoint=checkpoint,
+        model, recipe, seed=seed, index=places, labels=drawing.labels, checkpoint=_checkpoint(like),
         batch_size=batch_size, prompts=prompts, negative_prompt=negative_prompt,
     )  # fmt: skip
     return drawing, about
@@ -293,13 +271,19 @@ def _load(like=None):
     """The model and recipe that the flags, or a picture to be drawn again, name, checked."""
     from ddim_jax import checkpoints, command_line
 
-    own = flags.FLAGS["checkpoint"].using_default_value
-    checkpoint = like.checkpoint if like is not None and own else CHECKPOINT.value
-    model = checkpoints.load(checkpoint, dtype=_dtype(checkpoint), lora=tuple(LORA.value))
+    lora, dtype = tuple(LORA.value), DTYPE.value
+    if like is not None:
+        lora, dtype = lora or like.lora_files(), dtype or like.dtype
+    model = checkpoints.load(
+        _checkpoint(like),
+        dtype=dtype,
+        lora=lora,
+        accelerated=True if PLAN.value else None,
+    )
     model = model.sized(command_line.size(SIZE.value) if like is None else like.size)
     if like is not None:
         model = model.replace(recipe=like.recipe)
-    recipe = _recipe(model)
+    recipe = recipe_flags.recipe(model.recipe)
     model.check(recipe)
     if like is not None:
         like.check(model, recipe)
@@ -310,59 +294,10 @@ def _load(like=None):
     return model, recipe
 
 
-def _dtype(checkpoint: str) -> str | None:
-    """`--dtype`; for a plan, what published pipelines have on its devices."""
-    folder = (Path(checkpoint).expanduser() / "model_index.json").exists()
-    published = folder or checkpoint.startswith("shapes:")
-    return DTYPE.value or ("bfloat16" if PLAN.value and published else None)
-
-
-def _recipe(model):
-    """The model's recipe, with what the flags replace."""
-    from ddim_jax.names import parse_options
-    from ddim_jax.recipe import ADAPTIVE
-
-    chosen = model.recipe.replace(
-        solver=SOLVER.value,
-        guidance_scale=GUIDANCE_SCALE.value,
-        guidance_interval=_interval(),
-        guidance_rescale=GUIDANCE_RESCALE.value,
-        guidance_channels=GUIDANCE_CHANNELS.value,
-        clip=CLIP.value,
-    )
-    if chosen.solver == ADAPTIVE:
-        for flag in (STEPS, STRIDE, ETA, SOLVER_OPTIONS, STRIDE_OPTIONS, TRAJECTORY):
-            if not flags.FLAGS[flag.name].using_default_value:
-                raise ValueError(
-                    f"--solver=adaptive chooses its own steps and takes no --{flag.name}; "
-                    "say how exact it must be with --tolerance"
-                )
-        tolerance = TOLERANCE.value
-        return chosen.replace(
-            solver_options=None if tolerance is None else {"tolerance": tolerance}
-        )
-    if not flags.FLAGS["tolerance"].using_default_value:
-        raise ValueError(f"--tolerance is for --solver=adaptive, got {chosen.solver}")
-    chosen = chosen.replace(stride=STRIDE.value, steps=STEPS.value)
-    options = parse_options(SOLVER_OPTIONS.value, "--solver_options")
-    options |= {} if ETA.value is None else {"eta": ETA.value}
-    stride_options = parse_options(STRIDE_OPTIONS.value, "--stride_options")
-    return chosen.replace(
-        solver_options={**chosen.solver_options, **options},
-        stride_options={**chosen.stride_options, **stride_options},
-    )
-
-
-def _interval() -> tuple[float, float] | None:
-    if GUIDANCE_INTERVAL.value is None:
-        return None
-    try:
-        low, high = (float(end) for end in GUIDANCE_INTERVAL.value)
-    except ValueError:
-        raise ValueError(
-            f"guidance_interval must be low,high like 0.2,5, got {GUIDANCE_INTERVAL.value}"
-        ) from None
-    return low, high
+def _checkpoint(like) -> str:
+    """`--checkpoint`; by default what drew the picture of `--like`."""
+    own = flags.FLAGS["checkpoint"].using_default_value
+    return like.checkpoint if like is not None and own else CHECKPOINT.value
 
 
 def _note_differences(model, recipe) -> None:

@@ -4,10 +4,11 @@ source = data.load("digits")
 for batch in data.batches(source, 128, seed=0):
     x0 = data.to_unit_range(batch["image"])
 
-sources       `load` and `Source`; what it reads: digits, npz, folders, tfds, noise_pairs
+sources       `load` and `Source`; it reads digits, npz, folders, tfds, noise_pairs, latent_sets
 pipeline      shuffles and batches
 images        resizes, arranges on sheets, writes PNG and GIF
 noise_pairs   the files of noise-image pairs for reflow
+latent_sets   the files of latents
 """
 
 from ddim_jax.codecs import to_uint8, to_unit_range

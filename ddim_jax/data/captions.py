@@ -73,6 +73,14 @@ def of_files(root: Path, files: Sequence[Path]) -> tuple[str, ...]:
     )
 
 
+def note(texts: Sequence[str]) -> str:
+    """How many images have no caption beside others that have one, in words; "" for none."""
+    missing = sum(not text.strip() for text in texts)
+    if not 0 < missing < len(texts):
+        return ""
+    return f"{missing:,} of {len(texts):,} images have no caption, and are told the empty text"
+
+
 def _of_metadata(file: Path) -> dict[str, str]:
     """File name -> text."""
     texts = {}

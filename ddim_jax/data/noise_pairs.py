@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from ddim_jax import files
+from ddim_jax.data.record_shards import Shards
 
 SHARD = 1000
 """Records in a shard."""
@@ -43,14 +44,15 @@ class PairSource:
     note = ""
 
     def __init__(self, folder: Path, about: dict[str, Any], count: int):
-        """Opens the shards of `count` pairs; `load` checks them."""
-        from array_record.python.array_record_data_source import ArrayRecordDataSource
+        """Opens the shards of `count` pairs, which are there.
 
+        Raises:
+            ValueError: they are damaged.
+        """
         self.name, self.about = f"pairs:{folder}", about
         self.image_shape = tuple(about["image_shape"])
         self.num_classes = about["num_classes"]
-        shards = [str(_shard_path(folder, first)) for first in range(0, count, SHARD)]
-        self._records = ArrayRecordDataSource(shards)
+        self._records = _shards(folder).open(count)
 
     def __len__(self) -> int:
         """Returns the number of pairs."""
@@ -79,23 +81,18 @@ def load(folder: str | Path) -> PairSource:
     folder = Path(folder).expanduser()
     about = json.loads((folder / ABOUT).read_text()) if (folder / ABOUT).exists() else {}
     count = about.pop("count", 0)
-    shards = [_shard_path(folder, first) for first in range(0, count, SHARD)]
-    missing = [shard.name for shard in shards if not shard.exists()]
+    missing = _shards(folder).absent(count)
     if missing or not count:
         raise FileNotFoundError(
             f"no complete pairs in {folder}{f' ({missing[0]} is missing)' if missing else ''}; "
             "a stage with a section pairs draws them, as configs/digits_reflow.py does"
         )
     try:
-        source = PairSource(folder, about, count)
-        if len(source) != count:
-            raise ValueError(f"{len(source)} records, not {count}")
-        source[count - 1]
-    except (ValueError, RuntimeError, IndexError, OSError) as error:
+        return PairSource(folder, about, count)
+    except ValueError as error:
         raise ValueError(
             f"the pairs in {folder} are damaged ({error}); remove the folder to draw them again"
         ) from error
-    return source
 
 
 def missing_shards(folder: Path, count: int) -> list[range]:
@@ -105,8 +102,7 @@ def missing_shards(folder: Path, count: int) -> list[range]:
         folder: of the pairs.
         count: pairs in the whole set; all shards but the last hold 1000.
     """
-    shards = [range(first, min(first + SHARD, count)) for first in range(0, count, SHARD)]
-    return [places for places in shards if _length(folder, places.start) != len(places)]
+    return _shards(folder).missing(count)
 
 
 def write_about(folder: Path, about: dict[str, Any], count: int | None = None) -> None:
@@ -139,24 +135,8 @@ def encode(noise_keys: np.ndarray, labels: np.ndarray | None, images: np.ndarray
 
 def write_shard(folder: Path, first: int, records: Sequence[bytes]) -> None:
     """Writes the shard that begins with pair `first`; it appears whole or not at all."""
-    from array_record.python.array_record_module import ArrayRecordWriter
-
-    path = _shard_path(folder, first)
-    part = path.with_name(path.name + ".part")
-    writer = ArrayRecordWriter(str(part), "group_size:1")
-    for record in records:
-        writer.write(record)
-    writer.close()
-    part.replace(path)
+    _shards(folder).write(first, records)
 
 
-def _shard_path(folder: Path, first: int) -> Path:
-    return folder / f"pairs-{first // SHARD:05d}.array_record"
-
-
-def _length(folder: Path, first: int) -> int:
-    """Returns the number of records in a shard; 0 if it does not exist."""
-    from array_record.python.array_record_module import ArrayRecordReader
-
-    path = _shard_path(folder, first)
-    return ArrayRecordReader(str(path)).num_records() if path.exists() else 0
+def _shards(folder: Path) -> Shards:
+    return Shards(folder, "pairs", SHARD)

@@ -103,11 +103,7 @@ def _mark(number: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def _gathered(source: Source, numbers: np.ndarray) -> dict[str, np.ndarray]:
     """The batch of records by their numbers, mirrored where the second column says so."""
     rows, mirrored = numbers.T
-    batch = source.batch(rows)
-    if mirrored.any():
-        marked = mirrored[:, None, None, None] == 1
-        batch["image"] = np.where(marked, batch["image"][:, :, ::-1], batch["image"])
-    return batch
+    return source.batch(rows, mirrored == 1 if mirrored.any() else None)
 
 
 def _check(source, batch_size, seed, start_step, process_index, process_count) -> None:

@@ -10,6 +10,7 @@ with the data before training starts, and says how to mend it. Captions are in `
     folder:PATH   a sub-folder for each class, or only images; in PATH, or in PATH/train, PATH/test;
                   captions in metadata.jsonl, or in a .txt beside each image
     pairs:FOLDER  noise and the images drawn from it, see `noise_pairs`; in the size they have
+    latents:DIR   what an autoencoder made of such images, see `latent_sets`
     NAME          a TFDS dataset prepared as array_record, such as cifar10 (no TensorFlow needed)
 """
 
@@ -25,20 +26,20 @@ from typing import Any
 import numpy as np
 
 from ddim_jax import files
-from ddim_jax.data import captions, digits, folders, noise_pairs, npz, tfds
+from ddim_jax.data import captions, digits, folders, latent_sets, noise_pairs, npz, tfds
 from ddim_jax.data.images import Size, fit, height_width
 from ddim_jax.names import check_range, few
 
-_FORMS = "digits, npz:PATH, folder:PATH, pairs:FOLDER, or the name of a TFDS dataset"
+_FORMS = "digits, npz:PATH, folder:PATH, pairs:FOLDER, latents:DIR, or the name of a TFDS dataset"
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """Random access to labelled uint8 images of one shape.
+    """Random access to labelled uint8 images of one shape, or to their latents.
 
     Attributes:
         name: the spec it was loaded from.
-        image_shape: (H, W, C), C = 1 or 3.
+        image_shape: (H, W, C), C = 1 or 3; of latents that of their pictures.
         num_classes: labels are 0..num_classes - 1; 0 when there are none, and every label is 0.
         count: number of images.
         read: `read(i) -> (uint8 [H, W, C], label)` for 0 <= i < count; called by many threads.
@@ -48,6 +49,9 @@ class Source:
         note: what was left out, in words; "" for nothing.
         captions: a text for each image; () for none.
         told: further entries of a record, name -> an array of `count` rows, or `inputs.Rows`.
+        mirrors: row `count + i` of `read` and `take` is the mirror of image i, which only latents
+            need: mirrored latents are not those of the mirrored picture.
+        autoencoder: of latents, what made them: section `codec` of a config, and "weights".
     """
 
     name: str
@@ -62,6 +66,8 @@ class Source:
     note: str = ""
     captions: Sequence[str] = dataclasses.field(default=(), repr=False)
     told: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
+    mirrors: bool = False
+    autoencoder: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
 
     def __post_init__(self):
         """Forgets names that are only the numbers of the classes."""
@@ -81,9 +87,17 @@ class Source:
         told = {name: rows[index] for name, rows in self.told.items()}
         return {"image": image, "label": np.int32(label)} | told
 
-    def batch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """The records of rows [N], stacked; of a source with `take`."""
-        images, labels = self.take(rows)
+    def batch(self, rows: np.ndarray, flip: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """The records of rows [N], stacked; of a source with `take`.
+
+        Args:
+            rows: [N], 0..count - 1.
+            flip: bool [N], which are mirrored; None for none.
+        """
+        own = flip is not None and self.mirrors
+        images, labels = self.take(rows + self.count * flip if own else rows)
+        if flip is not None and not own:
+            images = np.where(flip[:, None, None, None], images[:, :, ::-1], images)
         told = {name: values[rows] for name, values in self.told.items()}
         return {"image": images, "label": labels.astype(np.int32)} | told
 
@@ -98,6 +112,7 @@ def load(
     pad: bool = False,
     skip_unreadable: bool = False,
     checked: bool = True,
+    caption: str | None = None,
 ) -> Source | noise_pairs.PairSource:
     """Returns the source that a spec names.
 
@@ -114,6 +129,7 @@ def load(
         skip_unreadable: leave out files of a folder that cannot be read, and note it.
         checked: False where only shape and classes are wanted: the files of a folder are not
             checked, and a TFDS dataset need not be there.
+        caption: name of a TFDS dataset's feature, whose texts are the captions.
 
     Raises:
         FileNotFoundError: a path does not exist.
@@ -127,12 +143,19 @@ def load(
             for side in height_width(image_size)
         )
     kind, _, path = spec.partition(":")
+    if caption and (spec == "digits" or kind in ("pairs", "latents", "npz", "folder")):
+        raise ValueError(
+            f"caption={caption!r} is for TFDS datasets, {spec} has its own or none; leave it out"
+        )
     if spec == "digits":
         arrays = digits.read(split)
         source = _of_arrays(spec, *arrays, (), image_size, channels, pad)
         return dataclasses.replace(source, captions=captions.of_digits(*arrays))
     if kind == "pairs":
         return noise_pairs.load(path)
+    if kind == "latents":
+        path = Path(path).expanduser()
+        return Source(f"latents:{path}", **latent_sets.load(path, image_size, channels))
     if kind == "npz":
         path = Path(path).expanduser()
         arrays, texts = npz.read(path, split), npz.read_captions(path, split)
@@ -153,7 +176,9 @@ def load(
         if not checked:
             shape, classes, names = tfds.describe(spec, image_size, channels, data_dir)
             return Source(spec, shape, classes, 0, lambda index: None, names)
-        return Source(spec, *tfds.open_dataset(spec, split, image_size, channels, data_dir, pad))
+        fields = tfds.open_dataset(spec, split, image_size, channels, data_dir, pad)
+        texts = tfds.read_captions(spec, split, data_dir, caption) if caption else ()
+        return Source(spec, *fields, captions=texts)
     except tfds.UnknownDatasetError as error:
         raise ValueError(_unknown(spec, error)) from error
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from ddim_jax.data.images import Size, fit, height_width
 from ddim_jax.names import few
@@ -77,6 +78,35 @@ def describe(
     if not isinstance(label, tfds.features.ClassLabel):
         return shape, 0, ()
     return shape, label.num_classes, tuple(label.names)
+
+
+def read_captions(name: str, split: str, data_dir: str | None, feature: str) -> tuple[str, ...]:
+    """The texts of a prepared dataset, all of them; its images are not decoded.
+
+    Args:
+        name: as of `open_dataset`.
+        split: as of `open_dataset`.
+        data_dir: as of `open_dataset`.
+        feature: name of one of its features, a text.
+
+    Raises:
+        ValueError: there is no such text.
+    """
+    import tensorflow_datasets as tfds
+
+    builder = _builder(name, data_dir)
+    features = builder.info.features
+    texts = [key for key, one in features.items() if isinstance(one, tfds.features.Text)]
+    if feature not in texts:
+        raise ValueError(
+            f"TFDS dataset {name!r} has no text {feature!r} for config.data.caption; it has "
+            f"{few(texts) or 'no texts'}"
+        )
+    images = [key for key, one in features.items() if isinstance(one, tfds.features.Image)]
+    decoders = {key: tfds.decode.SkipDecoding() for key in images}
+    data = builder.as_data_source(split=split, decoders=decoders)
+    rows = tqdm(range(len(data)), desc="captions", unit="text", delay=5)
+    return tuple(data[index][feature].decode("utf-8").strip() for index in rows)
 
 
 def _builder(name: str, data_dir: str | None) -> Any:

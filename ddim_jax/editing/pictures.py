@@ -105,6 +105,8 @@ def _choose(args: argparse.Namespace, source: data.Source) -> list[int]:
 def read_mask(args: argparse.Namespace, shape: tuple[int, ...]) -> Array:
     """Reads `--mask`, a file or a name in `MASKS`, for images [N, H, W, C]; 1 where it is known.
 
+    With `--resize` a file is cropped and resized as the images are.
+
     Returns:
         [N, H, W, 1] float32.
 
@@ -114,7 +116,7 @@ def read_mask(args: argparse.Namespace, shape: tuple[int, ...]) -> Array:
     count, height, width, _ = shape
     name, _, share = args.mask.partition(":")
     if Path(args.mask).is_file():
-        mask = _mask_of_file(Path(args.mask), height, width)
+        mask = _mask_of_file(Path(args.mask), (height, width), args.resize)
     elif name == "random":
         share = number(share, 0.5, "--mask=random:SHARE")
         check_range("the share of --mask=random:SHARE", share, "[0, 1]")
@@ -125,12 +127,12 @@ def read_mask(args: argparse.Namespace, shape: tuple[int, ...]) -> Array:
     return whole.astype(np.float32)
 
 
-def _mask_of_file(path: Path, height: int, width: int) -> Array:
-    grey = folders.read_file(path, None, 1)[..., 0]
-    if grey.shape != (height, width):
+def _mask_of_file(path: Path, size: tuple[int, int], resize: bool) -> Array:
+    grey = folders.read_file(path, size if resize else None, 1)[..., 0]
+    if grey.shape != size:
         raise ValueError(
-            f"--mask {path} is {grey.shape[0]} x {grey.shape[1]}, the images are {height} x "
-            f"{width}; white is known, black is to be drawn"
+            f"--mask {path} is {grey.shape[0]} x {grey.shape[1]}, the images are {size[0]} x "
+            f"{size[1]}; white is known, black is to be drawn; --resize crops and resizes both"
         )
     return grey > 127
 

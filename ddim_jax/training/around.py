@@ -25,7 +25,8 @@ from ddim_jax import checkpoints, experiment
 from ddim_jax.checkpoints import around
 from ddim_jax.checkpoints.parts import Pipeline, pipeline_of
 from ddim_jax.codecs import to_unit_range
-from ddim_jax.data import Source
+from ddim_jax.data import captions, latent_sets
+from ddim_jax.fingerprints import fingerprint
 from ddim_jax.model import Model
 from ddim_jax.networks.autoencoder import AutoencoderKL
 from ddim_jax.networks.clip import Tokens
@@ -63,11 +64,13 @@ def load(
         if kept is not None:
             for name, section in kept.config.items():
                 config[name] = ml_collections.ConfigDict({**section, **(config.get(name) or {})})
+            check_encoded(config, kept.codec_params, source)
             return config, kept._replace(config=config)
         given = Pipeline(config, None) if start is None else pipeline_of(start)
         codec_params, texts = given.codec_params, given[3:]
         if config.get("codec") and codec_params is None:
             codec_params = _codec(config, source)
+        check_encoded(config, codec_params, source)
         if config.get("text") and not texts[0]:
             texts = _texts(config, source)
     return config, Pipeline(config, None, codec_params, *texts)
@@ -81,17 +84,9 @@ def _codec(config: ml_collections.ConfigDict, source: Any) -> Any:
             "config.codec.start_from must name a trained autoencoder: a workdir of "
             "config.loss.name='autoencoder', or a pipeline's folder"
         )
-    model = checkpoints.load(name)
     given = {k: v for k, v in config.codec.items() if v is not None}
-    if model.config.loss.get("name") == "autoencoder":
-        own = dict(name="autoencoder_kl") | dict(model.config.model)
-        if "scale" not in given:
-            own["scale"] = measure_scale(model, source)
-        params = model.params
-    elif model.codec.params is not None:
-        own, params = dict(model.config.codec), model.codec.params
-    else:
-        raise ValueError(f"{name} is no autoencoder, and has none; name one that is trained")
+    scale = given.get("scale") or getattr(source, "autoencoder", {}).get("scale")
+    own, params = autoencoder(name, source, scale)
     free = ("scale", "shift", "dtype", "start_from")
     for option, value in given.items():
         theirs = own.get(option, getattr(AutoencoderKL, option, None))
@@ -101,7 +96,48 @@ def _codec(config: ml_collections.ConfigDict, source: Any) -> Any:
                 "autoencoder says itself"
             )
     config.codec = ml_collections.ConfigDict(own | given)
-    return jax.device_get(params)
+    return params
+
+
+def autoencoder(name: str, source: Any, scale: float | None = None) -> tuple[dict[str, Any], Any]:
+    """The section `codec` and the parameters of a trained autoencoder.
+
+    Args:
+        name: a workdir of one, or a model that has one.
+        source: pictures, by which the scale of one that was trained here is measured.
+        scale: of its latents, where it is known.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ValueError: it is none, and has none.
+    """
+    model = checkpoints.load(name)
+    if model.config.loss.get("name") == "autoencoder":
+        own = dict(name="autoencoder_kl") | dict(model.config.model)
+        own["scale"] = scale or measure_scale(model, source)
+        params = model.params
+    elif model.codec.params is not None:
+        own, params = dict(model.config.codec), model.codec.params
+    else:
+        raise ValueError(f"{name} is no autoencoder, and has none; name one that is trained")
+    return own, jax.device_get(params)
+
+
+def check_encoded(config: ml_collections.ConfigDict, params: Any, source: Any) -> None:
+    """Raises ValueError for latents that another autoencoder than `config.codec` made."""
+    made = getattr(source, "autoencoder", None)
+    if not made:
+        return
+    own = {name: config.codec.get(name, made.get(name)) for name in ("scale", "shift")}
+    changed = [f"{name} {made.get(name)}" for name in own if made.get(name) != own[name]]
+    if made["weights"] != fingerprint(params):
+        changed = [f"weights {made['weights'][:8]}"]
+    if changed:
+        raise ValueError(
+            f"{source.name} was encoded with an autoencoder of {changed[0]}, which "
+            f"config.codec.start_from={config.codec.get('start_from')!r} is not; name the one that "
+            f"made it, {made.get('start_from')!r}, or encode the pictures again"
+        )
 
 
 def _plain(value: Any) -> Any:
@@ -170,12 +206,18 @@ def check_captions(config: ml_collections.ConfigDict, source: Any) -> None:
     if not getattr(source, "captions", ()):
         raise ValueError(
             f"{config.data.name} has no captions for a network that is told texts; put "
-            "metadata.jsonl into the folder or 'captions' into the npz file, see docs/training.md"
+            "metadata.jsonl into the folder or 'captions' into the npz file, or name a feature of "
+            "a TFDS dataset with config.data.caption, see docs/training.md"
         )
 
 
+def note(model: Model, source: Any) -> str:
+    """What the captions of a run lack, in words; "" for nothing."""
+    return captions.note(getattr(source, "captions", ())) if model.inputs.takes("text") else ""
+
+
 def told(config: ml_collections.ConfigDict, model: Model, source: Any) -> Any:
-    """The source with what the network is told of its captions, and with `data.cache` as latents.
+    """The source with what the network is told of its captions; with `data.cache` as latents.
 
     Each distinct caption is encoded once.
 
@@ -194,20 +236,12 @@ def told(config: ml_collections.ConfigDict, model: Model, source: Any) -> Any:
         places = np.array([number[text] for text in source.captions])
         encoded = model.inputs.encode(texts).items()
         source = dataclasses.replace(source, told={k: Rows(v, places) for k, v in encoded})
-    return _cached(source, model) if config.data.get("cache", False) else source
-
-
-def _cached(source: Source, model: Model) -> Source:
-    """The source with samples in place of its pictures, in memory."""
-    latents, labels = [], []
-    for first in range(0, len(source), BATCH):
-        rows = [source.read(i) for i in range(first, min(first + BATCH, len(source)))]
-        pictures = np.stack([picture for picture, _ in rows])
-        latents.append(np.asarray(model.codec.encode(model.codec.params, pictures, None)))
-        labels += [label for _, label in rows]
-    latents, labels = np.concatenate(latents), np.asarray(labels)
-    return dataclasses.replace(
-        source,
-        read=lambda index: (latents[index], labels[index]),
-        take=lambda rows: (latents[rows], labels[rows]),
-    )
+    if not config.data.get("cache", False) or source.autoencoder:
+        return source
+    mirrors = config.data.get("flip", False)
+    moments, labels = latent_sets.Encoder(model.codec, mirrors)(source, range(len(source)))
+    if not experiment.samples_latents(config):
+        moments = np.split(moments, 2, axis=-1)[0]
+    moments, labels = np.concatenate(moments), np.tile(labels, 1 + mirrors)
+    taken = latent_sets.reading(lambda rows: (moments[rows], labels[rows]))
+    return dataclasses.replace(source, mirrors=mirrors, **taken)

@@ -42,7 +42,7 @@ WRITTEN: dict[str, dict[str, Any]] = {
     "data": {
         **{"name": "", "split": "train", "data_dir": "", "flip": False, "skip_unreadable": False},
         **{"image_shape": None, "channels": None, "resize": None, "pad": False},
-        **{"class_names": (), "cache": False},
+        **{"class_names": (), "cache": False, "latents": None, "caption": ""},
     },
     "train": {
         **{"steps": 1, "batch_size": 1, "accumulate": 1, "keep": 2},

@@ -68,7 +68,12 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> TrainState:
     check_data(config, source)
     abstract_state(config, method, start, mesh)  # traces it: errors come before files
     with lock.locked(workdir):
-        notes = [source.note, optimizers.note(config), *resume.notes(workdir, config)]
+        notes = [
+            source.note,
+            around.note(method.model, source),
+            optimizers.note(config),
+            *resume.notes(workdir, config),
+        ]
         resume.save_config(workdir, config)
         if method.low_rank is not None:
             save_base(workdir, start)
@@ -105,13 +110,15 @@ def _steps(
         process_count=jax.process_count(),
     )
     put = (lambda b: b) if config.parallel == "pmap" else lambda b: parallel.shard(b, mesh)
+    codec_params = None if config.data.get("cache", False) else method.model.codec.params
+    codec_params = parallel.place(codec_params, mesh, config.parallel)
     writer, draw = MetricsWriter(workdir, first), grid(method.model, source, workdir / "samples")
     progress = Progress(first, train.steps, train.batch_size)
     if first < train.steps:
         progress.say("compiling the train step ...")
     with StopOnSignal() as stop, progress:
         for step in range(first + 1, train.steps + 1):
-            state, metrics = method.step(state, put(next(batches)))
+            state, metrics = method.step(state, put(next(batches)), codec_params)
             writer.add(metrics)
             progress.step()
             # asked once a step: a signal between here and the save must not be lost

@@ -35,7 +35,7 @@ class Method(NamedTuple):
         loss: the training method.
         optimizer: of optax.
         learning_rate: updates done -> the next one's learning rate.
-        step: compiled `(state, batch) -> (state, metrics)`.
+        step: compiled `(state, batch, codec_params) -> (state, metrics)`.
         low_rank: the factors that are trained in place of the parameters; None: the parameters.
     """
 
@@ -70,13 +70,19 @@ def build(
     check(config, model, mesh.size)
     loss = build_loss(config, model, teacher)
     optimizer, ema = build_optimizer(config), build_ema(config)
-    accumulate = config.train.get("accumulate", 1)
+    accumulate, sample = config.train.get("accumulate", 1), experiment.samples_latents(config)
     shapes = jax.eval_shape(model.init, jax.random.key(0))  # traces it, which checks its options
     low_rank = build_low_rank(config, model, shapes, teacher)
 
     def step(axis: str | None, gather: Callable | None = None) -> Callable:
         gather = gather if low_rank is None else _merging(low_rank, gather)
-        return make_step(loss, optimizer, ema, axis, gather, accumulate, model.codec)
+
+        def encode(codec_params: Any, rows: tuple) -> Any:
+            return model.codec.encode(codec_params, *rows)
+
+        if axis is None and model.draws_latents:
+            encode = parallel.by_rows(encode, mesh)
+        return make_step(loss, optimizer, ema, axis, gather, accumulate, encode, sample)
 
     step_fn = parallel.parallelise_step(step, config.parallel, mesh)
     return Method(model, loss, optimizer, build_learning_rate(config), step_fn, low_rank)
@@ -151,11 +157,16 @@ def check(config: ml_collections.ConfigDict, model: Model, devices: int) -> None
             "config.loss.name='autoencoder' and config.model.name='autoencoder_kl' go together, "
             f"got {config.loss.name!r} and {network!r}"
         )
-    if config.data.get("cache", False) and (config.data.flip or not config.get("codec")):
-        raise ValueError(
-            "config.data.cache keeps latents in memory, those of config.codec, and mirrors none; "
-            "set it to False" + (", or config.data.flip to False" if config.get("codec") else "")
-        )
+    if not config.get("codec"):
+        if config.data.name.startswith("latents:"):
+            raise ValueError(
+                f"{config.data.name} needs the autoencoder that made it, to draw pictures; name it "
+                "with config.codec.start_from"
+            )
+        if config.data.get("cache", False):
+            raise ValueError(
+                "config.data.cache keeps latents in memory, those of config.codec; set it to False"
+            )
     if config.loss.get("label_dropout", 0) and not config.model.get("null_label", True):
         raise ValueError(
             f"config.loss.label_dropout={config.loss.label_dropout} needs a null label to drop to; "

@@ -126,7 +126,8 @@ def _settings(config: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     built |= {"name": "unet", "vector_dim": 0}  # the second is of version 0.1
     config["model"] = json.loads(json.dumps(built, default=str)) | config["model"]
     config["data"] = {"resize": 0, "data_dir": "", "pad": False, "channels": None} | config["data"]
-    config["data"].setdefault("cache", False)
+    for name, default in (("cache", False), ("latents", None), ("caption", "")):
+        config["data"].setdefault(name, default)
     config["data"]["resize"] = config["data"]["resize"] or 0
     for name in ("class_names", "skip_unreadable"):  # of the data, which have a fingerprint
         config["data"].pop(name, None)

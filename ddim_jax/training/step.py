@@ -14,9 +14,11 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ddim_jax.codecs import Codec
 from ddim_jax.losses import Loss
 from ddim_jax.training.state import Ema, TrainState
+
+CODEC = 2**20
+"""What a row's key is folded with for its codec; losses take small numbers."""
 
 
 def make_step(
@@ -26,9 +28,10 @@ def make_step(
     axis_name: str | None = None,
     gather: Callable[[Any], Any] | None = None,
     accumulate: int = 1,
-    codec: Codec | None = None,
-) -> Callable[[TrainState, dict], tuple[TrainState, dict]]:
-    """A pure train step `(state, batch) -> (state, metrics)`; jit or pmap it (see `parallel`).
+    encode: Callable[[Any, tuple], Any] | None = None,
+    sample: bool = False,
+) -> Callable[..., tuple[TrainState, dict]]:
+    """A pure train step `(state, batch, codec_params) -> (state, metrics)`, see `parallel`.
 
     Args:
         loss: the training method.
@@ -38,11 +41,13 @@ def make_step(
         gather: (params, frozen) of the state -> those of the loss: puts together what is split over
             devices, changes a base by factors; None if they are the same.
         accumulate: parts that a batch is taken in; divides its rows on every device.
-        codec: makes samples of `batch["image"]`; None: they are samples.
+        encode: (codec_params, (`batch["image"]`, keys or None)) -> samples; None: they are samples.
+        sample: whether it is given keys [B], to draw anew in each step; else it takes the mean.
 
     Returns:
         The step. `batch["row"]` are the places in the global batch, if they are not 0, 1, ...;
-        metrics are scalars, among them "loss", "grad_norm" and "finite".
+        `codec_params`, None by default, do not change; metrics are scalars, among them "loss",
+        "grad_norm" and "finite".
     """
 
     def objective(params, frozen, batch, keys, step):
@@ -52,10 +57,11 @@ def make_step(
 
     compute = _accumulated(jax.value_and_grad(objective, has_aux=True), accumulate)
 
-    def step(state: TrainState, batch: dict) -> tuple[TrainState, dict]:
-        if codec is not None:
-            batch = batch | {"image": codec.encode(codec.params, batch["image"], None)}
+    def step(state: TrainState, batch: dict, codec_params: Any = None) -> tuple[TrainState, dict]:
         keys = _row_keys(state, batch, axis_name)
+        if encode is not None:
+            own = jax.vmap(lambda key: jax.random.fold_in(key, CODEC))(keys) if sample else None
+            batch = batch | {"image": encode(codec_params, (batch["image"], own))}
         metrics, grads = compute(state.params, state.frozen, batch, keys, state.step)
         if axis_name is not None:
             metrics, grads = jax.lax.pmean((metrics, grads), axis_name)
