@@ -8,12 +8,13 @@ rows of the lists `name` and `category`, and `style` [N] rows of `styles`. All p
 randomly damaged (`emoji_damage.py`): which emoji it is by the cosine to a learned direction for
 each, the style, the category, the damage. With `--check` a tenth of the emoji and a tenth of the
 other pictures are held out, and the command says how many of them are found by their picture in
-another style among all pictures of that style.
+another style among all pictures of that style, and by themselves when they are blurred.
 """
 
 import argparse
 import functools
 import io
+import itertools
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +32,7 @@ from ddim_jax.evaluation.emoji_damage import damaged
 from ddim_jax.evaluation.emoji_encoder import SIZE, Encoder
 from ddim_jax.evaluation.features import FeatureNetwork
 from ddim_jax.evaluation.gallery import Gallery, found
+from ddim_jax.evaluation.sanity_check import blur
 from ddim_jax.names import check_range
 
 SHARPNESS = 20.0
@@ -38,6 +40,9 @@ SHARPNESS = 20.0
 
 WEIGHTS = {"emoji": 1.0, "style": 1.0, "category": 0.3, "damage": 10.0}
 """Of the parts of the loss."""
+
+BLURRED = 1.5
+"""Standard deviation in pixels of the blur under which pictures are looked for in their style."""
 
 
 class Emoji(NamedTuple):
@@ -199,21 +204,25 @@ def write(path: Path, params: Any, pictures: Emoji, widths: tuple[int, ...]) -> 
 
 
 def check(network: FeatureNetwork, pictures: Emoji, rows: np.ndarray, what: str) -> None:
-    """Prints how well these pictures are found by their pictures in each other style."""
-    features, styles = network.extract(pictures.images[rows]), pictures.style[rows]
-    names, shown = [pictures.names[k] for k in pictures.emoji[rows]], pictures.styles
-    there = set(zip(pictures.emoji.tolist(), pictures.style.tolist(), strict=True))
+    """Prints how well these pictures are found by their pictures in each style.
+
+    In their own style they are looked for blurred: unblurred they would find themselves.
+    """
+    images, styles, shown = pictures.images[rows], pictures.style[rows], pictures.styles
+    features, names = network.extract(images), [pictures.names[k] for k in pictures.emoji[rows]]
+    blurred = network.extract(blur(images, BLURRED)).pool
     right = np.mean(features.logits.argmax(-1) == styles)
     print(f"\n{len(rows)} {what}: style right {right:.1%}\n")
     print("| drawn in | looked for in | pictures | top 1 | top 5 |\n|---|---|---|---|---|")
-    for a in range(len(shown)):
-        for b in range(len(shown)):
-            own = [i for i in np.flatnonzero(styles == a) if (pictures.emoji[rows[i]], b) in there]
+    for a, b in itertools.product(range(len(shown)), repeat=2):
+        known = (styles == a) & network.gallery.known(names, np.full(len(rows), b))
+        if known.any():
+            own, pool = np.flatnonzero(known), blurred if a == b else features.pool
             asked = [names[i] for i in own]
-            if a != b and own:
-                ranks = network.gallery.ranks(features.pool[own], asked, np.full(len(own), b))
-                top = " | ".join(f"{share:.1%}" for share in found(ranks).values())
-                print(f"| {shown[a]} | {shown[b]} | {len(own)} | {top} |")
+            ranks = network.gallery.ranks(pool[own], asked, np.full(len(own), b))
+            top = " | ".join(f"{share:.1%}" for share in found(ranks).values())
+            drawn = shown[a] + f", blurred by {BLURRED} pixels" * (a == b)
+            print(f"| {drawn} | {shown[b]} | {len(own)} | {top} |")
 
 
 def main(argv: list[str] | None = None) -> None:
