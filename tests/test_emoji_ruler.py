@@ -12,6 +12,7 @@ from ddim_jax.evaluation import (
     asked,
     emoji,
     emoji_damage,
+    emoji_encoder,
     feature_networks,
     retrieval,
     sanity_check,
@@ -151,6 +152,20 @@ def test_a_tiny_training_is_kept_and_used(trained, capsys):
     with pytest.raises(ValueError, match="take images of shape"):
         scores.find_data(network, None, None, (64, 64, 1))
     assert json.loads(str(np.load(folder / "e.npz")["about"]))["styles"] == list(STYLES)
+
+
+def test_training_goes_on_from_an_encoder(trained, tmp_path):
+    """At a rate of almost nothing it stays what it was, in the widths that it has."""
+    folder, pictures = trained
+    out, given = tmp_path / "more.npz", f"--data={folder / 'emoji.npz'}"
+    flags = [given, f"--out={out}", "--steps=2", "--batch_size=8", "--learning_rate=1e-9"]
+    emoji.main([*flags, f"--start_from={folder / 'e.npz'}"])
+    params, about, gallery = emoji_encoder.read(out)
+    before, of_before, _ = emoji_encoder.read(folder / "e.npz")
+    assert about == of_before and gallery.names[0] == "square 0"
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-3), params, before)
+    with pytest.raises(SystemExit, match="has seen them all: leave out --check"):
+        emoji.main([given, f"--out={tmp_path / 'x.npz'}", f"--start_from={out}", "--check"])
 
 
 @pytest.mark.parametrize(

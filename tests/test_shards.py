@@ -12,8 +12,10 @@ import pytest
 
 from ddim_jax import checkpoints
 from ddim_jax.evaluation import shards
+from ddim_jax.evaluation.asked import Asked
 from ddim_jax.evaluation.shards import Shards, cell_name
 from ddim_jax.recipe import Recipe, parse_stride
+from tests.told_latents import told_latents
 
 FIXTURE = Path(__file__).parent / "fixtures" / "release_0_1.tar.gz"
 RECIPE = Recipe("ddim", "uniform", 2, solver_options={"eta": 0.5})
@@ -149,6 +151,7 @@ def test_names_of_cells_tell_them_apart():
 PEAKS = """
 import numpy as np
 from ddim_jax.evaluation import shards
+from ddim_jax.evaluation.asked import Asked
 shards.reset_peak()
 low = shards.peak_bytes()
 block = np.ones(25_000_000)
@@ -166,3 +169,22 @@ def test_the_peak_of_memory_is_seen_and_forgotten():
     if low == 0:
         pytest.skip("the system does not say")
     assert high - low > 150e6 and high - after > 150e6
+
+
+def test_samples_are_asked_for_texts(small, tmp_path):
+    """Sample i for text i in rotation, whatever was drawn before."""
+    model, texts = told_latents(), ("a cat", "the sea", "two dogs", "a tree")
+    recipe, asked = (
+        Recipe("ddim", "uniform", 2, guidance_scale=2.0, clip="none"),
+        Asked("t", None, texts),
+    )
+    table = recipe.table(model.schedule)
+    about = shards.identity(recipe, 0, model, table, asked)
+    for count in (3, 8):
+        cell = Shards(tmp_path / "a", about)
+        shards.draw(model, recipe, model.generator(recipe), cell, count, asked=asked, batch_size=4)
+    drawn = model.generate(8, recipe, prompt=list(texts)).pictures
+    np.testing.assert_allclose(np.int32(cell.read(8).images), drawn, atol=1)
+    assert np.ptp(drawn[:4].astype(int), axis=0).max() > 20  # the texts matter
+    with pytest.raises(ValueError, match="drawn"):
+        Shards(tmp_path / "a", shards.identity(recipe, 0, model, table))

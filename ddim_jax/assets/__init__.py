@@ -5,5 +5,10 @@
 of each class among the 60,000 *training* images of the MNIST database, so the MNIST test images
 stay unseen.
 
+`emoji_encoder.npz` holds the weights of a network that `ddim_jax/evaluation/emoji.py` trained on
+pictures of emoji, and its features of them; the pictures are not in it.
+
 MNIST: Y. LeCun, C. Cortes, C. Burges, "The MNIST database of handwritten digits".
+Emoji: Noto Emoji (Google, Apache 2.0), Twemoji (Twitter and contributors, CC-BY 4.0), Fluent Emoji
+(Microsoft, MIT).
 """

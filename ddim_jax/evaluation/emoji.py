@@ -8,13 +8,15 @@ rows of the lists `name` and `category`, and `style` [N] rows of `styles`. All p
 randomly damaged (`emoji_damage.py`): which emoji it is by the cosine to a learned direction for
 each, the style, the category, the damage. With `--check` a tenth of the emoji and a tenth of the
 other pictures are held out, and the command says how many of them are found by their picture in
-another style among all pictures of that style.
+another style among all pictures of that style, and by themselves when they are blurred.
 """
 
 import argparse
 import functools
 import io
+import itertools
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,13 +33,17 @@ from ddim_jax.evaluation.emoji_damage import damaged
 from ddim_jax.evaluation.emoji_encoder import SIZE, Encoder
 from ddim_jax.evaluation.features import FeatureNetwork
 from ddim_jax.evaluation.gallery import Gallery, found
+from ddim_jax.evaluation.sanity_check import blur
 from ddim_jax.names import check_range
 
 SHARPNESS = 20.0
 """Factor of cosines in the loss."""
 
-WEIGHTS = {"emoji": 1.0, "style": 1.0, "category": 0.3, "damage": 1.0}
+WEIGHTS = {"emoji": 1.0, "style": 1.0, "category": 0.3, "damage": 10.0}
 """Of the parts of the loss."""
+
+BLURRED = 1.5
+"""Standard deviation in pixels of the blur under which pictures are looked for in their style."""
 
 
 class Emoji(NamedTuple):
@@ -108,6 +114,7 @@ def train(
     minutes: float,
     steps: int | None = None,
     seed: int = 0,
+    start: tuple[Any, Gallery] | None = None,
 ) -> Any:
     """Parameters of an `Encoder` after AdamW, whose rate falls like a cosine.
 
@@ -120,6 +127,7 @@ def train(
         minutes: how long, without compilation.
         steps: ends it where that is earlier.
         seed: of all random numbers.
+        start: parameters to go on from, and their gallery; None for fresh ones.
     """
     net = Encoder(len(pictures.styles), len(pictures.categories), tuple(widths))
     key = keys.key(seed)
@@ -127,6 +135,31 @@ def train(
         "net": net.init(key, jnp.zeros((1, SIZE, SIZE, 3)))["params"],
         "emoji": jax.random.normal(key, (len(pictures.names), net.embedding)),
     }
+    if start is not None:
+        params = {"net": start[0], "emoji": _directions(start[1])}
+    optimizer, step = _stepper(net, batch_size)
+    labels = {"emoji": pictures.emoji, "style": pictures.style, "category": pictures.category}
+    labels = {name: jnp.asarray(values[rows], jnp.int32) for name, values in labels.items()}
+    images, state = jnp.asarray(pictures.images[rows]), optimizer.init(params)
+    began, done, count = 0.0, 0.0, 0
+    with tqdm(total=100, unit="%", bar_format="{l_bar}{bar}| {elapsed}{postfix}") as bar:
+        while done < 1:
+            rate = learning_rate * min(1, 20 * done + 0.01) * (0.5 + 0.5 * np.cos(np.pi * done))
+            own = jax.random.fold_in(key, count)
+            params, state, parts = step(params, state, images, labels, own, np.float32(rate))
+            if count % 10 == 0:  # also waits for what was started
+                shown = {name: f"{part:.3f}" for name, part in jax.device_get(parts).items()}
+                bar.set_postfix(step=count, **shown, refresh=False)
+            began, count = began or time.perf_counter(), count + 1  # after the compilation
+            of_minutes = (time.perf_counter() - began) / (60 * minutes)
+            done = max(of_minutes, count / steps if steps else 0)
+            bar.update(min(100, round(100 * done)) - bar.n)
+    print(f"{count} steps, {count * batch_size / len(rows):.0f} times every picture")
+    return params["net"]
+
+
+def _stepper(net: Encoder, batch_size: int) -> tuple[optax.GradientTransformation, Callable]:
+    """AdamW without its rate, and (params, state, images, labels, key, rate) -> the next ones."""
     decays = functools.partial(jax.tree.map, lambda leaf: leaf.ndim > 1)
     optimizer = optax.chain(
         optax.clip_by_global_norm(1.0),
@@ -154,24 +187,15 @@ def train(
         updates, state = optimizer.update(grads, state, params)
         return jax.tree.map(lambda p, u: p - rate * u, params, updates), state, parts
 
-    labels = {"emoji": pictures.emoji, "style": pictures.style, "category": pictures.category}
-    labels = {name: jnp.asarray(values[rows], jnp.int32) for name, values in labels.items()}
-    images, state = jnp.asarray(pictures.images[rows]), optimizer.init(params)
-    start, done, count = 0.0, 0.0, 0
-    with tqdm(total=100, unit="%", bar_format="{l_bar}{bar}| {elapsed}{postfix}") as bar:
-        while done < 1:
-            rate = learning_rate * min(1, 20 * done + 0.01) * (0.5 + 0.5 * np.cos(np.pi * done))
-            own = jax.random.fold_in(key, count)
-            params, state, parts = step(params, state, images, labels, own, np.float32(rate))
-            if count % 10 == 0:  # also waits for what was started
-                shown = {name: f"{part:.3f}" for name, part in jax.device_get(parts).items()}
-                bar.set_postfix(step=count, **shown, refresh=False)
-            start, count = start or time.perf_counter(), count + 1  # after the compilation
-            of_minutes = (time.perf_counter() - start) / (60 * minutes)
-            done = max(of_minutes, count / steps if steps else 0)
-            bar.update(min(100, round(100 * done)) - bar.n)
-    print(f"{count} steps, {count * batch_size / len(rows):.0f} times every picture")
-    return params["net"]
+    return optimizer, step
+
+
+def _directions(gallery: Gallery) -> np.ndarray:
+    """[K, E]: where the pictures of each emoji lie, by which training goes on."""
+    e = gallery.embed(gallery.pool)
+    sums = np.zeros((len(gallery.names), e.shape[1]), np.float32)
+    np.add.at(sums, gallery.name, e)
+    return sums
 
 
 def _unit(x):
@@ -199,21 +223,25 @@ def write(path: Path, params: Any, pictures: Emoji, widths: tuple[int, ...]) -> 
 
 
 def check(network: FeatureNetwork, pictures: Emoji, rows: np.ndarray, what: str) -> None:
-    """Prints how well these pictures are found by their pictures in each other style."""
-    features, styles = network.extract(pictures.images[rows]), pictures.style[rows]
-    names, shown = [pictures.names[k] for k in pictures.emoji[rows]], pictures.styles
-    there = set(zip(pictures.emoji.tolist(), pictures.style.tolist(), strict=True))
+    """Prints how well these pictures are found by their pictures in each style.
+
+    In their own style they are looked for blurred: unblurred they would find themselves.
+    """
+    images, styles, shown = pictures.images[rows], pictures.style[rows], pictures.styles
+    features, names = network.extract(images), [pictures.names[k] for k in pictures.emoji[rows]]
+    blurred = network.extract(blur(images, BLURRED)).pool
     right = np.mean(features.logits.argmax(-1) == styles)
     print(f"\n{len(rows)} {what}: style right {right:.1%}\n")
     print("| drawn in | looked for in | pictures | top 1 | top 5 |\n|---|---|---|---|---|")
-    for a in range(len(shown)):
-        for b in range(len(shown)):
-            own = [i for i in np.flatnonzero(styles == a) if (pictures.emoji[rows[i]], b) in there]
+    for a, b in itertools.product(range(len(shown)), repeat=2):
+        known = (styles == a) & network.gallery.known(names, np.full(len(rows), b))
+        if known.any():
+            own, pool = np.flatnonzero(known), blurred if a == b else features.pool
             asked = [names[i] for i in own]
-            if a != b and own:
-                ranks = network.gallery.ranks(features.pool[own], asked, np.full(len(own), b))
-                top = " | ".join(f"{share:.1%}" for share in found(ranks).values())
-                print(f"| {shown[a]} | {shown[b]} | {len(own)} | {top} |")
+            ranks = network.gallery.ranks(pool[own], asked, np.full(len(own), b))
+            top = " | ".join(f"{share:.1%}" for share in found(ranks).values())
+            drawn = shown[a] + f", blurred by {BLURRED} pixels" * (a == b)
+            print(f"| {drawn} | {shown[b]} | {len(own)} | {top} |")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -226,6 +254,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--steps", type=int, help="of training, where they end before the minutes")
     add("--batch_size", type=int, default=64)
     add("--learning_rate", type=float, default=3e-3)
+    add("--start_from", help="an encoder of the same pictures to go on with, in its widths")
     add("--widths", default="64,128,160", help="channels at 16 x 16, 8 x 8 and 4 x 4")
     add("--check", action="store_true", help="hold pictures out, and say how they are found")
     add("--seed", type=int, default=0)
@@ -251,9 +280,18 @@ def run(args: argparse.Namespace) -> None:
     if args.check:
         unseen, others = held_out(pictures.emoji)
         rows = np.setdiff1d(rows, np.concatenate([unseen, others]))
+    start = None
+    if args.start_from:
+        params, about, gallery = emoji_encoder.read(Path(args.start_from))
+        if gallery.names != pictures.names or args.check:
+            raise ValueError(
+                f"--start_from={args.start_from} must be of the pictures of --data, and has seen "
+                "them all: leave out --check"
+            )
+        start, widths = (params, gallery), tuple(about["widths"])
     params = train(
         pictures, rows, widths=widths, batch_size=args.batch_size, minutes=args.minutes,
-        learning_rate=args.learning_rate, steps=args.steps, seed=args.seed,
+        learning_rate=args.learning_rate, steps=args.steps, seed=args.seed, start=start,
     )  # fmt: skip
     network = write(out, params, pictures, widths)
     for held, what in ((unseen, "pictures of unseen emoji"), (others, "unseen pictures")):

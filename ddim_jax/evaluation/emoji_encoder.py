@@ -101,29 +101,9 @@ def save(path: Path, params: Any, about: dict[str, Any], gallery: Gallery) -> No
 
 
 def load(path: Path) -> FeatureNetwork:
-    """Loads a file of `save`.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: a file with other contents.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"no emoji encoder at {path}; python -m ddim_jax.evaluation.emoji trains one"
-        )
-    try:
-        with np.load(path) as file:
-            flat = {name: file[name] for name in file.files}
-        about = json.loads(str(flat.pop("about")))
-        kept = {name: flat.pop(f"gallery_{name}") for name in ("pool", "scale", "name", "style")}
-        names = tuple(flat.pop("names").tobytes().decode().split("\n"))
-        sizes = len(about["styles"]), len(about["categories"]), tuple(about["widths"])
-        head = [flat[f"emoji/{part}"].astype(np.float32) for part in ("kernel", "bias")]
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is no emoji encoder: {error}") from None
-    params = unflatten_dict({k: jnp.asarray(v, jnp.float32) for k, v in flat.items()}, sep="/")
-    net, pool = Encoder(*sizes), kept["pool"].astype(np.float32) * kept["scale"]
-    styles, of_name, of_style = tuple(about["styles"]), kept["name"], kept["style"]
+    """Loads a file of `save` as a feature network; errors are those of `read`."""
+    params, about, gallery = read(path)
+    net = Encoder(len(about["styles"]), len(about["categories"]), tuple(about["widths"]))
 
     @jax.jit
     def apply(images) -> Features:
@@ -139,7 +119,33 @@ def load(path: Path) -> FeatureNetwork:
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         resize="linear",
         image_shape=(None, None, 3),
-        num_classes=len(styles),
+        num_classes=len(gallery.styles),
         apply=apply,
-        gallery=Gallery(names, styles, of_name.astype(int), of_style.astype(int), pool, *head),
+        gallery=gallery,
     )
+
+
+def read(path: Path) -> tuple[Any, dict[str, Any], Gallery]:
+    """Reads what `save` wrote: parameters, float32, what they are of, and the gallery.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: a file with other contents.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"no emoji encoder at {path}; python -m ddim_jax.evaluation.emoji trains one"
+        )
+    try:
+        with np.load(path) as file:
+            flat = {name: file[name] for name in file.files}
+        about = json.loads(str(flat.pop("about")))
+        kept = {name: flat.pop(f"gallery_{name}") for name in ("pool", "scale", "name", "style")}
+        names = tuple(flat.pop("names").tobytes().decode().split("\n"))
+        styles, _, _ = tuple(about["styles"]), about["categories"], about["widths"]
+        head = [flat[f"emoji/{part}"].astype(np.float32) for part in ("kernel", "bias")]
+    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is no emoji encoder: {error}") from None
+    params = unflatten_dict({k: jnp.asarray(v, jnp.float32) for k, v in flat.items()}, sep="/")
+    of, pool = (kept["name"].astype(int), kept["style"].astype(int)), kept["pool"] * kept["scale"]
+    return params, about, Gallery(names, styles, *of, pool, *head)
