@@ -1,4 +1,4 @@
-"""DiT on ImageNet at 256 x 256, in latents of 32 x 32 x 4: DiT-XL/2, 674,834,720 parameters.
+r"""DiT on ImageNet at 256 x 256, in latents of 32 x 32 x 4: DiT-XL/2, 674,834,720 parameters.
 
     tfds build imagenet2012 --file_format=array_record       (where tensorflow is installed)
     python -m ddim_jax.data.latents imagenet2012 --resize=256 --flip --autoencoder=FOLDER \

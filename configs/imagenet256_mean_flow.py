@@ -1,4 +1,4 @@
-"""MeanFlow on ImageNet at 256 x 256: one step, trained from scratch, guidance trained in.
+r"""MeanFlow on ImageNet at 256 x 256: one step, trained from scratch, guidance trained in.
 
     python train.py --config=imagenet256_mean_flow --config.data.name=latents:imagenet256 \
         --config.codec.start_from=FOLDER

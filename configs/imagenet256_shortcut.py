@@ -1,4 +1,4 @@
-"""A shortcut model of ImageNet at 256 x 256: any power of two of steps, from 128 to one.
+r"""A shortcut model of ImageNet at 256 x 256: any power of two of steps, from 128 to one.
 
     python train.py --config=imagenet256_shortcut --config.data.name=latents:imagenet256 \
         --config.codec.start_from=FOLDER

@@ -1,4 +1,4 @@
-"""SiT on ImageNet at 256 x 256: DiT's network on a flow; SiT-XL/2, 674,834,720 parameters.
+r"""SiT on ImageNet at 256 x 256: DiT's network on a flow; SiT-XL/2, 674,834,720 parameters.
 
     python train.py --config=imagenet256_sit --config.data.name=latents:imagenet256 \
         --config.codec.start_from=FOLDER

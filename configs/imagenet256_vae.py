@@ -3,13 +3,13 @@
     tfds build imagenet2012 --file_format=array_record       (where tensorflow is installed)
     python train.py --config=imagenet256_vae
 
-LPIPS needs its weights, lpips_vgg.safetensors (docs/training.md). Stable Diffusion's autoencoder
-is this one, and where that is at hand nothing is gained by training again. The authors trained on
-random crops (that of f=8 on OpenImages), with a learnt weight of the KL and, from step 50,001 on,
-against a discriminator, which sharpens what comes back; here pictures are cropped at the centre,
-the weight is fixed and there is no discriminator. Published, not ours, with it: reconstruction FID
-0.90 and PSNR 24.19 after 246,803 steps (Rombach et al. 2022, arXiv:2112.10752, authors'
-repository).
+Needs `lpips_vgg.safetensors`, see `cifar10_cd`. Stable Diffusion's autoencoder is this one: where
+that is at hand nothing is gained by training it again. The authors trained on random crops (of
+OpenImages, for the weights that they published), with a learnt weight of the reconstruction and,
+from step 50,001 on, against a discriminator, which sharpens what comes back; here pictures are
+cropped at the centre, the weight is fixed and there is no discriminator. Published, not ours, with
+it: reconstruction FID 0.90 and PSNR 24.19 after 246,803 steps (Rombach et al. 2022,
+arXiv:2112.10752, authors' repository).
 """
 
 from configs.digits_vae import get_config as digits_vae
@@ -21,9 +21,7 @@ def get_config():
     Batches of 12, two for a step; the learning rate is 4.5e-6 for each picture of both.
     """
     config = digits_vae()
-    config.data.update(
-        name="imagenet2012", image_shape=(256, 256, 3), resize=256, channels=3
-    )
+    config.data.update(name="imagenet2012", image_shape=(256, 256, 3), resize=256, channels=3)
     config.model = dict(
         name="autoencoder_kl",
         channels=3,
