@@ -48,7 +48,6 @@ def get_config(size: str = "xl_2") -> ml_collections.ConfigDict:
         num_blocks=2,
         attention=True,
         groups=32,
-        dtype="bfloat16",
     )
     config.model = dict(
         name="dit",
