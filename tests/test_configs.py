@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from ddim_jax import experiment, parallel
+from ddim_jax.commands import configs
 from ddim_jax.recipe import Recipe
 from ddim_jax.training import loop, method, resume, stages
 from ddim_jax.training.sample_grid import SampleGrid
@@ -47,7 +48,7 @@ TRAINED = ("digits", "distill_digits")
 """Of the others the train step is traced; tests/test_toy_distillation.py trains more losses."""
 TRACED = (
     "cifar10", "cifar10_ict", "cifar10_scm", "digits_cd", "digits_mean_flow", "digits_shortcut",
-    "digits_text", "digits_vae", "imagenet64",
+    "digits_text", "digits_vae", "imagenet256_dit", "imagenet64",
 )  # fmt: skip
 """One of each loss and network."""
 LARGE = ("imagenet64", "lsun")
@@ -103,7 +104,28 @@ PUBLISHED = {
     "cifar10": 35_746_307,  # Ho et al. 2020: 35.7M
     "lsun_bedroom256": 113_673_219,  # Ho et al. 2020: 114M
     "imagenet64": 295_899_267 + 768,  # Dhariwal & Nichol 2021: 296M; and our null label
+    "imagenet256_dit": 674_834_720,  # Peebles & Xie 2022: 675M, and so Ma et al. 2024
+    "imagenet256_sit": 674_834_720,
+    "imagenet256_mean_flow": 131_165_248,  # Geng et al. 2025: B/4 131M, XL/2 676M
+    "imagenet256_mean_flow:xl_2": 676_440_592,
+    "imagenet256_shortcut": 676_440_592,
+    "imagenet256_vae": 83_653_863,  # Rombach et al. 2022: Stable Diffusion's
 }
+
+
+def count(shapes):
+    """How many numbers a tree holds."""
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(shapes))
+
+
+def test_the_size_of_a_network_is_an_argument():
+    name = "imagenet256_mean_flow:xl_2"
+    config = configs.load(name, [("train.steps", "7")])
+    shapes = jax.eval_shape(experiment.build(config).init, jax.random.key(0))
+    assert count(shapes) == PUBLISHED[name]
+    assert (config.loss.omega, config.train.steps) == (0.2, 7)
+    with pytest.raises(ValueError, match="unknown size 'xl2' .did you mean 'xl_2'"):
+        configs.load("imagenet256_dit:xl2")
 
 
 @pytest.mark.parametrize("name", slow_but(NAMES, lambda name: not name.startswith(LARGE)))
@@ -111,8 +133,7 @@ def test_a_config_builds_at_full_size(name):
     config = without_lpips(get(name))
     parts = experiment.build(config)
     shapes = jax.eval_shape(parts.init, jax.random.key(0))
-    count = sum(int(np.prod(p.shape)) for p in jax.tree.leaves(shapes))
-    assert count == PUBLISHED.get(name, count)
+    assert count(shapes) == PUBLISHED.get(name, count(shapes))
     if config.get("stages"):
         stages.check(stages.split(config, Path("runs") / name))
     else:
@@ -321,6 +342,31 @@ AUTHORS = {
         "optimizer.learning_rate": 2e-4, "train.batch_size": 128,
     },
     "cifar10_reflow:reflow": {"model.dropout": 0.1, "ema.decay": 0.9999, "data.flip": False},
+    "imagenet256_dit": {
+        "optimizer.name": "adamw", "optimizer.learning_rate": 1e-4, "train.batch_size": 256,
+        "ema.decay": 0.9999, "ema.warmup": False, "loss.label_dropout": 0.1, "data.flip": True,
+        "sample.guidance_channels": 3, "model.unused_channels": 4, "optimizer.clip_norm": 0.0,
+    },
+    "imagenet256_sit": {
+        "schedule.model_time": "to_data", "prediction.name": "data_flow", "ema.decay": 0.9999,
+        "loss.times.name": "uniform", "train.batch_size": 256, "sample.guidance_channels": 3,
+    },
+    "imagenet256_mean_flow": {
+        "loss.mean": -0.4, "loss.std": 1.0, "loss.same": 0.75, "loss.power": 1.0,
+        "loss.floor": 0.01, "loss.omega": 1.0, "loss.kappa": 0.5, "optimizer.b2": 0.95,
+        "optimizer.learning_rate": 1e-4, "ema.decay": 0.9999, "train.batch_size": 256,
+        "model.time_scale": 0.001, "model.patch_size": 4, "train.steps": 240 * 5004,
+    },
+    "imagenet256_shortcut": {
+        "loss.finest": 128, "loss.every": 8, "loss.target_decay": 0.999, "ema.decay": 0.999,
+        "loss.guidance_scale": 1.5, "loss.label_dropout": 0.1, "optimizer.weight_decay": 0.1,
+        "optimizer.learning_rate": 1e-4, "train.batch_size": 256, "train.steps": 810_000,
+    },
+    "imagenet256_vae": {
+        "optimizer.b1": 0.5, "optimizer.b2": 0.9, "optimizer.learning_rate": 24 * 4.5e-6,
+        "train.batch_size": 24, "loss.kl": 1e-6, "loss.error": "l1", "data.flip": False,
+        "loss.distance": "lpips:lpips_vgg.safetensors",
+    },
     "imagenet64_cd:teacher": {
         "model.time_scale": 1000.0, "model.scale_shift": True, "train.batch_size": 4096,
         "optimizer.name": "radam", "optimizer.learning_rate": 1e-4, "model.dropout": 0.1,

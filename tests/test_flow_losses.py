@@ -83,7 +83,7 @@ def test_guidance_is_trained_into_the_mean_flow_of_labelled_samples_only():
     def apply(p, x, t, inputs, keys=None):
         return p * jnp.ones_like(x) + expand(inputs["label"].astype(x.dtype), x)
 
-    def evaluate(p, dropout):
+    def evaluate(p, dropout, **options):
         loss = mean_flow(
             Net(apply, FLOW, predictions.flow, NULL),
             same=1.0,
@@ -91,6 +91,7 @@ def test_guidance_is_trained_into_the_mean_flow_of_labelled_samples_only():
             omega=0.5,
             kappa=0.25,
             label_dropout=dropout,
+            **options,
         )
         return loss(jnp.float32(p), None, BATCH, KEYS, 0)[1]["mse_flow"]
 
@@ -100,6 +101,9 @@ def test_guidance_is_trained_into_the_mean_flow_of_labelled_samples_only():
     wanted = 0.5 * velocity + 0.25 * 3 + 0.25 * label
     np.testing.assert_allclose(evaluate(0.0, 1e-9), ((label - wanted) ** 2).mean(), rtol=1e-4)
     np.testing.assert_allclose(evaluate(0.0, 1.0), ((3 - velocity) ** 2).mean(), rtol=1e-4)
+    middle = dict(mean=-50.0, std=0.0, guided_times=(0.1, 1.0))  # every t is next to 0
+    unguided = ((label - velocity) ** 2).mean()
+    np.testing.assert_allclose(evaluate(0.0, 1e-9, **middle), unguided, rtol=1e-4)
 
 
 def test_the_exact_jump_is_consistent_at_every_length():
@@ -180,6 +184,10 @@ def test_guidance_is_trained_into_the_first_doubling_of_a_shortcut():
         (
             lambda: shortcut(Net(None, FLOW, predictions.flow, NULL), guidance_scale=1.5),
             "guidance_scale=1.5 needs a class-conditional .* and config.loss.label_dropout > 0",
+        ),
+        (
+            lambda: mean_flow(PLAIN, guided_times=(0.5, 0.5)),
+            r"guided_times must be \(low, high\) with 0 <= low < high <= 1, got \(0.5, 0.5\)",
         ),
         (lambda: mean_flow(PLAIN, same=2), r"config.loss.same must be in \[0, 1\], got 2"),
         (

@@ -12,8 +12,11 @@ def tiny(config: ml_collections.ConfigDict, levels: int = 2) -> ml_collections.C
     with config.unlocked():
         channels = 3 if "autoencoder_kl" in (config.model.get("name"), _codec(config)) else 1
         config.data.update(name="digits", image_shape=(8, 8, channels), resize=8)
+        config.data.channels = channels
         if config.model.get("name", "unet") == "unet":
             _tiny_unet(config.model, levels)
+        if config.model.get("name") == "dit":
+            config.model.update(width=16, depth=1, heads=2, num_classes=10, remat="none")
         for section in (config.model, config.get("codec") or {}):
             if section.get("name") == "autoencoder_kl":
                 section.update(widths=(8, 8), groups=4)

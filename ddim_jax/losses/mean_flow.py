@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ddim_jax.dropping import is_null, nulled
 from ddim_jax.losses.loss import (
@@ -43,6 +44,7 @@ def mean_flow(
     floor: float = 0.01,
     omega: float = 1.0,
     kappa: float = 0.0,
+    guided_times: tuple[float, float] = (0.0, 1.0),
     label_dropout: float = 0.0,
 ) -> Loss:
     """The MeanFlow identity as a regression.
@@ -58,11 +60,12 @@ def mean_flow(
         omega: guidance that is trained in: the velocity is `omega v + (1 - omega - kappa) u(null) +
             kappa u(label)`, whose effective scale is `omega / (1 - kappa)`; 1 with kappa 0: none.
         kappa: see omega.
+        guided_times: (low, high), both included: at other t there is no guidance.
         label_dropout: probability that the inputs of a row become null.
 
     Raises:
-        ValueError: another schedule or prediction, a share out of range, guidance of a network
-            whose inputs are never dropped.
+        ValueError: another schedule or prediction, a share or time out of range, guidance of a
+            network whose inputs are never dropped.
     """
     check_dropout(label_dropout)
     check_flow(net, "mean_flow")
@@ -73,19 +76,20 @@ def mean_flow(
     check_range("config.loss.floor", floor, "(0, inf)", "0.01 is usual")
     check_range("config.loss.omega", omega, "[-1000, 1000]", "1 is none")
     check_range("config.loss.kappa", kappa, "[-1000, 1]", "its guidance is omega / (1 - kappa)")
+    low, high = _check_times(guided_times)
     guided = omega != 1 or kappa != 0
     if guided:
         options = f"config.loss.omega={omega} and config.loss.kappa={kappa} need"
         check_can_guide(net, label_dropout, options)
 
     def velocity_of(x, t, velocity, inputs, u):
-        """The velocity of x along the flow, guided in rows that are not null."""
+        """The velocity of x along the flow, guided at `guided_times` in rows that are not null."""
         if not guided:
             return velocity
         conditional, null = (u(x, t, 0 * t, i) for i in (inputs, nulled(inputs, net.null)))
         mixed = omega * velocity + (1 - omega - kappa) * null + kappa * conditional
-        kept = expand((~is_null(inputs, net.null)).astype(x.dtype), x)
-        return velocity + kept * (mixed - velocity)
+        kept = ~is_null(inputs, net.null) & (low <= t) & (t <= high)
+        return jnp.where(expand(kept, x), mixed, velocity)
 
     def compute(params, frozen, batch, keys, step):
         x0 = batch["image"]
@@ -111,6 +115,17 @@ def mean_flow(
         return value, {"loss": value, "mse_flow": jnp.mean(squared) / x0[0].size}
 
     return Loss(compute)
+
+
+def _check_times(given: Any) -> tuple[float, float]:
+    """(low, high), if 0 <= low < high <= 1; else raises ValueError."""
+    ends = np.asarray(given)
+    if ends.shape != (2,) or ends.dtype.kind not in "iuf" or not 0 <= ends[0] < ends[1] <= 1:
+        raise ValueError(
+            f"config.loss.guided_times must be (low, high) with 0 <= low < high <= 1, got {given}; "
+            "(0, 1) guides everywhere"
+        )
+    return float(ends[0]), float(ends[1])
 
 
 def _interval(
