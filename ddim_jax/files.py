@@ -76,6 +76,10 @@ def naming(path: Path) -> Iterator[None]:
         raise
 
 
+LATER = ("autoencoder", "text_encoders")
+"""Settings that folders of earlier versions do not hold."""
+
+
 def check_origin(
     path: Path, origin: dict[str, Any], what: str, recipe: dict[str, Any] | None = None
 ) -> None:
@@ -84,7 +88,8 @@ def check_origin(
     Args:
         path: of the JSON file in that folder that holds the settings; if it does not exist, the
             folder must be empty or new.
-        origin: the settings now; entries that only the file has do not matter.
+        origin: the settings now; entries that only the file has do not matter, nor do those of
+            `LATER` that it lacks.
         what: what the results are, such as "samples", for the message.
         recipe: what the setting "table" was made of, by which the message says what differs.
 
@@ -104,7 +109,8 @@ def check_origin(
             "move the folder away to draw them again"
         ) from None
     origin = json.loads(json.dumps(origin))
-    different = [key for key in sorted(origin) if stored.get(key) != origin[key]]
+    asked = [key for key in sorted(origin) if key in stored or key not in LATER]
+    different = [key for key in asked if stored.get(key) != origin[key]]
     if different:
         told = different
         if "recipe" in stored and "table" in different:  # which of it makes another table

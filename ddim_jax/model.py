@@ -502,6 +502,16 @@ class Model:
         """sha256 of the parameters, see `fingerprints`."""
         return fingerprints.fingerprint(self.params)
 
+    @functools.cached_property
+    def around(self) -> dict[str, str]:
+        """sha256 of the parameters of "autoencoder" and "text_encoders", as far as it has them."""
+        texts = getattr(self.inputs.encode, "params", ())
+        parts = {
+            "autoencoder": self.codec.params,
+            "text_encoders": {str(i): one for i, one in enumerate(texts)},
+        }
+        return {name: fingerprints.fingerprint(params) for name, params in parts.items() if params}
+
     def origin(self, table: SolverTable) -> dict[str, Any]:
         """What decides samples beside seed, labels and guidance, as JSON.
 
@@ -516,7 +526,7 @@ class Model:
             "weights": self.fingerprint,
             "network": json.loads(json.dumps(network, default=lambda section: section.to_dict())),
             "image_shape": list(self.sample_shape),
-        }
+        } | self.around
 
 
 def _asked(given: Any) -> int:

@@ -45,6 +45,7 @@ class Drawn:
         table: sha256 of the sampler's table.
         dtype: of its parameters; None: the model's own.
         loras: files merged into them, as of `Model`; None: not known.
+        around: sha256 of the parameters of its other networks, as of `Model`; None: not known.
     """
 
     recipe: Recipe
@@ -61,6 +62,7 @@ class Drawn:
     table: str
     dtype: str | None = None
     loras: tuple[dict[str, Any], ...] | None = None
+    around: dict[str, str] | None = None
 
     def lora_files(self) -> tuple[str, ...]:
         """The LoRA files, as `checkpoints.load` takes them.
@@ -80,7 +82,7 @@ class Drawn:
         """Checks that a model and a recipe are those that drew the pictures.
 
         Raises:
-            ValueError: other LoRA files, other weights, or, of the same recipe, another table: a
+            ValueError: other LoRA files, other weights of any network, or, of the same recipe, another table: a
                 learned stride whose file has changed, or another version of a solver.
         """
         if self.loras is not None and _contents(self.loras) != _contents(model.loras):
@@ -94,6 +96,12 @@ class Drawn:
                 f"the picture was drawn by the weights of step {self.step} of {self.checkpoint}, "
                 f"and {model.name} holds others, of step {model.step}; name the checkpoint that "
                 "drew it by --checkpoint"
+            )
+        if self.around is not None and self.around != model.around:
+            both = sorted(self.around.items() ^ model.around.items())
+            raise ValueError(
+                f"the picture was drawn with other weights of {both[0][0]} than {model.name} has; "
+                "name the checkpoint that drew it by --checkpoint"
             )
         if recipe == self.recipe and _digest(model, recipe) != self.table:
             raise ValueError(
@@ -174,6 +182,7 @@ def maker(model: Model) -> dict[str, Any]:
         "weights": model.fingerprint,
         "dtype": _dtype(model),
         "loras": list(model.loras),
+        "around": model.around,
         "devices": f"{jax.local_device_count()} {jax.devices()[0].platform}",
     }
 
@@ -215,6 +224,7 @@ def _drawn(found: dict[str, Any]) -> Drawn:
         size=tuple(found["size"]) if "size" in found else None,
         dtype=found.get("dtype"),
         loras=tuple(found["loras"]) if "loras" in found else None,
+        around=found.get("around"),
         checkpoint=found["path"] or found["checkpoint"],
         **{name: found[name] for name in ("step", "weights", "table")},
     )

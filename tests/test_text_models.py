@@ -1,13 +1,15 @@
 """Models that are told texts and draw latents: prompts, negatives, sizes, and what compiles."""
 
 import functools
+import json
 
 import jax
 import numpy as np
 import pytest
 
-from ddim_jax import batch_loop
+from ddim_jax import batch_loop, files, provenance
 from ddim_jax.dropping import NULL
+from tests.errors import rejects
 from tests.tiny_pipeline import tiny_pipeline
 
 PROMPTS = ["a photograph of a cat", "the sea at night", "a bold seven"]
@@ -175,3 +177,32 @@ def test_a_network_without_texts_takes_none():
 
 def test_modes_are_named():
     assert batch_loop.MODES == ("jit", "fsdp", "pmap")
+
+
+def test_pictures_of_another_text_encoder_or_autoencoder_are_others(model, tmp_path):
+    texts = model.inputs.encode
+    other = jax.tree.map(lambda leaf: 1.01 * leaf, (model.codec.params, texts.params))
+    changes = {
+        "autoencoder": (other[0], texts.params),
+        "text_encoders": (model.codec.params, other[1]),
+    }
+    table = model.recipe.table(model.schedule)
+    index = np.arange(1)
+    kept = provenance.about(
+        model, model.recipe, seed=0, index=index, labels=None, batch_size=1, prompts=PROMPTS
+    )
+    np.savez(tmp_path / "drawn.npz", about=json.dumps(kept))
+    drawn = provenance.read(tmp_path / "drawn.npz")
+    drawn.check(model, model.recipe)
+    origin = tmp_path / "set" / "samples.json"
+    origin.parent.mkdir()
+    origin.write_text(json.dumps(model.origin(table)))
+    for name, parts in changes.items():
+        changed = model.with_parts(model.params, *parts, texts.tokenizers)
+        with rejects(ValueError, f"drawn with another {name}; choose another folder"):
+            files.check_origin(origin, changed.origin(table), "samples")
+        with rejects(ValueError, f"drawn with other weights of {name} than"):
+            drawn.check(changed, changed.recipe)
+    earlier = {k: v for k, v in model.origin(table).items() if k not in changes}
+    origin.write_text(json.dumps(earlier))
+    files.check_origin(origin, model.origin(table), "samples")  # of a version that did not look
