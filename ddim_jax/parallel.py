@@ -172,17 +172,6 @@ def whole(tree: Any, mesh: Mesh) -> Any:
     return jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, PartitionSpec()))
 
 
-def by_rows(function: Callable[[Any, Any], Any], mesh: Mesh) -> Callable[[Any, Any], Any]:
-    """`(fixed, rows) -> rows` inside a program, on each device for the rows that it has alone.
-
-    A loop over rows that are split would put them together on every device first.
-    """
-    own, split = PartitionSpec(), PartitionSpec(AXIS)
-    return jax.shard_map(
-        function, mesh=mesh, in_specs=(own, split), out_specs=split, check_vma=False
-    )
-
-
 def fetch(tree: Any, mesh: Mesh) -> Any:
     """The tree as arrays that this process can use alone; all processes must call it."""
     if all(leaf.is_fully_addressable for leaf in jax.tree.leaves(tree)):
