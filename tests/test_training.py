@@ -91,7 +91,12 @@ def apply(params, x, model_time, inputs, dropout_keys):
     return (hidden @ params["b"]).reshape(x.shape)
 
 
-PIXELS = codecs.pixels((4, 4, 1)).encode
+def encoder(codec):
+    """As `make_step` takes it."""
+    return lambda params, rows: codec.encode(params, *rows)
+
+
+PIXELS = encoder(codecs.pixels((4, 4, 1)))
 
 
 def make(axis=None, gather=None, accumulate=1, encode=PIXELS):
@@ -198,7 +203,7 @@ def test_pictures_are_encoded_on_the_devices_that_have_them(monkeypatch):
     monkeypatch.setattr(codecs, "TOGETHER", 16)
     monkeypatch.setattr(parallel, "SPLIT_FROM", 16)
     net = experiment.build_autoencoder(AUTOENCODER)
-    encode = codecs.latents(net, (4, 4, 3)).encode
+    encode = encoder(codecs.latents(net, (4, 4, 3)))
     params = jax.tree.map(
         lambda leaf: random(str(leaf.shape), *leaf.shape), parts.network_shapes(net, (4, 4, 3))
     )
