@@ -98,7 +98,9 @@ def test_sets_on_disk_are_read_as_those_in_memory(whole, monkeypatch):
         np.testing.assert_array_equal(a["image"], b["image"])
 
 
-def test_what_is_missing_or_damaged_is_encoded_again_and_nothing_else(made, whole, tmp_path):
+def test_what_is_missing_or_damaged_is_encoded_again_and_nothing_else(
+    made, whole, tmp_path, monkeypatch
+):
     folder, before = shutil.copytree(whole, tmp_path / "set"), files_of(whole)
     names = [f"latents-0000{i}.array_record" for i in range(3)]
     assert sorted(before) == ["captions.json", *names, "latents.json"]
@@ -107,8 +109,13 @@ def test_what_is_missing_or_damaged_is_encoded_again_and_nothing_else(made, whol
         data.load(f"latents:{folder}")
     (folder / names[1]).write_bytes(b"damaged")
     kept = (folder / names[0]).stat().st_mtime_ns
-    encode(made, folder, "--flip")
-    assert files_of(folder) == before
+    monkeypatch.chdir(made)  # the same autoencoder by another path
+    pictures, _ = where(made)
+    latents.main([pictures, "--autoencoder=vae.safetensors", f"--out={folder}", "--flip"])
+    found = files_of(folder)
+    about = json.loads(found.pop("latents.json"))
+    assert about == json.loads(before.pop("latents.json")) | {"autoencoder": "vae.safetensors"}
+    assert found == before
     assert (folder / names[0]).stat().st_mtime_ns == kept
 
 

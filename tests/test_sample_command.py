@@ -8,8 +8,9 @@ import pytest
 from absl.testing import flagsaver
 from PIL import Image
 
-from ddim_jax import checkpoints
+from ddim_jax import checkpoints, data
 from ddim_jax.commands import sample
+from tests.told_latents import told_latents
 
 loaded = functools.cache(checkpoints.load)
 
@@ -51,6 +52,14 @@ def test_the_command_draws_a_picture_and_never_overwrites(command, tmp_path, cap
     with pytest.raises(SystemExit, match="--out set.npz exists; .*--overwrite"):
         command(out="set.npz")
     command(out="set.npz", overwrite=True)
+
+
+def test_arrays_hold_the_texts_they_were_drawn_for(command, monkeypatch, tmp_path):
+    """As captions, so that the file is read as data with captions are."""
+    told = told_latents()
+    monkeypatch.setattr(checkpoints, "load", lambda *args, **options: told)
+    command(checkpoint="told", prompt=["a cat", "the sea"], num_samples=3, out="told.npz")
+    assert data.load(f"npz:{tmp_path / 'told.npz'}").captions == ("a cat", "the sea", "a cat")
 
 
 def test_the_checkpoints_own_guidance_scale_is_the_default(command, tmp_path, model):

@@ -94,7 +94,8 @@ def load(folder: Path, image_size: Size = None, channels: int | None = None) -> 
         "class_names": tuple(about["class_names"]),
         "captions": _captions(folder, count) if about["captions"] else (),
         "mirrors": about["mirrors"],
-        "autoencoder": about["codec"] | {"weights": about["weights"]},
+        "autoencoder": about["codec"]
+        | {"weights": about["weights"], "start_from": about["autoencoder"]},
     } | reading(take)
 
 

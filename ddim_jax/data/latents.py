@@ -50,7 +50,7 @@ def encode(source: data.Source, autoencoder: str, folder: Path, *, flip: bool = 
     about = {
         "source": teacher.fingerprint(source),
         "weights": fingerprint(params),
-        "codec": section | {"start_from": autoencoder},
+        "codec": section,
         "count": len(source),
         "image_shape": source.image_shape,
         "moments_shape": [*codec.sample_shape[:-1], 2 * codec.sample_shape[-1]],
@@ -65,7 +65,7 @@ def encode(source: data.Source, autoencoder: str, folder: Path, *, flip: bool = 
     missing = shards.missing(len(source))
     _together("missing")
     if jax.process_index() == 0:
-        _describe(folder, about, source)
+        _describe(folder, about | {"autoencoder": autoencoder}, source)
     _together("described")
     interrupts.keeping(f"what is encoded is kept in {folder}; the same command goes on")
     _encode_shards(
