@@ -193,7 +193,7 @@ def test_each_device_encodes_its_own_rows_while_training(made, monkeypatch):
     shapes = {"image": (8, 8, 8, 3), "label": (8,), "row": (8,)}
     kinds = {"image": np.uint8, "label": np.int32, "row": np.int32}
     batch = {name: jax.ShapeDtypeStruct(shapes[name], kinds[name]) for name in shapes}
-    assert "shard_map" in str(built.step.trace(state, batch).jaxpr)
+    assert "shard_map" in str(built.step.trace(state, batch, parts.codec_params).jaxpr)
 
 
 def test_latents_are_drawn_by_keys(made, whole):
