@@ -105,15 +105,15 @@ def compile_plan(
         topology: as of `devices`.
         mesh: from `devices`.
         folder: where plans are kept; default beside the compilation cache.
-        repeats: how often the program's loop, which holds nearly all of its work, runs: compilers
-            count the body of a loop once.
+        repeats: how often the program's loop, which holds nearly all of its work, runs: of
+            operations compilers count the body of a loop once.
         quick: with little optimisation.
     """
     folder = folder or Path(jax.config.jax_compilation_cache_dir or ".") / "plans"
     chip = CHIPS[topology.partition(":")[0]]
     traced = trace(mesh)
     lowered = traced.lower()
-    asked = f"{topology} {jax.__version__} {repeats} products {quick} {lowered.as_text()}"
+    asked = f"{topology} {jax.__version__} {repeats} loops {quick} {lowered.as_text()}"
     path = folder / f"{hashlib.sha256(asked.encode()).hexdigest()[:32]}.json"
     if path.exists():
         return Plan(**json.loads(path.read_text()))
@@ -133,7 +133,7 @@ def compile_plan(
         memory=program_cost.memory_bytes(program),
         arguments=int(program.memory_analysis().argument_size_in_bytes),
         flops=max(products, repeats * float(cost.get("flops", 0.0))),
-        bytes_accessed=float(repeats * program_cost.traffic(text) if chip.platform == "tpu" else 0),
+        bytes_accessed=float(program_cost.traffic(text) if chip.platform == "tpu" else 0),
         collectives=program_cost.collectives(text),
         compile_seconds=time.perf_counter() - start,
         quick=quick,

@@ -19,7 +19,13 @@ BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "
 ARRAY = re.compile(r"(\w+)\[([\d,]*)\](\{[^}]*\})?")
 INSTRUCTION = re.compile(r"\s+(?:ROOT )?%?(\S+) = (\(.*?\)|\S+) ([\w-]+)\((.*?)\)(?:,|$)")
 COMPUTATION = re.compile(r"(ENTRY )?%?([\w.-]+) \(.*\{$")
-INNER = re.compile(r"(?:calls|to_apply)=%?([\w.-]+)")
+FUSED = re.compile(r"(?:calls|to_apply)=%?([\w.-]+)")
+CALLED = re.compile(
+    r"(body|condition|calls|to_apply|true_computation|false_computation|branch_computations)="
+    r"(\{[^}]*\}|%?[\w.-]+)"
+)
+LIMIT = re.compile(r"= s32\[\]\S* constant\((\d+)\)")
+"""In the condition of a loop: how often it runs."""
 
 RUN = {"while", "conditional", "call"}
 FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"} | RUN
@@ -71,16 +77,45 @@ def _convolution_flops(equation: Any) -> int:
 def collectives(text: str) -> dict[str, tuple[int, int]]:
     """name -> (how many, bytes of their results) of the collectives in a compiled program's text.
 
-    Of a pair of -start and -done the second is counted.
+    Those in the body of a loop count as often as it runs. Of a pair of -start and -done the second
+    is counted.
     """
     totals = {name: [0, 0] for name in COLLECTIVES}
     pattern = re.compile(rf"= (.*?) ({'|'.join(COLLECTIVES)})(-start|-done)?\(")
-    for line in text.splitlines():
-        match = pattern.search(line)
-        if match and match[3] != "-start":
-            totals[match[2]][0] += 1
-            totals[match[2]][1] += sum(size for size, _ in _arrays(match[1]))
+    parts = _computations(text)
+    for part, times in _times(parts).items():
+        for line in parts[part]:
+            match = pattern.search(line)
+            if match and match[3] != "-start":
+                totals[match[2]][0] += times
+                totals[match[2]][1] += times * sum(size for size, _ in _arrays(match[1]))
     return {name: tuple(value) for name, value in totals.items() if value[0]}
+
+
+def _computations(text: str) -> dict[str, list[str]]:
+    """name -> lines, callees first; what is outside of any is ""."""
+    parts: dict[str, list[str]] = {"": []}
+    name = ""
+    for line in text.splitlines():
+        head = COMPUTATION.match(line)
+        name = head[2] if head else name
+        parts.setdefault(name, []).append(line)
+    return parts
+
+
+def _times(parts: dict[str, list[str]]) -> dict[str, int]:
+    """How often each computation runs; every branch of a condition as often as that."""
+    times = dict.fromkeys(parts, 0) | {"": 1}
+    times[list(parts)[-1]] = 1  # ENTRY
+    for name in reversed(parts):
+        for line in parts[name]:
+            called = {role: re.findall(r"[\w.-]+", names) for role, names in CALLED.findall(line)}
+            limits = [LIMIT.search(one) for one in parts.get(*called.get("condition", [""]), [])]
+            runs = max((int(limit[1]) for limit in limits if limit), default=1)
+            for role, names in called.items():
+                for inner in set(names) & set(times):
+                    times[inner] += times[name] * (runs if role in ("body", "condition") else 1)
+    return times
 
 
 def traffic(text: str) -> int:
@@ -89,31 +124,95 @@ def traffic(text: str) -> int:
     Operands and results of every instruction that is run, but for arrays that the compiler keeps on
     the chip (layouts with S(1): VMEM); a copy between the two counts once. The "bytes accessed" of
     XLA's own cost analysis have those arrays as well, and copies three times. The body of a loop
-    counts once.
+    counts as often as it runs, and of an array that a part is taken of or put into, that part.
 
     Args:
         text: `compiled.as_text()`.
     """
-    fused = {name for line in text.splitlines() for name in INNER.findall(line)}
-    total, shapes, skipped = 0, {}, False
-    for line in text.splitlines():
-        head = COMPUTATION.match(line)
-        if head:
-            shapes, skipped = {}, head[2] in fused and not head[1]
+    parts, total = _computations(text), 0
+    fused = {name for line in text.splitlines() for name in FUSED.findall(line)}
+    slices = {name: _slices(parts[name]) for name in fused & set(parts)}
+    for name, times in _times(parts).items():
+        if name in fused and f"ENTRY %{name}" not in parts[name][0]:
+            continue
+        shapes: dict[str, str] = {}
+        for line in parts[name]:
+            if match := INSTRUCTION.match(line):
+                shapes[match[1]] = match[2]
+                total += times * _moved(match, line, shapes, slices)
+    return total
+
+
+def _moved(match: re.Match, line: str, shapes: dict[str, str], slices: dict) -> int:
+    """Bytes of one instruction."""
+    _, shape, kind, operands = match.groups()
+    if kind in FREE or kind.endswith("-done"):
+        return 0
+    if kind in ("copy-start", "slice-start"):  # (from, to, ...) in either order
+        ends = list(_arrays(shape))[:2]
+        return min(size for size, _ in ends) * sum(far for _, far in ends)
+    given = [shapes.get(_last(word), "") for word in operands.split(",")]
+    taken, put = {}, {}
+    if kind == "fusion" and (called := FUSED.search(line)):
+        taken, put = slices.get(called[1], ({}, {}))
+    elif kind == "dynamic-slice":
+        taken = {0: _size(shape)}
+    elif kind == "dynamic-update-slice":
+        taken, put = {0: 0}, {_dims(shape): _size(given[1])}
+    total = 0
+    for place, part in enumerate(given):
+        far = sum(size for size, far in _arrays(part) if far)
+        total += min(far, taken.get(place, far))
+    for whole in ARRAY.finditer(shape):
+        far = sum(size for size, far in _arrays(whole[0]) if far)
+        total += min(far, put.get(whole[2], far))
+    return total
+
+
+def _slices(lines: list[str]) -> tuple[dict[int, int], dict[str, int]]:
+    """What a fusion takes and puts of arrays in part.
+
+    Returns:
+        Number of a parameter that only parts are read of -> their bytes, and dimensions of a result
+        that a part is put into -> the bytes of that.
+    """
+    root: dict[str, int] = {}  # of a parameter and its bitcasts: its number
+    shapes: dict[str, str] = {}
+    taken: dict[int, int] = {}
+    put: dict[str, int] = {}
+    whole = set()
+    for line in lines:
         match = INSTRUCTION.match(line)
         if not match:
             continue
         name, shape, kind, operands = match.groups()
         shapes[name] = shape
-        if skipped or kind in FREE or kind.endswith("-done"):
+        words = [_last(word) for word in operands.split(",")]
+        if kind == "parameter":
+            root[name] = int(operands)
             continue
-        if kind in ("copy-start", "slice-start"):  # (from, to, ...) in either order
-            ends = list(_arrays(shape))[:2]
-            total += min(size for size, _ in ends) * sum(far for _, far in ends)
+        if kind == "bitcast" and words[0] in root:
+            root[name] = root[words[0]]
             continue
-        for part in [shape] + [shapes.get(_last(word), "") for word in operands.split(",")]:
-            total += sum(size for size, far in _arrays(part) if far)
-    return total
+        if kind == "dynamic-update-slice":
+            put[_dims(shape)] = put.get(_dims(shape), 0) + _size(shapes.get(words[1], ""))
+        for place, word in enumerate(words):
+            part = {"dynamic-slice": _size(shape), "dynamic-update-slice": 0}.get(kind)
+            if word in root and place == 0 and part is not None:
+                taken[root[word]] = taken.get(root[word], 0) + part
+            elif word in root:
+                whole.add(root[word])
+    return {place: size for place, size in taken.items() if place not in whole}, put
+
+
+def _dims(shape: str) -> str:
+    """Of the first array of a shape, as text."""
+    found = ARRAY.search(shape)
+    return found[2] if found else ""
+
+
+def _size(shape: str) -> int:
+    return sum(size for size, _ in _arrays(shape))
 
 
 def _last(operand: str) -> str:

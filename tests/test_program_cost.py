@@ -52,8 +52,42 @@ def test_traffic_of_a_compiled_program_is_what_it_must_read_and_write():
     assert program_cost.traffic(text) == 2 * 4 * 64 * 128
     step = lambda x, _: (jnp.tanh(x) + 1, None)  # noqa: E731
     loop = jax.jit(lambda x: jax.lax.scan(step, x, None, length=50)[0])
-    once = program_cost.traffic(loop.lower(x).compile().as_text())
-    assert 2 * 4 * 64 * 128 <= once < 5 * 2 * 4 * 64 * 128
+    fifty = program_cost.traffic(loop.lower(x).compile().as_text())
+    assert 50 * 2 * 4 * 64 * 128 <= fifty < 55 * 2 * 4 * 64 * 128
+
+
+def test_of_an_array_a_loop_moves_the_parts_that_it_takes_and_puts():
+    step = lambda carry, x: (carry, jnp.tanh(x) + 1)  # noqa: E731
+    loop = jax.jit(lambda xs: jax.lax.scan(step, 0.0, xs)[1])
+    text = loop.lower(jnp.zeros((50, 64, 128))).compile().as_text()
+    each = 4 * 50 * 64 * 128  # read once and written once, beside zeros to write into
+    assert 2 * each <= program_cost.traffic(text) < 4 * each
+
+
+LOOP = """HloModule jit_f
+
+%sum (a: f32[], b: f32[]) -> f32[] {
+  ROOT %s = f32[] add(%a, %b)
+}
+
+%body (p: (s32[], f32[10])) -> (s32[], f32[10]) {
+  %inside = f32[10]{0} all-reduce(%x), to_apply=%sum
+}
+
+%until (p: (s32[], f32[10])) -> pred[] {
+  %limit = s32[]{:T(128)} constant(7)
+  ROOT %less = pred[] compare(%i, %limit), direction=LT
+}
+
+ENTRY %main (x: f32[10]) -> f32[10] {
+  %outside = f32[10]{0} all-reduce(%x), to_apply=%sum
+  %loop = (s32[], f32[10]) while(%t), condition=%until, body=%body
+}
+"""
+
+
+def test_collectives_in_loops_count_as_often_as_they_run():
+    assert program_cost.collectives(LOOP) == {"all-reduce": (8, 8 * 40)}
 
 
 def test_products_are_counted_as_the_mathematics_needs_them():
