@@ -82,8 +82,9 @@ class Drawn:
         """Checks that a model and a recipe are those that drew the pictures.
 
         Raises:
-            ValueError: other LoRA files, other weights of any network, or, of the same recipe, another table: a
-                learned stride whose file has changed, or another version of a solver.
+            ValueError: other LoRA files, other weights of any network, or, of the same recipe,
+                another table: a learned stride whose file has changed, or another version of a
+                solver.
         """
         if self.loras is not None and _contents(self.loras) != _contents(model.loras):
             drawn, now = _flags(self.loras), _flags(model.loras)
