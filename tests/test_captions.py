@@ -12,7 +12,8 @@ from ddim_jax.data import captions, digits
 from ddim_jax.inputs import Inputs
 from ddim_jax.losses.loss import conditions
 from ddim_jax.networks.tokenizer import Tokenizer
-from ddim_jax.training import around, method
+from ddim_jax.training import around, method, resume, teacher
+from tests.errors import rejects
 from tests.test_configs import get
 from tests.tiny import tiny
 from tests.tiny_pipeline import tiny_pipeline
@@ -156,3 +157,22 @@ def test_data_without_captions_are_refused():
     with pytest.raises(ValueError, match="has no captions for a network that is told texts; put"):
         around.told(model.config, model, plain)
     assert Inputs({}).dropped == {}
+
+
+def test_a_run_whose_captions_changed_is_refused(tmp_path):
+    config, file = tiny(get("digits_text")), tmp_path / "run" / "config.json"
+    file.parent.mkdir()
+
+    def kept(*texts):
+        np.savez(tmp_path / "a.npz", images=np.zeros((2, 8, 8, 3), np.uint8), captions=texts)
+        source = data.load(f"npz:{tmp_path}/a.npz")
+        return json.loads(teacher.record(config, None, source).to_json())
+
+    was, now = kept("a cat", "a dog"), kept("a cat", "a fox")
+    resume.check(file, was, kept("a cat", "a dog"))
+    with rejects(
+        ValueError, "the captions of the run in ", "have changed since: restore those of "
+    ):
+        resume.check(file, was, now)
+    del was["captions_fingerprint"]  # as earlier versions wrote it, or to insist
+    resume.check(file, was, now)
