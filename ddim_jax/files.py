@@ -229,6 +229,20 @@ def missing_part(path: Path) -> str:
     return f" ({parent.resolve()} has no {missing!r}{hint})"
 
 
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8, without the mark that some editors begin such files with.
+
+    Raises:
+        ValueError: it is in another encoding.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is no text in UTF-8 ({error}); save it in that encoding"
+        ) from error
+
+
 def write_json(path: Path, content: Any) -> None:
     """Writes JSON, indented."""
     replace(path, lambda file: file.write((json.dumps(content, indent=1) + "\n").encode()))

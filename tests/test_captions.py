@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddim_jax import data, experiment
+from ddim_jax import command_line, data, experiment
 from ddim_jax.data import captions, digits
 from ddim_jax.inputs import Inputs
 from ddim_jax.losses.loss import conditions
@@ -64,6 +64,27 @@ def test_damaged_metadata(tmp_path, line, message):
     (tmp_path / "metadata.jsonl").write_text(line)
     with pytest.raises(ValueError, match=message):
         data.load(f"folder:{tmp_path}")
+
+
+def test_marks_lines_and_encodings_of_texts(tmp_path):
+    """UTF-8 with a mark at its beginning, characters that only Python ends a line at, Latin-1."""
+    write(tmp_path / "a.png")
+    file = tmp_path / "a.txt"
+    file.write_text("a café", encoding="utf-8-sig")
+    assert data.load(f"folder:{tmp_path}").captions == ("a café",)
+    assert command_line.prompts([f"@{file}"]) == ["a café"]
+    file.write_bytes("one\u2028line\r\ntwo".encode())
+    assert command_line.prompts([f"@{file}"]) == ["one\u2028line", "two"]
+    file.write_bytes("a café".encode("latin-1"))
+    for read in (
+        lambda: data.load(f"folder:{tmp_path}"),
+        lambda: command_line.prompts([f"@{file}"]),
+    ):
+        with rejects(ValueError, f"{file} is no text in UTF-8", "save it in that encoding"):
+            read()
+    row = json.dumps({"file_name": "a.png", "text": "one\x85line\u2028"}, ensure_ascii=False)
+    (tmp_path / "metadata.jsonl").write_text(f"{row}\n", encoding="utf-8-sig")
+    assert data.load(f"folder:{tmp_path}").captions == ("one\x85line\u2028",)
 
 
 def test_captions_in_npz_files(tmp_path):
