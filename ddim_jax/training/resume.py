@@ -37,7 +37,7 @@ def save_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
     """
     file = workdir / CONFIG_FILE
     if file.exists():
-        check(file, json.loads(file.read_text()), json.loads(config.to_json()))
+        check(file, files.read_json(file), json.loads(config.to_json()))
     if jax.process_index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
         files.write_json(file, json.loads(config.to_json()))
