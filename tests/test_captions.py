@@ -8,6 +8,8 @@ import pytest
 from PIL import Image
 
 from ddim_jax import command_line, data, experiment
+from ddim_jax.checkpoints import around as around_file
+from ddim_jax.checkpoints.parts import pipeline_of
 from ddim_jax.data import captions, digits
 from ddim_jax.inputs import Inputs
 from ddim_jax.losses.loss import conditions
@@ -197,3 +199,15 @@ def test_a_run_whose_captions_changed_is_refused(tmp_path):
         resume.check(file, was, now)
     del was["captions_fingerprint"]  # as earlier versions wrote it, or to insist
     resume.check(file, was, now)
+
+
+def test_a_run_that_goes_on_fills_in_what_its_sections_leave_open(tmp_path):
+    model, source = tiny_pipeline(), data.load("digits")
+    around_file.save(tmp_path, pipeline_of(model))
+    config = model.config.copy_and_resolve_references()
+    with config.unlocked(), config.ignore_type():
+        config.codec = dict(start_from="vae", scale=None)
+        config.text = dict(start_from="sd", encoders=None)
+    config, parts = around.load(config, tmp_path, source)
+    assert config.codec.scale == 0.5 and config.codec.start_from == "vae"
+    assert len(config.text.encoders) == 1 and len(parts.tokenizers) == 1
