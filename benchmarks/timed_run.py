@@ -29,6 +29,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--workdir", type=Path, required=True)
     args, others = parser.parse_known_args()
+    if not 1 <= args.seconds < float("inf"):
+        sys.exit(f"--seconds must be at least 1, got {args.seconds}; 300 are five minutes")
     trial = args.workdir.with_name(f"{args.workdir.name}.rate")
     for folder in (args.workdir, trial):
         if folder.exists():
@@ -37,6 +39,8 @@ def main() -> None:
     begun = time.perf_counter()
     short = dict(steps=TRIAL, log_every=every, sample_every=0, checkpoint_every=TRIAL)
     train(trial, others, short, warmup=every)
+    if not (trial / "metrics.jsonl").exists():
+        sys.exit(f"{trial} holds stages: this times a config of one; take each stage's own")
     last = [json.loads(line) for line in (trial / "metrics.jsonl").read_text().splitlines()][-1]
     batch = json.loads((trial / "config.json").read_text())["train"]["batch_size"]
     steps = max(TRIAL, int(args.seconds * last["images_s"] / batch))

@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from ddim_jax import names, parallel
+from ddim_jax import files, names, parallel
 
 
 class _Notes(logging.Handler):
@@ -72,7 +72,7 @@ def prompts(given: Iterable[str]) -> list[str]:
         file = Path(one[1:]).expanduser()
         if not file.is_file():
             raise ValueError(f"--prompt={one}: there is no file {file} of prompts")
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = files.read_text(file).split("\n")
         found = [line.strip() for line in lines if line.strip()]
         if not found:
             raise ValueError(f"--prompt={one} has no text; write one in each line")

@@ -229,6 +229,35 @@ def missing_part(path: Path) -> str:
     return f" ({parent.resolve()} has no {missing!r}{hint})"
 
 
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8, without the mark that some editors begin such files with.
+
+    Raises:
+        ValueError: it is in another encoding.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"{path} is no text in UTF-8 ({error}); save it in that encoding"
+        ) from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The names and values that a JSON file holds.
+
+    Raises:
+        ValueError: it is damaged, or holds something else.
+    """
+    try:
+        content = json.loads(text := read_text(path))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is damaged ({error}); fetch or write it again") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must hold names and values, got {text[:40]!r}; fetch it again")
+    return content
+
+
 def write_json(path: Path, content: Any) -> None:
     """Writes JSON, indented."""
     replace(path, lambda file: file.write((json.dumps(content, indent=1) + "\n").encode()))

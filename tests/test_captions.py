@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddim_jax import data, experiment
+from ddim_jax import command_line, data, experiment
+from ddim_jax.checkpoints import around as around_file
+from ddim_jax.checkpoints.parts import pipeline_of
 from ddim_jax.data import captions, digits
 from ddim_jax.inputs import Inputs
 from ddim_jax.losses.loss import conditions
 from ddim_jax.networks.tokenizer import Tokenizer
-from ddim_jax.training import around, method
+from ddim_jax.training import around, method, resume, teacher
+from tests.errors import rejects
 from tests.test_configs import get
 from tests.tiny import tiny
 from tests.tiny_pipeline import tiny_pipeline
@@ -63,6 +66,27 @@ def test_damaged_metadata(tmp_path, line, message):
     (tmp_path / "metadata.jsonl").write_text(line)
     with pytest.raises(ValueError, match=message):
         data.load(f"folder:{tmp_path}")
+
+
+def test_marks_lines_and_encodings_of_texts(tmp_path):
+    """UTF-8 with a mark at its beginning, characters that only Python ends a line at, Latin-1."""
+    write(tmp_path / "a.png")
+    file = tmp_path / "a.txt"
+    file.write_text("a café", encoding="utf-8-sig")
+    assert data.load(f"folder:{tmp_path}").captions == ("a café",)
+    assert command_line.prompts([f"@{file}"]) == ["a café"]
+    file.write_bytes("one\u2028line\r\ntwo".encode())
+    assert command_line.prompts([f"@{file}"]) == ["one\u2028line", "two"]
+    file.write_bytes("a café".encode("latin-1"))
+    for read in (
+        lambda: data.load(f"folder:{tmp_path}"),
+        lambda: command_line.prompts([f"@{file}"]),
+    ):
+        with rejects(ValueError, f"{file} is no text in UTF-8", "save it in that encoding"):
+            read()
+    row = json.dumps({"file_name": "a.png", "text": "one\x85line\u2028"}, ensure_ascii=False)
+    (tmp_path / "metadata.jsonl").write_text(f"{row}\n", encoding="utf-8-sig")
+    assert data.load(f"folder:{tmp_path}").captions == ("one\x85line\u2028",)
 
 
 def test_captions_in_npz_files(tmp_path):
@@ -156,3 +180,34 @@ def test_data_without_captions_are_refused():
     with pytest.raises(ValueError, match="has no captions for a network that is told texts; put"):
         around.told(model.config, model, plain)
     assert Inputs({}).dropped == {}
+
+
+def test_a_run_whose_captions_changed_is_refused(tmp_path):
+    config, file = tiny(get("digits_text")), tmp_path / "run" / "config.json"
+    file.parent.mkdir()
+
+    def kept(*texts):
+        np.savez(tmp_path / "a.npz", images=np.zeros((2, 8, 8, 3), np.uint8), captions=texts)
+        source = data.load(f"npz:{tmp_path}/a.npz")
+        return json.loads(teacher.record(config, None, source).to_json())
+
+    was, now = kept("a cat", "a dog"), kept("a cat", "a fox")
+    resume.check(file, was, kept("a cat", "a dog"))
+    with rejects(
+        ValueError, "the captions of the run in ", "have changed since: restore those of "
+    ):
+        resume.check(file, was, now)
+    del was["captions_fingerprint"]  # as earlier versions wrote it, or to insist
+    resume.check(file, was, now)
+
+
+def test_a_run_that_goes_on_fills_in_what_its_sections_leave_open(tmp_path):
+    model, source = tiny_pipeline(), data.load("digits")
+    around_file.save(tmp_path, pipeline_of(model))
+    config = model.config.copy_and_resolve_references()
+    with config.unlocked(), config.ignore_type():
+        config.codec = dict(start_from="vae", scale=None)
+        config.text = dict(start_from="sd", encoders=None)
+    config, parts = around.load(config, tmp_path, source)
+    assert config.codec.scale == 0.5 and config.codec.start_from == "vae"
+    assert len(config.text.encoders) == 1 and len(parts.tokenizers) == 1

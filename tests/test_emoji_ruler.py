@@ -108,6 +108,8 @@ def test_what_samples_are_asked_for(tmp_path):
     np.savez(tmp_path / "b.npz", x=images)
     with pytest.raises(ValueError, match="has no captions to ask for"):
         asked.find(inputs, f"npz:{tmp_path / 'b.npz'}", "train")
+    with pytest.raises(ValueError, match="draws from a text: say what to ask it for by --asked"):
+        asked.find(inputs, None, "train")
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from ddim_jax.checkpoints.scheduler_options import Options
 from ddim_jax.checkpoints.tensors import Entry, renamed, to_ours, to_theirs
 from tests import published_pipelines as published
 from tests import whole_pipelines
+from tests.errors import rejects
 from tests.published_pipelines import CASES, recorded, samples, some
 from tests.selection import slow_but
 
@@ -413,6 +414,44 @@ def test_folders_that_are_refused(tmp_path, place, changes, message):
     if message is None:  # the index decides
         pipelines.read(folder)
         return
+    with pytest.raises(ValueError, match=message):
+        pipelines.read(folder)
+
+
+def test_damaged_and_odd_json_files_are_named(tmp_path):
+    folder = published.write(tmp_path / "model", "sd")
+    sound = {path: path.read_bytes() for path in folder.rglob("*.json")}
+    assert len(sound) > 6
+    for path, content in sound.items():
+        for bad, message in (
+            (b"", "is damaged (Expecting value"),
+            (b"[]", "must hold names and values, got '[]'"),
+            (b'{"a": "\xe9"}', "is no text in UTF-8"),
+        ):
+            path.write_bytes(bad)
+            if path.name != "special_tokens_map.json":  # which nothing here reads
+                with rejects(ValueError, f"{path} {message}"):
+                    pipelines.read(folder)
+        path.write_bytes(content)
+    merges = folder / "tokenizer" / "merges.txt"
+    merges.write_text("a b\nc\n")
+    with rejects(ValueError, f"merges in {folder}/tokenizer must be pairs of tokens, got ('c',)"):
+        pipelines.read(folder)
+
+
+@pytest.mark.parametrize(
+    "place, changes, message",
+    [
+        (UNET, {"block_out_channels": 3}, "option in its .json files has a value that cannot be"),
+        (UNET, {"sample_size": 10**9}, r"image_shape must be in \[1, 65536\]"),
+        (UNET, {"sample_size": -1}, r"image_shape must be in \[1, 65536\]"),
+        (UNET, {"cross_attention_dim": 10**9}, "context_dim must be in"),
+        ("scheduler/scheduler_config.json", {"beta_start": "x"}, "must be a number, got .x."),
+    ],
+)
+def test_values_that_cannot_be(tmp_path, place, changes, message):
+    folder = published.write(tmp_path / "model", "sd")
+    change(folder / place, **changes)
     with pytest.raises(ValueError, match=message):
         pipelines.read(folder)
 

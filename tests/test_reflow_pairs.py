@@ -13,6 +13,7 @@ from ddim_jax.data import noise_pairs
 from ddim_jax.training import reflow_pairs
 from tests.errors import rejects
 from tests.tiny import tiny
+from tests.told_latents import told_latents
 
 HOW = dict(solver="ddim", steps=2, batch_size=4)
 
@@ -108,3 +109,11 @@ def test_what_cannot_be_drawn_leaves_no_folder(drawn, tmp_path):
 def test_options_of_pairs_are_checked_before_the_first_stage(drawn, options, message):
     with rejects(ValueError, message):
         reflow_pairs.check(drawn[0].replace(params=None), options)
+
+
+def test_pairs_of_latents_and_texts_are_refused_before_any_is_drawn(tmp_path):
+    with rejects(ValueError, "pairs hold pixels and a label, and told draws latents; reflow a"):
+        reflow_pairs.draw(told_latents(), tmp_path / "pairs", count=10, **HOW)
+    with rejects(ValueError, "told draws latents"):
+        reflow_pairs.check(told_latents(), dict(count=10, **HOW))
+    assert not list(tmp_path.iterdir())

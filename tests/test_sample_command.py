@@ -10,6 +10,9 @@ from PIL import Image
 
 from ddim_jax import checkpoints, data
 from ddim_jax.commands import sample
+from ddim_jax.drawing import Drawing
+from ddim_jax.evaluation import retrieval
+from ddim_jax.evaluation.gallery import Gallery
 from tests.told_latents import told_latents
 
 loaded = functools.cache(checkpoints.load)
@@ -167,3 +170,18 @@ def test_places_are_checked_before_anything_is_drawn(command, tmp_path, monkeypa
 def test_bad_flags_end_with_a_clear_line(command, flags, message):
     with pytest.raises(SystemExit, match=f"sample.py: .*{message}"):
         command(**flags)
+
+
+def test_arrays_of_samples_are_data_with_the_names_of_their_classes(tmp_path):
+    """By which `evaluation.retrieval` finds the style that was asked for, whatever its number."""
+    pictures, labels = np.zeros((3, 8, 8, 3), np.uint8), np.int32([1, 0, 1])
+    drawing = Drawing(pictures, labels, None, np.ones(3), 0.0, 0.0)
+    held = sample.arrays(drawing, {"prompts": ["cat", "dog"]}, ("flat", "round"))
+    np.savez(tmp_path / "set.npz", **held)
+    source = data.load(f"npz:{tmp_path / 'set.npz'}")
+    assert source.class_names == ("flat", "round") and source.captions == ("cat", "dog", "cat")
+    gallery = Gallery(("cat", "dog"), ("round", "flat"), *[None] * 5)
+    assert retrieval._styles(gallery, source, labels).tolist() == [0, 1, 0]
+    assert "class_names" not in sample.arrays(drawing, {"prompts": None}, ("crane", "crane"))
+    unlabelled = drawing._replace(labels=None)
+    assert set(sample.arrays(unlabelled, {"prompts": None}, ())) == {"images", "about"}

@@ -9,8 +9,11 @@ import pytest
 
 from ddim_jax import batch_loop, files, provenance
 from ddim_jax.dropping import NULL
+from ddim_jax.evaluation.asked import Asked
+from ddim_jax.strides import fit
 from tests.errors import rejects
 from tests.tiny_pipeline import tiny_pipeline
+from tests.told_latents import told_latents
 
 PROMPTS = ["a photograph of a cat", "the sea at night", "a bold seven"]
 
@@ -206,3 +209,19 @@ def test_pictures_of_another_text_encoder_or_autoencoder_are_others(model, tmp_p
     earlier = {k: v for k, v in model.origin(table).items() if k not in changes}
     origin.write_text(json.dumps(earlier))
     files.check_origin(origin, model.origin(table), "samples")  # of a version that did not look
+
+
+def test_strides_are_learned_on_what_is_asked_for():
+    model, asked = told_latents(), Asked("three", None, tuple(PROMPTS))
+    noise_to_image = fit.NoiseToImage(model, model.recipe, asked)
+    index = np.arange(4, 8)
+    learned_on = noise_to_image.teacher_samples(index, np.zeros((4, *model.sample_shape)))
+    wanted = model.inputs.encode([PROMPTS[i % 3] for i in index])["text"]
+    np.testing.assert_array_equal(learned_on.inputs["text"], wanted)
+    null = model.inputs.encode([""])["text"]
+    np.testing.assert_array_equal(learned_on.inputs[NULL]["text"], np.repeat(null, 4, 0))
+    table = model.recipe.replace(steps=2).table(model.schedule)
+    drawn = noise_to_image.draw(table, index).x
+    conditions = model.conditions(4, model.recipe, None, prompt=[PROMPTS[i % 3] for i in index])
+    (_, result), *_ = model.generator().batches(table, index, **conditions)
+    np.testing.assert_allclose(drawn, result.x, atol=1e-5)

@@ -7,7 +7,6 @@ or all in `folder` itself. `pipelines.py` has those with an autoencoder or a tex
 """
 
 import inspect
-import json
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +50,7 @@ def is_folder(path: Path) -> bool:
 def _config_path(path: Path) -> Path | None:
     for folder in (path / "unet", path):
         file = folder / "config.json"
-        if file.exists() and json.loads(file.read_text()).get("_class_name") == "UNet2DModel":
+        if file.exists() and files.read_json(file).get("_class_name") == "UNet2DModel":
             return file
     return None
 
@@ -70,7 +69,7 @@ def read(
         ValueError: a block, an option or a schedule that our network does not have.
     """
     file = _config_path(path)
-    options = Options(str(file), json.loads(file.read_text()))
+    options = Options(str(file), files.read_json(file))
     tensors = tensor_files.in_folder(file.parent, STEM, dtype)
     config = ml_collections.ConfigDict()
     config.data = dict(name="diffusers:" + path.name, image_shape=_image_shape(options))
@@ -88,7 +87,7 @@ def read_scheduler(path: Path) -> dict[str, Any]:
     """The scheduler_config.json of a folder; {} if there is none."""
     file = path / "scheduler" / "scheduler_config.json"
     file = file if file.exists() else path / "scheduler_config.json"
-    return json.loads(file.read_text()) if file.exists() else {}
+    return files.read_json(file) if file.exists() else {}
 
 
 def write(path: Path, config: ml_collections.ConfigDict, params: Any) -> None:

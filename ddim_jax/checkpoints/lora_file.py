@@ -122,7 +122,7 @@ def _adapter_options(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     """What peft says of the layers that have no alpha, by prefix and name of an option."""
     beside = path.with_name("adapter_config.json")
     if path.name == FILES[1] and beside.exists():
-        return json.loads(beside.read_text())
+        return files.read_json(beside)
     return json.loads(metadata.get("lora_adapter_metadata", "{}"))
 
 

@@ -78,7 +78,7 @@ def networks(config: ml_collections.ConfigDict) -> Networks:
 
 def shapes_of(config: ml_collections.ConfigDict) -> Pipeline:
     """The pipeline of a config, with `jax.ShapeDtypeStruct` for arrays and without tokenizers."""
-    nets, shape = networks(config), tuple(config.data.image_shape)
+    nets, shape = networks(config), experiment.check_shape(config)
     if nets.codec:
         factor = nets.codec.factor
         shape = (shape[0] // factor, shape[1] // factor, nets.codec.latent_channels)
@@ -99,14 +99,15 @@ def network_shapes(net: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
         net: a diffusion network, an autoencoder or a text encoder.
         shape: of one sample or picture, [H, W, C]; () of a text encoder.
     """
+    empty = jax.ShapeDtypeStruct
     if isinstance(net, ClipText | Tokens):
-        args = (jnp.zeros((1, 3), jnp.int32),)
+        args = (empty((1, 3), jnp.int32),)
     elif hasattr(net, "inputs"):
-        told = {name: jnp.zeros((1, *put.shape), put.dtype) for name, put in net.inputs.items()}
-        args = (jnp.zeros((1, *shape)), jnp.zeros(1), told)
+        told = {name: empty((1, *put.shape), put.dtype) for name, put in net.inputs.items()}
+        args = (empty((1, *shape), "float32"), empty((1,), "float32"), told)
     else:
-        args = (jnp.zeros((1, *shape)),)
-    return jax.eval_shape(lambda: net.init(jax.random.key(0), *args).get("params", {}))
+        args = (empty((1, *shape), "float32"),)
+    return jax.eval_shape(lambda *args: net.init(jax.random.key(0), *args).get("params", {}), *args)
 
 
 def flat(pipeline: Pipeline) -> dict[str, Any]:

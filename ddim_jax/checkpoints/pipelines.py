@@ -10,12 +10,12 @@ pictures are not checked. Every tensor is used exactly once and every option und
 folder is refused with the name of what is not.
 """
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import ml_collections
 
+from ddim_jax import experiment, files
 from ddim_jax.checkpoints import diffusers, parts, tensor_files
 from ddim_jax.checkpoints.component_configs import KINDS, Kind
 from ddim_jax.checkpoints.parts import Pipeline
@@ -63,7 +63,7 @@ def is_folder(path: Path) -> bool:
 def _class_name(path: Path) -> str | None:
     """The class of a network's own folder."""
     file = path / "config.json"
-    return json.loads(file.read_text()).get("_class_name") if file.exists() else None
+    return files.read_json(file).get("_class_name") if file.exists() else None
 
 
 def read(folder: str | Path, dtype: str | None = None) -> Pipeline:
@@ -82,8 +82,20 @@ def read(folder: str | Path, dtype: str | None = None) -> Pipeline:
     """
     check_dtype(dtype)
     folder = Path(folder)
+    try:
+        pipeline = _read(folder, dtype)
+        experiment.build(pipeline.config)
+    except (TypeError, AttributeError, LookupError, ArithmeticError) as error:
+        raise ValueError(
+            f"{folder}: an option in its .json files has a value that cannot be ({error}); fetch "
+            "the folder again"
+        ) from error
+    return pipeline
+
+
+def _read(folder: Path, dtype: str | None) -> Pipeline:
     index = folder / "model_index.json"
-    o = Options(str(index), json.loads(index.read_text()) if index.exists() else {})
+    o = Options(str(index), files.read_json(index) if index.exists() else {})
     if diffusers.is_folder(folder):
         return Pipeline(*diffusers.read(folder, dtype))
     if not index.exists():
@@ -110,7 +122,7 @@ def _read_alone(folder: Path, dtype: str | None) -> Pipeline:
 
 
 def _read_whole(folder: Path, o: Options, dtype: str | None) -> Pipeline:
-    name = json.loads(Path(o.name).read_text()).get("_class_name")
+    name = files.read_json(Path(o.name)).get("_class_name")
     made_of = lookup(PIPELINES, name, "class of diffusers pipelines")
     network = _part(folder, o, made_of.network, NETWORKS[made_of.network], dtype)
     codec = _part(folder, o, "vae", AUTOENCODERS, dtype)
@@ -161,7 +173,7 @@ def read_component(folder: Path, dtype: str | None = None, name: str | None = No
     file = folder / "config.json"
     if not file.exists():
         raise FileNotFoundError(f"{file} is missing; fetch the whole folder again")
-    given = json.loads(file.read_text())
+    given = files.read_json(file)
     name = name or given.get("_class_name") or given.get("architectures", [None])[0]
     kind = lookup(KINDS, name, "class of networks")
     o = Options(str(file), given | ({"architectures": [name]} if kind.name == "clip" else {}))

@@ -166,7 +166,10 @@ def in_folder(folder: Path, stem: str, dtype: str | None = None) -> Tensors:
         )
     if name.endswith(SUFFIX):
         return Tensors([folder / name])
-    shards = sorted(set(json.loads((folder / name).read_text())["weight_map"].values()))
+    listed = files.read_json(folder / name).get("weight_map")
+    if not isinstance(listed, dict) or not all(isinstance(one, str) for one in listed.values()):
+        raise ValueError(f"{folder / name} has no weight_map of tensors to files; fetch it again")
+    shards = sorted(set(listed.values()))
     for shard in shards:
         if not (folder / shard).exists():
             raise FileNotFoundError(f"{folder} lacks {shard}, which {name} lists; fetch it again")

@@ -11,7 +11,6 @@ networks of latents and texts `around.py` keeps the rest.
 
 import contextlib
 import gc
-import json
 import logging as standard_logging
 import sys
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ import ml_collections
 import orbax.checkpoint as ocp
 from absl import logging
 
-from ddim_jax import experiment
+from ddim_jax import experiment, files
 from ddim_jax.checkpoints import architecture, around, weights_file
 from ddim_jax.model import Model
 from ddim_jax.networks import low_rank
@@ -55,7 +54,7 @@ def load_config(workdir: Path) -> ml_collections.ConfigDict:
             f"{workdir} is not a training workdir (no {CONFIG_FILE}); give the --workdir that "
             "train.py was run with, or an exported .safetensors file"
         )
-    return experiment.of_file(json.loads(file.read_text()))
+    return experiment.of_file(files.read_json(file))
 
 
 def read(path: Path) -> Model:

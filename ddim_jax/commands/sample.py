@@ -113,7 +113,7 @@ def _draw() -> str:
     model, recipe = _load(like)
     drawing, about = _generate(model, recipe, like, trajectory is not None)
     out = out or files.next_free(Path("samples"), model.name)
-    _write(drawing, out, trajectory, about)
+    _write(drawing, out, trajectory, about, model.inputs.class_names)
     count = len(drawing.pictures)
     return f"{out}: {count} samples, {_how(model, recipe, drawing.nfe)}\n" + _times(count, drawing)
 
@@ -311,21 +311,34 @@ def _note_differences(model, recipe) -> None:
         print(f"note: {recipe.stride}: {difference}", file=sys.stderr)
 
 
-def _write(drawing, out: Path, trajectory: Path | None, about: dict) -> None:
+def arrays(drawing, about: dict, class_names: tuple[str, ...]) -> dict:
+    """What an npz file of samples holds: what `data.load` reads, and what drew them."""
     import json
 
     import numpy as np
 
-    from ddim_jax import data, files, provenance
+    from ddim_jax import provenance
+
+    held = {"images": drawing.pictures, provenance.NPZ: json.dumps(about)}
+    if drawing.labels is not None:
+        held["labels"] = drawing.labels
+        if class_names and len(set(class_names)) == len(class_names):  # else they are no names
+            held["class_names"] = np.array(class_names)
+    if about["prompts"]:
+        held["captions"] = np.resize(about["prompts"], len(drawing.pictures))
+    return held
+
+
+def _write(drawing, out: Path, trajectory: Path | None, about: dict, class_names: tuple) -> None:
+    import numpy as np
+
+    from ddim_jax import data, files
 
     overwrite = OVERWRITE.value
 
     if out.suffix == ".npz":
-        arrays = {"images": drawing.pictures, provenance.NPZ: json.dumps(about)}
-        arrays |= {} if drawing.labels is None else {"labels": drawing.labels}
-        if about["prompts"]:  # as data of pictures keep theirs
-            arrays["captions"] = np.resize(about["prompts"], len(drawing.pictures))
-        files.save(out, lambda file: np.savez(file, **arrays))
+        held = arrays(drawing, about, class_names)
+        files.save(out, lambda file: np.savez(file, **held))
     else:
         data.save_grid(out, drawing.pictures, drawing.labels, overwrite=overwrite, about=about)
     if trajectory is None:

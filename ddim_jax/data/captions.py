@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ddim_jax.files import read_text
+
 METADATA = "metadata.jsonl"
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 INKS = ("a thin {}", "a {}", "a bold {}")
@@ -68,9 +70,7 @@ def of_files(root: Path, files: Sequence[Path]) -> tuple[str, ...]:
     beside = [file.with_suffix(".txt") for file in files]
     if not any(file.is_file() for file in beside):
         return ()
-    return tuple(
-        file.read_text(encoding="utf-8").strip() if file.is_file() else "" for file in beside
-    )
+    return tuple(read_text(file).strip() if file.is_file() else "" for file in beside)
 
 
 def note(texts: Sequence[str]) -> str:
@@ -84,7 +84,7 @@ def note(texts: Sequence[str]) -> str:
 def _of_metadata(file: Path) -> dict[str, str]:
     """File name -> text."""
     texts = {}
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(read_text(file).split("\n"), 1):
         if not line.strip():
             continue
         try:

@@ -26,6 +26,7 @@ from ddim_jax import parallel
 from ddim_jax.codecs import TOGETHER, Codec
 from ddim_jax.data.images import Size, height_width
 from ddim_jax.data.record_shards import Shards
+from ddim_jax.files import read_json
 
 SHARD = 1000
 """Images in a shard."""
@@ -66,7 +67,7 @@ def load(folder: Path, image_size: Size = None, channels: int | None = None) -> 
         ValueError: it is damaged, or of other pictures.
     """
     file = folder / ABOUT
-    about = json.loads(file.read_text()) if file.exists() else {"count": 0}
+    about = read_json(file) if file.exists() else {"count": 0}
     count, absent = about["count"], shards(folder).absent(about["count"])
     if absent or not count:
         raise FileNotFoundError(

@@ -78,7 +78,7 @@ def encode(source: data.Source, autoencoder: str, folder: Path, *, flip: bool = 
 def _scale(folder: Path) -> float | None:
     """That of a set which was begun: measured again it could be another in the last digit."""
     file = folder / latent_sets.ABOUT
-    return json.loads(file.read_text())["codec"].get("scale") if file.is_file() else None
+    return files.read_json(file).get("codec", {}).get("scale") if file.is_file() else None
 
 
 def _describe(folder: Path, about: dict[str, Any], source: data.Source) -> None:

@@ -12,7 +12,6 @@ shuffling cannot separate the two. `pairs.json` has a count only when all pairs 
 Source: Liu et al. 2022 (arXiv:2209.03003), algorithm 1.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -79,7 +78,7 @@ def load(folder: str | Path) -> PairSource:
         ValueError: a shard is damaged.
     """
     folder = Path(folder).expanduser()
-    about = json.loads((folder / ABOUT).read_text()) if (folder / ABOUT).exists() else {}
+    about = files.read_json(folder / ABOUT) if (folder / ABOUT).exists() else {}
     count = about.pop("count", 0)
     missing = _shards(folder).absent(count)
     if missing or not count:

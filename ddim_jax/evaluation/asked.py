@@ -5,6 +5,7 @@ features that come with a gallery (`gallery.py`), the names and styles of its re
 are in one random order, so that the first N samples of a set stand for all.
 """
 
+import argparse
 import hashlib
 from typing import NamedTuple
 
@@ -40,6 +41,13 @@ class Asked(NamedTuple):
 ALL_CLASSES = Asked()
 
 
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `find` to a command."""
+    about = "of a network told texts: data whose captions and labels it is asked for"
+    parser.add_argument("--asked", help=about)
+    parser.add_argument("--asked_split", default="train", help="of these data")
+
+
 def find(inputs: Inputs, spec: str | None, split: str, gallery: Gallery | None = None) -> Asked:
     """What to ask a network for.
 
@@ -52,7 +60,8 @@ def find(inputs: Inputs, spec: str | None, split: str, gallery: Gallery | None =
 
     Raises:
         FileNotFoundError: no such data.
-        ValueError: data without captions for a network that is told texts.
+        ValueError: a network that is told texts, and neither data with captions nor a gallery to
+            ask it for.
     """
     told = inputs.takes("text")
     if spec is not None:
@@ -66,6 +75,11 @@ def find(inputs: Inputs, spec: str | None, split: str, gallery: Gallery | None =
     if told and gallery is not None and inputs.class_names in ((), gallery.styles):
         texts, labels = gallery.pairs()
         return _named("the gallery", labels if inputs.num_classes else None, texts)
+    if told:  # the empty text shows what nobody asks for, and guidance has nowhere to lead to
+        raise ValueError(
+            "this network draws from a text: say what to ask it for by --asked, data with captions "
+            "such as npz:PATH"
+        )
     return ALL_CLASSES
 
 

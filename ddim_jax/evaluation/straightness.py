@@ -15,6 +15,7 @@ import numpy as np
 
 from ddim_jax import checkpoints, command_line, keys
 from ddim_jax.batch_loop import check_count
+from ddim_jax.evaluation.asked import ALL_CLASSES, Asked, add_flags, find
 from ddim_jax.model import Model
 from ddim_jax.recipe import Recipe
 
@@ -42,8 +43,10 @@ def straightness(path: Array, times: Array) -> np.ndarray:
     return (squares * (spans / spans.sum()).reshape(-1, 1)).sum(0)
 
 
-def measure(model: Model, steps: int, count: int, seed: int = 0) -> np.ndarray:
-    """Measures [count] paths of a model, which must be a rectified flow; labels in rotation."""
+def measure(
+    model: Model, steps: int, count: int, seed: int = 0, asked: Asked = ALL_CLASSES
+) -> np.ndarray:
+    """Measures [count] paths of a model, which must be a rectified flow."""
     if model.config.schedule.name != "rectified_flow":
         raise ValueError(
             f"straightness is of rectified flows, and {model.name} was trained on the schedule "
@@ -51,10 +54,11 @@ def measure(model: Model, steps: int, count: int, seed: int = 0) -> np.ndarray:
         )
     recipe = Recipe("ddim", "uniform", steps, clip="none")
     table, times = recipe.table(model.schedule), recipe.times(model.schedule)
-    labels, index, parts = model.inputs.labels(None, count), np.arange(count), []
+    labels, index, parts = asked.labels(model.inputs, count), np.arange(count), []
     noise = np.asarray(keys.initial_noise(keys.sample_keys(seed, index), model.sample_shape))
     generator = model.generator(recipe, collect=("x",))
-    conditions = model.conditions(count, recipe, labels, table)
+    prompts = asked.prompts(index)
+    conditions = model.conditions(count, recipe, labels, table, prompt=prompts)
     for rows, result in generator.batches(table, index, seed=seed, x=noise, **conditions):
         path = np.concatenate([noise[rows][None], result.collected["x"]])
         parts.append(straightness(path, times))
@@ -68,6 +72,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=32, help="of Euler")
     parser.add_argument("--num_samples", type=int, default=64, help="paths")
     parser.add_argument("--seed", type=int, default=0)
+    add_flags(parser)
     args = parser.parse_args(argv)
     command_line.run("straightness", lambda: run(args))
 
@@ -76,7 +81,9 @@ def run(args: argparse.Namespace) -> None:
     """Measures and prints."""
     keys.check_seed(args.seed, "--seed")
     check_count(args.num_samples, args.num_samples)
-    values = measure(checkpoints.load(args.checkpoint), args.steps, args.num_samples, args.seed)
+    model = checkpoints.load(args.checkpoint)
+    asked = find(model.inputs, args.asked, args.asked_split)
+    values = measure(model, args.steps, args.num_samples, args.seed, asked)
     error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0
     print(f"straightness {values.mean():.4g} +- {error:.2g}, {args.steps} steps")
 

@@ -21,8 +21,7 @@ from tqdm import tqdm
 
 from ddim_jax import checkpoints, command_line, files, interrupts, keys
 from ddim_jax.batch_loop import check_count
-from ddim_jax.evaluation import feature_networks, metrics, scores
-from ddim_jax.evaluation.asked import find as find_asked
+from ddim_jax.evaluation import asked, feature_networks, metrics, scores
 from ddim_jax.model import Model
 from ddim_jax.names import check_range, parse_value
 from ddim_jax.strides import learned
@@ -98,9 +97,9 @@ class FrechetObjective:
         data = scores.find_data(self._network, args.reference, args.real, model.codec.picture_shape)
         self._reference = scores.make_evaluator(self._network, *data).reference.pool
         self._generator = model.generator(self.recipe)
-        asked = find_asked(model.inputs, None, "", self._network.gallery)
-        self._labels = asked.labels(model.inputs, args.num_samples)
-        self._prompts = asked.prompts(np.arange(args.num_samples))
+        wanted = asked.find(model.inputs, args.asked, args.asked_split, self._network.gallery)
+        self._labels = wanted.labels(model.inputs, args.num_samples)
+        self._prompts = wanted.prompts(np.arange(args.num_samples))
 
     def times(self, lam: list[float]) -> np.ndarray:
         """Returns the times [steps + 1] of evaluations at these half log-SNRs, to the clean end."""
@@ -172,6 +171,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--features", default="digits", help=feature_networks.NAMES)
     add("--reference", help="npz of statistics, digits_train or digits_test")
     add("--real", help="real images instead of statistics, like npz:PATH")
+    asked.add_flags(parser)
     add("--out", default="strides", help="folder")
     add("--overwrite", action="store_true")
     args = parser.parse_args(argv)

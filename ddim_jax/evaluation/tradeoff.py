@@ -35,7 +35,7 @@ from ddim_jax import checkpoints, command_line, files, interrupts, keys, paralle
 from ddim_jax.batch_loop import Generator, check_count
 from ddim_jax.denoisers import CLIPS
 from ddim_jax.evaluation import feature_networks, metrics, plots, results, scores, shards, sweep
-from ddim_jax.evaluation.asked import ALL_CLASSES, Asked
+from ddim_jax.evaluation.asked import ALL_CLASSES, Asked, add_flags
 from ddim_jax.evaluation.asked import find as find_asked
 from ddim_jax.evaluation.features import FeatureNetwork
 from ddim_jax.evaluation.scores import Evaluator
@@ -223,8 +223,7 @@ def _parser() -> command_line.Parser:
     add("--features", default="digits", help=feature_networks.NAMES)
     add("--reference", help="npz of statistics, digits_train or digits_test")
     add("--real", help="real images for KID, precision and recall, like npz:PATH")
-    add("--asked", help="of a network told texts: data whose captions and labels it is asked for")
-    add("--asked_split", default="train", help="of these data")
+    add_flags(parser)
     add("--workdir", default="runs/quality", help="for samples and results")
     add("--name", default="tradeoff", help="of the results")
     add("--plan", action="store_true", help="say what it would cost, and stop")

@@ -23,6 +23,8 @@ from typing import Any
 
 import numpy as np
 
+from ddim_jax.files import read_json, read_text
+
 START, END = "<|startoftext|>", "<|endoftext|>"
 SPECIAL = re.compile(f"({re.escape(START)}|{re.escape(END)})")
 SUFFIXES = ("'s", "'t", "'re", "'ve", "'m", "'ll", "'d")
@@ -282,7 +284,7 @@ def _vocabulary(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
     """Token -> number, and the merges, of the files of a folder."""
     numbers, merges = _read_json(folder / "vocab.json"), folder / "merges.txt"
     if numbers is not None and merges.exists():
-        lines = merges.read_text(encoding="utf-8").split("\n")
+        lines = read_text(merges).split("\n")
         rows = [line for line in lines if line.strip() and not line.startswith("#version")]
     else:
         whole = _read_json(folder / "tokenizer.json")
@@ -292,9 +294,11 @@ def _vocabulary(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
             )
         numbers, rows = whole["model"]["vocab"], whole["model"]["merges"]
         numbers = numbers | {token["content"]: token["id"] for token in whole["added_tokens"]}
-    pairs = (row.split() if isinstance(row, str) else row for row in rows)
-    return numbers, [(first, second) for first, second in pairs]
+    pairs = [tuple(row.split() if isinstance(row, str) else row) for row in rows]
+    if odd := [pair for pair in pairs if len(pair) != 2]:
+        raise ValueError(f"the merges in {folder} must be pairs of tokens, got {odd[0]}")
+    return numbers, pairs
 
 
 def _read_json(file: Path):
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+    return read_json(file) if file.exists() else None

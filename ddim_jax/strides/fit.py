@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from ddim_jax import checkpoints, command_line, files, interrupts, parallel, sampling
 from ddim_jax.batch_loop import Generator
+from ddim_jax.evaluation.asked import ALL_CLASSES, Asked, add_flags, find
 from ddim_jax.model import Model
 from ddim_jax.names import check_range, lookup, whole_number
 from ddim_jax.recipe import MOST_STEPS, Recipe
@@ -41,7 +42,8 @@ SEED = 0
 class NoiseToImage:
     """A model that takes noise to images by one recipe, on the devices of this process.
 
-    Sample i is that of `sample.py --seed=0`, under class i modulo the number of classes.
+    Sample i is that of `sample.py --seed=0`, under class i modulo the number of classes, or as the
+    i-th that is asked for.
 
     Attributes:
         model: the model.
@@ -52,9 +54,9 @@ class NoiseToImage:
         ValueError: guidance that the model was not trained for.
     """
 
-    def __init__(self, model: Model, recipe: Recipe):
+    def __init__(self, model: Model, recipe: Recipe, asked: Asked = ALL_CLASSES):
         model.check(recipe)
-        self.model, self.recipe = model, recipe
+        self.model, self.recipe, self._asked = model, recipe, asked
         self._mesh = parallel.make_mesh(jax.local_devices())
         self._sampler = model.sampler(recipe)
         self._guidance = self._conditions(np.arange(1))["guidance"]
@@ -66,9 +68,10 @@ class NoiseToImage:
         return self._sampler(params, table, noise, keys, inputs, self._guidance).x
 
     def _conditions(self, index: np.ndarray) -> dict[str, Any]:
-        labels = self.model.inputs.labels(None, int(index[-1]) + 1)
+        labels = self._asked.labels(self.model.inputs, int(index[-1]) + 1)
         labels = None if labels is None else labels[index]
-        return self.model.conditions(len(index), self.recipe, labels)
+        prompts = self._asked.prompts(index)
+        return self.model.conditions(len(index), self.recipe, labels, prompt=prompts)
 
     def draw(
         self, table: SolverTable, index: np.ndarray, x: Any = None, collect: Iterable[str] = ()
@@ -108,7 +111,7 @@ class NoiseToImage:
     def teacher_samples(self, index: np.ndarray, samples: np.ndarray) -> TeacherSamples:
         """The samples `index`, drawn by a teacher, on the devices with all they depend on."""
         noise, keys = self.noise(index)
-        inputs = self._conditions(index)["inputs"]
+        inputs = jax.tree.map(np.asarray, self._conditions(index)["inputs"])
         return parallel.shard(TeacherSamples(noise, keys, inputs, samples), self._mesh)
 
 
@@ -250,6 +253,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--steps", default="8", help="numbers of steps, like 5,8,12")
     add("--guidance_scale", type=float, help="1: none; default the checkpoint's")
     add("--num_samples", type=int, default=64, help="of each set of noise")
+    add_flags(parser)
     add("--nodes", type=int, default=61, help="of the teacher's trajectory")
     add("--refine", type=int, default=0, help="gradient steps after the race, like 40")
     add("--coefficients", action="store_true", help="also refine the solver's coefficients")
@@ -292,7 +296,8 @@ def run(args: argparse.Namespace) -> None:
     for path in paths.values():
         files.check_new(path, what="--out:", overwrite=overwrite)
     recipe = model.recipe.replace(solver=args.solver, guidance_scale=args.guidance_scale)
-    noise_to_image = NoiseToImage(model, recipe)
+    asked = find(model.inputs, args.asked, args.asked_split)
+    noise_to_image = NoiseToImage(model, recipe, asked)
     data = make_teacher_data(noise_to_image, args.num_samples, args.nodes)
     drawer, strides = noise_to_image.drawer, {}
     for steps, path in paths.items():

@@ -63,7 +63,8 @@ def load(
     with config.unlocked(), config.ignore_type():
         if kept is not None:
             for name, section in kept.config.items():
-                config[name] = ml_collections.ConfigDict({**section, **(config.get(name) or {})})
+                given = {k: v for k, v in (config.get(name) or {}).items() if v is not None}
+                config[name] = ml_collections.ConfigDict({**section, **given})
             check_encoded(config, kept.codec_params, source)
             return config, kept._replace(config=config)
         given = Pipeline(config, None) if start is None else pipeline_of(start)

@@ -59,8 +59,9 @@ def draw(
         The folder.
 
     Raises:
-        ValueError: a stochastic solver, a recipe that the model cannot serve, a count or batch
-            size below 1, or a folder of pairs that were drawn otherwise.
+        ValueError: a network of latents or texts, a stochastic solver, a recipe that the model
+            cannot serve, a count or batch size below 1, or a folder of pairs that were drawn
+            otherwise.
     """
     folder = Path(folder)
     count, batch_size = check_count(count, batch_size)
@@ -100,6 +101,12 @@ def make_recipe(
     if not recipe.table(model.schedule).deterministic:
         raise ValueError(f"pairs need a deterministic solver, {solver} draws noise; use heun_flow")
     model.check(recipe)
+    if model.draws_latents or model.inputs.takes("text"):
+        what = "draws latents" if model.draws_latents else "is told texts"
+        raise ValueError(
+            f"pairs hold pixels and a label, and {model.name} {what}; reflow a network of pixels, "
+            "or distil this one by another config.loss, such as 'guided' and then 'consistency'"
+        )
     return recipe
 
 

@@ -25,8 +25,8 @@ SAME_ON_RESUME = (
     *("data", "model", "schedule", "prediction", "loss", "optimizer", "ema", "seed"),
     *("train.batch_size", "train.lora", "start_weights", "codec", "text"),
 )
-DATA = "data_fingerprint"
-"""Compared on a resume too; workdirs of earlier versions lack it."""
+DATA, CAPTIONS = "data_fingerprint", "captions_fingerprint"
+"""Compared on a resume too; workdirs of earlier versions lack them."""
 
 
 def save_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
@@ -37,7 +37,7 @@ def save_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
     """
     file = workdir / CONFIG_FILE
     if file.exists():
-        check(file, json.loads(file.read_text()), json.loads(config.to_json()))
+        check(file, files.read_json(file), json.loads(config.to_json()))
     if jax.process_index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
         files.write_json(file, json.loads(config.to_json()))
@@ -86,6 +86,12 @@ def _check_data(file: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
         raise ValueError(
             f"the data of the run in {file.parent} have changed: the classes were {few(was)}, they "
             f"are {few(now) or 'without names'}; restore the data, or choose another --workdir"
+        )
+    if CAPTIONS in old and CAPTIONS in new and old[CAPTIONS] != new[CAPTIONS]:
+        raise ValueError(
+            f"the captions of the run in {file.parent} have changed since: restore those of "
+            f"{new['data']['name']}, or choose another --workdir (to go on with these all the "
+            f"same, remove {CAPTIONS} from {file})"
         )
     if DATA not in old or DATA not in new or old[DATA] == new[DATA]:
         return

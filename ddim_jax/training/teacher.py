@@ -137,6 +137,9 @@ def record(config: ml_collections.ConfigDict, start: Model | None, source: Any) 
         if len(names) == config.model.get("num_classes", 0):
             config.data.class_names = tuple(config.data.get("class_names") or names)
         config.data_fingerprint = fingerprint(source)
+        if config.get("text"):
+            digest = hashlib.sha256(json.dumps(list(source.captions)).encode())
+            config.captions_fingerprint = digest.hexdigest()[:16]
         if start is not None:
             config.start_weights = start.fingerprint
     return config
