@@ -187,9 +187,9 @@ def build(config: ml_collections.ConfigDict) -> Model:
             "noisy end; use prediction 'v' or 'flow'"
         )
     network, codec = build_network(config.model), _codec(config.get("codec"), shape)
-    inputs = Inputs(
-        network.inputs, tuple(config.data.get("class_names") or ()), build_texts(config.get("text"))
-    )
+    texts = build_texts(config.get("text"))
+    check_told(network, texts)
+    inputs = Inputs(network.inputs, tuple(config.data.get("class_names") or ()), texts)
     further = (config.get("extra") or {}).get("channels", 0)
     return Model(
         network=network,
@@ -232,6 +232,22 @@ def build_texts(section: ml_collections.ConfigDict | None) -> Texts | None:
         make(TEXT_ENCODERS, {"name": "clip"} | one, "text encoder") for one in encoders
     )
     return Texts(networks, take=take, pooled=pooled, null=section.get("null", "encode"))
+
+
+def check_told(network: Any, texts: Texts | None) -> None:
+    """Raises ValueError where text encoders say something else than a network is told."""
+    if texts is None or not getattr(network, "text_length", 0):
+        return
+    pairs = [("context_dim", sum(one.width for one in texts.networks))]
+    for one in texts.networks:
+        if not one.width:  # numbers of tokens: one beyond the network's would be read as NaN
+            pairs += [("vocabulary", one.vocabulary), ("text_length", one.length)]
+    for name, said in pairs:
+        if (own := getattr(network, name, said)) != said:
+            raise ValueError(
+                f"config.model.{name} is {own}, and config.text.encoders say {said}; give both the "
+                "same"
+            )
 
 
 def check_shape(config: ml_collections.ConfigDict) -> tuple[int, int, int]:

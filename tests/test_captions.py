@@ -211,3 +211,12 @@ def test_a_run_that_goes_on_fills_in_what_its_sections_leave_open(tmp_path):
     config, parts = around.load(config, tmp_path, source)
     assert config.codec.scale == 0.5 and config.codec.start_from == "vae"
     assert len(config.text.encoders) == 1 and len(parts.tokenizers) == 1
+
+
+@pytest.mark.parametrize("field, value", [("vocabulary", 600), ("text_length", 8)])
+def test_tokens_that_a_network_does_not_know_are_refused(field, value):
+    config = get("emoji")
+    experiment.build(config)
+    config.model[field] = value
+    with rejects(ValueError, f"config.model.{field} is {value}, and config.text.encoders say "):
+        experiment.build(config)
