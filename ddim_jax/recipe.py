@@ -204,7 +204,8 @@ class Recipe:
         """The recipe in a few words, for reports."""
         if isinstance(table, Tolerance):
             return f"adaptive, tolerance {table.rtol:g}"
-        return f"{self.solver}, {self.stride_name} stride, {table.nfe} NFE"
+        options = [f"{k}={v}" for k, v in self.solver_options.items()]
+        return f"{':'.join([self.solver, *options])}, {self.stride_name} stride, {table.nfe} NFE"
 
 
 def check_interval(interval: Any) -> None:

@@ -62,6 +62,9 @@ def _export(args: argparse.Namespace) -> None:
         )
     pipelines.write(path, pipeline)
     print(f"{path}: {said}as diffusers reads it")
+    scale = (pipeline.config.get("sample") or {}).get("guidance_scale")
+    if scale not in (None, 1):
+        print(f"note: guidance_scale={scale:g} is not in it; diffusers takes one in every call")
 
 
 def _read(args: argparse.Namespace) -> tuple[Pipeline, int]:

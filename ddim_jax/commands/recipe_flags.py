@@ -26,7 +26,10 @@ GUIDANCE_CHANNELS = define_whole(
 )
 GUIDANCE_RESCALE = flags.DEFINE_float("guidance_rescale", None, "0..1")
 CLIP = flags.DEFINE_enum(
-    "clip", None, ["none", "static", "dynamic"], "of the clean estimate; default the checkpoint's"
+    "clip",
+    None,
+    ["none", "static", "static_x0", "dynamic"],
+    "of the clean estimate; default the checkpoint's",
 )
 
 
