@@ -162,7 +162,7 @@ CONSISTENCY = [
 @pytest.mark.parametrize("steps", [1, 2, 4, 8])
 def test_a_consistency_model_is_never_asked_where_it_is_the_identity(steps):
     """There, and next to it, the weight of the network's output in x0 is next to nothing."""
-    assert len(CONSISTENCY) == 9
+    assert len(CONSISTENCY) == 10
     for model in CONSISTENCY:
 
         def weight(level, model=model):
