@@ -131,7 +131,10 @@ def traffic(text: str) -> int:
     """
     parts, total = _computations(text), 0
     fused = {name for line in text.splitlines() for name in FUSED.findall(line)}
-    slices = {name: _slices(parts[name]) for name in fused & set(parts)}
+    slices: dict[str, tuple[dict, dict]] = {}
+    for name in parts:  # callees first
+        if name in fused:
+            slices[name] = _slices(parts[name], slices)
     for name, times in _times(parts).items():
         if name in fused and f"ENTRY %{name}" not in parts[name][0]:
             continue
@@ -169,8 +172,12 @@ def _moved(match: re.Match, line: str, shapes: dict[str, str], slices: dict) -> 
     return total
 
 
-def _slices(lines: list[str]) -> tuple[dict[int, int], dict[str, int]]:
+def _slices(lines: list[str], inner: dict) -> tuple[dict[int, int], dict[str, int]]:
     """What a fusion takes and puts of arrays in part.
+
+    Args:
+        lines: of its computation.
+        inner: the same of the fusions inside it.
 
     Returns:
         Number of a parameter that only parts are read of -> their bytes, and dimensions of a result
@@ -194,12 +201,18 @@ def _slices(lines: list[str]) -> tuple[dict[int, int], dict[str, int]]:
         if kind == "bitcast" and words[0] in root:
             root[name] = root[words[0]]
             continue
-        if kind == "dynamic-update-slice":
+        parts: dict[int, int] = {}
+        if kind == "dynamic-slice":
+            parts = {0: _size(shape)}
+        elif kind == "dynamic-update-slice":
+            parts = {0: 0}
             put[_dims(shape)] = put.get(_dims(shape), 0) + _size(shapes.get(words[1], ""))
+        elif kind == "fusion" and (called := FUSED.search(line)) and called[1] in inner:
+            parts, more = inner[called[1]]
+            put |= more
         for place, word in enumerate(words):
-            part = {"dynamic-slice": _size(shape), "dynamic-update-slice": 0}.get(kind)
-            if word in root and place == 0 and part is not None:
-                taken[root[word]] = taken.get(root[word], 0) + part
+            if word in root and place in parts:
+                taken[root[word]] = taken.get(root[word], 0) + parts[place]
             elif word in root:
                 whole.add(root[word])
     return {place: size for place, size in taken.items() if place not in whole}, put
