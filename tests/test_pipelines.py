@@ -17,11 +17,13 @@ from ddim_jax.checkpoints.component_configs import KINDS
 from ddim_jax.checkpoints.published_configs import CONFIGS, unasked
 from ddim_jax.checkpoints.scheduler_options import Options
 from ddim_jax.checkpoints.tensors import Entry, renamed, to_ours, to_theirs
+from ddim_jax.networks import DiT
 from tests import published_pipelines as published
 from tests import whole_pipelines
 from tests.errors import rejects
 from tests.published_pipelines import CASES, recorded, samples, some
 from tests.selection import slow_but
+from tests.test_configs import get
 
 
 @pytest.fixture(scope="module", params=slow_but(CASES, ("sd", "xl", "inpaint")))
@@ -538,3 +540,14 @@ def test_a_new_schedule_is_written_as_one_of_ddim(folder, tmp_path):
     pipelines.write(tmp_path / "new", pipeline)
     file = tmp_path / "new" / "scheduler" / "scheduler_config.json"
     assert json.loads(file.read_text())["prediction_type"] == "v_prediction"
+
+
+def test_networks_of_texts_that_diffusers_does_not_have(tmp_path):
+    config = get("emoji")
+    pipeline = pipelines.Pipeline(config, {}, {}, ({},))
+    with rejects(ValueError, "diffusers has no text encoder like Tokens", "one .safetensors file"):
+        pipelines.write(tmp_path / "folder", pipeline)
+    options = dict(text_length=4, context_dim=8, time_embedding="dit")
+    with rejects(ValueError, "text_length"):
+        KINDS["DiTTransformer2DModel"].options(DiT(**options))
+    assert not list(tmp_path.iterdir())

@@ -68,6 +68,7 @@ def _dit(o: Options) -> Arguments:
 
 def _their_dit(net: DiT) -> Arguments:
     check_only(net, time_embedding="dit", scalars=(), time_scale=1.0, null_label=True)
+    check_only(net, text_length=0, modulation="block")
     if not net.num_classes:
         raise ValueError("diffusers has no DiT without classes")
     return {

@@ -64,6 +64,12 @@ def write(folder: str | Path, pipeline: Pipeline) -> None:
 def _their_components(pipeline: Pipeline) -> dict[str, tuple[Kind, dict, dict]]:
     """Folder -> kind, config.json and tensors of each network."""
     config, nets = pipeline.config, parts.networks(pipeline.config)
+    for net in nets.text:
+        if type(net) not in [kind.module for kind in KINDS.values()]:
+            raise ValueError(
+                f"diffusers has no text encoder like {type(net).__name__}, of a network that "
+                "learns tokens itself; write one .safetensors file"
+            )
     size, codec = config.data.image_shape[0], nets.codec
     own = size // codec.factor if codec else size
     channels = nets.model.out_channels + (config.get("extra") or {}).get("channels", 0)
