@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from absl import flags
@@ -17,6 +18,8 @@ import ddim_jax.commands.sample
 import ddim_jax.commands.train  # noqa: F401  defines its flags
 from ddim_jax.__main__ import COMMANDS
 from ddim_jax.commands import configs
+from ddim_jax.recipe import Recipe
+from ddim_jax.schedules import cosine
 from ddim_jax.solvers import SOLVERS
 from ddim_jax.strides import STRIDES
 from ddim_jax.training import fields
@@ -61,7 +64,7 @@ def test_no_page_has_another_bash_block():
 
 
 def test_the_python_blocks_run_in_order(tmp_path, monkeypatch):
-    """Those of the README, then that of the page of solvers, which continues it."""
+    """Those of the README, then those of the page of solvers: one continues it, one is alone."""
     monkeypatch.chdir(tmp_path)
     scope = {}
     first, second = re.findall(r"```python\n(.*?)```", README, re.S)
@@ -76,10 +79,24 @@ def test_the_python_blocks_run_in_order(tmp_path, monkeypatch):
     assert scope["x"].shape == (3, 28, 28, 1)
     assert scope["x"][:, :2, :2].mean() < -0.9 and scope["x"].max() > 0.5
     assert Image.open("three.png").width > 28 * 3
-    (third,) = re.findall(r"```python\n(.*?)```", PAGES["docs/solvers.md"], re.S)
+    third, own = re.findall(r"```python\n(.*?)```", PAGES["docs/solvers.md"], re.S)
     by_denoiser = np.asarray(scope["x"])
     exec(compile(third, "solvers", "exec"), scope)  # noqa: S102
     np.testing.assert_allclose(scope["x"], by_denoiser, atol=1e-3)
+    exec(compile(own, "solvers", "exec"), alone := {})  # noqa: S102
+    for point in (-1, 2):
+        assert 0.4 < (np.abs(alone["x"] - point) < 0.1).mean() < 0.6
+
+
+def test_solvers_that_share_a_program_have_tables_of_one_shape():
+    lines = re.findall(r"^- (`.*`)$", PAGES["docs/solvers.md"].partition("## ")[0], re.M)
+    schedule = cosine()
+    found = []
+    for names in (re.findall(r"`(.*?)`", line) for line in lines):
+        tables = [Recipe(solver=name, steps=8, stride=None).table(schedule) for name in names]
+        (shape,) = {tuple(map(np.shape, jax.tree.leaves(table))) for table in tables}
+        found.append(shape)
+    assert len(set(found)) == len(found) == 5
 
 
 # --- tables ---------------------------------------------------------------------------------------
