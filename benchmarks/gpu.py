@@ -326,12 +326,7 @@ def train_step(net: torch.nn.Module, call: Any, model: Model, case: Case) -> Cal
         with torch.autocast(PLACE.type, getattr(torch, case.dtype), case.dtype != "float32"):
             out = call(noisy, t.float(), {})
         loss = (out.float() - noise).square().mean()
-        adam.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-        adam.step()
-        with torch.no_grad():
-            torch._foreach_lerp_(average, list(net.parameters()), 1e-4)
+        torch_networks.update(net, adam, average, loss)
         return loss.detach()
 
     return take

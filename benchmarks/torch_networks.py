@@ -321,3 +321,13 @@ def copy(params: Any, net: nn.Module) -> None:
 def _paths(tree: Any, path: tuple[str, ...] = ()):
     for key, value in tree.items():
         yield from _paths(value, (*path, key)) if isinstance(value, dict) else [(*path, key)]
+
+
+def update(net: nn.Module, adam: torch.optim.Optimizer, average: list, loss: torch.Tensor) -> None:
+    """What follows the loss in a train step: gradients, clipping, Adam and the moving average."""
+    adam.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+    adam.step()
+    with torch.no_grad():
+        torch._foreach_lerp_(average, list(net.parameters()), 1e-4)

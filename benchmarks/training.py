@@ -17,6 +17,7 @@ import diffusers
 import ml_collections
 import torch
 
+from benchmarks import torch_networks
 from benchmarks.common import alternate, load_config, our_training, ratio
 from ddim_jax import parallel
 from ddim_jax.networks.layers import group_count
@@ -59,12 +60,7 @@ def theirs(net: diffusers.UNet2DModel, call, batch: int, layout: torch.memory_fo
         x = images.float() / 127.5 - 1
         noise, t = torch.randn_like(x), torch.randint(0, 1000, (batch,))
         loss = (call(scheduler.add_noise(x, noise, t), t, **given).sample - noise).square().mean()
-        adam.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-        adam.step()
-        with torch.no_grad():
-            torch._foreach_lerp_(average, list(net.parameters()), 1e-4)
+        torch_networks.update(net, adam, average, loss)
         return loss.item()
 
     return take

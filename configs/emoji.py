@@ -8,23 +8,17 @@ A diffusion transformer on a flow: the style is its label, and it learns the fea
 tokens itself.
 """
 
-import ml_collections
-
+from configs.digits import get_config as digits
 from configs.emoji_vae import get_config as emoji_vae
 
 VOCABULARY, LENGTH = 2048, 16
 
 
-def get_config() -> ml_collections.ConfigDict:
+def get_config():
     """64 tokens of a picture and 16 of its name, adaLN-single; logit-normal times."""
-    config = ml_collections.ConfigDict()
-    config.seed = 0
-    config.parallel = "jit"
-    config.start_from = ""
-    config.data = dict(
-        name="npz:emoji.npz", split="train", image_shape=(64, 64, 3), flip=False,
-        data_dir="", cache=True,
-    )  # fmt: skip
+    config = digits()
+    with config.data.ignore_type():
+        config.data.update(name="npz:emoji.npz", image_shape=(64, 64, 3), resize=None, cache=True)
     autoencoder = {k: v for k, v in emoji_vae().model.items() if k != "scale"}  # it is measured
     config.codec = dict(start_from="runs/emoji_vae", **autoencoder)
     config.text = dict(
@@ -56,22 +50,13 @@ def get_config() -> ml_collections.ConfigDict:
         times=dict(name="logit_normal"),
         label_dropout=0.1,
     )
-    config.optimizer = dict(
-        name="adam", learning_rate=1e-3, warmup_steps=500, decay="cosine", clip_norm=1.0, b2=0.99
+    config.optimizer.update(warmup_steps=500, decay="cosine")
+    config.ema.relative_std = 0.05
+    config.train.update(
+        steps=20_000, batch_size=512, log_every=100, checkpoint_every=1000, sample_every=5000
     )
-    config.ema = dict(name="power", relative_std=0.05)
-    config.train = dict(
-        steps=20_000,
-        batch_size=512,
-        accumulate=1,
-        log_every=100,
-        checkpoint_every=1000,
-        keep=2,
-        sample_every=5000,
-    )
-    config.sample = dict(
+    config.sample.update(
         solver="dpm_solver++_2m",
-        stride="uniform",
         steps=20,
         num_samples=30,
         clip="none",

@@ -7,6 +7,7 @@ Makes two runs in runs/emoji_cd: a network that gives the guided prediction in o
 every scale from 1 to 4, and the consistency model, distilled from it.
 """
 
+from configs.digits_cd import get_config as digits_cd
 from configs.emoji import get_config as emoji
 
 
@@ -17,37 +18,12 @@ def get_config():
     config.model.scalars = ("guidance",)
     guidance = (1.0, 4.0)
     config.loss = dict(name="guided", guidance=guidance)
-    config.optimizer = dict(
-        name="radam", learning_rate=5e-4, decay="linear", clip_norm=1.0, b2=0.99
-    )
+    config.optimizer = digits_cd().optimizer
     config.ema = dict(name="constant", decay=0.999)
-    config.stages = [
-        dict(name="guided", train=dict(steps=3000), sample=dict(guidance_scale=2.0)),
-        dict(
-            name="consistency",
-            loss=dict(
-                name="consistency",
-                distil=True,
-                guidance=guidance,
-                pairs=dict(
-                    name="grid",
-                    points=dict(name="constant", points=18),
-                    sigma_min=0.0,
-                    sigma_max=33.0,
-                    rho=4.0,
-                ),
-                weight="gap",
-            ),
-            optimizer=dict(learning_rate=3e-4),
-            train=dict(steps=10_000),
-            sample=dict(
-                solver="consistency",
-                solver_options=dict(sigma_min=0.0),
-                stride="karras",
-                stride_options=dict(lam_min=-3.5),
-                steps=4,
-                guidance_scale=2.0,
-            ),
-        ),
-    ]
+    guided, consistency = digits_cd().stages
+    guided |= dict(train=dict(steps=3000), sample=dict(guidance_scale=2.0))
+    consistency["loss"] |= dict(guidance=guidance)
+    consistency["loss"]["pairs"] |= dict(points=dict(name="constant", points=18), sigma_max=33.0)
+    consistency["sample"] |= dict(stride_options=dict(lam_min=-3.5), steps=4, guidance_scale=2.0)
+    config.stages = [guided, consistency | dict(train=dict(steps=10_000))]
     return config
