@@ -448,13 +448,18 @@ def test_damaged_and_odd_json_files_are_named(tmp_path):
         (UNET, {"sample_size": 10**9}, r"image_shape must be in \[1, 65536\]"),
         (UNET, {"sample_size": -1}, r"image_shape must be in \[1, 65536\]"),
         (UNET, {"cross_attention_dim": 10**9}, "context_dim must be in"),
+        (UNET, {"transformer_layers_per_block": 10**9}, "depths must be in"),
+        (VAE, {"latent_channels": 10**9}, "latent_channels must be in"),
+        (VAE, {"layers_per_block": -1}, "num_blocks must be in"),
+        (CLIP, {"num_hidden_layers": 10**9}, "layers must be in"),
+        (CLIP, {"hidden_size": []}, "must be a whole number, got ..$"),
         ("scheduler/scheduler_config.json", {"beta_start": "x"}, "must be a number, got .x."),
     ],
 )
 def test_values_that_cannot_be(tmp_path, place, changes, message):
     folder = published.write(tmp_path / "model", "sd")
     change(folder / place, **changes)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=f"^{folder}.*{message}"):
         pipelines.read(folder)
 
 

@@ -24,6 +24,7 @@ from ddim_jax.checkpoints.published_configs import CONFIGS, PIPELINES, unasked
 from ddim_jax.checkpoints.scheduler_options import Options
 from ddim_jax.checkpoints.tensors import check_dtype, to_ours
 from ddim_jax.names import lookup
+from ddim_jax.networks.options import check_counts
 from ddim_jax.networks.tokenizer import Tokenizer
 
 __all__ = ["PIPELINES", "Pipeline", "is_folder", "read", "read_component", "shapes", "write"]
@@ -90,6 +91,9 @@ def read(folder: str | Path, dtype: str | None = None) -> Pipeline:
             f"{folder}: an option in its .json files has a value that cannot be ({error}); fetch "
             "the folder again"
         ) from error
+    except ValueError as error:
+        named = str(folder) in str(error)
+        raise error if named else ValueError(f"{folder}: {error}") from error
     return pipeline
 
 
@@ -182,6 +186,10 @@ def read_component(folder: Path, dtype: str | None = None, name: str | None = No
         o.get(option)
     o.check_all_known(set())
     net = kind.module(**arguments)
+    try:
+        check_counts(net)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from None
     tensors = tensor_files.in_folder(folder, kind.stem, dtype)
     try:
         params = to_ours(kind.entries(net, tensors), tensors, dtype)

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 
 from ddim_jax.networks.blocks import AttentionBlock
 from ddim_jax.networks.layers import Conv3x3, GroupNorm, fan_avg, upsample
-from ddim_jax.networks.options import DTYPES, check_choices
+from ddim_jax.networks.options import DTYPES, check_choices, check_counts
 
 Array = Any
 
@@ -284,6 +284,7 @@ class AutoencoderKL(nn.Module):
 def check_pictures(net: nn.Module, images: Array) -> None:
     """Raises ValueError where pictures or the dtype of an autoencoder do not fit."""
     check_choices(net, dtype=DTYPES)
+    check_counts(net, "config.codec.")
     if images.ndim != 4 or images.shape[-1] != net.channels:
         raise ValueError(f"images must be [B, H, W, {net.channels}], got shape {images.shape}")
     _, height, width, _ = images.shape
@@ -297,6 +298,7 @@ def check_pictures(net: nn.Module, images: Array) -> None:
 def check_latents(net: nn.Module, latents: Array) -> None:
     """Raises ValueError where latents or the dtype of an autoencoder do not fit."""
     check_choices(net, dtype=DTYPES)
+    check_counts(net, "config.codec.")
     if latents.ndim != 4 or latents.shape[-1] != net.latent_channels:
         wanted = f"[B, h, w, {net.latent_channels}]"
         raise ValueError(f"latents must be {wanted}, got shape {latents.shape}")

@@ -20,7 +20,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from ddim_jax.networks.attention import ACTIVATIONS, LayerNorm
-from ddim_jax.networks.options import DTYPES, check_choices, check_divides
+from ddim_jax.networks.options import DTYPES, check_choices, check_counts, check_divides
 
 Array = Any
 
@@ -159,6 +159,7 @@ class ClipText(nn.Module):
 
     def _check(self, ids):
         check_choices(self, dtype=DTYPES, activation=tuple(ACTIVATIONS))
+        check_counts(self, "config.text.")
         check_divides("heads", self.heads, self.width)
         if ids.ndim != 2 or not 1 <= ids.shape[1] <= self.length:
             raise ValueError(

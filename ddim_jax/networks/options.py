@@ -30,9 +30,13 @@ COUNTS = {
     "out_channels": 1, "unused_channels": 0, "channels": 0, "width": 1, "patch_size": 1,
     "group_channels": 1, "num_heads": 1, "heads": 1, "head_channels": 1, "num_classes": 0,
     "position_grid": 1, "text_length": 0, "context_dim": 0, "vocabulary": 0, "text_features": 1,
+    "widths": 1, "latent_channels": 1, "hidden": 1, "projection": 0, "length": 1,
 }  # fmt: skip
 """The least of whole numbers that networks have; the most is 65536."""
-DEPTHS = {"num_blocks": 0, "depth": 1, "text_depth": 0}
+DEPTHS = {
+    "num_blocks": 0, "depth": 1, "depths": 0, "mid_depth": 0, "text_depth": 0, "layers": 1,
+    "encoder_blocks": 0, "decoder_blocks": 0,
+}  # fmt: skip
 """The same, of what is traced one by one; the most is 256."""
 SCALAR_UNITS = 1000.0
 """Factor on embedded scalars: puts 1 as far from 0 as the ends of a schedule over [0, 1] are."""
@@ -59,6 +63,23 @@ def check_choices(net: nn.Module, **known: Sequence[str]) -> None:
             raise ValueError(f"{name} must be one of {values}, got {getattr(net, name)!r}")
 
 
+def check_counts(net: nn.Module, where: str = "") -> None:
+    """Checks the whole numbers of a network before anything is made of them.
+
+    Args:
+        net: the network.
+        where: comes before the name of the attribute in the message.
+
+    Raises:
+        ValueError: one is out of range; it would take all memory, or hours.
+    """
+    counts = [(name, f"[{least}, 65536]") for name, least in COUNTS.items()]
+    for name, within in counts + [(name, f"[{least}, 256]") for name, least in DEPTHS.items()]:
+        value = getattr(net, name, None)
+        for one in value if isinstance(value, tuple | list) else () if value is None else (value,):
+            check_range(f"{where}{name}", one, within, whole=True)
+
+
 def check_options(net: nn.Module, **known: Sequence[str]) -> None:
     """Checks the attributes that networks share, and others with a few values.
 
@@ -72,11 +93,7 @@ def check_options(net: nn.Module, **known: Sequence[str]) -> None:
     shared = dict(dtype=DTYPES, remat=tuple(REMAT), time_embedding=TIME_EMBEDDINGS)
     check_choices(net, **shared, **known)
     check_range("dropout", net.dropout, "[0, 1)", "DDPM used 0.1")
-    counts = [(name, f"[{least}, 65536]") for name, least in COUNTS.items()]
-    for name, within in counts + [(name, f"[{least}, 256]") for name, least in DEPTHS.items()]:
-        value = getattr(net, name, None)
-        for one in value if isinstance(value, tuple) else () if value is None else (value,):
-            check_range(f"config.model.{name}", one, within, whole=True)
+    check_counts(net, "config.model.")
     for name, within in {
         "time_scale": "(0, 1000000]",
         "norm_eps": "(0, 1)",
