@@ -216,9 +216,7 @@ class Generator:
 @functools.cache
 def _note_compilation() -> None:
     """Says, once, that the first program of this process is compiled."""
-    logging.getLogger("ddim_jax").info(
-        "compiling the sampler, a minute or so for a large network; the next time it is kept ..."
-    )
+    logging.getLogger("ddim_jax").info("compiling the sampler (it is kept for the next time) ...")
 
 
 def check_count(count: int, batch_size: int) -> tuple[int, int]:

@@ -176,7 +176,8 @@ class Inputs:
         if not self.takes("text"):
             for name, given in (("prompt", prompt), ("negative_prompt", negative)):
                 if given is not None:
-                    raise ValueError(f"this network is told no text: leave out {name}")
+                    told = " and give labels" if self.takes("label") else ""
+                    raise ValueError(f"this network is told no text: leave out {name}{told}")
             return {}
         told = prompt if isinstance(prompt, Mapping) else self.told(prompt, negative)
         if not guided:

@@ -8,6 +8,7 @@ many, and a stride is learned for one. Names become functions here and in `exper
 """
 
 import dataclasses
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,12 @@ class Recipe:
             ValueError: a field that no recipe has.
         """
         changes = {name: value for name, value in changes.items() if value is not None}
+        solver = SOLVERS.get(changes.get("solver", self.solver))
+        options = inspect.signature(solver.make).parameters if solver else ()
+        for name in changes.keys() - {field.name for field in dataclasses.fields(self)}:
+            if name in options:
+                given = f"solver_options={{{name!r}: {changes[name]!r}}}"
+                raise ValueError(f"{name} is an option of the solver: give {given}")
         changes = check_options(Recipe, changes, "a recipe")
         reset: dict[str, Any] = {}
         if "solver" in changes:

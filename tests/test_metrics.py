@@ -170,7 +170,7 @@ def test_bad_features():
         metrics.moments(x[:1])
     with pytest.raises(ValueError, match="must be finite"):
         metrics.moments(np.where(x > 2, np.nan, x) + np.inf)
-    with pytest.raises(ValueError, match="in 16 dimensions needs more samples than that, got 10"):
+    with pytest.raises(ValueError, match="in 16 dimensions needs at least 17 samples, got 10"):
         metrics.frechet_distance(metrics.moments(x), metrics.moments(x))
     with pytest.raises(ValueError, match="same features, got 16 and 8 dimensions"):
         metrics.frechet_distance(metrics.moments(x), metrics.moments(x[:, :8]))

@@ -13,6 +13,7 @@ from ddim_jax import checkpoints, experiment, sampling, strides
 from ddim_jax.evaluation import feature_networks
 from ddim_jax.inputs import Inputs
 from ddim_jax.recipe import Recipe
+from tests.errors import rejects
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +35,8 @@ def test_draw_takes_labels_in_many_forms(model):
         model.draw(label=12)
     with pytest.raises(ValueError, match="a recipe has no option 'step'.*did you mean 'steps'"):
         model.draw(2, step=5)
+    with rejects(ValueError, "eta is an option of the solver: give solver_options={'eta': 0.3}"):
+        model.draw(2, eta=0.3)
 
 
 def test_draw_shows_a_bar_when_asked(model, capsys):

@@ -172,7 +172,7 @@ def test_bad_input(model, asked, message):
 def test_a_network_without_texts_takes_none():
     from ddim_jax import checkpoints
 
-    with pytest.raises(ValueError, match="this network is told no text: leave out prompt"):
+    with pytest.raises(ValueError, match="is told no text: leave out prompt and give labels"):
         checkpoints.load("digits").draw(1, prompt="a seven")
     with pytest.raises(ValueError, match="draws pictures of 28 x 28 alone: give no size"):
         checkpoints.load("digits").draw(1, size=(32, 32))

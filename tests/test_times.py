@@ -115,7 +115,7 @@ def test_another_solver_starts_where_the_model_s_own_does(checkpoint):
         (["--steps=1"], "--steps must be at least 2, got 1; one or more, like 2,4"),
         (["--steps=two"], "got 'two'"),
         (["--trials=1"], "--trials must be in .2, 1000., got 1"),
-        (["--num_samples=100"], "needs more samples than that, got 100"),
+        (["--num_samples=100"], "needs at least 129 samples, got 100"),
         (["--solver=consistensy"], "unknown solver 'consistensy'"),
         (["--guidance_scale=2"], "without label dropout"),
     ],

@@ -84,7 +84,7 @@ def test_a_cell_is_drawn_once_by_whatever_name():
         (["--preset=paper", "--guidance_scale=1,2"], "one --stride and one --guidance_scale"),
         (["--baseline=ddpm"], "must be like ddpm:1000, got ddpm"),
         (["--steps=0"], "steps must be"),
-        (["--num_samples=128"], "in 128 dimensions needs more samples than that, got 128"),
+        (["--num_samples=128"], "in 128 dimensions needs at least 129 samples, got 128"),
         (["--guidance_scale=2", "--checkpoint=nobody"], "no checkpoint 'nobody'"),
         (["--features=incepton"], "unknown features 'incepton'; they are digits, "),
         (["--features=inception:none.pth"], "none.pth"),

@@ -60,8 +60,8 @@ def check_count(count: int | None, dimensions: int) -> None:
     """Raises ValueError if a covariance would have fewer samples than dimensions."""
     if count is not None and count <= dimensions:
         raise ValueError(
-            f"a Frechet distance in {dimensions} dimensions needs more samples than that, got "
-            f"{count}; draw more (KID alone has no bias at any number)"
+            f"a Frechet distance in {dimensions} dimensions needs at least {dimensions + 1} "
+            f"samples, got {count}; draw more (KID alone has no bias at any number)"
         )
 
 
