@@ -23,7 +23,7 @@ import time
 import numpy as np
 
 from ddim_jax import checkpoints, command_line, files, keys
-from ddim_jax.editing import actions
+from ddim_jax.editing import actions, directions
 from ddim_jax.editing.inpainting import RESTORATIONS, inpaint
 from ddim_jax.editing.inversion import INVERSIONS
 from ddim_jax.editing.latents import PATHS
@@ -53,7 +53,8 @@ COMMON = {
     "split": dict(default="train", help="of a data set"),
     "index": dict(type=whole_numbers, default=[], help="like 3,14,15; default the first --num"),
     "num": dict(type=int, default=10, help="number of images"),
-    "only": dict(type=int, help="take images of this class alone"),
+    "only": dict(help="take images of this class alone, number or name"),
+    "shuffle": dict(action="store_true", help="take images in the random order of --seed"),
     "resize": dict(action="store_true", help="crop and resize images to the network's size"),
     "steps": dict(
         type=whole_numbers,
@@ -66,17 +67,21 @@ COMMON = {
         help="default 1: none, which inverts best; of sdedit and inpaint on latents the model's",
     ),
     "batch_size": dict(type=int, help="images at a time; default 64, of latents 4"),
-    "seed": dict(type=int, default=0, help="of noise"),
+    "seed": dict(type=int, default=0, help="of noise, and of --shuffle"),
     "columns": dict(type=int, default=10, help="most images of a row in the picture"),
     "out": dict(help=".png or, of interpolate, .gif; default edits/NAME-0001.png"),
-    "save": dict(help="also write the images of the last row, .npz"),
+    "save": dict(
+        help="also write the edited images, of several rows the last, and what the network was "
+        "told of them, .npz"
+    ),
     "overwrite": dict(action="store_true", help="replace existing files"),
 }
 LABEL = {
     "label": dict(help="class of all images, number or name; default their own, or none"),
     "prompt": dict(
         action="append", default=[],
-        help="a text, or @FILE with one in each line; may be given again, in rotation",
+        help="a text, or @FILE with one in each line; may be given again, in rotation; default "
+        "the images' captions",
     ),
     "negative_prompt": dict(help="what to guide away from"),
 }  # fmt: skip
@@ -89,6 +94,9 @@ DIRECTION = {
     "strength": dict(type=numbers, default=[-1.0, -0.5, 0.0, 0.5, 1.0], help="a row for each"),
     "probe": dict(action="store_true", help="a linear probe, not the difference of means"),
     "random": dict(action="store_true", help="a random direction of the same norm"),
+    "told": dict(
+        action="store_true", help="tell the network the labels and captions of images, both ways"
+    ),
 }
 LEAST = {
     "num": 1, "batch_size": 1, "columns": 1, "refinements": 0, "frames": 1, "grid": 0,
@@ -110,11 +118,11 @@ COMMANDS = {
             choices=PATHS, default="linear", help="prompts, of which each is an end of the walk"
         ),
     },
-    actions.arithmetic: {
+    directions.arithmetic: {
         "toward": dict(required=True, help="images like --images"),
         "away": dict(required=True, help="images like --images"),
     },
-    actions.attribute: {
+    directions.attribute: {
         "by": dict(default="ink", help="ink, or two classes like 7:1"),
         "learn_from": dict(
             type=int, default=512, help="number of images to learn the direction from"
@@ -139,7 +147,13 @@ COMMANDS = {
         ),
     },
     actions.translate: {
-        "toward": dict(help="class to draw, number or name; or a prompt"),
+        "toward": dict(
+            help="class to draw, number or name; of a network with texts a prompt; of one with "
+            "both a class if it is the name of one, and else a prompt: the other stays"
+        ),
+        "toward_guidance": dict(
+            type=float, help="guidance scale of what is drawn; default --guidance_scale"
+        ),
         "target": dict(help="checkpoint to draw with"),
     },
     actions.sdedit: {
@@ -159,8 +173,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     for work, own in COMMANDS.items():
         command = parsers.add_parser(work.__name__, help=work.__doc__.splitlines()[0])
         command.set_defaults(work=work)
-        # a direction is added to latents of any images: the network is told no label or text
-        shared = DIRECTION if work in (actions.arithmetic, actions.attribute) else LABEL
+        # a direction may be what labels and texts say: the network is told none, unless --told
+        shared = DIRECTION if work in (directions.arithmetic, directions.attribute) else LABEL
         inverts = work not in (inpaint, actions.sdedit)
         flags = COMMON | shared | (INVERSION if inverts else {}) | own
         for name, options in flags.items():

@@ -140,6 +140,13 @@ class Inputs:
             return (np.arange(count) % self.num_classes).astype(np.int32)
         return np.resize(np.array([self._label(one) for one in given], np.int32), count)
 
+    def is_class(self, text: str) -> bool:
+        """Whether a text is a class: its name, or its number where classes have no names."""
+        if not self.num_classes:
+            return False
+        known = self.class_names or map(str, range(self.num_classes))
+        return text.strip().casefold() in (name.casefold() for name in known)
+
     def _label(self, given: Any) -> int:
         """The number of one class, given by its number or name."""
         names = {name.casefold(): number for number, name in enumerate(self.class_names)}
@@ -213,7 +220,9 @@ class Inputs:
             for chosen in (prompts, negatives)
         )
         if negative is None and getattr(self.encode, "null", "encode") == "zeros":
-            null = {name: np.zeros((1, *rows.shape[1:]), rows.dtype) for name, rows in null.items()}
+            absent = {name: np.asarray(self.declared[name].null, own[name].dtype) for name in null}
+            shapes = {name: (1, *rows.shape[1:]) for name, rows in null.items()}
+            null = {name: np.broadcast_to(absent[name], shape) for name, shape in shapes.items()}
         return own | {NULL: jax.tree.map(lambda rows: _rotated(rows, len(prompts)), null)}
 
     def arrays(

@@ -315,18 +315,11 @@ def arrays(drawing, about: dict, class_names: tuple[str, ...]) -> dict:
     """What an npz file of samples holds: what `data.load` reads, and what drew them."""
     import json
 
-    import numpy as np
-
     from ddim_jax import provenance
+    from ddim_jax.data import npz
 
-    held = {"images": drawing.pictures, provenance.NPZ: json.dumps(about)}
-    if drawing.labels is not None:
-        held["labels"] = drawing.labels
-        if class_names and len(set(class_names)) == len(class_names):  # else they are no names
-            held["class_names"] = np.array(class_names)
-    if about["prompts"]:
-        held["captions"] = np.resize(about["prompts"], len(drawing.pictures))
-    return held
+    held = npz.arrays(drawing.pictures, drawing.labels, class_names, about["prompts"])
+    return held | {provenance.NPZ: json.dumps(about)}
 
 
 def _write(drawing, out: Path, trajectory: Path | None, about: dict, class_names: tuple) -> None:

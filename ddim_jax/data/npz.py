@@ -64,6 +64,30 @@ def read_captions(path: Path, split: str) -> tuple[str, ...]:
     return tuple(map(str, texts))
 
 
+def arrays(
+    images: np.ndarray,
+    labels: np.ndarray | None = None,
+    class_names: Sequence[str] = (),
+    captions: Sequence[str] | None = None,
+) -> dict[str, np.ndarray]:
+    """What `numpy.savez` is to write for `read` and `read_captions`.
+
+    Args:
+        images: uint8 [N, H, W, C].
+        labels: int [N]; None for none.
+        class_names: in the order of the labels; left out where two are the same.
+        captions: texts in rotation; none are left out.
+    """
+    held = {"images": images}
+    if labels is not None:
+        held["labels"] = labels
+        if class_names and len(set(class_names)) == len(class_names):  # else they are no names
+            held[NAMES] = np.array(class_names)
+    if captions:
+        held["captions"] = np.resize(captions, len(images))
+    return held
+
+
 @contextlib.contextmanager
 def _explain_errors(path: Path) -> Iterator[None]:
     try:

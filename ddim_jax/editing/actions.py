@@ -1,23 +1,27 @@
 """The editing commands, `(model, args) -> None`: each writes a picture and its numbers.
 
-`edit.py` parses their flags; `inpainting.py` has the command `inpaint`.
+`edit.py` parses their flags; `inpainting.py` has the command `inpaint`, `directions.py` those that
+add a direction.
 """
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from ddim_jax import checkpoints, codecs, command_line, files, keys, provenance
+from ddim_jax import checkpoints, command_line, files, keys, provenance
 from ddim_jax.editing import latents, pictures
 from ddim_jax.editing.editor import Editor, squared_error
 from ddim_jax.editing.inversion import RoundTrip, round_trip
 from ddim_jax.editing.judging import judge
-from ddim_jax.editing.pictures import read, write
+from ddim_jax.editing.pictures import Asked, read, write
 from ddim_jax.editing.sdedit import sdedit_table
+from ddim_jax.editing.text_features import told_features
+from ddim_jax.inputs import Inputs
 from ddim_jax.model import Model
 from ddim_jax.recipe import Recipe, parse_stride
 
@@ -25,26 +29,30 @@ Array = np.ndarray
 
 
 def make_editor(model: Model, args: argparse.Namespace, guidance_scale: float = 1.0) -> Editor:
-    """The editor that the flags describe, with this guidance where they say none."""
+    """The editor that the flags describe, with this guidance where they say none.
+
+    Its model is told texts by their features: `told` is to encode them for that one.
+    """
     scale = guidance_scale if args.guidance_scale is None else args.guidance_scale
     batch_size = command_line.batch_size(args.batch_size, model)
-    return Editor(model, guidance_scale=scale, batch_size=batch_size)
+    return Editor(told_features(model), guidance_scale=scale, batch_size=batch_size)
 
 
-def told(model: Model, args: argparse.Namespace, texts: list[str] | None = None) -> dict[str, Any]:
-    """`--prompt`, or other texts, and `--negative_prompt` for `Editor`, encoded once.
+def told(model: Model, args: argparse.Namespace, texts: Sequence[str]) -> dict[str, Any]:
+    """Texts, in rotation, and `--negative_prompt` for `Editor`, encoded once.
 
     Raises:
-        ValueError: texts for a network that takes none.
+        ValueError: `--prompt` or `--negative_prompt` for a network that takes none.
     """
-    given = texts or command_line.prompts(args.prompt)
+    given = vars(args)  # some commands do not have these flags
+    negative = given.get("negative_prompt")
     if not model.inputs.takes("text"):
-        if given or args.negative_prompt is not None:
+        if given.get("prompt") or negative is not None:
             raise ValueError(
                 f"{model.name} is told no text: leave out --prompt and --negative_prompt"
             )
         return {}
-    return {"prompt": model.inputs.told(given or "", args.negative_prompt)}
+    return {"prompt": model.inputs.told(list(texts) or "", negative)}
 
 
 def span(model: Model) -> float:
@@ -82,7 +90,7 @@ def _round_trip(model: Model, args: argparse.Namespace, steps: int | None = None
     return round_trip(model.schedule, args.method, steps, args.stride, **options)
 
 
-def _code_trip(model: Model, args: argparse.Namespace) -> RoundTrip:
+def code_trip(model: Model, args: argparse.Namespace) -> RoundTrip:
     """The inversion of a command that changes the latents."""
     trip = _round_trip(model, args)
     if trip.iterations:
@@ -101,12 +109,14 @@ def start_noise(model: Model, args: argparse.Namespace, index: Any) -> Array:
 
 def invert(model: Model, args: argparse.Namespace) -> None:
     """Inverts images and draws them again; several --steps make a table and a plot."""
-    x, labels = read(model, args)
-    editor, table, rows, texts = make_editor(model, args), [], {"image": x}, told(model, args)
+    x, labels, texts = read(model, args)
+    asked = Asked.of(model.inputs, len(x), labels, texts)
+    editor, table, rows = make_editor(model, args), [], {"image": x}
+    given = told(editor.model, args, texts)
     trips = {steps: _round_trip(model, args, steps) for steps in args.steps}
     for steps, trip in trips.items():
-        state, residual, nulls = editor.invert(trip, x, labels, **texts)
-        redrawn = editor.draw(trip.down, state, labels, nulls=nulls, **texts)
+        state, residual, nulls = editor.invert(trip, x, labels, **given)
+        redrawn = editor.draw(trip.down, state, labels, nulls=nulls, **given)
         rows[f"{steps} steps"], errors = redrawn, squared_error(x, redrawn, span(model))
         numbers = {
             "steps": steps,
@@ -126,7 +136,8 @@ def invert(model: Model, args: argparse.Namespace) -> None:
         files.save(Path(args.latents), lambda file: np.savez(file, **arrays))
     if len(table) > 1:
         _plot_errors(args, table)
-    write(model, args, rows, {"method": args.method, "images": len(x), "table": table})
+    numbers = {"method": args.method, "images": len(x), "table": table}
+    write(model, args, rows, numbers, asked=asked)
 
 
 def _plot_errors(args: argparse.Namespace, table: list[dict]) -> None:
@@ -146,10 +157,11 @@ def _plot_errors(args: argparse.Namespace, table: list[dict]) -> None:
 def compare(model: Model, args: argparse.Namespace) -> None:
     """Draws the same noises in several numbers of steps, and measures how the pictures differ."""
     noise = start_noise(model, args, np.arange(args.num))
-    labels, texts = model.inputs.labels(args.label, args.num), told(model, args)
+    labels, texts = model.inputs.labels(args.label, args.num), command_line.prompts(args.prompt)
     editor, table = make_editor(model, args), []
+    asked, given = Asked.of(model.inputs, args.num, labels, texts), told(editor.model, args, texts)
     tables = {str(steps): _round_trip(model, args, steps).down for steps in args.steps}
-    rows = {name: editor.draw(down, noise, labels, **texts) for name, down in tables.items()}
+    rows = {name: editor.draw(down, noise, labels, **given) for name, down in tables.items()}
     finest = rows[str(args.steps[-1])]
     for name, drawn in rows.items():
         pairs = zip(drawn.reshape(args.num, -1), finest.reshape(args.num, -1), strict=True)
@@ -157,33 +169,45 @@ def compare(model: Model, args: argparse.Namespace) -> None:
         distance = float(np.sqrt(squared_error(finest, drawn, span(model)).mean()))
         table.append({"steps": int(name), "distance": distance, "correlation": float(correlation)})
         print(pictures.summary(table[-1]))
-    write(model, args, rows, {"method": args.method, "images": args.num, "table": table})
+    numbers = {"method": args.method, "images": args.num, "table": table}
+    write(model, args, rows, numbers, asked=asked)
 
 
 def interpolate(model: Model, args: argparse.Namespace) -> None:
-    """Walks between images, noises or prompts: a chain, or a grid between four."""
-    editor, trip, texts = make_editor(model, args), _code_trip(model, args), told(model, args)
-    if args.grid and texts and len(texts["prompt"]["text"]) > 1:
+    """Walks between images, noises or prompts: a chain, or a grid between four.
+
+    Images are told their captions, which the walk mixes, and the label that all of them have.
+    """
+    editor, trip = make_editor(model, args), code_trip(model, args)
+    texts, labels = command_line.prompts(args.prompt), args.label
+    if not args.seeds:
+        x, labels, captions = read(model, args)
+        texts = texts or (() if args.grid else captions)
+        if isinstance(labels, np.ndarray):
+            labels = labels[0] if np.all(labels == labels[0]) else None
+    given = told(editor.model, args, texts)
+    if args.grid and given and len(texts) > 1:
         raise ValueError("--grid walks between images or noises; give one --prompt")
     if args.seeds:
         ends = start_noise(model, args, args.seeds)
     else:
-        ends = editor.invert(trip, read(model, args)[0], args.label, **texts).state.evaluate
+        ends = editor.invert(trip, x, labels, **given).state.evaluate
     between = latents.PATHS[args.between]
     if args.grid:
         path = latents.grid(ends, args.grid, args.grid).reshape(-1, *ends.shape[1:])
     else:
-        ends, texts = _walk_of_prompts(ends, texts, args.frames, between)
+        ends, given = _walk_of_prompts(ends, given, args.frames, between)
         path = latents.chain(ends, args.frames)
-    drawn = editor.draw(trip.down, path, args.label, **texts)
+    drawn = editor.draw(trip.down, path, labels, **given)
     step = np.sqrt(squared_error(drawn[1:], drawn[:-1], span(model)))
     numbers = {"frames": len(drawn), "greatest_step": float(step.max()), "step": step.tolist()}
     columns = args.grid or args.frames
     rows = np.split(drawn, range(columns, len(drawn), columns))
     if not (args.grid or str(args.out).endswith(".gif")):
         del rows[-1]  # the last end alone
+    asked = Asked.of(model.inputs, len(rows[-1]), labels, texts if len(texts) == 1 else ())
     rows = {str(i): row for i, row in enumerate(rows)}
-    write(model, args, rows, numbers, columns)
+    write(model, args, rows, numbers, columns, asked=asked)
 
 
 def _walk_of_prompts(ends: Array, texts: dict, frames: int, between: Any) -> tuple[Array, dict]:
@@ -209,98 +233,62 @@ def _walk_of_prompts(ends: Array, texts: dict, frames: int, between: Any) -> tup
     return ends, {"prompt": jax.tree.map(walked, rows, is_leaf=lambda leaf: hasattr(leaf, "dtype"))}
 
 
-def arithmetic(model: Model, args: argparse.Namespace) -> None:
-    """Adds the difference of two sets of images to others."""
-    toward, away = (read(model, args, images)[0] for images in (args.toward, args.away))
-    _add_direction(model, args, toward, away)
-
-
-def attribute(model: Model, args: argparse.Namespace) -> None:
-    """Adds a direction that is learned from classes, or from how bright images are."""
-    x, labels = read(model, args, first=args.learn_from)
-    if args.by == "ink":
-        brightness = _brightness(model, x)
-        low, high = np.quantile(brightness, (0.25, 0.75))
-        sides = brightness > high, brightness < low
-    else:
-        toward, colon, away = args.by.partition(":")
-        if labels is None or not colon:
-            raise ValueError(
-                f"--by must be ink, or two classes of labelled images like 7:1, got {args.by}"
-            )
-        sides = [labels == number for number in model.inputs.labels([toward, away], 2)]
-    if not all(side.any() for side in sides):
-        raise ValueError(
-            f"--by={args.by} finds no images on one side among {len(x)}; raise --learn_from"
-        )
-    _add_direction(model, args, x[sides[0]], x[sides[1]])
-
-
-def _brightness(model: Model, x: Array) -> Array:
-    """[N] mean pixel of samples, in -1..1."""
-    x = codecs.to_unit_range(model.pictures(x)) if model.draws_latents else x
-    return x.reshape(len(x), -1).mean(axis=1)
-
-
-def _add_direction(model: Model, args: argparse.Namespace, toward: Array, away: Array) -> None:
-    """Adds the direction from the latents of some images to those of others, in `--strength`s."""
-    editor, trip = make_editor(model, args), _code_trip(model, args)
-    x, _ = read(model, args)
-    ends = editor.invert(trip, np.concatenate([toward, away])).state.evaluate
-    positive = np.arange(len(ends)) < len(toward)
-    if args.probe:
-        direction = latents.probe_direction(ends, positive)
-    else:
-        direction = latents.mean_direction(ends[positive], ends[~positive])
-    if args.random:
-        direction = latents.random_direction(keys.key(args.seed), direction)
-    start, rows = editor.invert(trip, x).state.evaluate, {"image": x}
-    for strength in args.strength:
-        moved = latents.add(start, direction, strength)
-        rows[f"{strength:+g}"] = editor.draw(trip.down, moved)
-    numbers = {
-        "toward": len(toward),
-        "away": len(away),
-        "direction": "random" if args.random else "probe" if args.probe else "mean",
-        "norm": float(np.linalg.norm(direction)),
-        "mean_brightness": {
-            name: float(_brightness(model, row).mean()) for name, row in rows.items()
-        },
-    }
-    write(model, args, rows, numbers | judge(model, rows))
-
-
 def translate(model: Model, args: argparse.Namespace) -> None:
     """Inverts under one label, prompt or model, and draws under another (dual bridges)."""
     if args.toward is None and not args.target:
         raise ValueError(
             "translate needs --toward, a class, or --target, another checkpoint; of a network with "
-            "texts --toward is a prompt"
+            "texts --toward is a prompt, unless it names a class"
         )
-    x, labels = read(model, args)
-    editor, trip, texts = make_editor(model, args), _round_trip(model, args), told(model, args)
-    target, target_trip = editor, trip
-    if args.target:
-        other = checkpoints.load(args.target, dtype=args.dtype)
-        target = make_editor(other.sized(command_line.size(args.size)), args)
-        target_trip = _round_trip(target.model, args)
-    inputs, target_texts = target.model.inputs, {}
-    target_labels = labels if inputs.num_classes == model.inputs.num_classes else None
-    if inputs.takes("text"):
-        toward = None if args.toward is None else command_line.prompts([args.toward])
-        target_texts = told(target.model, args, toward)
-    elif args.toward is not None:  # else the same classes, if the other model has them
-        target_labels = inputs.labels(args.toward, len(x))
-    found = editor.invert(trip, x, labels, **texts)
-    translated = target.draw(
-        target_trip.down, found.state, target_labels, nulls=found.nulls, **target_texts
+    x, labels, texts = read(model, args)
+    here, trip = make_editor(model, args), _round_trip(model, args)
+    there = _target(args) if args.target else here
+    trip_there, inputs = _round_trip(there.model, args), there.model.inputs
+    label, prompts = _toward(inputs, args.toward)
+    same = inputs.num_classes == model.inputs.num_classes
+    labels_there = (labels if same else None) if label is None else label
+    texts_there = prompts or texts
+    given = told(here.model, args, texts)
+    given_there = told(there.model, args, texts_there) if inputs.takes("text") else {}
+    found = here.invert(trip, x, labels, **given)
+    drawn = _drawer(there, args).draw(
+        trip_there.down, found.state, labels_there, nulls=found.nulls, **given_there
     )
-    found = target.invert(target_trip, translated, target_labels, **target_texts)
-    returned = editor.draw(trip.down, found.state, labels, nulls=found.nulls, **texts)
-    rows = {"image": x, "translated": translated, "and back": returned}
+    found = there.invert(trip_there, drawn, labels_there, **given_there)
+    returned = _drawer(here, args).draw(trip.down, found.state, labels, nulls=found.nulls, **given)
+    rows = {"image": x, "translated": drawn, "and back": returned}
     error = float(squared_error(x, returned, span(model)).mean())
     numbers = {"steps": args.steps[0], "cycle_error": error}
-    write(model, args, rows, numbers | judge(model, rows))
+    asked = Asked.of(inputs, len(x), labels_there, texts_there)
+    numbers |= judge(model, rows, asked)
+    write(model, args, rows, numbers, asked=asked, kept="translated")
+
+
+def _target(args: argparse.Namespace) -> Editor:
+    """Of `--target`."""
+    model = checkpoints.load(args.target, dtype=args.dtype)
+    return make_editor(model.sized(command_line.size(args.size)), args)
+
+
+def _toward(inputs: Inputs, toward: str | None) -> tuple[str | None, list[str]]:
+    """What `--toward` changes: the label, or the prompts, [] for none."""
+    if toward is None:
+        return None, []
+    if not inputs.takes("text") or inputs.is_class(toward):
+        return toward, []
+    if inputs.num_classes:
+        print(f"--toward={toward} names no class: it is the prompt, and labels stay", flush=True)
+    return None, command_line.prompts([toward])
+
+
+def _drawer(editor: Editor, args: argparse.Namespace) -> Editor:
+    """The editor with the guidance of what is drawn."""
+    if args.toward_guidance is None:
+        return editor
+    if args.method == "null_text":
+        raise ValueError("null_text has one guidance for both ways: leave out --toward_guidance")
+    guided = {"guidance_scale": args.toward_guidance}
+    return make_editor(editor.model, argparse.Namespace(**vars(args) | guided))
 
 
 def sdedit(model: Model, args: argparse.Namespace) -> None:
@@ -310,18 +298,19 @@ def sdedit(model: Model, args: argparse.Namespace) -> None:
             f"{model.name} is told what to keep of a picture: use inpaint, which takes --strength "
             "too"
         )
-    x, labels = read(model, args)
-    recipe, texts = own_recipe(model, args), told(model, args)
+    x, labels, texts = read(model, args)
+    recipe, asked = own_recipe(model, args), Asked.of(model.inputs, len(x), labels, texts)
     tables = {f"{s:g}": sdedit_table(model.schedule, recipe, s) for s in args.strength}
     scale = model.recipe.guidance_scale if model.draws_latents else 1.0
     editor, rows, seen = make_editor(model, args, scale), {"image": x}, {}
+    given = told(editor.model, args, texts)
     for name, table in tables.items():
         same = seen.setdefault((table.nfe, *table.start), name)
         equal = "" if same == name else f", the same steps as strength {same}"
         print(f"strength {name}: {table.nfe} evaluations{equal}", flush=True)
-        rows[name] = editor.draw(table, x, labels, seed=args.seed, **texts)
+        rows[name] = editor.draw(table, x, labels, seed=args.seed, **given)
     unit = span(model)
     distances = {name: float(squared_error(x, row, unit).mean()) for name, row in rows.items()}
     numbers = {"solver": recipe.solver, "mean_squared_difference": distances}
     numbers["evaluations"] = {name: table.nfe for name, table in tables.items()}
-    write(model, args, rows, numbers)
+    write(model, args, rows, numbers | judge(model, rows, asked), asked=asked)

@@ -144,6 +144,11 @@ class Editor:
                 f"null_text fits the null text of guidance, and {name} has none; use fixed_point, "
                 "bdia or edict"
             )
+        if "int" in inputs.declared["text"].dtype:
+            raise ValueError(
+                f"null_text fits features of a text, and {name} is told numbers of tokens; edit "
+                "text_features.told_features(model)"
+            )
         if self._recipe.guidance is None:
             raise ValueError(
                 "null_text undoes guidance, and there is none; use guidance_scale=7.5, or "

@@ -29,14 +29,16 @@ def inpaint(model: Model, args: argparse.Namespace) -> None:
         return
     args.restoration = args.restoration or "repaint"
     _check(model, args)
-    x, labels = pictures.read(model, args)
+    x, labels, texts = pictures.read(model, args)
     operator, mask = _operator(args, x.shape)
     table, task = _table_and_task(model, args, operator)
     y = np.asarray(operator.forward(x, mask))
     measured = np.asarray(operator.inverse(y, mask))
     measured = measured if mask is None else measured - (1 - mask)  # black where it is unknown
-    given = {"task": task, "known": Known(y, mask), "seed": args.seed, **told(model, args)}
-    restored = make_editor(model, args).draw(table, None, labels, **given)
+    editor = make_editor(model, args)
+    given = {"task": task, "known": Known(y, mask), "seed": args.seed}
+    restored = editor.draw(table, None, labels, **given, **told(editor.model, args, texts))
+    asked = pictures.Asked.of(model.inputs, len(x), labels, texts)
     numbers = {
         "method": args.restoration,
         "evaluations": table.nfe,
@@ -44,7 +46,7 @@ def inpaint(model: Model, args: argparse.Namespace) -> None:
         "mean_squared_error": float(squared_error(x, restored).mean()),
     }
     rows = {"image": x, "known": measured, "restored": restored}
-    pictures.write(model, args, rows, numbers | judge(model, rows))
+    pictures.write(model, args, rows, numbers | judge(model, rows, asked), asked=asked)
 
 
 def _check(model: Model, args: argparse.Namespace) -> None:

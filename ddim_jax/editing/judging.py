@@ -1,29 +1,44 @@
-"""What the digit classifier reads in edited pictures; the one place of editing that measures."""
+"""What the bundled encoders read in edited pictures; the one place of editing that measures."""
 
 from typing import Any
 
 import numpy as np
 
+from ddim_jax.editing.pictures import NOTHING, Asked, decoded
 from ddim_jax.evaluation import feature_networks, metrics, references
+from ddim_jax.evaluation.features import Features
+from ddim_jax.evaluation.gallery import found
 from ddim_jax.model import Model
 
 ENOUGH = 500
 """Pictures in a row from which on the row's FDD is worth giving."""
 
 
-def judge(model: Model, rows: dict[str, Any]) -> dict[str, Any]:
-    """Classifies samples of digits; returns {} for a model of other pictures.
+def judge(model: Model, rows: dict[str, Any], asked: Asked = NOTHING) -> dict[str, Any]:
+    """Classifies samples of digits, looks for emoji; returns {} for a model of other pictures.
 
-    The rows are name -> [N, *sample_shape]; the first is what the others are compared with.
+    The rows are name -> [N, *sample_shape], or uint8 pictures; digits of the first are what the
+    others are compared with. Emoji are those of whose names and styles the gallery has pictures.
 
     Returns:
-        "read": name -> the class of each picture; "changed": name -> share of pictures whose class
-        is not that of the first row; with `ENOUGH` pictures also "FDD": name -> distance to MNIST.
+        Of digits "read": name -> the class of each picture; "changed": name -> share of pictures
+        whose class is not that of the first row; with `ENOUGH` pictures also "FDD": name ->
+        distance to MNIST. Of emoji "judged", how many, and "top1", "top5" and "style": name ->
+        share of pictures that show what was asked for, as `evaluation.retrieval` says it.
     """
+    if asked.texts and asked.class_names and asked.labels is not None:
+        network = feature_networks.load("emoji")
+        if set(asked.class_names) <= set(network.gallery.styles):
+            return _emoji(model, rows, asked, network)
     network = feature_networks.load("digits")
     if tuple(model.codec.picture_shape) != network.image_shape:
         return {}
     features = {name: network.extract(model.pictures(x)) for name, x in rows.items()}
+    return _digits(features)
+
+
+def _digits(features: dict[str, Features]) -> dict[str, Any]:
+    """From the features of the rows."""
     classes = {name: row.logits.argmax(axis=1) for name, row in features.items()}
     original = next(iter(classes.values()))
     result: dict[str, Any] = {
@@ -37,3 +52,26 @@ def judge(model: Model, rows: dict[str, Any]) -> dict[str, Any]:
             for name, row in features.items()
         }
     return result
+
+
+def _emoji(
+    model: Model, rows: dict[str, Any], asked: Asked, network: feature_networks.FeatureNetwork
+) -> dict[str, Any]:
+    """Looks for what was asked for; also prints it."""
+    gallery = network.gallery
+    number = np.array([gallery.styles.index(name) for name in asked.class_names])
+    styles = number[asked.labels]
+    known = np.flatnonzero(gallery.known(asked.texts, styles))
+    if not len(known):
+        return {}
+    texts, styles = [asked.texts[i] for i in known], styles[known]
+    shares: dict[str, dict] = {"top1": {}, "top5": {}, "style": {}}
+    for name, row in rows.items():
+        features = network.extract(decoded(model, row)[known])
+        own = found(gallery.ranks(features.pool, texts, styles))
+        own["style"] = float(np.mean(features.logits.argmax(-1) == styles))
+        for what, share in own.items():
+            shares[what][name] = share
+        said = ", ".join(f"{what} {share:.1%}" for what, share in own.items())
+        print(f"{name}, looked for as what was asked for: {said}", flush=True)
+    return {"judged": len(known)} | shares

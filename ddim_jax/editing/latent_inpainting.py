@@ -22,6 +22,7 @@ from ddim_jax.codecs import to_unit_range
 from ddim_jax.editing import pictures, restoration
 from ddim_jax.editing.actions import make_editor, own_recipe, start_noise, table_recipe, told
 from ddim_jax.editing.editor import squared_error
+from ddim_jax.editing.judging import judge
 from ddim_jax.editing.restoration import Known
 from ddim_jax.editing.sdedit import sdedit_table
 from ddim_jax.model import Model
@@ -34,11 +35,11 @@ Array = np.ndarray
 def inpaint_latents(model: Model, args: argparse.Namespace) -> None:
     """Completes pictures by a model of latents."""
     method = _method(model, args)
-    originals, labels = pictures.read_pictures(model, args)
+    originals, labels, texts = pictures.read_pictures(model, args)
     mask = pictures.read_mask(args, originals.shape)
-    codec, texts = model.codec, told(model, args)
+    codec, editor = model.codec, make_editor(model, args, model.recipe.guidance_scale)
     y, cells = np.asarray(codec.encode(codec.params, originals, None)), known_cells(model, mask)
-    given = {"seed": args.seed, **texts}
+    given = {"seed": args.seed, **told(editor.model, args, texts)}
     if method == "network":
         given["channels"] = further_channels(model, originals, mask)
     noise = start_noise(model, args, np.arange(len(y)))
@@ -52,7 +53,6 @@ def inpaint_latents(model: Model, args: argparse.Namespace) -> None:
     if method != "network":
         kept = noise if method == "replacement" else None
         given |= {"task": restoration.replacement(), "known": Known(y, cells, kept)}
-    editor = make_editor(model, args, model.recipe.guidance_scale)
     drawn = editor.draw(table, x, labels, **given)
     if method != "network":
         drawn = cells * y + (1 - cells) * drawn  # the last level may not be quite clean
@@ -68,7 +68,8 @@ def inpaint_latents(model: Model, args: argparse.Namespace) -> None:
     }
     known = np.where(mask == 1, originals, np.uint8(0))
     rows = {"image": originals, "known": known, "restored": restored}
-    pictures.write(model, args, rows, numbers)
+    asked = pictures.Asked.of(model.inputs, len(y), labels, texts)
+    pictures.write(model, args, rows, numbers | judge(model, rows, asked), asked=asked)
 
 
 def known_cells(model: Model, mask: Array) -> Array:

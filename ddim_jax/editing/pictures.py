@@ -5,56 +5,89 @@ import itertools
 import json
 import shlex
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ddim_jax import data, files, provenance
-from ddim_jax.data import folders
+from ddim_jax import command_line, data, files, provenance
+from ddim_jax.data import folders, npz
 from ddim_jax.evaluation.features import read_images
+from ddim_jax.inputs import Inputs
 from ddim_jax.model import Model
-from ddim_jax.names import check_range, parse_value
+from ddim_jax.names import check_range, few, parse_value
 
 Array = np.ndarray
 MASKS = ("left", "right", "top", "bottom", "center", "random:SHARE")
 """Masks by name: which part is unknown."""
 
 
+class Asked(NamedTuple):
+    """What a network was told of N pictures: for their file, and for whom judges them.
+
+    Attributes:
+        labels: int [N]; None for none.
+        class_names: of the labels; () for none.
+        texts: N of them; () for none.
+    """
+
+    labels: Array | None = None
+    class_names: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, inputs: Inputs, count: int, labels: Any, texts: Sequence[str]) -> "Asked":
+        """Of labels and texts as they are given, in rotation, to a network with these inputs."""
+        if labels is not None:
+            labels = inputs.labels(labels, count)
+        if not texts or not inputs.takes("text"):
+            return cls(labels, inputs.class_names)
+        return cls(
+            labels, inputs.class_names, tuple(itertools.islice(itertools.cycle(texts), count))
+        )
+
+
+NOTHING = Asked()
+
+
 def read(
     model: Model, args: argparse.Namespace, spec: str | None = None, *, first: int | None = None
-) -> tuple[Array, Array | None]:
+) -> tuple[Array, Any, Sequence[str]]:
     """Reads `--images`, or another spec, as samples of a model: what `read_pictures` does, encoded.
 
     Returns:
-        [N, *sample_shape], and labels.
+        [N, *sample_shape], labels and texts.
     """
-    pictures, labels = read_pictures(model, args, spec, first=first)
-    return np.asarray(model.codec.encode(model.codec.params, pictures, None)), labels
+    pictures, labels, texts = read_pictures(model, args, spec, first=first)
+    return np.asarray(model.codec.encode(model.codec.params, pictures, None)), labels, texts
 
 
 def read_pictures(
     model: Model, args: argparse.Namespace, spec: str | None = None, *, first: int | None = None
-) -> tuple[Array, Array | None]:
-    """Reads `--images`, or another spec.
+) -> tuple[Array, Any, Sequence[str]]:
+    """Reads `--images`, or another spec, and what the network is told of them.
 
     Args:
         model: whose codec says what size they have.
-        args: `images`, `split`, `resize`, and which of them: `index`, or `only` and `num`.
+        args: `images`, `split`, `resize`, and which of them: `index`, or `only`, `shuffle` and
+            `num`; also `label` and `prompt`, of commands that have them.
         spec: as `--images`.
         first: read so many from the beginning, whatever `index`, `only` and `num` say.
 
     Returns:
-        uint8 [N, H, W, C]; and `--label`, or else the labels int [N], None where they are not the
-        model's classes.
+        uint8 [N, H, W, C]; `--label`, or else the labels int [N], None where they are not the
+        model's classes; the texts of `--prompt`, or else the captions, () where there are none.
 
     Raises:
         ValueError: pictures of another size or mode than the model's, unless `--resize`; none.
         OSError: a file that is not there, or cannot be read.
     """
     spec, shape = spec or args.images, tuple(model.codec.picture_shape)
-    channels = shape[-1]
-    size = shape[:2] if args.resize else None
+    given = vars(args)  # some commands do not have all flags
+    texts = command_line.prompts(given.get("prompt") or ())
+    size, channels = shape[:2] if args.resize else None, shape[-1]
+    captions: Sequence[str] = ()
     if Path(spec).is_file():
         pictures, labels = _read_file(Path(spec), size, channels, args.resize)[None], None
     else:
@@ -66,13 +99,14 @@ def read_pictures(
         pictures, labels = read_images(source, index)
         known = source.num_classes and source.num_classes == model.inputs.num_classes
         labels = labels if known else None
+        captions = [source.captions[i] for i in index] if source.captions else ()
     if pictures.shape[1:] != shape:
         raise ValueError(
             f"{spec} holds images of shape {pictures.shape[1:]}, {model.name} draws {shape}; "
             "--resize crops and resizes them"
         )
-    asked = vars(args).get("label")  # some commands do not have this flag
-    return pictures, labels if asked is None else asked
+    asked = given.get("label")
+    return pictures, labels if asked is None else asked, texts or captions
 
 
 def _read_file(path: Path, size: Any, channels: int, resize: bool) -> Array:
@@ -84,20 +118,26 @@ def _read_file(path: Path, size: Any, channels: int, resize: bool) -> Array:
 
 
 def _choose(args: argparse.Namespace, source: data.Source) -> list[int]:
-    """Places in the source, as `--index`, or `--only` and `--num`, say."""
+    """Places in the source, as `--index`, or `--only`, `--shuffle` and `--num`, say."""
     if args.index:
         outside = [i for i in args.index if not 0 <= i < len(source)]
         if outside:
             raise ValueError(f"--index must be 0..{len(source) - 1}, got {outside[0]}")
         return args.index
-    if args.only is None:
-        return list(range(min(args.num, len(source))))
-    places = (i for i in range(len(source)) if source[i]["label"] == args.only)
+    places = range(len(source))
+    if args.shuffle:
+        places = np.random.default_rng(args.seed).permutation(len(source)).tolist()
+    if args.only is not None:
+        names = [name.casefold() for name in source.class_names]
+        own = args.only.strip().casefold()
+        label = names.index(own) if own in names else parse_value(own)
+        places = (i for i in places if source[i]["label"] == label)
     index = list(itertools.islice(places, args.num))
     if not index:
+        named = f" ({few(source.class_names)})" if source.class_names else ""
         raise ValueError(
             f"--only={args.only}: {source.name} holds no image of that class; its classes are "
-            f"0..{source.num_classes - 1}"
+            f"0..{source.num_classes - 1}{named}"
         )
     return index
 
@@ -170,19 +210,24 @@ def write(
     rows: dict[str, Array],
     numbers: dict[str, Any],
     columns: int | None = None,
+    *,
+    asked: Asked = NOTHING,
+    kept: str | None = None,
 ) -> None:
     """Writes rows of samples as a contact sheet, or a GIF, and the numbers as JSON beside it.
 
     Args:
         model: whose codec decodes them.
-        args: `out`, `overwrite`; `save`, where the last row goes as arrays; `columns`; `began`.
+        args: `out`, `overwrite`; `save`, where a row goes as arrays; `columns`; `began`.
         rows: name -> [N, *sample_shape], or uint8 pictures. A GIF shows one after the other, there
             and back.
         numbers: for the JSON file; single numbers are also printed.
         columns: pictures of a row; default up to `--columns`, and the row's name above it.
+        asked: what the network was told of a row's pictures, for `--save`.
+        kept: the row that `--save` keeps; default the last.
     """
     out = Path(args.out or files.next_free(folder_of(args), args.command))
-    pictures = {n: x if x.dtype == np.uint8 else model.pictures(x) for n, x in rows.items()}
+    pictures = {name: decoded(model, row) for name, row in rows.items()}
     if out.suffix == ".gif":
         scale = max(1, 128 // model.codec.picture_shape[0])  # twice the size it has on a sheet
         frames = [data.grid(one[None], scale=scale) for row in pictures.values() for one in row]
@@ -195,11 +240,17 @@ def write(
         about = about_edit(model, args)
         data.save_grid(out, tiles, labels, columns=most, overwrite=args.overwrite, about=about)
     if args.save:
-        images = list(pictures.values())[-1]
-        arrays = {"images": images, provenance.NPZ: json.dumps(about_edit(model, args))}
+        images = pictures[kept or list(pictures)[-1]]
+        arrays = npz.arrays(images, asked.labels, asked.class_names, asked.texts)
+        arrays |= {provenance.NPZ: json.dumps(about_edit(model, args))}
         files.save(Path(args.save), lambda file: np.savez(file, **arrays))
     files.write_json(out.with_suffix(".json"), numbers | {"seconds": time.time() - args.began})
     print(f"{out}: {summary(numbers)}")
+
+
+def decoded(model: Model, row: Array) -> Array:
+    """A row of samples, or of uint8 pictures, as uint8 pictures [N, H, W, C]."""
+    return row if row.dtype == np.uint8 else model.pictures(row)
 
 
 def about_edit(model: Model, args: argparse.Namespace) -> dict[str, Any]:
