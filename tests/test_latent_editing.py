@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddim_jax import checkpoints, edit
+from ddim_jax import checkpoints, data, edit
 from ddim_jax.editing import latent_inpainting, pictures, restoration
 from ddim_jax.editing.editor import Editor
 from ddim_jax.editing.inversion import round_trip
+from ddim_jax.editing.text_features import told_features
 from tests import latent_edits
 from tests import published_pipelines as published
-from tests.told_latents import told_latents
+from tests.told_latents import told_latents, told_tokens
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
 CAT = "a photograph of a cat"
@@ -106,6 +107,28 @@ def test_exact_inversions_under_guidance(method):
     assert rms(back - x) < 1e-3
 
 
+def test_features_in_place_of_the_tokens_that_a_network_learns():
+    """It draws the same; null texts are fitted to features alone."""
+    model = told_tokens()
+    told = told_features(model)
+    assert told_features(told) is told and told.inputs.declared["text"].shape == (6, 16)
+    given = dict(label="fluent", prompt=["a cat", "the sea"], seed=3, guidance_scale=3.0)
+    ours, theirs = (one.draw(2, **given) for one in (model, told))
+    np.testing.assert_allclose(np.int32(ours), theirs, atol=1)
+    assert np.abs(np.int32(ours) - model.draw(2, **given | {"prompt": "a"})).max() > 2
+    x, trip = encoded(model), round_trip(model.schedule, "null_text", steps=2, iterations=2)
+    with pytest.raises(ValueError, match="null_text fits features of a text, and told is told num"):
+        Editor(model, guidance_scale=3.0).invert(trip, x, "fluent", prompt="a cat")
+
+
+@pytest.mark.slow
+def test_null_texts_where_the_network_learns_tokens():
+    model = told_features(told_tokens())
+    x, trip = encoded(model), round_trip(model.schedule, "null_text", steps=2, iterations=2)
+    editor = Editor(model, guidance_scale=3.0, show_progress=False)
+    assert editor.invert(trip, x, "fluent", prompt="a cat").nulls.text.shape == (2, 2, 6, 16)
+
+
 def test_a_cell_is_known_where_all_its_pixels_are():
     mask = np.ones((1, 16, 16, 1), np.float32)
     mask[0, 3, 4] = 0
@@ -170,6 +193,137 @@ def test_walks_between_prompts(command):
     assert command("interpolate", "--seeds=3", *flags)["frames"] == 4
     both = command("interpolate", "--seeds=3,5", "--between=slerp", *flags)
     assert both["frames"] == 4 and both["greatest_step"] > 0
+
+
+def test_walks_between_prompts_whose_tokens_the_network_learns(command, tmp_path):
+    """Features are mixed: half-way between two equal prompts lies that prompt."""
+    flags = ("--seeds=3", "--frames=2", "--method=ddim", "--label=noto", "--save=walk.npz")
+    both = ("--prompt=a cat", "--prompt=a cat")
+    assert command("interpolate", *flags, *both, model=told_tokens())["greatest_step"] < 1e-5
+    numbers = command(
+        "interpolate", *flags, "--prompt=a cat", "--prompt=sea", "--overwrite", model=told_tokens()
+    )
+    first, second = numbers["step"]
+    assert min(first, second) > 0.1 * max(first, second)
+
+
+# --- networks that are told texts and classes -----------------------------------------------------
+
+STYLES = ("noto", "twemoji", "fluent")
+
+
+@pytest.fixture
+def styled(command, tmp_path):
+    """Runs a command on two captioned pictures, a noto and a fluent one: (numbers, saved)."""
+    held = dict(images=PICTURES, labels=[0, 2], class_names=STYLES)
+    np.savez(tmp_path / "styled.npz", captions=["beating heart", "slice of pizza"], **held)
+    np.savez(tmp_path / "plain.npz", **held)
+
+    def run(name, *flags, images="styled"):
+        common = (f"--images=npz:{images}.npz", "--save=out.npz", "--overwrite")
+        numbers = command(name, *common, *flags, model=told_latents(names=STYLES))
+        with np.load(tmp_path / "out.npz") as saved:
+            return numbers, dict(saved)
+
+    return run
+
+
+@pytest.mark.parametrize("name", ["sdedit", "invert", "inpaint"])
+def test_an_images_own_label_and_caption_are_told(styled, name, tmp_path):
+    numbers, saved = styled(name)
+    source = data.load("npz:out.npz")
+    assert source.captions == ("beating heart", "slice of pizza") and source.class_names == STYLES
+    assert saved["labels"].tolist() == [0, 2]
+    given = styled(name, "--prompt=beating heart", "--prompt=slice of pizza", images="plain")[1]
+    np.testing.assert_array_equal(saved["images"], given["images"])
+    assert name == "invert" or numbers["judged"] == 2
+    if name != "invert":  # where nothing changes, nothing is told apart
+        none = styled(name, "--prompt=")[1]
+        assert none["captions"].tolist() == ["", ""]
+        assert np.abs(np.int32(none["images"]) - given["images"]).max() > 2
+
+
+def test_another_style_keeps_the_caption(styled):
+    numbers, saved = styled("sdedit", "--label=fluent", "--strength=0.5,1")
+    assert saved["labels"].tolist() == [2, 2] and saved["captions"].tolist() == [
+        "beating heart",
+        "slice of pizza",
+    ]
+    for what in ("top1", "top5", "style", "top1_in_style", "top5_in_style"):
+        assert set(numbers[what]) == {"image", "0.5", "1"}
+    assert "judged" not in styled("sdedit", images="plain")[0]
+
+
+@pytest.mark.parametrize(
+    "toward, labels, captions",
+    [
+        ("Fluent", [2, 2], ["beating heart", "slice of pizza"]),
+        ("2", [0, 2], ["2", "2"]),
+        ("a dog", [0, 2], ["a dog", "a dog"]),
+    ],
+)
+def test_translation_toward_a_class_keeps_the_prompt_and_the_other_way_round(
+    styled, toward, labels, captions
+):
+    numbers, saved = styled("translate", "--method=bdia", f"--toward={toward}")
+    assert saved["labels"].tolist() == labels and saved["captions"].tolist() == captions
+    assert numbers["cycle_error"] > 0 and np.abs(np.int32(saved["images"]) - PICTURES).max() > 2
+    guided = styled("translate", "--method=bdia", f"--toward={toward}", "--toward_guidance=3")[1]
+    assert np.abs(np.int32(saved["images"]) - guided["images"]).max() > 2
+
+
+def test_directions_of_what_texts_do_not_say(styled, tmp_path):
+    flags = ("--by=fluent:noto", "--strength=1")
+    plain, told = (styled("attribute", *flags, *more)[1] for more in ((), ("--told",)))
+    assert "labels" not in plain and "captions" not in plain
+    assert told["labels"].tolist() == [0, 2] and told["captions"].tolist() == [
+        "beating heart",
+        "slice of pizza",
+    ]
+    assert np.abs(np.int32(plain["images"]) - told["images"]).max() > 2
+    both = ("--toward=npz:styled.npz", "--away=npz:plain.npz", "--told", "--strength=0")
+    assert styled("arithmetic", *both)[1]["labels"].tolist() == [0, 2]
+
+
+def test_walks_between_captioned_images(styled):
+    _, saved = styled("interpolate", "--frames=2", "--method=ddim")
+    assert "labels" not in saved and "captions" not in saved
+    _, saved = styled("interpolate", "--frames=2", "--prompt=a dog", "--label=fluent")
+    assert saved["labels"].tolist() == [2, 2] and saved["captions"].tolist() == ["a dog"] * 2
+
+
+def test_images_of_a_named_class_in_random_order(styled, tmp_path):
+    _, saved = styled("sdedit", "--only=Fluent")
+    assert saved["captions"].tolist() == ["slice of pizza"]
+
+    def first(seed):
+        args = dict(images="npz:styled.npz", split="train", resize=False, index=[], num=1)
+        args |= dict(only=None, shuffle=True, seed=seed)
+        return pictures.read_pictures(told_latents(), argparse.Namespace(**args))[2]
+
+    assert {*map(tuple, map(first, range(5)))} == {("beating heart",), ("slice of pizza",)}
+
+
+@pytest.mark.parametrize(
+    "name, flags, message",
+    [
+        ("sdedit", ["--only=emoji"], r"no image of that class; its classes are 0..2 .noto, twem"),
+        (
+            "sdedit",
+            ["--label=fluant"],
+            "labels must be 0..2 or a class name, got fluant .did you m",
+        ),
+        ("translate", [], "--toward is a prompt, unless it names a class"),
+        (
+            "translate",
+            ["--toward=fluent", "--toward_guidance=2", "--method=null_text"],
+            "null_text has one guidance for both ways",
+        ),
+    ],
+)
+def test_errors_of_a_network_told_both(styled, name, flags, message):
+    with pytest.raises(SystemExit, match=message):
+        styled(name, *flags)
 
 
 @pytest.mark.parametrize("flags", [(), ("--method=replacement", "--strength=0.5", "--no_paste")])

@@ -250,16 +250,15 @@ def translate(model: Model, args: argparse.Namespace) -> None:
     texts_there = prompts or texts
     given = told(here.model, args, texts)
     given_there = told(there.model, args, texts_there) if inputs.takes("text") else {}
+    asked = Asked.of(inputs, len(x), labels_there, texts_there)
+    draw_there, draw_here = (_drawer(editor, args).draw for editor in (there, here))
     found = here.invert(trip, x, labels, **given)
-    drawn = _drawer(there, args).draw(
-        trip_there.down, found.state, labels_there, nulls=found.nulls, **given_there
-    )
+    drawn = draw_there(trip_there.down, found.state, labels_there, nulls=found.nulls, **given_there)
     found = there.invert(trip_there, drawn, labels_there, **given_there)
-    returned = _drawer(here, args).draw(trip.down, found.state, labels, nulls=found.nulls, **given)
+    returned = draw_here(trip.down, found.state, labels, nulls=found.nulls, **given)
     rows = {"image": x, "translated": drawn, "and back": returned}
     error = float(squared_error(x, returned, span(model)).mean())
     numbers = {"steps": args.steps[0], "cycle_error": error}
-    asked = Asked.of(inputs, len(x), labels_there, texts_there)
     numbers |= judge(model, rows, asked)
     write(model, args, rows, numbers, asked=asked, kept="translated")
 

@@ -23,8 +23,10 @@ def judge(model: Model, rows: dict[str, Any], asked: Asked = NOTHING) -> dict[st
     Returns:
         Of digits "read": name -> the class of each picture; "changed": name -> share of pictures
         whose class is not that of the first row; with `ENOUGH` pictures also "FDD": name ->
-        distance to MNIST. Of emoji "judged", how many, and "top1", "top5" and "style": name ->
-        share of pictures that show what was asked for, as `evaluation.retrieval` says it.
+        distance to MNIST. Of emoji "judged", how many, and name -> share of pictures that are
+        found: "top1" and "top5", as `evaluation.retrieval` says it; that are in the "style"; and
+        "top1_in_style", "top5_in_style", both. The untouched picture is often found, and in the
+        wrong style.
     """
     if asked.texts and asked.class_names and asked.labels is not None:
         network = feature_networks.load("emoji")
@@ -65,13 +67,16 @@ def _emoji(
     if not len(known):
         return {}
     texts, styles = [asked.texts[i] for i in known], styles[known]
-    shares: dict[str, dict] = {"top1": {}, "top5": {}, "style": {}}
+    shares: dict[str, dict[str, float]] = {}
     for name, row in rows.items():
         features = network.extract(decoded(model, row)[known])
-        own = found(gallery.ranks(features.pool, texts, styles))
-        own["style"] = float(np.mean(features.logits.argmax(-1) == styles))
+        right = features.logits.argmax(-1) == styles
+        ranks = gallery.ranks(features.pool, texts, styles)
+        both = found(np.where(right, ranks, len(gallery.name)))
+        own = found(ranks) | {"style": float(right.mean())}
+        own |= {f"{what}_in_style": share for what, share in both.items()}
         for what, share in own.items():
-            shares[what][name] = share
+            shares.setdefault(what, {})[name] = share
         said = ", ".join(f"{what} {share:.1%}" for what, share in own.items())
         print(f"{name}, looked for as what was asked for: {said}", flush=True)
     return {"judged": len(known)} | shares
