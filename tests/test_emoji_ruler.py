@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from benchmarks.emoji_analogies import analogies
 from ddim_jax.evaluation import (
     asked,
     emoji,
@@ -201,3 +202,17 @@ def test_what_retrieval_refuses(trained, tmp_path):
         feature_networks.load(f"emoji:{tmp_path / 'bare.npz'}")
     with pytest.raises(FileNotFoundError, match="no emoji encoder at"):
         feature_networks.load("emoji:none.npz")
+
+
+def test_analogies_are_those_that_the_words_say():
+    names = ["crying cat face", "crying face", "cat face pouting", "pouting face", "man", "cat"]
+    there = ("crying cat face", "crying face", "pouting face", "cat face pouting")
+    assert set(analogies(names)) == {there, there[::-1]}
+    people = ["man singing", "woman singing", "man", "woman", "man cook", "woman cook", "cook"]
+    assert set(analogies(people)) == {
+        (f"{one} {what}", one, other, f"{other} {what}")
+        for what in ("cook", "singing")
+        for one, other in (("man", "woman"), ("woman", "man"))
+    }
+    assert {one.a.split()[1] for one in analogies(people, most=1)} == {"cook", "singing"}
+    assert len(analogies(people, most=1)) == 2
