@@ -3,8 +3,8 @@
     python -m benchmarks.emoji_analogies --checkpoint=runs/emoji --images=npz:emoji.npz
 
 The words say that "crying cat face" - "crying face" + "pouting face" is "pouting cat face". Do the
-latents? Pictures of a, b and c are inverted, and a - b + c, brought back to the norm of c, is drawn.
-Is the real d the nearest to it of all emoji of the style (top 1), or among the nearest five?
+latents? Pictures of a, b and c are inverted; a - b + c, in the norm of c, is drawn. Is the real d
+the nearest to what is drawn of all emoji of the style (top 1), or among the nearest five?
 """
 
 import argparse
@@ -54,7 +54,7 @@ def analogies(names: Sequence[str], most: int | None = None, seed: int = 0) -> l
             if b := known.get(tuple(words[i] for i in places)):
                 others = tuple(word for i, word in enumerate(words) if i not in places)
                 pairs[others].add((a, b))
-    rng, chosen = np.random.default_rng(seed), []
+    chosen, rng = [], np.random.default_rng(seed)
     for others in sorted(pairs):
         both = itertools.permutations(sorted(pairs[others]), 2)
         own = [Analogy(a, b, c, d) for (a, b), (d, c) in both if len({a, b, c, d}) == 4]
