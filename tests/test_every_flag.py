@@ -22,7 +22,7 @@ from ddim_jax.adaptive_sampling import AdaptiveResult, Tolerance
 from ddim_jax.checkpoints import __main__ as export
 from ddim_jax.commands import configs, sample, train
 from ddim_jax.data import latents
-from ddim_jax.editing import actions, inpainting
+from ddim_jax.editing import actions, directions, inpainting, latent_inpainting
 from ddim_jax.evaluation import (
     feature_networks,
     likelihood,
@@ -119,8 +119,8 @@ def stubs(monkeypatch, tmp_path):
     monkeypatch.setattr(feature_networks, "load", functools.cache(feature_networks.load))
     monkeypatch.setattr(data, "load", functools.cache(data.load))
     monkeypatch.setattr(batch_loop.Generator, "_compiled", lambda self, arguments: program)
-    for module in (actions, inpainting):
-        monkeypatch.setattr(module, "judge", lambda model, rows: {})
+    for module in (actions, directions, inpainting, latent_inpainting):
+        monkeypatch.setattr(module, "judge", lambda model, rows, asked: {})
     monkeypatch.setattr(tradeoff, "announce", reached)
     monkeypatch.setattr(latents, "encode", reached)
     monkeypatch.setattr(fit, "make_teacher_data", reached)
