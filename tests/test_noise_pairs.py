@@ -35,6 +35,7 @@ def test_pairs_are_read_as_they_were_written(tmp_path):
     write(tmp_path / "pairs", 10)
     source = data.load(f"pairs:{tmp_path / 'pairs'}")
     assert source.name == f"pairs:{tmp_path / 'pairs'}"
+    assert source.captions == ()
     assert (len(source), source.image_shape, source.num_classes) == (10, (2, 2, 1), 3)
     assert source.about == ABOUT
     for i in range(10):

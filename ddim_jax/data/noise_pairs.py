@@ -37,10 +37,12 @@ class PairSource:
         about: what drew the pairs, as `pairs.json` has it, without their count.
         class_names: () here, the network that drew them has them.
         note: "", nothing is left out.
+        captions: (), there are none.
     """
 
     class_names: tuple[str, ...] = ()
     note = ""
+    captions: tuple[str, ...] = ()
 
     def __init__(self, folder: Path, about: dict[str, Any], count: int):
         """Opens the shards of `count` pairs, which are there.
