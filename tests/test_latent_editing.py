@@ -305,6 +305,24 @@ def test_images_of_a_named_class_in_random_order(styled, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "names, labels",
+    [
+        (("fluent", "noto"), [2, 0]),
+        (("twemoji", "noto", "fluent"), [1, 2]),
+        (("a", "b", "c"), [0, 2]),
+        (("a", "b"), None),
+        ((), None),
+    ],
+)
+def test_labels_are_numbered_as_the_network_numbers_them(styled, names, labels):
+    held = dict(images=PICTURES, captions=["a", "b"], labels=[0, max(1, len(names) - 1)])
+    np.savez("other.npz", **held, **({"class_names": names} if names else {}))
+    args = dict(images="npz:other.npz", split="train", resize=False, index=[0, 1])
+    found = pictures.read_pictures(told_latents(names=STYLES), argparse.Namespace(**args))[1]
+    assert (found if labels is None else found.tolist()) == labels
+
+
+@pytest.mark.parametrize(
     "name, flags, message",
     [
         ("sdedit", ["--only=emoji"], r"no image of that class; its classes are 0..2 .noto, twem"),
