@@ -78,8 +78,11 @@ def choose(
     real = {gallery.names[k] for k in shown}
     whole = analogies(sorted(real | set(pictures)), args.most)
     whole = [one for one in whole if set(one[:3]) <= set(pictures) and one.d in real]
+    if not whole:
+        raise ValueError(f"the names of {args.images} in style {args.style!r} make no analogy")
     asked = [whole[i] for i in np.random.default_rng(args.seed).permutation(len(whole))][: args.num]
-    print(f"{len(asked)} of {len(whole)} analogies, such as {asked[0]}\n")
+    example = "{} - {} + {} = {}".format(*asked[0])
+    print(f"{len(asked)} of {len(whole)} analogies, such as {example}\n")
     return asked, pictures
 
 
