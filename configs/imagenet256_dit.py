@@ -7,8 +7,8 @@ r"""DiT on ImageNet at 256 x 256, in latents of 32 x 32 x 4: DiT-XL/2, 674,834,7
         --config.codec.start_from=FOLDER
 
 FOLDER is a Stable Diffusion 1, whose encoder the authors use, or runs/imagenet256_vae. Without
-latents:... every step encodes its pictures, to the mean of their latents; the authors, and
-latents:..., draw a sample. `--config=imagenet256_dit:b_2` trains another size, see SIZES.
+latents:... every step encodes its pictures. Either way it draws a sample of each latent, as the
+authors do. `--config=imagenet256_dit:b_2` trains another size, see SIZES.
 
 The authors trained 7M steps on TPU v3 pods; `--plan=v5e:16x16` is in docs/real_models.md. Their
 code also learns the variance of a step, by the variational bound; here the second half of the
@@ -37,7 +37,7 @@ def get_config(size: str = "xl_2") -> ml_collections.ConfigDict:
     config.start_from = ""
     config.data = dict(
         name="imagenet2012", split="train", image_shape=(256, 256, 3), flip=True, resize=256,
-        channels=3, data_dir="",
+        channels=3, data_dir="", latents="sample",
     )  # fmt: skip
     config.codec = dict(
         start_from="runs/imagenet256_vae",

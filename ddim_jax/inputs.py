@@ -73,11 +73,11 @@ class Inputs:
         return self.declared["label"].null if self.takes("label") else 0
 
     def describe(self) -> str:
-        """The classes in words, or that it is told a text."""
-        if self.takes("text"):
-            return "with a text"
+        """The classes in words, and that it is told a text."""
         names = f" ({few(self.class_names)})" if self.class_names else ""
-        return f"{self.num_classes} classes{names}" if self.num_classes else "without classes"
+        told = [f"{self.num_classes} classes{names}"] if self.num_classes else []
+        told += ["a text"] if self.takes("text") else []
+        return " and ".join(told) or "without classes"
 
     @property
     def null(self) -> dict[str, Any]:

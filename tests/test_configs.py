@@ -29,6 +29,14 @@ TWO_LEVELS = ("digits", "imagenet64")
 """One config for each way of resampling; a second level doubles what is compiled."""
 
 
+def started(config, start):
+    """The config with what `start` trained for it: its network, its autoencoder."""
+    config.start_from = start(config.start_from)
+    if config.get("codec"):
+        config.codec.start_from = start(config.codec.start_from)
+    return config
+
+
 @pytest.fixture(scope="module")
 def start(tmp_path_factory):
     """What a config starts from, "digits" or the "runs/NAME" of another, as a tiny network."""
@@ -37,7 +45,7 @@ def start(tmp_path_factory):
     def train(start_from):
         if start_from not in trained:
             workdir = tmp_path_factory.mktemp("start")
-            loop.train(tiny(get(Path(start_from).name), levels=1), workdir)
+            loop.train(started(tiny(get(Path(start_from).name), levels=1), train), workdir)
             trained[start_from] = str(workdir)
         return trained[start_from]
 
@@ -57,10 +65,7 @@ LARGE = ("imagenet64", "lsun")
 
 @pytest.mark.parametrize("name", slow_but(NAMES, TRAINED))
 def test_a_config_trains_two_steps_saves_and_draws(name, tmp_path, start):
-    config = tiny(get(name), levels=2 if name in TWO_LEVELS else 1)
-    config.start_from = start(config.start_from)
-    if config.get("codec"):
-        config.codec.start_from = start(config.codec.start_from)
+    config = started(tiny(get(name), levels=2 if name in TWO_LEVELS else 1), start)
     state = stages.train(config, tmp_path)
     assert int(state.step) == 2
     if config.get("stages"):

@@ -111,8 +111,9 @@ def stubs(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     plain = functools.cache(checkpoints.load)
 
-    def load(name, *, dtype=None, lora=()):
-        return flow() if name == "flow" else plain(name, dtype=dtype, lora=tuple(lora))
+    def load(name, **options):
+        options = {key: tuple(v) if key == "lora" else v for key, v in options.items()}
+        return flow() if name == "flow" else plain(name, **options)
 
     for module in (checkpoints, export):
         monkeypatch.setattr(module, "load", load)

@@ -2,6 +2,9 @@
 
 import ml_collections
 
+TOKENS = 530
+"""A vocabulary that the captions of digits fill."""
+
 
 def tiny(config: ml_collections.ConfigDict, levels: int = 2) -> ml_collections.ConfigDict:
     """The config with a network of 1 or 2 small levels on 8 x 8 digits, 2 steps of batch 4.
@@ -20,6 +23,10 @@ def tiny(config: ml_collections.ConfigDict, levels: int = 2) -> ml_collections.C
         for section in (config.model, config.get("codec") or {}):
             if section.get("name") == "autoencoder_kl":
                 section.update(widths=(8, 8), groups=4)
+        if config.model.get("vocabulary"):  # of tokens that the network learns itself
+            tokens = dict(config.text.encoders[0], vocabulary=TOKENS, end=TOKENS - 1)
+            config.text.encoders = (tokens,)
+            config.model.update(vocabulary=TOKENS, text_features=8)
         if config.model.get("name") == "text_unet":
             config.model.update(widths=(8,), depths=(1,), heads=(2,), num_blocks=1, groups=4)
         config.train.update(steps=2, batch_size=4, log_every=1, checkpoint_every=2, sample_every=2)
