@@ -148,7 +148,8 @@ class Generator:
         mesh, params = self._on(jax.local_devices()[: len(index)])
         if self._mode != "pmap":
             x, keys, inputs, known = parallel.shard((x, keys, inputs, known), mesh)
-        arguments = (params, table, x, keys, inputs, guidance, known)
+        table = table if isinstance(table, SolverTable) else _floats(table)
+        arguments = (params, table, x, keys, inputs, _floats(guidance), known)
         self.program = self._compiled(arguments)
         start = time.perf_counter()
         result = jax.device_get(self.program(*arguments))
@@ -211,6 +212,11 @@ class Generator:
             devices = jax.local_devices()[: len(arguments[3])]
             return parallel.pmap_program(self._sampler, devices, arguments)
         return self._sampler.lower(*arguments).compile()
+
+
+def _floats(options: Any) -> Any:
+    """Numbers as float32, so that 2, 2.0 and those of numpy are one type, and run one program."""
+    return jax.tree.map(lambda leaf: leaf if np.ndim(leaf) else np.float32(leaf), options)
 
 
 @functools.cache

@@ -113,7 +113,9 @@ def compile_plan(
     chip = CHIPS[topology.partition(":")[0]]
     traced = trace(mesh)
     lowered = traced.lower()
-    asked = f"{topology} {jax.__version__} {repeats} loops and parts {quick} {lowered.as_text()}"
+    asked = (
+        f"{topology} {jax.__version__} {repeats} loops, parts, goes on {quick} {lowered.as_text()}"
+    )
     path = folder / f"{hashlib.sha256(asked.encode()).hexdigest()[:32]}.json"
     if path.exists():
         return Plan(**json.loads(path.read_text()))

@@ -27,6 +27,10 @@ CALLED = re.compile(
 LIMIT = re.compile(r"= s32\[\]\S* constant\((\d+)\)")
 """In the condition of a loop: how often it runs."""
 
+PART, START = "async_collective_fusion_config", "AsyncCollectiveStart"
+"""A collective that goes on beside other work is written in each fusion that it lasts for, with a
+PART; it begins in the one with START, and is sent once."""
+
 RUN = {"while", "conditional", "call"}
 FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all"} | RUN
 """Instructions that move nothing; what those of RUN run is counted by itself."""
@@ -84,12 +88,18 @@ def collectives(text: str) -> dict[str, tuple[int, int]]:
     pattern = re.compile(rf"= (.*?) ({'|'.join(COLLECTIVES)})(-start|-done)?\(")
     parts = _computations(text)
     for part, times in _times(parts).items():
+        goes_on = _goes_on(parts[part])
         for line in parts[part]:
             match = pattern.search(line)
-            if match and match[3] != "-start":
+            if match and match[3] != "-start" and not (goes_on and PART in line):
                 totals[match[2]][0] += times
                 totals[match[2]][1] += times * sum(size for size, _ in _arrays(match[1]))
     return {name: tuple(value) for name, value in totals.items() if value[0]}
+
+
+def _goes_on(lines: list[str]) -> bool:
+    """Whether a collective that began before goes on, or ends, in a computation."""
+    return any(PART in line for line in lines) and not any(START in line for line in lines)
 
 
 def _computations(text: str) -> dict[str, list[str]]:
@@ -188,6 +198,7 @@ def _slices(lines: list[str], inner: dict) -> tuple[dict[int, int], dict[str, in
     taken: dict[int, int] = {}
     put: dict[str, int] = {}
     whole = set()
+    goes_on = _goes_on(lines)
     for line in lines:
         match = INSTRUCTION.match(line)
         if not match:
@@ -210,6 +221,10 @@ def _slices(lines: list[str], inner: dict) -> tuple[dict[int, int], dict[str, in
         elif kind == "fusion" and (called := FUSED.search(line)) and called[1] in inner:
             parts, more = inner[called[1]]
             put |= more
+        elif goes_on and (PART in line or line.lstrip().startswith("ROOT")):  # hands arrays on
+            parts = dict.fromkeys(range(len(words)), 0)
+            handed = [shape] if PART in line else [shapes[word] for word in words if word in root]
+            put |= dict.fromkeys(map(_dims, handed), 0)
         for place, word in enumerate(words):
             if word in root and place in parts:
                 taken[root[word]] = taken.get(root[word], 0) + parts[place]

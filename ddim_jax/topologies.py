@@ -4,6 +4,7 @@ The compilers of TPUs and GPUs run on any machine (`pip install "ddim_jax[tpu]"`
 """
 
 import contextlib
+import importlib.util
 import os
 import re
 from collections.abc import Iterator
@@ -82,10 +83,12 @@ def devices(topology: str) -> Iterator[Mesh]:
         try:
             described = _describe(topology, shape, cuda)
         except Exception as error:  # plugins raise many kinds
+            extra, shape = "cuda" if cuda else "tpu", f"the shape is not one of {name}"
+            way_out = f'pip install "ddim_jax[{extra}]" brings it, or {shape}'
+            if not cuda and importlib.util.find_spec("libtpu"):
+                way_out = f"{shape}: take another, such as {name}:4"
             raise ValueError(
-                f"no compiler for {topology} ({' '.join(str(error).split())[:200]}); "
-                f'pip install "ddim_jax[{"cuda" if cuda else "tpu"}]" brings it, or the shape is '
-                f"not one of {name}"
+                f"no compiler for {topology} ({' '.join(str(error).split())[:200]}); {way_out}"
             ) from error
         yield parallel.make_mesh(list(described.devices))
 

@@ -36,6 +36,51 @@ ENTRY %main (x: f32[8], y: bf16[4]) -> f32[8] {
 """
 
 
+GATHER = """all-gather(%p), dimensions={0}, backend_config={"async_collective_fusion_config":{}}"""
+TARGET = 'custom_call_target="AsyncCollective'
+GOES_ON = f"""HloModule jit_f
+
+%starts (p: f32[2]) -> (f32[2], f32[8], u32[]) {{
+  %p = f32[2]{{0}} parameter(0)
+  %g = f32[8]{{0}} {GATHER}
+  ROOT %c = (f32[2]{{0}}, f32[8]{{0}}, u32[]) custom-call(%g), {TARGET}Start"
+}}
+
+%beside (p: f32[2], q: f32[8], r: f32[4]) -> (f32[4], f32[2], f32[8], f32[8]) {{
+  %p = f32[2]{{0}} parameter(0)
+  %q = f32[8]{{0}} parameter(1)
+  %r = f32[4]{{0}} parameter(2)
+  %work = f32[4]{{0}} negate(%r)
+  %g = f32[8]{{0}} {GATHER}
+  ROOT %t = (f32[4]{{0}}, f32[2]{{0}}, f32[8]{{0}}, f32[8]{{0}}) tuple(%work, %p, %q, %g)
+}}
+
+%ends (p: f32[2], q: f32[8]) -> f32[8] {{
+  %p = f32[2]{{0}} parameter(0)
+  %q = f32[8]{{0}} parameter(1)
+  %g = f32[8]{{0}} {GATHER}
+  ROOT %c = f32[8]{{0}} custom-call(%p, %q, %g), {TARGET}Done"
+}}
+
+ENTRY %main (x: f32[2], y: f32[4]) -> f32[8] {{
+  %x = f32[2]{{0}} parameter(0)
+  %y = f32[4]{{0}} parameter(1)
+  %s = (f32[2]{{0}}, f32[8]{{0}}, u32[]) fusion(%x), kind=kCustom, calls=%starts
+  %p = f32[2]{{0}} get-tuple-element(%s), index=0
+  %q = f32[8]{{0}} get-tuple-element(%s), index=1
+  %b = (f32[4]{{0}}, f32[2]{{0}}, f32[8]{{0}}, f32[8]{{0}}) fusion(%p, %q, %y), calls=%beside
+  ROOT %e = f32[8]{{0}} fusion(%p, %q), kind=kCustom, calls=%ends
+}}
+"""
+"""A collective that begins, goes on beside other work, and ends, as the TPU compiler writes it."""
+
+
+def test_a_collective_that_goes_on_beside_other_work_is_sent_once():
+    assert program_cost.collectives(GOES_ON) == {"all-gather": (1, 32)}
+    read, written, token, work = 8, 8 + 32, 4, 2 * 16
+    assert program_cost.traffic(GOES_ON) == read + written + token + work
+
+
 def test_collectives_are_counted_with_the_bytes_of_their_results():
     found = program_cost.collectives(COLLECTIVES)
     assert found == {"all-reduce": (2, 48 + 40 + 20), "all-gather": (1, 128)}

@@ -67,7 +67,8 @@ def test_a_new_prompt_negative_scale_solver_seed_or_weights_compile_nothing(mode
     merged = jax.tree.map(lambda leaf: 1.01 * leaf, model.params)
     compiled.clear()
     model.draw(2, prompt=PROMPTS[1], negative_prompt=PROMPTS[2], seed=3)
-    model.draw(2, prompt=PROMPTS[:2], guidance_scale=7.5)
+    for scale in (7.5, 5, np.float64(6)):
+        model.draw(2, prompt=PROMPTS[:2], guidance_scale=scale, guidance_interval=(0, 10))
     model.draw(2, prompt=PROMPTS[0], solver="ddim", solver_options={"eta": 1.0}, steps=4)
     model.replace(params=merged).draw(2, prompt=PROMPTS[1])
     model.draw(6, prompt=PROMPTS[1], seed=2**40, batch_size=2)

@@ -9,8 +9,10 @@ folders, `lora.py` changes of weights. `python -m ddim_jax.checkpoints` converts
 
 import dataclasses
 import importlib.resources
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +42,7 @@ def bundled() -> list[str]:
 def load(
     checkpoint: str | Path,
     *,
-    dtype: str | None = None,
+    dtype: Any = None,
     lora: str | Path | Sequence[str] = (),
     accelerated: bool | None = None,
 ) -> Model:
@@ -50,8 +52,8 @@ def load(
         checkpoint: a training workdir, a `.safetensors` file of `save`, a folder of diffusers (a
             network, or a whole pipeline), a name in `bundled()`, or "shapes:NAME" of a published
             pipeline without its weights, see `pipelines.shapes`, to plan with.
-        dtype: of the network's weights and computation, "float32" or "bfloat16"; default float32,
-            and bfloat16 for published pipelines on GPU and TPU.
+        dtype: of the network's weights and computation, "float32" or "bfloat16", or such a
+            dtype; default float32, and bfloat16 for published pipelines on GPU and TPU.
         lora: files merged into the weights, each as FILE or FILE:scale.
         accelerated: whether it will run on GPU or TPU, for the default dtype; None: if it does now.
 
@@ -59,6 +61,7 @@ def load(
         FileNotFoundError: there is no such checkpoint.
         ValueError: it is damaged, or its parameters are not those of its config.
     """
+    dtype = dtype if dtype is None or isinstance(dtype, str) else jnp.dtype(dtype).name
     merged = [loras.parse(str(one)) for one in ([lora] if isinstance(lora, (str, Path)) else lora)]
     for path, _ in merged:
         loras.find(path)
@@ -99,9 +102,11 @@ def _load(checkpoint: str | Path, dtype: str | None, published: str) -> Model:
         file = importlib.resources.files("ddim_jax.assets") / f"{checkpoint}.safetensors"
         with importlib.resources.as_file(file) as path:
             return weights_file.read(path, str(checkpoint))
+    on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", str(checkpoint)) and path.suffix != ".safetensors"
     raise FileNotFoundError(
         f"no checkpoint {str(checkpoint)!r}: it must be a training workdir, a .safetensors file, "
         f"a diffusers folder, or a model in the package: {', '.join(bundled())}"
+        + (f"; hf:{checkpoint} is the one of the Hugging Face hub" if on_hub else "")
     )
 
 

@@ -66,7 +66,10 @@ def find(path: str | Path) -> Path:
     if path.is_dir():
         path = next((path / name for name in FILES if (path / name).exists()), path)
     if not path.is_file():
-        raise FileNotFoundError(f"no LoRA {path}{files.missing_part(path)}")
+        export = f"; python -m ddim_jax.checkpoints {path} FILE.safetensors --lora writes a run's"
+        raise FileNotFoundError(
+            f"no LoRA {path}{files.missing_part(path)}{export if path.is_dir() else ''}"
+        )
     return path
 
 

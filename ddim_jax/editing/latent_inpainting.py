@@ -58,7 +58,7 @@ def inpaint_latents(model: Model, args: argparse.Namespace) -> None:
         drawn = cells * y + (1 - cells) * drawn  # the last level may not be quite clean
     decoded = model.pictures(drawn)
     restored = decoded if args.no_paste else np.where(mask == 1, originals, decoded)
-    changed = np.abs(np.int32(decoded) - originals) * mask / 255
+    changed = np.abs(np.int32(restored) - originals) * mask / 255
     unit = [to_unit_range(array) for array in (originals, restored)]
     numbers = {
         "method": method,
