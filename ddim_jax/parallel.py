@@ -26,18 +26,24 @@ SPLIT_FROM = 2**12
 """Leaves with fewer numbers are not worth splitting."""
 
 
+PATIENCE = "xla_cpu_collective_call_terminate_timeout_seconds"
+"""XLA's flag: how long one host device waits for another before the process is aborted."""
+
+
 def use_cpu_cores(most: int = 8) -> None:
     """Makes the CPU back end show one device per core (a power of two of them, at most `most`).
 
     Small networks run up to twice as fast on two host devices as on one with two threads. Does
     nothing if XLA_FLAGS already says how many; call it before the first computation. Accelerators
-    are not affected.
+    are not affected. On a machine that other work keeps busy one device may wait for another for
+    longer than XLA's own 40 seconds: ten minutes, unless XLA_FLAGS says.
     """
     flags = os.environ.get("XLA_FLAGS", "")
     if "xla_force_host_platform_device_count" in flags:
         return
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     count = 2 ** int(np.log2(max(1, min(cores or 1, most))))
+    flags += "" if PATIENCE in flags else f" --{PATIENCE}=600"
     os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={count}".strip()
 
 

@@ -15,6 +15,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in a background job; ch
     signal.signal(signal.SIGINT, signal.default_int_handler)
 FLAGS = [
     "--xla_force_host_platform_device_count=2",
+    "--xla_cpu_collective_call_terminate_timeout_seconds=600",  # of busy machines
     # many small programs: compiling them is most of the time, running them next to none
     "--xla_backend_optimization_level=0",
     "--xla_llvm_disable_expensive_passes=true",

@@ -30,7 +30,8 @@ def test_the_cpu_shows_a_power_of_two_of_its_cores(monkeypatch, cores, count):
     monkeypatch.setenv("XLA_FLAGS", "--xla_something=1")
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)), raising=False)
     parallel.use_cpu_cores()
-    expected = f"--xla_something=1 --xla_force_host_platform_device_count={count}"
+    patience = f"--{parallel.PATIENCE}=600"
+    expected = f"--xla_something=1 {patience} --xla_force_host_platform_device_count={count}"
     assert os.environ["XLA_FLAGS"] == expected
     parallel.use_cpu_cores(most=1)  # what is set already stays
     assert os.environ["XLA_FLAGS"] == expected
