@@ -162,7 +162,8 @@ class Inputs:
 
         Args:
             prompt: a text, a list of them in rotation, or what `told` made of them; None: "".
-            negative: what to guide away from, likewise; None: the model's null text.
+            negative: what to guide away from, one text or one for each prompt; None: what `told`
+                was given, or the model's null text.
             count: N.
             guided: whether the null is needed.
 
@@ -182,6 +183,8 @@ class Inputs:
         told = prompt if isinstance(prompt, Mapping) else self.told(prompt, negative)
         if not guided:
             told = {name: value for name, value in told.items() if name != NULL}
+        elif told is prompt and (negative is not None or NULL not in told):
+            told = told | {NULL: self._null_of(told, negative)}
         return jax.tree.map(lambda rows: _rotated(rows, count), told)
 
     def told(self, prompt: Any, negative: Any = None) -> dict[str, Any]:
@@ -215,6 +218,15 @@ class Inputs:
         if negative is None and getattr(self.encode, "null", "encode") == "zeros":
             null = {name: np.zeros((1, *rows.shape[1:]), rows.dtype) for name, rows in null.items()}
         return own | {NULL: jax.tree.map(lambda rows: _rotated(rows, len(prompts)), null)}
+
+    def _null_of(self, told: Mapping[str, Any], negative: Any) -> dict[str, Any]:
+        """What `NULL` holds of texts that are encoded already."""
+        if not getattr(self.encode, "params", self.encode):
+            raise ValueError(
+                f"features of texts need those of the null to guide away from under {NULL!r}, as "
+                "this model came without a text encoder; give them, or guidance_scale=1"
+            )
+        return self.told([""] * len(told["text"]), negative)[NULL]
 
     def arrays(
         self,

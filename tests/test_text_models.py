@@ -1,5 +1,6 @@
 """Models that are told texts and draw latents: prompts, negatives, sizes, and what compiles."""
 
+import dataclasses
 import functools
 import json
 
@@ -58,6 +59,26 @@ def test_a_negative_prompt_is_what_guidance_leads_away_from(model):
     itself = model.draw(1, prompt=PROMPTS[0], negative_prompt=PROMPTS[0])  # nothing to lead to
     unguided = model.draw(1, prompt=PROMPTS[0], guidance_scale=1.0)
     np.testing.assert_allclose(np.int32(itself), unguided, atol=1)
+
+
+def test_encoded_prompts_take_a_negative_prompt_and_have_a_null(model):
+    def null(prompt, negative=None):
+        texts = model.inputs.texts(prompt, negative, 3, guided=True)
+        return np.asarray(texts[NULL]["text"])
+
+    told, negatives = model.inputs.told(PROMPTS), ["blurry", "", "the sea"]
+    for negative in (None, "blurry", negatives):
+        np.testing.assert_allclose(null(told, negative), null(PROMPTS, negative), atol=1e-4)
+    features = {name: value for name, value in told.items() if name != NULL}
+    np.testing.assert_allclose(null(features), null(PROMPTS), atol=1e-4)
+    kept = model.inputs.told(PROMPTS, negatives)
+    np.testing.assert_array_equal(null(kept), null(PROMPTS, negatives))
+    with rejects(ValueError, "one for each of 3 prompts, got 2"):
+        null(told, ["a", "b"])
+    alone = dataclasses.replace(model.inputs, encode=None)
+    assert NULL not in alone.texts(features, None, 3, guided=False)
+    with rejects(ValueError, "those of the null", "'null'", "guidance_scale=1"):
+        alone.texts(features, None, 3, guided=True)
 
 
 def test_a_new_prompt_negative_scale_solver_seed_or_weights_compile_nothing(model, compiled):

@@ -15,7 +15,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 
-from ddim_jax import codecs, fingerprints
+from ddim_jax import codecs, experiment, fingerprints
 from ddim_jax.checkpoints import diffusers, hub, parts, pipelines, single_file, weights_file
 from ddim_jax.checkpoints import lora as loras
 from ddim_jax.checkpoints.tensors import DTYPES
@@ -25,6 +25,9 @@ from ddim_jax.model import Model
 from ddim_jax.networks import AUTOENCODERS
 
 __all__ = ["DTYPES", "bundled", "load", "load_codec", "save"]
+
+PUBLISHED = ("diffusers", "original")
+"""Kinds of data that configs of published networks name."""
 
 
 def bundled() -> list[str]:
@@ -50,8 +53,8 @@ def load(
         checkpoint: a training workdir, a `.safetensors` file of `save`, a folder of diffusers (a
             network, or a whole pipeline), a name in `bundled()`, or "shapes:NAME" of a published
             pipeline without its weights, see `pipelines.shapes`, to plan with.
-        dtype: of the network's weights and computation, "float32" or "bfloat16"; default float32,
-            and bfloat16 for published pipelines on GPU and TPU.
+        dtype: of the weights of all its networks, and of computation, "float32" or "bfloat16";
+            default float32, and bfloat16 for published pipelines on GPU and TPU.
         lora: files merged into the weights, each as FILE or FILE:scale.
         accelerated: whether it will run on GPU or TPU, for the default dtype; None: if it does now.
 
@@ -64,9 +67,10 @@ def load(
         loras.find(path)
     fast = jax.default_backend() != "cpu" if accelerated is None else accelerated
     model = _load(checkpoint, dtype, "bfloat16" if fast else "float32")
+    model = model if dtype is None else _cast(model, dtype)
     for path, scale in merged:
         model = _merged(model, path, scale)
-    return model if dtype is None else _cast(model, dtype)
+    return model
 
 
 def _load(checkpoint: str | Path, dtype: str | None, published: str) -> Model:
@@ -94,7 +98,9 @@ def _load(checkpoint: str | Path, dtype: str | None, published: str) -> Model:
             f"ddim_jax.checkpoints {path} FOLDER --tokenizer=..."
         )
     if path.is_file():
-        return weights_file.read(path, path.stem)
+        model = weights_file.read(path, path.stem)
+        own = model.draws_latents and experiment.data_kind(model.config) in PUBLISHED
+        return _cast(model, dtype or published) if own else model
     if str(checkpoint) in bundled():
         file = importlib.resources.files("ddim_jax.assets") / f"{checkpoint}.safetensors"
         with importlib.resources.as_file(file) as path:
@@ -139,7 +145,7 @@ def _merged(model: Model, path: Path, scale: float) -> Model:
 
 
 def _cast(model: Model, dtype: str) -> Model:
-    """The model with its network's weights and computation in another dtype."""
+    """The model with the weights of its networks, and computation, in another dtype."""
     names = [field.name for field in dataclasses.fields(model.network)]
     if dtype not in ("float32", "bfloat16") or "dtype" not in names:
         raise ValueError(f"dtype must be float32 or bfloat16, got {dtype!r}")
@@ -149,6 +155,9 @@ def _cast(model: Model, dtype: str) -> Model:
             return jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(dtype))
         return leaf if leaf.dtype == dtype else leaf.astype(dtype)
 
-    return model.replace(
-        network=model.network.clone(dtype=dtype), params=jax.tree.map(cast, model.params)
+    texts = model.inputs.encode
+    around = jax.tree.map(cast, (model.codec.params, getattr(texts, "params", ())))
+    model = model.with_parts(
+        jax.tree.map(cast, model.params), *around, getattr(texts, "tokenizers", ())
     )
+    return model.replace(network=model.network.clone(dtype=dtype))

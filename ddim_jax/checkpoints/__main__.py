@@ -83,6 +83,8 @@ def _read(args: argparse.Namespace) -> tuple[Pipeline, int]:
     if path.is_file():
         return weights_file.read_pipeline(path)
     model = load(given)
+    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(model.params)):
+        raise ValueError(f"{given} has shapes and no weights to convert: give a checkpoint")
     return parts.pipeline_of(model), model.step
 
 

@@ -45,7 +45,7 @@ def load_config(workdir: Path) -> ml_collections.ConfigDict:
     file = Path(workdir) / CONFIG_FILE
     if not file.exists():
         stages = sorted(path.parent for path in Path(workdir).glob(f"*/{CONFIG_FILE}"))
-        if stages:
+        if stages and not (Path(workdir) / "model_index.json").exists():  # else of a pipeline
             raise FileNotFoundError(
                 f"{workdir} holds the stages {', '.join(path.name for path in stages)}; give one "
                 f"of them, like {stages[-1]}"
