@@ -12,6 +12,7 @@ Source: Ho & Salimans 2022 (arXiv:2207.12598), section 3.2 (dropping the label t
 
 import dataclasses
 import difflib
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -182,6 +183,13 @@ class Inputs:
             return {}
         told = prompt if isinstance(prompt, Mapping) else self.told(prompt, negative)
         if not guided:
+            if any(_texts(negative, "negative_prompt")):
+                warnings.warn(
+                    f"negative_prompt={negative!r} changes nothing: it is what classifier-free "
+                    "guidance leads away from, and there is none; give a guidance_scale above 1 "
+                    "to a network that is not told it",
+                    stacklevel=2,
+                )
             told = {name: value for name, value in told.items() if name != NULL}
         elif told is prompt and (negative is not None or NULL not in told):
             told = told | {NULL: self._null_of(told, negative)}

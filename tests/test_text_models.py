@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import warnings
 
 import jax
 import numpy as np
@@ -59,6 +60,15 @@ def test_a_negative_prompt_is_what_guidance_leads_away_from(model):
     itself = model.draw(1, prompt=PROMPTS[0], negative_prompt=PROMPTS[0])  # nothing to lead to
     unguided = model.draw(1, prompt=PROMPTS[0], guidance_scale=1.0)
     np.testing.assert_allclose(np.int32(itself), unguided, atol=1)
+
+
+def test_a_negative_prompt_without_guidance_is_warned_of(model):
+    for prompt in (PROMPTS[0], model.inputs.told(PROMPTS[0])):
+        with pytest.warns(UserWarning, match="negative_prompt='blurry' changes nothing"):
+            model.inputs.texts(prompt, "blurry", 1, guided=False)
+    with warnings.catch_warnings(action="error"):
+        model.inputs.texts(PROMPTS[0], "blurry", 1, guided=True)
+        model.inputs.texts(PROMPTS[0], "", 1, guided=False)
 
 
 def test_encoded_prompts_take_a_negative_prompt_and_have_a_null(model):
@@ -182,6 +192,7 @@ def test_latents_there_and_back(model):
         (dict(prompt="a", label=3), "takes no labels, got"),
         (dict(prompt="a", size=512), "size must be two whole numbers, height and width, got 512"),
         (dict(prompt="a", size=(17, 16)), "sides are multiples of 2, got 17 x 16; for 17 take 16"),
+        (dict(prompt="a", guidance_channels=5), "at most the 4 channels of .* samples, got 5"),
         (dict(), "this network draws from a text: give a prompt; '' for none"),
     ],
 )

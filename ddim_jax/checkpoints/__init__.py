@@ -62,7 +62,10 @@ def load(
         FileNotFoundError: there is no such checkpoint.
         ValueError: it is damaged, or its parameters are not those of its config.
     """
-    merged = [loras.parse(str(one)) for one in ([lora] if isinstance(lora, (str, Path)) else lora)]
+    given = [lora] if isinstance(lora, (str, Path)) else lora
+    if isinstance(given, dict) or not all(isinstance(one, (str, Path)) for one in given):
+        raise ValueError(f"lora must be FILE, FILE:scale or a list of these, got {lora!r}")
+    merged = [loras.parse(str(one)) for one in given]
     for path, _ in merged:
         loras.find(path)
     fast = jax.default_backend() != "cpu" if accelerated is None else accelerated
