@@ -216,7 +216,10 @@ class Inputs:
             )
         texts = list(dict.fromkeys(prompts + negatives))
         if self.encode is None:
-            raise ValueError("this model came without a text encoder; give the texts' features")
+            raise ValueError(
+                "this model came without a text encoder: load the folder of its whole pipeline, or "
+                "give the texts' features"
+            )
         encoded = self.encode(texts)
         number = {text: place for place, text in enumerate(texts)}
         own, null = (

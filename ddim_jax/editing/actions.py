@@ -284,6 +284,12 @@ def translate(model: Model, args: argparse.Namespace) -> None:
         other = checkpoints.load(args.target, dtype=args.dtype)
         target = make_editor(other.sized(command_line.size(args.size)), args)
         target_trip = _round_trip(target.model, args)
+        shapes = [list(one.sample_shape) for one in (target.model, model)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"--target={args.target} draws samples of shape {shapes[0]} and {model.name} of "
+                f"{shapes[1]}; noise goes from one to the other only where these are equal"
+            )
     inputs, target_texts = target.model.inputs, {}
     target_labels = labels if inputs.num_classes == model.inputs.num_classes else None
     if inputs.takes("text"):
@@ -297,6 +303,8 @@ def translate(model: Model, args: argparse.Namespace) -> None:
     )
     found = target.invert(target_trip, translated, target_labels, **target_texts)
     returned = editor.draw(trip.down, found.state, labels, nulls=found.nulls, **texts)
+    if model.draws_latents:  # of the target's autoencoder
+        translated = target.model.pictures(translated)
     rows = {"image": x, "translated": translated, "and back": returned}
     error = float(squared_error(x, returned, span(model)).mean())
     numbers = {"steps": args.steps[0], "cycle_error": error}

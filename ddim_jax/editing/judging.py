@@ -14,7 +14,8 @@ ENOUGH = 500
 def judge(model: Model, rows: dict[str, Any]) -> dict[str, Any]:
     """Classifies samples of digits; returns {} for a model of other pictures.
 
-    The rows are name -> [N, *sample_shape]; the first is what the others are compared with.
+    The rows are name -> [N, *sample_shape], or uint8 pictures; the first is what the others are
+    compared with.
 
     Returns:
         "read": name -> the class of each picture; "changed": name -> share of pictures whose class
@@ -23,7 +24,11 @@ def judge(model: Model, rows: dict[str, Any]) -> dict[str, Any]:
     network = feature_networks.load("digits")
     if tuple(model.codec.picture_shape) != network.image_shape:
         return {}
-    features = {name: network.extract(model.pictures(x)) for name, x in rows.items()}
+
+    def pictures(x):
+        return x if x.dtype == np.uint8 else model.pictures(x)
+
+    features = {name: network.extract(pictures(x)) for name, x in rows.items()}
     classes = {name: row.logits.argmax(axis=1) for name, row in features.items()}
     original = next(iter(classes.values()))
     result: dict[str, Any] = {
