@@ -83,8 +83,8 @@ class Drawn:
 
         Raises:
             ValueError: other LoRA files, another dtype, other weights of any network, or, of the
-                same recipe, another table: a learned stride whose file has changed, or another version of a
-                solver.
+                same recipe, another table: a learned stride whose file has changed, or another
+                version of a solver.
         """
         if self.loras is not None and _contents(self.loras) != _contents(model.loras):
             drawn, now = _flags(self.loras), _flags(model.loras)
