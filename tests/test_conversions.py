@@ -13,8 +13,9 @@ from absl.testing import flagsaver
 
 from ddim_jax import checkpoints
 from ddim_jax.checkpoints import __main__ as export
-from ddim_jax.checkpoints import hub, pipelines, weights_file
+from ddim_jax.checkpoints import hub, pipelines, weights_file, workdir
 from ddim_jax.commands import sample
+from ddim_jax.networks.low_rank import LowRank
 from ddim_jax.training import around, teacher
 from tests import published_pipelines as published
 from tests.test_single_file import make_folder, original, write
@@ -176,6 +177,23 @@ def test_a_run_starts_from_float32_on_accelerators_too(folder, monkeypatch):
     config.text = dict(start_from=str(folder))
     found += (around._texts(config, None)[0],)
     assert {str(leaf.dtype) for leaf in jax.tree.leaves(found)} == {"float32"}
+
+
+@pytest.mark.parametrize("name", ["sd", "xl"])
+def test_exported_factors_have_the_shapes_of_their_network(name, tmp_path, monkeypatch):
+    """Those of the folder that it came from, and that is written of it."""
+    base = checkpoints.load(published.write(tmp_path / "base", name))
+    low_rank = LowRank(rank=1, targets=("*/in/kernel",))
+    factors = low_rank.init(jax.random.key(0), base.params)
+    changed = workdir.Changed(base, low_rank, factors, 1)
+    monkeypatch.setattr(workdir, "read_factors", lambda path: changed)
+    export.main(["run", str(tmp_path / "a.safetensors"), "--lora"])
+    found = safetensors.numpy.load_file(tmp_path / "a.safetensors")
+    weights = tmp_path / "base/unet/diffusion_pytorch_model.safetensors"
+    theirs = safetensors.numpy.load_file(weights)
+    for layer in (key.removesuffix(".lora_A.weight") for key in found if "lora_A" in key):
+        weight = theirs[f"{layer.removeprefix('unet.')}.weight"]
+        assert found[f"{layer}.lora_A.weight"].shape == (1, *weight.shape[1:])
 
 
 def test_what_has_nothing_to_convert_says_so(folder, tmp_path):

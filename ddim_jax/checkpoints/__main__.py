@@ -92,7 +92,8 @@ def _export_lora(checkpoint: str, path: Path, dtype: str) -> None:
     from ddim_jax.checkpoints import workdir
 
     changed = workdir.read_factors(Path(checkpoint))
-    lora.save(path, changed.factors, changed.base.network, changed.low_rank, dtype)
+    linear = pipelines.linear_projection(changed.base.config)
+    lora.save(path, changed.factors, changed.base.network, changed.low_rank, dtype, linear)
     size = path.stat().st_size / 1e6
     print(f"{path}: step {changed.step}, rank {changed.low_rank.rank}, {size:.2f} MB")
 

@@ -19,7 +19,7 @@ from ddim_jax import experiment, files
 from ddim_jax.checkpoints import diffusers, parts, tensor_files
 from ddim_jax.checkpoints.component_configs import KINDS, Kind
 from ddim_jax.checkpoints.parts import Pipeline
-from ddim_jax.checkpoints.pipeline_writer import write
+from ddim_jax.checkpoints.pipeline_writer import linear_projection, write
 from ddim_jax.checkpoints.published_configs import CONFIGS, PIPELINES, unasked
 from ddim_jax.checkpoints.scheduler_options import Options
 from ddim_jax.checkpoints.tensors import check_dtype, to_ours
@@ -27,8 +27,10 @@ from ddim_jax.names import lookup
 from ddim_jax.networks.options import check_counts
 from ddim_jax.networks.tokenizer import Tokenizer
 
-__all__ = ["PIPELINES", "Pipeline", "is_folder", "read", "read_component", "shapes", "write"]
-
+__all__ = [
+    "PIPELINES", "Pipeline", "is_folder", "linear_projection", "read", "read_component", "shapes",
+    "write",
+]  # fmt: skip
 
 NETWORKS = {
     "unet": ["UNet2DConditionModel"],
