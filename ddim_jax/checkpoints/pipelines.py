@@ -130,6 +130,9 @@ def _read_alone(folder: Path, dtype: str | None) -> Pipeline:
 def _read_whole(folder: Path, o: Options, dtype: str | None) -> Pipeline:
     name = files.read_json(Path(o.name)).get("_class_name")
     made_of = lookup(PIPELINES, name, "class of diffusers pipelines")
+    scheduler = folder / "scheduler" / "scheduler_config.json"
+    if not scheduler.exists():  # betas and prediction would be guessed
+        raise FileNotFoundError(f"{scheduler} is missing; fetch the whole folder again")
     network = _part(folder, o, made_of.network, NETWORKS[made_of.network], dtype)
     codec = _part(folder, o, "vae", AUTOENCODERS, dtype)
     encoders, tokenizers = [], []
@@ -152,7 +155,12 @@ def _read_whole(folder: Path, o: Options, dtype: str | None) -> Pipeline:
 
 def _class_of(o: Options, part: str, known: list[str]) -> str:
     """The class of a component, one of those known."""
-    _, name = o.get(part) or (None, None)
+    row = o.get(part) or (None, None)
+    if not isinstance(row, (list, tuple)) or len(row) != 2:
+        raise ValueError(
+            f"{o.name}: {part} must be a library and a class, got {row!r}; fetch the folder again"
+        )
+    name = row[1]
     if name is None:
         raise ValueError(f"{o.name} has no {part}, which is needed; save the whole pipeline")
     if name not in known:
