@@ -50,7 +50,8 @@ class Parser(argparse.ArgumentParser):
     def parse_args(self, *args, **options) -> argparse.Namespace:
         """As of argparse."""
         parsed = super().parse_args(*args, **options)
-        Parser.flags = tuple(vars(parsed))
+        positional = {action.dest for action in self._actions if not action.option_strings}
+        Parser.flags = tuple(name for name in vars(parsed) if name not in positional)
         return parsed
 
 

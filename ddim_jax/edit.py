@@ -191,6 +191,8 @@ def run(args: argparse.Namespace) -> None:
             check_range(f"--{name}", vars(args)[name], f"[{least}, {MOST}]", whole=True)
     for strength in np.atleast_1d(vars(args).get("strength", ())):
         check_range("--strength", float(strength))
+    for place in vars(args).get("seeds", ()):
+        check_range("--seeds", place, f"[0, {2**31 - 1}]", whole=True)
     size = command_line.size(args.size)
     check = functools.partial(files.check_new, overwrite=args.overwrite)
     if args.out is not None:

@@ -218,6 +218,8 @@ def build_autoencoder(section: ml_collections.ConfigDict) -> Any:
     """
     options = _with_tuples(section)
     options.pop("start_from", None)
+    if options.get("scale") is not None:
+        check_range("config.codec.scale", options["scale"], "(0, inf)")
     return make(AUTOENCODERS, options, "codec")
 
 

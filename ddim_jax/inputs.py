@@ -12,6 +12,7 @@ Source: Ho & Salimans 2022 (arXiv:2207.12598), section 3.2 (dropping the label t
 
 import dataclasses
 import difflib
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -169,7 +170,8 @@ class Inputs:
 
         Args:
             prompt: a text, a list of them in rotation, or what `told` made of them; None: "".
-            negative: what to guide away from, likewise; None: the model's null text.
+            negative: what to guide away from, one text or one for each prompt; None: what `told`
+                was given, or the model's null text.
             count: N.
             guided: whether the null is needed.
 
@@ -188,7 +190,16 @@ class Inputs:
             return {}
         told = prompt if isinstance(prompt, Mapping) else self.told(prompt, negative)
         if not guided:
+            if any(_texts(negative, "negative_prompt")):
+                warnings.warn(
+                    f"negative_prompt={negative!r} changes nothing: it is what classifier-free "
+                    "guidance leads away from, and there is none; give a guidance_scale above 1 "
+                    "to a network that is not told it",
+                    stacklevel=2,
+                )
             told = {name: value for name, value in told.items() if name != NULL}
+        elif told is prompt and (negative is not None or NULL not in told):
+            told = told | {NULL: self._null_of(told, negative)}
         return jax.tree.map(lambda rows: _rotated(rows, count), told)
 
     def told(self, prompt: Any, negative: Any = None) -> dict[str, Any]:
@@ -212,7 +223,10 @@ class Inputs:
             )
         texts = list(dict.fromkeys(prompts + negatives))
         if self.encode is None:
-            raise ValueError("this model came without a text encoder; give the texts' features")
+            raise ValueError(
+                "this model came without a text encoder: load the folder of its whole pipeline, or "
+                "give the texts' features"
+            )
         encoded = self.encode(texts)
         number = {text: place for place, text in enumerate(texts)}
         own, null = (
@@ -224,6 +238,15 @@ class Inputs:
             shapes = {name: (1, *rows.shape[1:]) for name, rows in null.items()}
             null = {name: np.broadcast_to(absent[name], shape) for name, shape in shapes.items()}
         return own | {NULL: jax.tree.map(lambda rows: _rotated(rows, len(prompts)), null)}
+
+    def _null_of(self, told: Mapping[str, Any], negative: Any) -> dict[str, Any]:
+        """What `NULL` holds of texts that are encoded already."""
+        if not getattr(self.encode, "params", self.encode):
+            raise ValueError(
+                f"features of texts need those of the null to guide away from under {NULL!r}, as "
+                "this model came without a text encoder; give them, or guidance_scale=1"
+            )
+        return self.told([""] * len(told["text"]), negative)[NULL]
 
     def arrays(
         self,

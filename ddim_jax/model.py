@@ -250,7 +250,12 @@ class Model:
                 f"{self.name} is an autoencoder and draws nothing; config.codec.start_from names "
                 "it where a network of its latents is trained"
             )
-        guided = recipe.guidance_scale != 1
+        guided, channels = recipe.guidance_scale != 1, self.sample_shape[-1]
+        if (recipe.guidance_channels or 0) > channels:
+            raise ValueError(
+                f"guidance_channels must be at most the {channels} channels of {self.name}'s "
+                f"samples, got {recipe.guidance_channels}; leave it out to guide all"
+            )
         if self.inputs.takes("guidance"):
             low, high = self.config.loss.get("guidance") or (1.0, 1.0)
             if not low <= recipe.guidance_scale <= high:

@@ -82,15 +82,20 @@ class Drawn:
         """Checks that a model and a recipe are those that drew the pictures.
 
         Raises:
-            ValueError: other LoRA files, other weights of any network, or, of the same recipe,
-                another table: a learned stride whose file has changed, or another version of a
-                solver.
+            ValueError: other LoRA files, another dtype, other weights of any network, or, of the
+                same recipe, another table: a learned stride whose file has changed, or another
+                version of a solver.
         """
         if self.loras is not None and _contents(self.loras) != _contents(model.loras):
             drawn, now = _flags(self.loras), _flags(model.loras)
             what = "whose content has changed since" if drawn == now else f"not with {now}"
             raise ValueError(
                 f"the picture was drawn with {drawn}, {what}; name what drew it by --lora"
+            )
+        if None not in (self.dtype, now := _dtype(model)) and now != self.dtype:
+            raise ValueError(
+                f"the picture was drawn in {self.dtype}, not in {now}; draw it again with "
+                f"--dtype={self.dtype}, or without the flag"
             )
         if model.fingerprint != self.weights:
             raise ValueError(

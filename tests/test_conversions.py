@@ -5,6 +5,7 @@ import sys
 import types
 
 import jax
+import ml_collections
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -12,8 +13,10 @@ from absl.testing import flagsaver
 
 from ddim_jax import checkpoints
 from ddim_jax.checkpoints import __main__ as export
-from ddim_jax.checkpoints import hub, pipelines, weights_file
+from ddim_jax.checkpoints import hub, pipelines, weights_file, workdir
 from ddim_jax.commands import sample
+from ddim_jax.networks.low_rank import LowRank
+from ddim_jax.training import around, teacher
 from tests import published_pipelines as published
 from tests.test_single_file import make_folder, original, write
 
@@ -152,6 +155,56 @@ def test_the_default_dtype_is_that_of_the_devices(folder, monkeypatch, accelerat
         assert model.network.dtype == wanted
     assert checkpoints.load("digits", accelerated=accelerated).network.dtype == "float32"
     assert checkpoints.load(folder, dtype="float32", accelerated=True).network.dtype == "float32"
+
+
+def test_a_dtype_is_one_wherever_the_model_is_read_from(folder, tmp_path):
+    """Of all its networks; on accelerators too, where a published one has another default."""
+    file = tmp_path / "model.safetensors"
+    export.main([str(folder), str(file)])
+    for given in (dict(dtype="bfloat16"), dict(accelerated=True), dict(accelerated=False)):
+        one, other = (checkpoints.load(path, **given) for path in (folder, file))
+        assert one.network.dtype == other.network.dtype
+        assert one.fingerprint == other.fingerprint and one.around == other.around
+    wanted = checkpoints.load(folder, dtype="float32", accelerated=True)
+    assert wanted.around == one.around
+
+
+def test_a_run_starts_from_float32_on_accelerators_too(folder, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    config = ml_collections.ConfigDict(dict(start_from=str(folder), train={}))
+    start = teacher.load(config)
+    found = start.params, around.autoencoder(str(folder), None)[1], start.inputs.encode.params
+    config.text = dict(start_from=str(folder))
+    found += (around._texts(config, None)[0],)
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(found)} == {"float32"}
+
+
+@pytest.mark.parametrize("name", ["sd", "xl"])
+def test_exported_factors_have_the_shapes_of_their_network(name, tmp_path, monkeypatch):
+    """Those of the folder that it came from, and that is written of it."""
+    base = checkpoints.load(published.write(tmp_path / "base", name))
+    low_rank = LowRank(rank=1, targets=("*/in/kernel",))
+    factors = low_rank.init(jax.random.key(0), base.params)
+    changed = workdir.Changed(base, low_rank, factors, 1)
+    monkeypatch.setattr(workdir, "read_factors", lambda path: changed)
+    export.main(["run", str(tmp_path / "a.safetensors"), "--lora"])
+    found = safetensors.numpy.load_file(tmp_path / "a.safetensors")
+    weights = tmp_path / "base/unet/diffusion_pytorch_model.safetensors"
+    theirs = safetensors.numpy.load_file(weights)
+    for layer in (key.removesuffix(".lora_A.weight") for key in found if "lora_A" in key):
+        weight = theirs[f"{layer.removeprefix('unet.')}.weight"]
+        assert found[f"{layer}.lora_A.weight"].shape == (1, *weight.shape[1:])
+
+
+def test_what_has_nothing_to_convert_says_so(folder, tmp_path):
+    for out in ("new.safetensors", "new"):
+        with pytest.raises(SystemExit, match="export: shapes:sd15 has shapes and no weights to"):
+            export.main(["shapes:sd15", str(tmp_path / out)])
+    with pytest.raises(SystemExit, match="export: the file must end in .safetensors, got"):
+        export.main([str(folder), str(tmp_path / "new.bin")])
+    with pytest.raises(SystemExit, match="export: .*model is not a training workdir"):
+        export.main([str(folder), str(tmp_path / "new.safetensors"), "--lora"])
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_plan_is_of_accelerators(folder, monkeypatch):

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from ddim_jax import checkpoints, data, edit
-from ddim_jax.editing import latent_inpainting, pictures, restoration
+from ddim_jax.editing import actions, latent_inpainting, pictures, restoration
 from ddim_jax.editing.editor import Editor
 from ddim_jax.editing.inversion import round_trip
 from ddim_jax.editing.text_features import told_features
@@ -147,9 +147,10 @@ def command(tmp_path, monkeypatch, capsys):
     for i, picture in enumerate(PICTURES):
         Image.fromarray(picture).save(tmp_path / "images" / f"{i}.png")
 
-    def run(name, *flags, model=None):
+    def run(name, *flags, model=None, target=None):
         model = told_latents() if model is None else model
-        monkeypatch.setattr(edit.checkpoints, "load", lambda *args, **options: model)
+        found = {"digits": model, "target": target}  # by default the first
+        monkeypatch.setattr(edit.checkpoints, "load", lambda name, **options: found[name])
         edit.main([name, "--images=images", "--steps=4", *flags])
         out = capsys.readouterr().out.splitlines()[-1].split(": ")[0]
         return json.loads((tmp_path / out).with_suffix(".json").read_text())
@@ -168,6 +169,23 @@ def test_invert_and_translate(command, tmp_path):
         assert codes["latents"].shape == (2, 8, 8, 4)
     numbers = command("translate", "--method=bdia", "--toward=a dog", f"--prompt={CAT}")
     assert 1e-6 < numbers["cycle_error"] < 1
+
+
+def test_a_target_draws_by_its_own_autoencoder(command, tmp_path, monkeypatch):
+    seen, model, write = [], told_latents(), actions.write
+
+    def kept(model, args, rows, *rest):
+        seen.append(rows)
+        write(model, args, rows, *rest)
+
+    monkeypatch.setattr(actions, "write", kept)
+    codec = model.codec._replace(decode=lambda *given: 255 - model.codec.decode(*given))
+    for target in (model, model.replace(codec=codec)):
+        command("translate", "--target=target", f"--prompt={CAT}", "--overwrite", target=target)
+    np.testing.assert_array_equal(seen[1]["translated"], 255 - seen[0]["translated"])
+    np.testing.assert_array_equal(seen[1]["and back"], seen[0]["and back"])
+    with pytest.raises(SystemExit, match="--target=target draws samples of shape .8, 16, 4. and"):
+        command("translate", "--target=target", target=model.sized((16, 32)))
 
 
 def test_sdedit_of_a_prompt_file(command, tmp_path):
@@ -413,6 +431,7 @@ def test_inpainting_by_a_network_made_for_it(command):
         ("invert", ["--method=null_text"], 0, "null_text undoes guidance, and there is none"),
         ("interpolate", ["--method=null_text"], 0, "fits null texts to one picture"),
         ("interpolate", ["--prompt=a", "--prompt=b", "--prompt=c"], 0, "a walk between 3 prompts"),
+        ("interpolate", ["--seeds=-1,2"], 0, "--seeds must be in .0, 2147483647., got -1"),
         ("invert", ["--prompt=@none.txt"], 0, "none.txt"),
         ("translate", [], 0, "needs --toward, a class, or --target"),
     ],

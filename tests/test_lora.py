@@ -10,6 +10,7 @@ import pytest
 import safetensors.numpy
 from flax.traverse_util import flatten_dict
 
+from ddim_jax import checkpoints
 from ddim_jax.checkpoints import lora
 from ddim_jax.checkpoints.tensors import to_ours, to_theirs
 from ddim_jax.networks.low_rank import LowRank
@@ -282,6 +283,37 @@ def test_missing_and_damaged_files(tmp_path):
     (tmp_path / "c.safetensors").write_bytes(b"nothing")
     with rejects(ValueError, "not a readable safetensors file"):
         lora.read(tmp_path / "c.safetensors")
+
+
+def test_a_file_that_changes_nothing_and_values_that_cannot_be_are_refused(tmp_path):
+    def refused(message, *file):
+        path = write(tmp_path / "a.safetensors", *file)
+        with rejects(ValueError, "a.safetensors", message):
+            lora.read(path)
+
+    layer = "unet.x.to_q"
+    factors = {f"{layer}.lora_A.weight": (2, 4), f"{layer}.lora_B.weight": (4, 2)}
+    file = {name: np.ones(shape, np.float32) for name, shape in factors.items()}
+    refused("changes nothing", {})
+    refused(f"alpha of {layer} must be", file | {f"{layer}.alpha": np.ones(2, np.float32)})
+    refused("must be finite, got nan", file | {f"{layer}.alpha": np.float32([np.nan])})
+    for text in ("no json", "[1]"):
+        refused(f"in JSON, got {text!r}", file, {"lora_adapter_metadata": text})
+    text = json.dumps({"unet.lora_alpha": "four"})
+    refused("must be a number, got 'four'", file, {"lora_adapter_metadata": text})
+
+
+def test_weights_that_are_not_finite_are_of_the_lora(tmp_path):
+    (params, net), *_ = networks("sd1")
+    factors = lora.Factors(*pair("a", (64, 64), 2), 1.0)
+    with rejects(ValueError, "at scale 1e+39", LAYER, "not finite", "a lower scale"):
+        lora.merge(params, CASES["sd1"].names(net), {LAYER: factors}, 1e39)
+
+
+@pytest.mark.parametrize("given", [{"a.safetensors": 0.5}, [("a.safetensors", 0.5)]])
+def test_files_are_given_as_text(given):
+    with rejects(ValueError, "lora must be FILE, FILE:scale or a list of these, got", "a.safe"):
+        checkpoints.load("digits", lora=given)
 
 
 def test_a_layer_under_two_names_is_refused(tmp_path):

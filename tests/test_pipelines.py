@@ -396,6 +396,8 @@ UNET, VAE, CLIP = "unet/config.json", "vae/config.json", "text_encoder/config.js
         (UNET, {"time_embedding_dim": 99}, "time_embedding_dim=99 is not supported, only 128"),
         (UNET, {"block_out_channels": [32, 32]}, "does not fit its own config|lacks|no place"),
         (VAE, {"latents_mean": [0.1] * 4}, "latents_mean=.* is not supported"),
+        (VAE, {"scaling_factor": 0}, "config.codec.scale must be positive, got 0"),
+        ("model_index.json", {"unet": "UNet"}, "unet must be a library and a class, got 'UNet'"),
         (VAE, {"act_fn": "relu"}, "act_fn='relu' is not supported, only 'silu'"),
         (VAE, {"use_post_quant_conv": False}, "use_post_quant_conv=False is not supported"),
         (VAE, {"_class_name": "AsymmetricAutoencoderKL"}, None),
@@ -475,6 +477,10 @@ def test_components_that_are_missing(tmp_path):
     (folder / "tokenizer" / "vocab.json").unlink()
     with pytest.raises(FileNotFoundError, match="needs vocab.json and merges.txt"):
         pipelines.read(folder)
+    (folder / "scheduler" / "scheduler_config.json").unlink()
+    with pytest.raises(FileNotFoundError, match="scheduler_config.json is missing; fetch"):
+        pipelines.read(folder)
+    (folder / "scheduler" / "scheduler_config.json").write_text("{}")
     (folder / "vae" / "config.json").unlink()
     with pytest.raises(FileNotFoundError, match="vae/config.json is missing; fetch"):
         pipelines.read(folder)

@@ -43,6 +43,8 @@ def test_a_sheet_and_arrays_are_drawn_again(command, tmp_path):  # noqa: F811
     for refused in ({"seed": 3}, {"num_samples": 3}, {"labels": ["1"]}):
         with pytest.raises(SystemExit, match="--like draws the pictures of a file and takes no --"):
             command(like="a.png", out="f.png", **again | refused)
+    with pytest.raises(SystemExit, match="drawn in float32, not in bfloat16; .*--dtype=float32"):
+        command(like="a.png", dtype="bfloat16", out="f.png", **again)
     with pytest.raises(SystemExit, match="the weights of step 6000 of digits.*by --checkpoint"):
         command(like="a.png", checkpoint="digits_4step", out="f.png", **again)
 

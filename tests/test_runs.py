@@ -484,6 +484,12 @@ def test_defaults_may_be_written_out_or_left_out(tmp_path):
         resume.save_config(tmp_path, long)
 
 
+def test_the_config_of_something_else_is_no_workdir(tmp_path):
+    (tmp_path / "config.json").write_text('{"architectures": ["CLIPTextModel"], "model_type": "x"}')
+    with pytest.raises(ValueError, match="config.json is no config of a training run, .* no sect"):
+        checkpoints.load(tmp_path)
+
+
 def test_the_folder_of_a_staged_run_names_its_stages(tmp_path):
     for name in ("first", "second"):
         resume.save_config(tmp_path / name, config(1))

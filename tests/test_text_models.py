@@ -1,7 +1,9 @@
 """Models that are told texts and draw latents: prompts, negatives, sizes, and what compiles."""
 
+import dataclasses
 import functools
 import json
+import warnings
 
 import jax
 import numpy as np
@@ -58,6 +60,35 @@ def test_a_negative_prompt_is_what_guidance_leads_away_from(model):
     itself = model.draw(1, prompt=PROMPTS[0], negative_prompt=PROMPTS[0])  # nothing to lead to
     unguided = model.draw(1, prompt=PROMPTS[0], guidance_scale=1.0)
     np.testing.assert_allclose(np.int32(itself), unguided, atol=1)
+
+
+def test_a_negative_prompt_without_guidance_is_warned_of(model):
+    for prompt in (PROMPTS[0], model.inputs.told(PROMPTS[0])):
+        with pytest.warns(UserWarning, match="negative_prompt='blurry' changes nothing"):
+            model.inputs.texts(prompt, "blurry", 1, guided=False)
+    with warnings.catch_warnings(action="error"):
+        model.inputs.texts(PROMPTS[0], "blurry", 1, guided=True)
+        model.inputs.texts(PROMPTS[0], "", 1, guided=False)
+
+
+def test_encoded_prompts_take_a_negative_prompt_and_have_a_null(model):
+    def null(prompt, negative=None):
+        texts = model.inputs.texts(prompt, negative, 3, guided=True)
+        return np.asarray(texts[NULL]["text"])
+
+    told, negatives = model.inputs.told(PROMPTS), ["blurry", "", "the sea"]
+    for negative in (None, "blurry", negatives):
+        np.testing.assert_allclose(null(told, negative), null(PROMPTS, negative), atol=1e-4)
+    features = {name: value for name, value in told.items() if name != NULL}
+    np.testing.assert_allclose(null(features), null(PROMPTS), atol=1e-4)
+    kept = model.inputs.told(PROMPTS, negatives)
+    np.testing.assert_array_equal(null(kept), null(PROMPTS, negatives))
+    with rejects(ValueError, "one for each of 3 prompts, got 2"):
+        null(told, ["a", "b"])
+    alone = dataclasses.replace(model.inputs, encode=None)
+    assert NULL not in alone.texts(features, None, 3, guided=False)
+    with rejects(ValueError, "those of the null", "'null'", "guidance_scale=1"):
+        alone.texts(features, None, 3, guided=True)
 
 
 def test_a_new_prompt_negative_scale_solver_seed_or_weights_compile_nothing(model, compiled):
@@ -162,6 +193,7 @@ def test_latents_there_and_back(model):
         (dict(prompt="a", label=3), "takes no labels, got"),
         (dict(prompt="a", size=512), "size must be two whole numbers, height and width, got 512"),
         (dict(prompt="a", size=(17, 16)), "sides are multiples of 2, got 17 x 16; for 17 take 16"),
+        (dict(prompt="a", guidance_channels=5), "at most the 4 channels of .* samples, got 5"),
         (dict(), "this network draws from a text: give a prompt; '' for none"),
     ],
 )

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ddim_jax import codecs, fingerprints
+from ddim_jax import codecs, experiment, fingerprints
 from ddim_jax.checkpoints import diffusers, hub, parts, pipelines, single_file, weights_file
 from ddim_jax.checkpoints import lora as loras
 from ddim_jax.checkpoints.tensors import DTYPES
@@ -27,6 +27,9 @@ from ddim_jax.model import Model
 from ddim_jax.networks import AUTOENCODERS
 
 __all__ = ["DTYPES", "bundled", "load", "load_codec", "save"]
+
+PUBLISHED = ("diffusers", "original")
+"""Kinds of data that configs of published networks name."""
 
 
 def bundled() -> list[str]:
@@ -52,8 +55,8 @@ def load(
         checkpoint: a training workdir, a `.safetensors` file of `save`, a folder of diffusers (a
             network, or a whole pipeline), a name in `bundled()`, or "shapes:NAME" of a published
             pipeline without its weights, see `pipelines.shapes`, to plan with.
-        dtype: of the network's weights and computation, "float32" or "bfloat16", or such a
-            dtype; default float32, and bfloat16 for published pipelines on GPU and TPU.
+        dtype: of the weights of all its networks, and of computation, "float32" or "bfloat16", or
+            such a dtype; default float32, and bfloat16 for published pipelines on GPU and TPU.
         lora: files merged into the weights, each as FILE or FILE:scale.
         accelerated: whether it will run on GPU or TPU, for the default dtype; None: if it does now.
 
@@ -62,14 +65,18 @@ def load(
         ValueError: it is damaged, or its parameters are not those of its config.
     """
     dtype = dtype if dtype is None or isinstance(dtype, str) else jnp.dtype(dtype).name
-    merged = [loras.parse(str(one)) for one in ([lora] if isinstance(lora, (str, Path)) else lora)]
+    given = [lora] if isinstance(lora, (str, Path)) else lora
+    if isinstance(given, dict) or not all(isinstance(one, (str, Path)) for one in given):
+        raise ValueError(f"lora must be FILE, FILE:scale or a list of these, got {lora!r}")
+    merged = [loras.parse(str(one)) for one in given]
     for path, _ in merged:
         loras.find(path)
     fast = jax.default_backend() != "cpu" if accelerated is None else accelerated
     model = _load(checkpoint, dtype, "bfloat16" if fast else "float32")
+    model = model if dtype is None else _cast(model, dtype)
     for path, scale in merged:
         model = _merged(model, path, scale)
-    return model if dtype is None else _cast(model, dtype)
+    return model
 
 
 def _load(checkpoint: str | Path, dtype: str | None, published: str) -> Model:
@@ -97,7 +104,9 @@ def _load(checkpoint: str | Path, dtype: str | None, published: str) -> Model:
             f"ddim_jax.checkpoints {path} FOLDER --tokenizer=..."
         )
     if path.is_file():
-        return weights_file.read(path, path.stem)
+        model = weights_file.read(path, path.stem)
+        own = model.draws_latents and experiment.data_kind(model.config) in PUBLISHED
+        return _cast(model, dtype or published) if own else model
     if str(checkpoint) in bundled():
         file = importlib.resources.files("ddim_jax.assets") / f"{checkpoint}.safetensors"
         with importlib.resources.as_file(file) as path:
@@ -144,7 +153,7 @@ def _merged(model: Model, path: Path, scale: float) -> Model:
 
 
 def _cast(model: Model, dtype: str) -> Model:
-    """The model with its network's weights and computation in another dtype."""
+    """The model with the weights of its networks, and computation, in another dtype."""
     names = [field.name for field in dataclasses.fields(model.network)]
     if dtype not in ("float32", "bfloat16") or "dtype" not in names:
         raise ValueError(f"dtype must be float32 or bfloat16, got {dtype!r}")
@@ -154,6 +163,9 @@ def _cast(model: Model, dtype: str) -> Model:
             return jax.ShapeDtypeStruct(leaf.shape, jnp.dtype(dtype))
         return leaf if leaf.dtype == dtype else leaf.astype(dtype)
 
-    return model.replace(
-        network=model.network.clone(dtype=dtype), params=jax.tree.map(cast, model.params)
+    texts = model.inputs.encode
+    around = jax.tree.map(cast, (model.codec.params, getattr(texts, "params", ())))
+    model = model.with_parts(
+        jax.tree.map(cast, model.params), *around, getattr(texts, "tokenizers", ())
     )
+    return model.replace(network=model.network.clone(dtype=dtype))

@@ -83,6 +83,8 @@ def _read(args: argparse.Namespace) -> tuple[Pipeline, int]:
     if path.is_file():
         return weights_file.read_pipeline(path)
     model = load(given)
+    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(model.params)):
+        raise ValueError(f"{given} has shapes and no weights to convert: give a checkpoint")
     return parts.pipeline_of(model), model.step
 
 
@@ -90,7 +92,8 @@ def _export_lora(checkpoint: str, path: Path, dtype: str) -> None:
     from ddim_jax.checkpoints import workdir
 
     changed = workdir.read_factors(Path(checkpoint))
-    lora.save(path, changed.factors, changed.base.network, changed.low_rank, dtype)
+    linear = pipelines.linear_projection(changed.base.config)
+    lora.save(path, changed.factors, changed.base.network, changed.low_rank, dtype, linear)
     size = path.stat().st_size / 1e6
     print(f"{path}: step {changed.step}, rank {changed.low_rank.rank}, {size:.2f} MB")
 

@@ -106,7 +106,8 @@ def merge(
         scale: of the change.
 
     Raises:
-        ValueError: a layer that the network lacks, is of another shape, or is there twice.
+        ValueError: a layer that the network lacks, is of another shape, or is there twice; weights
+            that are not finite.
     """
     flat, places = flatten_dict(params, sep="/"), _places(entries, params)
     _check_none([key for key in lora if _plain(key) not in places], len(lora), "the LoRA")
@@ -204,8 +205,14 @@ def _changed(value: Any, entry: Entry, its: dict[str, tuple[str, Factors]], scal
                 f"the LoRA is of another network: {key} changes {change.shape[1]} inputs to "
                 f"{features} outputs, this network's layer has {weight[0].size} and {len(weight)}"
             )
-        change = np.float32(scale * factors.scale) * change.reshape(weight.shape)
-        tensors[name] = (weight.astype(np.float32) + change).astype(weight.dtype)
+        with np.errstate(over="ignore", invalid="ignore"):
+            change = np.float32(scale * factors.scale) * change.reshape(weight.shape)
+            tensors[name] = (weight.astype(np.float32) + change).astype(weight.dtype)
+        if not np.all(np.isfinite(tensors[name].astype(np.float32))):
+            raise ValueError(
+                f"the LoRA at scale {scale:g} makes weights that are not finite of {key}: give a "
+                "lower scale, or use another file"
+            )
     new = flatten_dict(to_ours([entry], tensors, value.dtype), sep="/")[entry.ours]
     return jax.device_put(new, value.sharding) if isinstance(value, jax.Array) else new
 

@@ -20,6 +20,7 @@ import safetensors
 import safetensors.numpy
 
 from ddim_jax import files
+from ddim_jax.names import check_range
 
 PREFIXES = {
     **{"lora_unet_": 0, "lora_te1_": 1, "lora_te2_": 2, "lora_te_": 1},
@@ -98,6 +99,8 @@ def read(path: str | Path) -> dict[str, Factors]:
             raise ValueError(f"{path} holds {name}, of {kind}; a LoRA has down, up and alpha alone")
         part = match["alpha"] or PARTS.get(match["part"], match["part"])
         layers.setdefault(match["layer"], {})[part] = np.asarray(value, np.float32)
+    if not layers:
+        raise ValueError(f"{path} changes nothing: it holds no tensors; save the LoRA again")
     options = _adapter_options(path, metadata)
     return {name: _factors(path, name, parts, options) for name, parts in layers.items()}
 
@@ -110,15 +113,22 @@ def _factors(path: Path, name: str, parts: dict[str, np.ndarray], options: dict)
     if parts["down"].ndim < 2 or parts["up"].size != len(parts["up"]) * rank:
         shapes = (parts["down"].shape, parts["up"].shape)
         raise ValueError(f"{path}: down {shapes[0]} and up {shapes[1]} of {name} do not fit")
-    if "alpha" in parts:
-        return Factors(parts["down"], parts["up"], float(parts["alpha"].item()) / rank)
+    if (alpha := parts.pop("alpha", None)) is not None:
+        return Factors(**parts, scale=_number(path, name, alpha) / rank)
     prefix = prefix_of(name)
     its = {key: value for key, value in options.items() if key.startswith(prefix)}
     own = {key.removeprefix(prefix): value for key, value in its.items()}
     patterns = (own.get("alpha_pattern") or {}).items()
     fitting = (value for pattern, value in patterns if re.fullmatch(rf"(.*\.)?({pattern})", name))
-    alpha = next(fitting, own.get("lora_alpha", rank))
+    alpha = _number(path, name, next(fitting, own.get("lora_alpha", rank)))
     return Factors(**parts, scale=alpha / (rank**0.5 if own.get("use_rslora") else rank))
+
+
+def _number(path: Path, name: str, alpha: Any) -> float:
+    """An alpha, which must be one finite number."""
+    alpha = np.asarray(alpha)
+    alpha = alpha.item() if alpha.size == 1 else alpha
+    return float(check_range(f"{path}: alpha of {name}", alpha, hint="save the LoRA again"))
 
 
 def _adapter_options(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
@@ -126,7 +136,17 @@ def _adapter_options(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     beside = path.with_name("adapter_config.json")
     if path.name == FILES[1] and beside.exists():
         return files.read_json(beside)
-    return json.loads(metadata.get("lora_adapter_metadata", "{}"))
+    text = metadata.get("lora_adapter_metadata", "{}")
+    try:
+        options = json.loads(text)
+    except json.JSONDecodeError:
+        options = None
+    if not isinstance(options, dict):
+        raise ValueError(
+            f"{path}: lora_adapter_metadata must hold names and values in JSON, got {text[:40]!r}; "
+            "save the LoRA again"
+        )
+    return options
 
 
 def prefix_of(key: str) -> str:

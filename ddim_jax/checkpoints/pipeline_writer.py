@@ -61,6 +61,11 @@ def write(folder: str | Path, pipeline: Pipeline) -> None:
         raise
 
 
+def linear_projection(config: ml_collections.ConfigDict) -> bool:
+    """Whether a config's `text_unet` is written with dense layers around its transformers."""
+    return bool((config.get("published") or {}).get("linear_projection", False))
+
+
 def _their_components(pipeline: Pipeline) -> dict[str, tuple[Kind, dict, dict]]:
     """Folder -> kind, config.json and tensors of each network."""
     config, nets = pipeline.config, parts.networks(pipeline.config)
@@ -75,7 +80,7 @@ def _their_components(pipeline: Pipeline) -> dict[str, tuple[Kind, dict, dict]]:
     channels = nets.model.out_channels + (config.get("extra") or {}).get("channels", 0)
     more, names = {"sample_size": own, "in_channels": channels}, {}
     if config.model.name == "text_unet":
-        linear = bool((config.get("published") or {}).get("linear_projection", False))
+        linear = linear_projection(config)
         more, names = more | {"use_linear_projection": linear}, {"linear": linear}
     place = ("unet" if config.model.name == "text_unet" else "transformer") if codec else "."
     rows = [(place, nets.model, pipeline.params, more, names)]

@@ -19,7 +19,7 @@ from ddim_jax import experiment, files
 from ddim_jax.checkpoints import diffusers, parts, tensor_files
 from ddim_jax.checkpoints.component_configs import KINDS, Kind
 from ddim_jax.checkpoints.parts import Pipeline
-from ddim_jax.checkpoints.pipeline_writer import write
+from ddim_jax.checkpoints.pipeline_writer import linear_projection, write
 from ddim_jax.checkpoints.published_configs import CONFIGS, PIPELINES, unasked
 from ddim_jax.checkpoints.scheduler_options import Options
 from ddim_jax.checkpoints.tensors import check_dtype, to_ours
@@ -27,8 +27,10 @@ from ddim_jax.names import lookup
 from ddim_jax.networks.options import check_counts
 from ddim_jax.networks.tokenizer import Tokenizer
 
-__all__ = ["PIPELINES", "Pipeline", "is_folder", "read", "read_component", "shapes", "write"]
-
+__all__ = [
+    "PIPELINES", "Pipeline", "is_folder", "linear_projection", "read", "read_component", "shapes",
+    "write",
+]  # fmt: skip
 
 NETWORKS = {
     "unet": ["UNet2DConditionModel"],
@@ -128,6 +130,9 @@ def _read_alone(folder: Path, dtype: str | None) -> Pipeline:
 def _read_whole(folder: Path, o: Options, dtype: str | None) -> Pipeline:
     name = files.read_json(Path(o.name)).get("_class_name")
     made_of = lookup(PIPELINES, name, "class of diffusers pipelines")
+    scheduler = folder / "scheduler" / "scheduler_config.json"
+    if not scheduler.exists():  # betas and prediction would be guessed
+        raise FileNotFoundError(f"{scheduler} is missing; fetch the whole folder again")
     network = _part(folder, o, made_of.network, NETWORKS[made_of.network], dtype)
     codec = _part(folder, o, "vae", AUTOENCODERS, dtype)
     encoders, tokenizers = [], []
@@ -150,7 +155,12 @@ def _read_whole(folder: Path, o: Options, dtype: str | None) -> Pipeline:
 
 def _class_of(o: Options, part: str, known: list[str]) -> str:
     """The class of a component, one of those known."""
-    _, name = o.get(part) or (None, None)
+    row = o.get(part) or (None, None)
+    if not isinstance(row, (list, tuple)) or len(row) != 2:
+        raise ValueError(
+            f"{o.name}: {part} must be a library and a class, got {row!r}; fetch the folder again"
+        )
+    name = row[1]
     if name is None:
         raise ValueError(f"{o.name} has no {part}, which is needed; save the whole pipeline")
     if name not in known:

@@ -57,7 +57,8 @@ def read_pipeline(path: Path, dtype: str | None = None) -> tuple[Pipeline, int]:
     if metadata.get("format") not in (FORMAT, WHOLE):
         raise ValueError(
             f"{path} was not written by ddim_jax (its format is {metadata.get('format')!r}, not "
-            f"{FORMAT!r}); export a workdir with python -m ddim_jax.checkpoints"
+            f"{FORMAT!r}); export a workdir with python -m ddim_jax.checkpoints, or give the "
+            "folder that diffusers wrote"
         )
     config = experiment.resolve(experiment.of_file(json.loads(metadata["config"])))
     found = {name: cast(tensors[name], dtype, name) for name in tensors}

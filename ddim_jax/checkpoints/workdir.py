@@ -41,11 +41,12 @@ def load_config(workdir: Path) -> ml_collections.ConfigDict:
 
     Raises:
         FileNotFoundError: there is none.
+        ValueError: it is damaged, or of something else.
     """
     file = Path(workdir) / CONFIG_FILE
     if not file.exists():
         stages = sorted(path.parent for path in Path(workdir).glob(f"*/{CONFIG_FILE}"))
-        if stages:
+        if stages and not (Path(workdir) / "model_index.json").exists():  # else of a pipeline
             raise FileNotFoundError(
                 f"{workdir} holds the stages {', '.join(path.name for path in stages)}; give one "
                 f"of them, like {stages[-1]}"
@@ -54,7 +55,13 @@ def load_config(workdir: Path) -> ml_collections.ConfigDict:
             f"{workdir} is not a training workdir (no {CONFIG_FILE}); give the --workdir that "
             "train.py was run with, or an exported .safetensors file"
         )
-    return experiment.of_file(files.read_json(file))
+    content = files.read_json(file)
+    if missing := {"model", "data", "train"} - set(content):
+        raise ValueError(
+            f"{file} is no config of a training run, as it has no section {min(missing)}; give the "
+            "--workdir that train.py was run with, or of what diffusers wrote the whole folder"
+        )
+    return experiment.of_file(content)
 
 
 def read(path: Path) -> Model:

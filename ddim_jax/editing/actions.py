@@ -242,7 +242,7 @@ def translate(model: Model, args: argparse.Namespace) -> None:
         )
     x, labels, texts = read(model, args)
     here, trip = make_editor(model, args), _round_trip(model, args)
-    there = _target(args) if args.target else here
+    there = _target(model, args) if args.target else here
     trip_there, inputs = _round_trip(there.model, args), there.model.inputs
     label, prompts = _toward(inputs, args.toward)
     same = inputs.num_classes == model.inputs.num_classes
@@ -256,17 +256,24 @@ def translate(model: Model, args: argparse.Namespace) -> None:
     drawn = draw_there(trip_there.down, found.state, labels_there, nulls=found.nulls, **given_there)
     found = there.invert(trip_there, drawn, labels_there, **given_there)
     returned = draw_here(trip.down, found.state, labels, nulls=found.nulls, **given)
-    rows = {"image": x, "translated": drawn, "and back": returned}
+    decoded = there.model.pictures(drawn) if model.draws_latents else drawn
+    rows = {"image": x, "translated": decoded, "and back": returned}
     error = float(squared_error(x, returned, span(model)).mean())
     numbers = {"steps": args.steps[0], "cycle_error": error}
     numbers |= judge(model, rows, asked)
     write(model, args, rows, numbers, asked=asked, kept="translated")
 
 
-def _target(args: argparse.Namespace) -> Editor:
-    """Of `--target`."""
-    model = checkpoints.load(args.target, dtype=args.dtype)
-    return make_editor(model.sized(command_line.size(args.size)), args)
+def _target(model: Model, args: argparse.Namespace) -> Editor:
+    """Of `--target`, whose samples must be shaped as the model's."""
+    target = checkpoints.load(args.target, dtype=args.dtype).sized(command_line.size(args.size))
+    shapes = [list(one.sample_shape) for one in (target, model)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"--target={args.target} draws samples of shape {shapes[0]} and {model.name} of "
+            f"{shapes[1]}; noise goes from one to the other only where these are equal"
+        )
+    return make_editor(target, args)
 
 
 def _toward(inputs: Inputs, toward: str | None) -> tuple[str | None, list[str]]:

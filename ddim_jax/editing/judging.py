@@ -35,7 +35,7 @@ def judge(model: Model, rows: dict[str, Any], asked: Asked = NOTHING) -> dict[st
     network = feature_networks.load("digits")
     if tuple(model.codec.picture_shape) != network.image_shape:
         return {}
-    features = {name: network.extract(model.pictures(x)) for name, x in rows.items()}
+    features = {name: network.extract(decoded(model, x)) for name, x in rows.items()}
     return _digits(features)
 
 

@@ -112,7 +112,7 @@ def autoencoder(name: str, source: Any, scale: float | None = None) -> tuple[dic
         FileNotFoundError: it is not there.
         ValueError: it is none, and has none.
     """
-    model = checkpoints.load(name)
+    model = checkpoints.load(name, accelerated=False)
     if model.config.loss.get("name") == "autoencoder":
         own = dict(name="autoencoder_kl") | dict(model.config.model)
         own["scale"] = scale or measure_scale(model, source)
@@ -172,7 +172,7 @@ def measure_scale(model: Model, source: Any, count: int = MEASURED) -> float:
 def _texts(config: ml_collections.ConfigDict, source: Any) -> tuple[tuple, tuple]:
     """Fills in the section; returns parameters of the encoders, and tokenizers."""
     if name := config.text.get("start_from"):
-        model = checkpoints.load(name)
+        model = checkpoints.load(name, accelerated=False)
         if model.inputs.encode is None:
             raise ValueError(f"{name} is told no text; config.text.start_from needs one that is")
         given = {k: v for k, v in config.text.items() if v is not None}

@@ -31,13 +31,16 @@ def load(config: ml_collections.ConfigDict, workdir: Path | None = None) -> Mode
         config: of the run.
         workdir: of the run, which may hold a copy, see `checkpoints/workdir.py`.
 
+    Returns:
+        The model; a published one in float32 on every device, as it is to be trained.
+
     Raises:
         FileNotFoundError: there is no such network.
         ValueError: it is damaged.
     """
     name = config.get("start_from", "")
     try:
-        return checkpoints.load(name) if name else None
+        return checkpoints.load(name, accelerated=False) if name else None
     except FileNotFoundError:
         copy = workdir and config.train.get("lora") and workdir / BASE_FILE
         if not copy or not copy.exists():
