@@ -8,17 +8,23 @@ import chex
 import jax
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
-from ddim_jax import experiment, parallel
+from ddim_jax import checkpoints, experiment, parallel
 from ddim_jax.commands import configs
+from ddim_jax.data.images import save_png
 from ddim_jax.recipe import Recipe
 from ddim_jax.training import loop, method, resume, stages, teacher
 from ddim_jax.training.sample_grid import SampleGrid
+from tests import published_pipelines as published
+from tests.errors import rejects
 from tests.selection import slow_but
 from tests.tiny import tiny, without_lpips
 
 ROOT = Path(__file__).parent.parent
-NAMES = sorted(file.stem for file in (ROOT / "configs").glob("*.py"))
+WITHOUT_NETWORK = {"sd_lora"}
+"""Configs whose network is that of `start_from`, which a user gives."""
+NAMES = sorted({file.stem for file in (ROOT / "configs").glob("*.py")} - WITHOUT_NETWORK)
 
 
 def get(name="digits"):
@@ -103,6 +109,26 @@ def test_the_train_step_of_a_config_can_be_traced(name, tmp_path):
         chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
         assert metrics["loss"].shape == ()
         start = model.replace(params=shapes)
+
+
+def test_a_config_without_a_network_takes_that_of_what_it_starts_from(tmp_path):
+    folder = published.write(tmp_path / "folder", "sd")
+    for i in range(3):
+        save_png(tmp_path / "photos" / f"{i}.png", np.full((16, 16, 3), 80 * i, np.uint8))
+        (tmp_path / "photos" / f"{i}.txt").write_text("a photo of my dog")
+    changes = {"start_from": str(folder), "data.name": f"folder:{tmp_path / 'photos'}"}
+    changes |= {"data.resize": "16", "train.steps": "2", "train.log_every": "1"}
+    changes |= {"train.sample_every": "0", "train.batch_size": "2", "train.lora.rank": "2"}
+    config = configs.load("sd_lora", list(changes.items()))
+    loop.train(config, tmp_path / "run")
+    before, after = checkpoints.load(folder), checkpoints.load(tmp_path / "run")
+    assert after.recipe == before.recipe and after.network == before.network
+    assert after.inputs.encode.tokenizers[0](["my dog"])[0, 1] > 0
+    changed = jax.tree.map(lambda a, b: bool(np.any(a != b)), before.params, after.params)
+    paths = {path for path, moved in flatten_dict(changed, sep="/").items() if moved}
+    assert paths and all("attention" in path for path in paths)
+    with rejects(ValueError, "the config has no section model", "start_from names a network"):
+        loop.train(configs.load("sd_lora"), tmp_path / "none")
 
 
 PUBLISHED = {

@@ -23,6 +23,9 @@ from ddim_jax.data import Source, noise_pairs
 from ddim_jax.model import Model
 from ddim_jax.recipe import whole_path
 
+SECTIONS = ("model", "schedule", "prediction")
+"""Of a config, what its network is."""
+
 
 def load(config: ml_collections.ConfigDict, workdir: Path | None = None) -> Model | None:
     """The model that a config starts from, if it names one.
@@ -51,18 +54,29 @@ def load(config: ml_collections.ConfigDict, workdir: Path | None = None) -> Mode
 def resolve(config: ml_collections.ConfigDict, start: Model | None) -> ml_collections.ConfigDict:
     """The config with what it leaves open: as what it starts from, or as its data, are.
 
-    Autoencoder and text encoders are those of what it starts from, if that has any.
+    Autoencoder and text encoders are those of what it starts from, if that has any. A config
+    without a section `model` takes all sections of the network from there, and its recipe.
 
     Raises:
         FileNotFoundError: the data are not there.
-        ValueError: see `experiment.resolve`.
+        ValueError: a section is missing; see `experiment.resolve`.
     """
+    for name in ("data",) if start else ("data", "model"):
+        if name not in config:
+            raise ValueError(
+                f"the config has no section {name}, as configs/digits.py has; model, schedule and "
+                "prediction may be left out together where start_from names a network"
+            )
     if start is None:
         return experiment.resolve(config)
     config = config.copy_and_resolve_references()
     with config.unlocked():
-        for name in ("codec", "text"):
-            if section := (start.config.get(name) if start.config else None):
+        theirs, names = start.config or {}, ["codec", "text"]
+        if "model" not in config:
+            names += SECTIONS
+            config.sample = {**theirs.get("sample", {}), **config.get("sample", {})}
+        for name in names:
+            if section := theirs.get(name):
                 config[name] = ml_collections.ConfigDict(section)
     shape, classes = start.codec.picture_shape, start.inputs.num_classes
     return experiment.resolve(config, Source(start.name, shape, classes, 0, None))
