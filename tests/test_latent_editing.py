@@ -174,9 +174,9 @@ def test_invert_and_translate(command, tmp_path):
 def test_a_target_draws_by_its_own_autoencoder(command, tmp_path, monkeypatch):
     seen, model, write = [], told_latents(), actions.write
 
-    def kept(model, args, rows, *rest):
+    def kept(model, args, rows, *rest, **named):
         seen.append(rows)
-        write(model, args, rows, *rest)
+        write(model, args, rows, *rest, **named)
 
     monkeypatch.setattr(actions, "write", kept)
     codec = model.codec._replace(decode=lambda *given: 255 - model.codec.decode(*given))
