@@ -58,7 +58,7 @@ def start(tmp_path_factory):
     return train
 
 
-TRAINED = ("digits", "distill_digits")
+TRAINED = ("digits",)
 """Of the others the train step is traced; tests/test_toy_distillation.py trains more losses."""
 TRACED = (
     "cifar10", "cifar10_ict", "cifar10_scm", "digits_cd", "digits_mean_flow", "digits_shortcut",
@@ -111,6 +111,7 @@ def test_the_train_step_of_a_config_can_be_traced(name, tmp_path):
         start = model.replace(params=shapes)
 
 
+@pytest.mark.slow
 def test_a_config_without_a_network_takes_that_of_what_it_starts_from(tmp_path):
     folder = published.write(tmp_path / "folder", "sd")
     for i in range(3):

@@ -157,6 +157,7 @@ def test_a_tiny_training_is_kept_and_used(trained, capsys):
     assert json.loads(str(np.load(folder / "e.npz")["about"]))["styles"] == list(STYLES)
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_an_encoder(trained, tmp_path):
     """At a rate of almost nothing it stays what it was, in the widths that it has."""
     folder, pictures = trained

@@ -168,7 +168,7 @@ def test_a_published_model_by_its_shapes(devices_here, monkeypatch, capsys, mode
     text = capsys.readouterr().out
     flops = float(re.search(r"arithmetic +([\d,]+) GFLOP", text)[1].replace(",", ""))
     assert 0.97 < flops / (10 * 2 * 2 * 118.6) < 1.03
-    assert "fits" in text and "the autoencoder, 0.33 GB" in text
+    assert "fits" in text and "the autoencoder, 0.17 GB" in text
 
 
 def test_a_train_step_that_encodes_its_pictures(devices_here, monkeypatch):
