@@ -10,31 +10,21 @@ schedule, autoencoder and text encoders are the folder's, and only the factors a
 are those that are common for Stable Diffusion 1.5; nothing was trained by them here.
 """
 
-import ml_collections
+from configs.digits import get_config as digits
 
 
-def get_config() -> ml_collections.ConfigDict:
+def get_config():
     """Hu et al. 2021 (arXiv:2106.09685) on attention, AdamW."""
-    config = ml_collections.ConfigDict()
-    config.seed = 0
-    config.parallel = "jit"
-    config.start_from = ""
-    config.data = dict(
-        name="folder:photos", split="train", image_shape=None, resize=512, channels=3,
-        flip=False, data_dir="", cache=True,
-    )  # fmt: skip
+    config = digits()
+    del config.model, config.schedule, config.prediction  # those of what start_from names
+    with config.data.ignore_type():
+        config.data.update(name="folder:photos", resize=512, channels=3, cache=True)
     config.loss = dict(name="diffusion", label_dropout=0.1)
     config.optimizer = dict(name="adamw", learning_rate=1e-4, warmup_steps=20, clip_norm=1.0)
     config.ema = dict(name="constant", decay=0.99)
-    config.train = dict(
-        steps=1000,
-        batch_size=4,
-        accumulate=1,
-        log_every=20,
-        checkpoint_every=200,
-        sample_every=200,
-        keep=2,
+    config.train.update(
+        steps=1000, batch_size=4, checkpoint_every=200, sample_every=200,
         lora=dict(rank=8, targets="attention"),
-    )
+    )  # fmt: skip
     config.sample = dict(num_samples=4)
     return config

@@ -107,39 +107,23 @@ def shortcut(
         k = jax.vmap(lambda key: jax.random.randint(key, (), 0, finest))(t_key)
         t, d = (k + 1).astype(x0.dtype) / finest, jnp.full(len(k), 1 / finest)
         # rows of self-consistency: 1 / d is 1, 2, ..., finest / 2 alike, t a multiple of d
-        level_keys = _every(level_key, every)
-        level = jax.vmap(lambda key: jax.random.randint(key, (), 0, levels))(level_keys)
+        rows = slice(None, None, every)
+        level = jax.vmap(lambda key: jax.random.randint(key, (), 0, levels))(level_key[rows])
         d_long = 2.0 ** -level.astype(x0.dtype)
-        t_long = jnp.ceil(_every(t, every) / d_long) * d_long
-        t, d = _put_every(t, t_long, every), _put_every(d, d_long, every)
+        t = t.at[rows].set(jnp.ceil(t[rows] / d_long) * d_long)
+        d = d.at[rows].set(d_long)
         x = add_noise(x0, eps, net.schedule.level(t))
-        named = conditions(batch, keys, net.null, 0.0)
-        kept = {name: _every(value, every) for name, value in named.items()}
+        kept = {name: value[rows] for name, value in conditions(batch, keys, net.null, 0.0).items()}
         inputs = conditions(batch, drop_key, net.null, label_dropout)
-        inputs = {name: _put_every(value, kept[name], every) for name, value in inputs.items()}
-        long_target = two_steps(frozen["target"], _every(x, every), t_long, d_long, kept)
-        target = _put_every(eps - x0, long_target, every)
+        inputs = {name: value.at[rows].set(kept[name]) for name, value in inputs.items()}
+        long_target = two_steps(frozen["target"], x[rows], t[rows], d_long, kept)
+        target = (eps - x0).at[rows].set(long_target)
         output = s(params, x, t, d, inputs, dropout_keys)
         squared = jnp.mean((output - jax.lax.stop_gradient(target)) ** 2, tuple(range(1, x.ndim)))
         value = jnp.mean(squared)
-        return value, {"loss": value, "loss_shortcut": jnp.mean(_every(squared, every))}
+        return value, {"loss": value, "loss_shortcut": jnp.mean(squared[rows])}
 
     return Loss(compute, target_decay=lambda step: target_decay)
-
-
-def _every(values: Array, every: int) -> Array:
-    """Rows 0, every, 2 every, ...: of each device its own, where its rows are so many times."""
-    if len(values) % every:
-        return values[::every]
-    return values.reshape(-1, every, *values.shape[1:])[:, 0]
-
-
-def _put_every(values: Array, rows: Array, every: int) -> Array:
-    """The values with these rows in place of those of `_every`."""
-    if len(values) % every:
-        return values.at[::every].set(rows)
-    grouped = values.reshape(-1, every, *values.shape[1:])
-    return grouped.at[:, 0].set(rows).reshape(values.shape)
 
 
 def _doublings(finest: int) -> int:
