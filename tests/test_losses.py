@@ -62,12 +62,13 @@ VP, FLOW = schedules.cosine(), schedules.rectified_flow()
 
 
 @pytest.mark.parametrize("prediction", ["eps", "x0", "v", "flow", "edm"])
-@pytest.mark.parametrize("name", ["truncated_snr", "snr_plus_one", "min_snr", "edm"])
+@pytest.mark.parametrize("name", ["truncated_snr", "snr_plus_one", "flow", "min_snr", "edm"])
 def test_a_weighting_means_the_same_for_every_prediction(prediction, name):
     value, metrics, error, snr = evaluate(prediction, VP, WEIGHTINGS[name]())
     weight = {
         "truncated_snr": np.maximum(snr, 1),
         "snr_plus_one": snr + 1,
+        "flow": np.minimum(np.sqrt(snr) + 1, 20) ** 2,
         "min_snr": np.minimum(snr, 5),
         "edm": (1 / snr + 0.25) / (0.25 / snr),  # (sig^2 + sd^2) / (sig sd)^2, sig^2 = 1 / SNR
     }[name]

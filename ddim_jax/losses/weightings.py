@@ -4,7 +4,7 @@
 the same for eps, x0, v, flow and EDM's F; "simple" is the plain mean over F, whatever F is.
 
 Sources: Salimans & Ho 2022 (arXiv:2202.00512), section 4; Hang et al. 2023 (arXiv:2303.09556,
-min-SNR); Karras et al. 2022 (arXiv:2206.00364), table 1.
+min-SNR); Karras et al. 2022 (arXiv:2206.00364), table 1; Li & He 2025 (arXiv:2511.13720).
 """
 
 from collections.abc import Callable
@@ -32,6 +32,21 @@ def snr_plus_one() -> Weighting:
     return lambda lam: jnp.exp(2 * lam) + 1.0
 
 
+def flow(smallest: float = 0.05) -> Weighting:
+    """`(sqrt(SNR) + 1)^2`, which is 1 / t^2 on a rectified flow: the squared error in its velocity.
+
+    What a network that predicts x0 of pixels is trained by. Source: Li & He 2025, table 1 (3).
+
+    Args:
+        smallest: t below which the weight grows no more, in (0, 1).
+
+    Raises:
+        ValueError: it is out of range.
+    """
+    check_range("config.loss.weighting.smallest", smallest, "(0, 1)", "0.05 is usual")
+    return lambda lam: jnp.minimum(jnp.exp(lam) + 1, 1 / smallest) ** 2
+
+
 def min_snr(gamma: float = 5.0) -> Weighting:
     """min(SNR, gamma). Source: Hang et al. 2023, section 3.4."""
     check_range("config.loss.weighting.gamma", gamma, "(0, inf)", "5 is usual")
@@ -48,6 +63,7 @@ WEIGHTINGS: dict[str, Callable[..., Weighting] | None] = {
     "simple": None,
     "truncated_snr": truncated_snr,
     "snr_plus_one": snr_plus_one,
+    "flow": flow,
     "min_snr": min_snr,
     "edm": edm,
 }
