@@ -144,8 +144,8 @@ class Model:
         if not winograd.any_suits(params):
             return params
         told = tuple(self.inputs.declared.items())
-        kernels = programs.winograd_of(self.network, self.sample_shape, told)(params)
-        return {"params": params, winograd.COLLECTION: {}} | kernels
+        kernels = programs.winograd_of(self.network, self.sample_shape, told, params)
+        return {"params": params, winograd.COLLECTION: kernels}
 
     def _example(self) -> tuple:
         return programs.example(self.sample_shape, self.inputs.declared)

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ddim_jax import adaptive_sampling, sampling
 from ddim_jax.dropping import NULL, Nulled
@@ -45,15 +46,22 @@ def sampler_of(
     return make(apply_of(network), parameterization, schedule, **chosen)
 
 
-@functools.lru_cache(maxsize=8)
-def winograd_of(network: Any, sample_shape: tuple[int, ...], declared: tuple) -> Callable:
-    """Jitted: parameters -> Winograd's kernels of the network's convolutions."""
+def winograd_of(
+    network: Any, sample_shape: tuple[int, ...], declared: tuple, params: Any
+) -> dict[str, Any]:
+    """Winograd's kernels of the network's convolutions, one made after the other."""
 
-    def transformed(params):  # the network is traced for its shapes; its output is not computed
+    def made(params):
         told = example(sample_shape, dict(declared))
         return network.apply({"params": params}, *told, mutable=[winograd.COLLECTION])[1]
 
-    return jax.jit(transformed)
+    shapes = jax.eval_shape(made, params)[winograd.COLLECTION]
+    plain = flatten_dict(params)
+    kernels = {path: _transform(plain[path]) for path in flatten_dict(shapes)}
+    return unflatten_dict(kernels)
+
+
+_transform = jax.jit(winograd.transform)
 
 
 def example(sample_shape: tuple[int, ...], declared: Mapping[str, Input]) -> tuple:

@@ -227,6 +227,7 @@ def test_inversion_of_several_step_counts_makes_a_table_and_a_plot(command, tmp_
         assert codes["latents"].shape == codes["base"].shape == (4, 8, 8, 1)
 
 
+@pytest.mark.slow
 def test_the_same_noise_in_several_step_counts(command):
     _, numbers = command("compare", "--steps=2,4", "--method=ddim")
     coarse, fine = numbers["table"]

@@ -124,10 +124,8 @@ def largest_file(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-@pytest.mark.parametrize(
-    "steps",  # the failure shows at the end, or at a later step
-    [4, pytest.param(6, marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("steps", [4, 6])  # the failure shows at the end, or at a later step
 def test_a_save_that_fails_says_so_and_leaves_the_one_before(finished, tmp_path, steps):
     loop.train(config(2), tmp_path)
     message = "not be written to .*: File too large; that of step 2 is intact. .* goes on"
@@ -357,6 +355,7 @@ def test_one_override_trains_on_ones_own_pictures(tmp_path, capsys):
         assert one.generate(2, label=["dog", "9"]).labels.tolist() == [2, 0]
 
 
+@pytest.mark.slow
 def test_data_without_classes_make_a_network_without(tmp_path):
     spec = photos(tmp_path / "photos", [])
     loop.train(own(spec), tmp_path / "run")

@@ -84,6 +84,7 @@ def test_names_of_classes_sort_like_their_numbers(tmp_path):
     assert sample_folder.paths(tmp_path, 0, None, 1) == [tmp_path / "0000000.png"]
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_set(tmp_path):
     """Real ones: each draws its batches, together the set that one of them draws."""
     flags = ["--num_samples=14", "--steps=2", "--batch_size=4"]

@@ -200,6 +200,7 @@ def test_what_cannot_be_is_refused_before_anything_is_written(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_guided_student_takes_the_scale_as_an_input(teacher, tmp_path):
     parts = config(teacher, stage("guided", loss=dict(name="guided", guidance=(1.0, 4.0))))
     parts.model.scalars = ("guidance",)

@@ -82,6 +82,7 @@ def test_the_command(checkpoint, tmp_path, monkeypatch, capsys):
         times.main(flags)
 
 
+@pytest.mark.slow
 def test_a_distance_is_that_of_the_samples(checkpoint):
     """Drawn in other batches here."""
     args = times.parse([f"--checkpoint={checkpoint}", "--num_samples=150", "--batch_size=64"])

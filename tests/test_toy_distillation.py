@@ -118,6 +118,7 @@ def test_progressive_distillation_from_32_steps_to_1(teacher, reference):
     assert distance(draw(student, 1)) < 2 * reference, reference
 
 
+@pytest.mark.slow
 def test_consistency_distillation_to_1_step(teacher, reference):
     grid = level_pairs.grid(level_pairs.constant(40), sigma_min=0.0, sigma_max=200.0)
     loss = losses.consistency(Net(apply, COSINE, predictions.v), pairs=grid, distil=True)
