@@ -14,6 +14,7 @@ def get_config():
     """`emoji` without its codec: x0-prediction on patches of pixels, logit-normal(0.8, 0.8)."""
     config = emoji()
     del config.codec
+    config.data.cache = False  # of latents
     config.model.update(out_channels=3, patch_size=8)
     config.prediction = dict(name="x0")
     config.loss.weighting = dict(name="flow")
