@@ -141,13 +141,11 @@ PREDICTIONS: dict[str, Callable[..., Parameterization]] = {
 
 
 def expand(coefficient: Array, x: Array) -> Array:
-    """Shapes a scalar or [B] coefficient to multiply `x` of shape [B, ...]."""
+    """Shapes a coefficient to multiply `x`: a scalar, [B], or of clips [B, T] or [1, T]."""
     coefficient = jnp.asarray(coefficient, x.dtype)
-    return (
-        coefficient.reshape(coefficient.shape + (1,) * (x.ndim - 1))
-        if coefficient.ndim
-        else (coefficient)
-    )
+    if not coefficient.ndim:
+        return coefficient
+    return coefficient.reshape(coefficient.shape + (1,) * (x.ndim - coefficient.ndim))
 
 
 def predict(
@@ -158,7 +156,7 @@ def predict(
     Args:
         parameterization: what the network was trained to output.
         x: [B, ...] the noisy sample (not scaled by `input_scale`).
-        level: scalars or [B].
+        level: scalars or [B]; of clips also [B, T], one for each frame.
         F: [B, ...] the network's output on `input_scale * x`.
     """
     row = parameterization(level)

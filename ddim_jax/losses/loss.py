@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ddim_jax.dropping import AUGMENT, drop
+from ddim_jax.dropping import ALONE, AUGMENT, drop
 from ddim_jax.losses.weightings import Weighting
 from ddim_jax.names import check_range
 from ddim_jax.predictions import Parameterization, Prediction, expand, predict, target
@@ -83,12 +83,12 @@ class Net(NamedTuple):
     null: Mapping[str, Any] = {}
 
     def output(self, params, x, level: NoiseLevel, inputs, dropout_keys=None) -> Array:
-        """Returns F at x [B, ...] and levels [B]; with dropout if keys [B] are given."""
+        """Returns F at x [B, ...] and levels [B] or [B, T]; with dropout if keys [B] are given."""
         scale = expand(self.parameterization(level).input_scale, x)
         return self.apply(params, scale * x, level.model_time, inputs, dropout_keys)
 
     def predict(self, params, x, level: NoiseLevel, inputs, dropout_keys=None) -> Prediction:
-        """Returns x0 and eps at x [B, ...] and levels [B]."""
+        """Returns x0 and eps at x [B, ...] and levels [B] or [B, T]."""
         output = self.output(params, x, level, inputs, dropout_keys)
         return predict(self.parameterization, x, level, output)
 
@@ -104,7 +104,7 @@ def normal_like(keys: Array, x: Array) -> Array:
 
 
 def add_noise(x0: Array, eps: Array, level: NoiseLevel) -> Array:
-    """Returns `alpha x0 + sigma eps` at levels [B]."""
+    """Returns `alpha x0 + sigma eps` at levels [B], of clips also [B, T]."""
     return expand(level.alpha, x0) * x0 + expand(level.sigma, x0) * eps
 
 
@@ -113,7 +113,7 @@ def conditions(batch: dict, keys: Array, null: Mapping[str, Any], dropout: float
 
     Args:
         batch: holds every name in `null`, [B, ...] each, and "augment" for networks that are told
-            it, in every row.
+            it, in every row; it may hold "alone" for networks of clips.
         keys: [B].
         null: of the `Net`.
         dropout: probability that the inputs of a row become null.
@@ -124,7 +124,7 @@ def conditions(batch: dict, keys: Array, null: Mapping[str, Any], dropout: float
     missing = sorted(set(null) - set(batch))
     if missing:
         raise ValueError(f"the network takes {missing[0]!r}, and batches hold {sorted(batch)} only")
-    told = {AUGMENT: batch[AUGMENT]} if AUGMENT in batch else {}
+    told = {name: batch[name] for name in (AUGMENT, ALONE) if name in batch}
     return told | drop({name: jnp.asarray(batch[name]) for name in null}, null, keys, dropout)
 
 
@@ -231,13 +231,14 @@ def regress(
 
     The weighting, on the squared error of x0, is turned into one on F by
     `x0_hat - x0 = -(sigma s / det) (F - F*)`, where s is the output scale and det the determinant
-    of what F means; None is the plain mean over F.
+    of what F means; None is the plain mean over F. Of clips with a level for each frame, frames
+    without noise are known, and the error is the mean over the others of each clip.
 
     Args:
         output: [B, ...] F.
         parameterization: what the network predicts.
-        level: [B] where it was evaluated.
-        lam: [B] log(alpha / sigma).
+        level: [B] where it was evaluated; of clips also [B, T], one for each frame.
+        lam: log(alpha / sigma), of the level's shape.
         wanted: the target as x0 and eps, [B, ...] each.
         weighting: lam -> weight.
 
@@ -248,7 +249,13 @@ def regress(
     det = level.alpha * row.eps_weight - level.sigma * row.x0_weight
     to_x0 = (level.sigma * row.output_scale / det) ** 2
     error = output - target(parameterization, wanted, level)
-    squared = jnp.mean(error**2, axis=tuple(range(1, error.ndim)))
+    if per_frame := jnp.ndim(level.sigma) > 1:
+        unknown = level.sigma > 0
+        lam = jnp.where(unknown, lam, 0.0)
+    squared = jnp.mean(error**2, axis=tuple(range(1 + per_frame, error.ndim)))
+    if per_frame:  # each clip counts the same, however many of its frames are known
+        share = unknown / jnp.maximum(unknown.sum(axis=1, keepdims=True), 1)
+        squared = unknown.shape[1] * share * squared
     weight = 1.0 if weighting is None else weighting(lam) * to_x0
     value = jnp.mean(weight * squared)
     return value, {"loss": value, "mse_x0": jnp.mean(to_x0 * squared)}
