@@ -15,7 +15,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from ddim_jax.predictions import Parameterization, Prediction, expand, predict
+from ddim_jax.predictions import Parameterization, Prediction, expand, predict, split_known
 from ddim_jax.schedules import NoiseLevel
 
 Array = Any
@@ -63,6 +63,7 @@ def denoiser(net: Network, parameterization: Parameterization, inputs: Any = Non
 def _with_x0(x: Array, level: NoiseLevel, old: Prediction, x0: Array, rederive: bool) -> Prediction:
     if not rederive:
         return Prediction(x0, old.eps)
+    level, _ = split_known(level)
     return Prediction(x0, (x - expand(level.alpha, x) * x0) / expand(level.sigma, x))
 
 

@@ -73,7 +73,7 @@ def generate(
     count, table = len(index), recipe.table(model.schedule)
     adaptive = isinstance(table, Tolerance)
     if not adaptive and model.draws_latents:
-        table = table.pad(len(table.slot), max(SLOTS, table.history.shape[-1]))
+        table = table.pad(len(table.slot), max(SLOTS, table.history.shape[2]))
     total = -(-count // min(batch_size, count)) * (1 if adaptive else table.nfe)
     options = {"progress": _tick} if progress and not adaptive else {}
     options |= {"collect": ("x0",)} if trajectory else {}

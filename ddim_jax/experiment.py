@@ -16,6 +16,7 @@ import ml_collections
 
 from ddim_jax import codecs, data
 from ddim_jax.data.images import height_width
+from ddim_jax.frame_noise import FRAME_NOISES
 from ddim_jax.inputs import Inputs
 from ddim_jax.model import Model
 from ddim_jax.names import as_whole, check_options, check_range, lookup, make
@@ -190,6 +191,9 @@ def build(config: ml_collections.ConfigDict) -> Model:
     texts = build_texts(config.get("text"))
     check_told(network, texts)
     inputs = Inputs(network.inputs, tuple(config.data.get("class_names") or ()), texts)
+    noise = config.get("frame_noise")
+    if noise and not getattr(network, "draws_clips", False):
+        raise ValueError("config.frame_noise is of networks of clips; leave it out")
     further = (config.get("extra") or {}).get("channels", 0)
     return Model(
         network=network,
@@ -200,6 +204,7 @@ def build(config: ml_collections.ConfigDict) -> Model:
         codec=codec,
         recipe=Recipe.of(config),
         config=config,
+        frame_noise=make(FRAME_NOISES, noise, "frame_noise") if noise else None,
     )
 
 

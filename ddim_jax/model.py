@@ -28,6 +28,7 @@ from ddim_jax.batch_loop import Generator, check_count
 from ddim_jax.codecs import Codec
 from ddim_jax.denoisers import Denoiser
 from ddim_jax.dropping import Nulled
+from ddim_jax.frame_noise import FrameNoise
 from ddim_jax.inputs import Inputs
 from ddim_jax.networks import winograd
 from ddim_jax.predictions import Parameterization, Prediction
@@ -55,6 +56,7 @@ class Model:
         config: what it was trained with, see `configs/`.
         name: for messages and file names.
         step: training steps.
+        frame_noise: of clips, how the noise of frames is correlated; None: it is not.
         loras: files merged into `params` and the text encoders, as JSON: path, scale, sha256.
     """
 
@@ -68,6 +70,7 @@ class Model:
     config: ml_collections.ConfigDict
     name: str = "model"
     step: int = 0
+    frame_noise: FrameNoise | None = None
     loras: tuple[dict[str, Any], ...] = ()
 
     def __post_init__(self):
@@ -147,6 +150,10 @@ class Model:
         kernels = programs.winograd_of(self.network, self.sample_shape, told)(params)
         return {"params": params, winograd.COLLECTION: {}} | kernels
 
+    def initial_noise(self, keys: Array) -> Array:
+        """What samples of these keys [B] start from, [B, *sample_shape]."""
+        return sampling.initial_noise(keys, self.sample_shape, self.frame_noise)
+
     def _example(self) -> tuple:
         return programs.example(self.sample_shape, self.inputs.declared)
 
@@ -168,6 +175,8 @@ class Model:
         if adaptive and options.pop("collect", ()):
             raise ValueError("a trajectory needs a table: samples under a tolerance share no steps")
         options |= {"clip": recipe.clip} | ({"schedule": self.schedule} if adaptive else {})
+        if self.frame_noise and not adaptive:
+            options["frame_noise"] = self.frame_noise
         return programs.sampler_of(
             self.network, self.parameterization, self._nulled, tuple(sorted(options.items()))
         )
@@ -353,6 +362,7 @@ class Model:
         """
         sampler = self.sampler(recipe, **options)
         options = dict(prepare=self.prepared, mode=parallel, placed=self._placed)
+        options["frame_noise"] = self.frame_noise
         return Generator(sampler, self.params, self.sample_shape, **options)
 
     def kept_generator(self, recipe: Recipe, parallel: str, **options: Any) -> Generator:

@@ -36,7 +36,6 @@ from ddim_jax.losses.loss import (
     check_dropout,
     check_guidance,
     conditions_with_scale,
-    normal_like,
     split,
 )
 from ddim_jax.losses.weightings import Weighting
@@ -104,7 +103,7 @@ def consistency(
     def compute(params, frozen, batch, keys, step):
         x0 = batch["image"]
         pair_key, eps_key, inputs_key, dropout_keys = split(keys, 4)
-        eps = normal_like(eps_key, x0)
+        eps = net.noise(eps_key, x0)
         inputs = conditions_with_scale(batch, inputs_key, net.null, label_dropout, guidance)
         ratios = pairs.sample(pair_key, step)
         high, low = (_level(net.schedule, ratio) for ratio in ratios)

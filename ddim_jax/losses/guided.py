@@ -21,7 +21,6 @@ from ddim_jax.losses.loss import (
     check_dropout,
     check_guidance,
     conditions_with_scale,
-    normal_like,
     regress,
     split,
 )
@@ -74,7 +73,7 @@ def guided(
         x0 = batch["image"]
         t_key, eps_key, inputs_key, dropout_keys = split(keys, 4)
         level = net.schedule.level(times(t_key))
-        x = add_noise(x0, normal_like(eps_key, x0), level)
+        x = add_noise(x0, net.noise(eps_key, x0), level)
         inputs = conditions_with_scale(batch, inputs_key, net.null, label_dropout, guidance)
         wanted = jax.lax.stop_gradient(teach(frozen["teacher"], x, level, inputs))
         output = net.output(params, x, level, inputs, dropout_keys)

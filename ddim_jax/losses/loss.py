@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from ddim_jax.dropping import ALONE, AUGMENT, drop
 from ddim_jax.losses.weightings import Weighting
 from ddim_jax.names import check_range
-from ddim_jax.predictions import Parameterization, Prediction, expand, predict, target
+from ddim_jax.predictions import Parameterization, Prediction, expand, predict, split_known, target
 from ddim_jax.schedules import NoiseLevel, Schedule
 
 Array = Any
@@ -75,12 +75,19 @@ class Net(NamedTuple):
         schedule: the forward process.
         parameterization: what F means.
         null: name -> null value of the inputs that can be dropped; {} for an unconditional network.
+        frame_noise: of clips, how the noise of frames is correlated; None: it is not.
     """
 
     apply: Apply
     schedule: Schedule
     parameterization: Parameterization
     null: Mapping[str, Any] = {}
+    frame_noise: Callable[[Array], Array] | None = None
+
+    def noise(self, keys: Array, x: Array) -> Array:
+        """Draws the noise of samples x [B, ...], one key per row."""
+        z = normal_like(keys, x)
+        return z if self.frame_noise is None else self.frame_noise(z)
 
     def output(self, params, x, level: NoiseLevel, inputs, dropout_keys=None) -> Array:
         """Returns F at x [B, ...] and levels [B] or [B, T]; with dropout if keys [B] are given."""
@@ -245,17 +252,16 @@ def regress(
     Returns:
         The loss, and metrics "loss" and "mse_x0", the unweighted mean squared error of x0.
     """
+    level, known = split_known(level)
     row = parameterization(level)
     det = level.alpha * row.eps_weight - level.sigma * row.x0_weight
     to_x0 = (level.sigma * row.output_scale / det) ** 2
     error = output - target(parameterization, wanted, level)
-    if per_frame := jnp.ndim(level.sigma) > 1:
-        unknown = level.sigma > 0
-        lam = jnp.where(unknown, lam, 0.0)
-    squared = jnp.mean(error**2, axis=tuple(range(1 + per_frame, error.ndim)))
-    if per_frame:  # each clip counts the same, however many of its frames are known
-        share = unknown / jnp.maximum(unknown.sum(axis=1, keepdims=True), 1)
-        squared = unknown.shape[1] * share * squared
+    squared = jnp.mean(error**2, axis=tuple(range(jnp.ndim(level.sigma) or 1, error.ndim)))
+    if known is not None:  # each clip counts the same, however many of its frames are known
+        lam = jnp.where(known, 0.0, lam)
+        counted = known.shape[1] / jnp.maximum((~known).sum(axis=1, keepdims=True), 1)
+        squared = jnp.where(known, 0.0, counted * squared)
     weight = 1.0 if weighting is None else weighting(lam) * to_x0
     value = jnp.mean(weight * squared)
     return value, {"loss": value, "mse_x0": jnp.mean(to_x0 * squared)}

@@ -30,7 +30,6 @@ from ddim_jax.losses.loss import (
     check_dropout,
     check_guidance,
     conditions_with_scale,
-    normal_like,
     regress,
     split,
 )
@@ -91,7 +90,7 @@ def progressive(
         index_key, eps_key, inputs_key, dropout_keys = split(keys, 4)
         index = jax.vmap(lambda key: jax.random.randint(key, (), 0, steps))(index_key)
         start = _rows(levels, 2 * index)
-        x = add_noise(x0, normal_like(eps_key, x0), start)
+        x = add_noise(x0, net.noise(eps_key, x0), start)
         inputs = conditions_with_scale(batch, inputs_key, net.null, label_dropout, guidance)
         wanted = jax.lax.stop_gradient(teach(frozen["teacher"], x, index, start, inputs))
         output = net.output(params, x, start, inputs, dropout_keys)

@@ -3,7 +3,8 @@
 `config.start_from` names the network: a training workdir, a `.safetensors` file or a bundled one.
 It must be of the same images and classes, a teacher of the same schedule too, and its parameters
 must fit; inputs that only the new network has (`scalars`) start at zero effect, and so do layers
-that mix frames, where a network of pictures becomes one of clips. What it predicts may differ. The workdir keeps fingerprints of data and network, so that a resume can compare.
+that mix frames, where a network of pictures becomes one of clips. What it predicts may differ. The
+workdir keeps fingerprints of data and network, so that a resume can compare.
 """
 
 import hashlib
@@ -87,6 +88,12 @@ def check(
     config: ml_collections.ConfigDict, start: ml_collections.ConfigDict, needs_teacher: bool
 ) -> None:
     """Raises ValueError where a run of one config cannot start from a network of the other."""
+    mine, theirs = (dict(c.get("frame_noise") or {}) for c in (config, start))
+    if needs_teacher and mine != theirs:
+        raise ValueError(
+            f"what config.start_from names was trained with config.frame_noise={theirs or None}, "
+            f"the config says {mine or None}; a teacher's must be the student's"
+        )
     mine, theirs = config.schedule.to_dict(), start.schedule.to_dict()
     if needs_teacher and mine != theirs:
         raise ValueError(
