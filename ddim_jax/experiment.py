@@ -6,7 +6,8 @@ is that function's options, so `schedule = {name: "cosine", log_snr_min: -15}` i
 `schedules.cosine(log_snr_min=-15)`. What only training needs is built in `training/method.py`.
 
 The fields `data.image_shape`, `model.out_channels` and `model.num_classes` may be None: they follow
-the data, see `resolve`. What a workdir keeps is resolved.
+the data, see `resolve`. What a workdir keeps is resolved. With `data.frames`, T, what is trained on
+and drawn are clips of T frames of that shape, [B, T, H, W, C].
 """
 
 import importlib.metadata
@@ -55,9 +56,13 @@ def load_data(config: ml_collections.ConfigDict, **options: Any) -> Any:
             f"config.data.channels must be 1 (grey), 3 (RGB) or None (as stored), got "
             f"{section.channels!r}"
         )
+    frames = num_frames(config)
     source = data.load(
         section.name,
         section.split,
+        frames=frames,
+        frame_rate=section.get("frame_rate") or None,
+        frame_stride=section.get("frame_stride") or 1,
         image_size=section.get("resize") or None,
         channels=section.get("channels"),
         data_dir=section.get("data_dir") or None,
@@ -72,6 +77,16 @@ def load_data(config: ml_collections.ConfigDict, **options: Any) -> Any:
             "encode them with --flip, or set it to False"
         )
     return source
+
+
+def num_frames(config: ml_collections.ConfigDict) -> int:
+    """Frames of the clips that a config is about, `config.data.frames`; 0: it is about pictures.
+
+    Raises:
+        ValueError: it is no such number.
+    """
+    frames, hint = config.data.get("frames") or 0, "0 or None for pictures"
+    return check_range("config.data.frames", frames, "[0, 65536]", hint, whole=True)
 
 
 def samples_latents(config: ml_collections.ConfigDict) -> bool:
@@ -187,6 +202,8 @@ def build(config: ml_collections.ConfigDict) -> Model:
             f"prediction 'eps' says nothing about x0 where alpha = 0, as {schedule.name} is at its "
             "noisy end; use prediction 'v' or 'flow'"
         )
+    if frames := num_frames(config):
+        shape = (frames, *shape)
     network, codec = build_network(config.model), _codec(config.get("codec"), shape)
     texts = build_texts(config.get("text"))
     check_told(network, texts)

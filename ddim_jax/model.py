@@ -322,7 +322,7 @@ class Model:
             guidance = None  # one evaluation does the work of two
         interval = self._interval(table) if self.inputs.takes("interval") else None
         interval = None if interval is None else np.full(count, interval)
-        height, width = self.codec.picture_shape[:2]
+        height, width = self.codec.size
         inputs = self.inputs.arrays(
             labels,
             np.full(count, scale),
@@ -378,7 +378,7 @@ class Model:
         Raises:
             ValueError: a size that its network or its codec cannot serve.
         """
-        height, width, _ = self.codec.picture_shape
+        height, width = self.codec.size
         if size is None:
             return self
         if np.shape(size) != (2,) or not all(side == int(side) for side in size):
@@ -386,7 +386,7 @@ class Model:
         size = (int(size[0]), int(size[1]))
         if size == (height, width) or size in self._ready:
             return self._ready.get(size, self)
-        least = getattr(self.network, "multiple", 0) * (height // self.sample_shape[0])
+        least = getattr(self.network, "multiple", 0) * (height // self.sample_shape[-3])
         if not least:
             raise ValueError(
                 f"{self.name} draws pictures of {height} x {width} alone: give no size"

@@ -47,7 +47,7 @@ WRITTEN: dict[str, dict[str, Any]] = {
         **{"name": "", "split": "train", "data_dir": "", "flip": False, "skip_unreadable": False},
         **{"image_shape": None, "channels": None, "resize": None, "pad": False},
         **{"class_names": (), "cache": False, "latents": None, "caption": ""},
-        **{"augment": None},
+        **{"augment": None, "frames": 0, "frame_rate": None, "frame_stride": 1},
     },
     "train": {
         **{"steps": 1, "batch_size": 1, "accumulate": 1, "keep": 2},

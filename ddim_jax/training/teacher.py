@@ -80,7 +80,7 @@ def resolve(config: ml_collections.ConfigDict, start: Model | None) -> ml_collec
         for name in names:
             if section := theirs.get(name):
                 config[name] = ml_collections.ConfigDict(section)
-    shape, classes = start.codec.picture_shape, start.inputs.num_classes
+    shape, classes = start.codec.picture_shape[-3:], start.inputs.num_classes
     return experiment.resolve(config, Source(start.name, shape, classes, 0, None))
 
 
@@ -179,7 +179,7 @@ def fingerprint(source: Any, records: int = 16) -> str:
 
     Pairs may be extended, so theirs is of what drew them.
     """
-    shape = " x ".join(map(str, source.image_shape))
+    shape = " x ".join(map(str, getattr(source, "shape", source.image_shape)))
     digest = hashlib.sha256()
     if isinstance(source, noise_pairs.PairSource):
         digest.update(json.dumps(source.about, sort_keys=True).encode())
