@@ -177,7 +177,7 @@ def check(config: ml_collections.ConfigDict, model: Model, devices: int) -> None
             "set config.model.null_label=True, or label_dropout=0"
         )
     for name in ("frame_levels", "alone"):
-        if config.loss.get(name) and not getattr(model.network, "draws_clips", False):
+        if config.loss.get(name) and not experiment.draws_clips(config):
             raise ValueError(
                 f"config.loss.{name}={config.loss[name]} is of networks of clips; leave it out, or "
                 "set config.model.name='video_unet' and config.data.frames"
