@@ -48,7 +48,7 @@ def generate(
     recipe: Recipe,
     index: np.ndarray,
     labels: np.ndarray | None,
-    texts: dict[str, Any],
+    told: dict[str, Any],
     *,
     seed: int,
     batch_size: int,
@@ -63,7 +63,7 @@ def generate(
         recipe: how.
         index: int [N], places in the set.
         labels: int32 [N]; None for a network without classes.
-        texts: prompt and negative_prompt.
+        told: prompt and negative_prompt; of clips frame_rate and alone.
         seed: of the set.
         batch_size: samples at a time.
         trajectory: also keep the clean estimates.
@@ -81,7 +81,7 @@ def generate(
         _BARS[:] = [bar]
         generator = model.kept_generator(recipe, parallel, **options)
         before = generator.compile_seconds, generator.seconds
-        given = model.conditions(count, recipe, labels, table, **texts)
+        given = model.conditions(count, recipe, labels, table, **told)
         pictures, estimates, nfe = [], [], []
         for _, result in generator.batches(table, index, seed=seed, batch_size=batch_size, **given):
             pictures.append(model.pictures(result.x))

@@ -299,6 +299,8 @@ class Model:
         prompt: Any = None,
         negative_prompt: Any = None,
         channels: Array | None = None,
+        frame_rate: Array = 0.0,
+        alone: Array = False,
     ) -> dict[str, Any]:
         """`inputs` and `guidance` of N samples, as `Generator.batches` takes them.
 
@@ -312,6 +314,8 @@ class Model:
             negative_prompt: what to guide away from, likewise; None: the model's null text.
             channels: [N, h, w, C] of a network that takes more than the sample's, see
                 `editing/inpainting.py`.
+            frame_rate: scalar or [N], frames a second, of a network that is told them; 0: unknown.
+            alone: scalar or [N], whether the frames of a clip are drawn apart from each other.
 
         Raises:
             ValueError: the network is told how long its steps are, and the table's differ; texts
@@ -330,6 +334,8 @@ class Model:
             sizes=np.float32([height, width, 0, 0, height, width]),
             texts=self.inputs.texts(prompt, negative_prompt, count, guidance is not None),
             channels=channels,
+            frame_rate=frame_rate,
+            alone=alone,
         )
         return {"inputs": inputs, "guidance": guidance}
 
@@ -472,6 +478,7 @@ class Model:
         trajectory: bool = False,
         progress: bool = False,
         parallel: str = "jit",
+        **clips: Any,
     ) -> drawing.Drawing:
         """`draw` with everything that is known of the pictures.
 
@@ -487,6 +494,7 @@ class Model:
             trajectory: also return the clean estimates of every row; of a table only.
             progress: show a bar, moved from inside the compiled loop; over batches without a table.
             parallel: a name in `batch_loop.MODES`.
+            **clips: `frame_rate` and `alone` of networks of clips, as of `conditions`.
 
         Raises:
             ValueError: as `draw`; a trajectory without a table; a tolerance that was not met.
@@ -498,11 +506,11 @@ class Model:
             raise ValueError(f"{self.name} has shapes and no weights: it can be planned with alone")
         if prompt is None and self.inputs.takes("text"):
             raise ValueError("this network draws from a text: give a prompt; '' for none")
-        texts = {"prompt": prompt, "negative_prompt": negative_prompt}
+        told = {"prompt": prompt, "negative_prompt": negative_prompt} | clips
         labels = self.inputs.labels(label, count)
         index = np.arange(count) if index is None else index
         asked = {"seed": seed, "batch_size": batch_size, "progress": progress, "parallel": parallel}
-        return drawing.generate(self, recipe, index, labels, texts, trajectory=trajectory, **asked)
+        return drawing.generate(self, recipe, index, labels, told, trajectory=trajectory, **asked)
 
     def pictures(self, x: Array) -> np.ndarray:
         """Samples [N, *sample_shape] as uint8 pictures [N, H, W, C]; ValueError if not finite."""
