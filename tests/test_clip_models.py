@@ -141,12 +141,15 @@ def test_frames_are_cut_apart_as_often_as_is_said():
 
 
 def test_distillation_serves_networks_of_clips():
-    """At one level for a clip."""
+    """At one level for a clip, of which some frames may be known."""
     batch = {"image": jnp.zeros((2, T, SIZE, SIZE, 1)), "label": jnp.arange(2)}
     keys = sampling.sample_keys(1, np.arange(2))
     for loss in (
         dict(name="progressive", steps=2),
         dict(name="consistency", distil=True, pairs=dict(name="grid", sigma_min=0.0)),
+        dict(name="progressive", steps=2, known=1.0),
+        dict(name="consistency", distil=True, pairs=dict(name="grid", sigma_min=0.0), known=1.0),
+        dict(name="guided", known=0.5),
     ):
         config = config_of()
         config.loss = loss

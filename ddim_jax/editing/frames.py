@@ -12,6 +12,7 @@ keeps of the frames before spares evaluating these again: the result is that of 
 Source: Chen et al. 2024 (arXiv:2407.01392), section 3.3.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -43,6 +44,7 @@ class KnownFrames(NamedTuple):
     known: Array
 
 
+@functools.lru_cache(maxsize=8)  # one task, one program
 def known_frames(schedule: Schedule) -> Task:
     """The task of drawing the other frames of clips, whose data are `KnownFrames`.
 

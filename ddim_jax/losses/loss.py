@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from ddim_jax.dropping import ALONE, AUGMENT, drop
+from ddim_jax.losses.time_samplers import some_known
 from ddim_jax.losses.weightings import Weighting
 from ddim_jax.names import check_range
 from ddim_jax.predictions import Parameterization, Prediction, expand, predict, split_known, target
@@ -113,6 +114,32 @@ def normal_like(keys: Array, x: Array) -> Array:
 def add_noise(x0: Array, eps: Array, level: NoiseLevel) -> Array:
     """Returns `alpha x0 + sigma eps` at levels [B], of clips also [B, T]."""
     return expand(level.alpha, x0) * x0 + expand(level.sigma, x0) * eps
+
+
+def with_known(
+    level: NoiseLevel, schedule: Schedule, keys: Array, frames: int, rate: float
+) -> NoiseLevel:
+    """Levels [B, T] of clips at levels [B], some frames of some of which are known.
+
+    Args:
+        level: of the other frames; at rate 0 it is returned as it is.
+        schedule: its clean end is the level of known frames.
+        keys: [B].
+        frames: T.
+        rate: probability that frames of a clip are known, as `time_samplers.some_known` says.
+    """
+    if not rate:
+        return level
+    which, whether = split(keys, 2)
+    known = some_known(which, frames) & (jax.vmap(jax.random.uniform)(whether) < rate)[:, None]
+    clean = schedule.level(jnp.float32(schedule.t_span[1]))
+    pairs = zip(clean, level, strict=True)
+    return NoiseLevel(*(jnp.where(known, of, field[:, None]) for of, field in pairs))
+
+
+def check_known(known: float) -> None:
+    """Raises ValueError unless it is a probability."""
+    check_range("config.loss.known", known, "[0, 1]", "0.3 is usual, of networks of clips")
 
 
 def conditions(batch: dict, keys: Array, null: Mapping[str, Any], dropout: float) -> dict:

@@ -100,8 +100,7 @@ def of_frames(
         shares[1]   the clean end for some, one for the others    go on from frames, fill in
         the rest    one for each                                  draw a frame behind the other
 
-    Known frames are the first one, the first few, or any, with a probability of .1 to .6 each; they
-    are never all.
+    Which are known says `some_known`.
 
     Args:
         schedule: its clean end.
@@ -124,20 +123,32 @@ def of_frames(
         fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
         own = jax.vmap(fold, in_axes=(0, None))(keys, jnp.arange(frames))
         t = times(own.reshape(-1)).reshape(own.shape)
-        kind, are_known = jax.vmap(lambda key: one(jax.random.fold_in(key, frames), frames))(keys)
-        t = jnp.where((kind < known)[:, None], t[:, :1], t)
-        are_known &= ((kind >= joint) & (kind < known))[:, None]
-        return jnp.where(are_known, schedule.t_span[1], t)
-
-    def one(key: Array, frames: int) -> tuple[Array, Array]:
-        u = jax.random.uniform(key, (5,))
-        place = jnp.arange(frames)
-        few = jnp.where(u[2] < 0.5, 1, 1 + jnp.floor(u[3] * (frames // 2)))
-        any_of = jax.random.uniform(jax.random.fold_in(key, 1), (frames,)) < 0.1 + 0.5 * u[4]
-        are_known = jnp.where(u[1] < 0.5, place < few, any_of)
-        return u[0], are_known & ~are_known.all()
+        kind_keys, known_keys = (
+            jax.vmap(lambda key, p=p: jax.random.fold_in(key, frames + p))(keys) for p in range(2)
+        )
+        kind = jax.vmap(jax.random.uniform)(kind_keys)[:, None]
+        t = jnp.where(kind < known, t[:, :1], t)
+        some = (kind >= joint) & (kind < known) & some_known(known_keys, frames)
+        return jnp.where(some, schedule.t_span[1], t)
 
     return sample
+
+
+def some_known(keys: Array, frames: int) -> Array:
+    """Which frames of clips are known, bool [B, T]: the first, the first few, or any; never all.
+
+    A quarter of the clips begin with one frame, a quarter with up to half of all; of the others
+    each frame is known with a probability of .1 to .6.
+    """
+
+    def one(key: Array) -> Array:
+        u = jax.random.uniform(key, (4,))
+        few = jnp.where(u[1] < 0.5, 1, 1 + jnp.floor(u[2] * (frames // 2)))
+        any_of = jax.random.uniform(jax.random.fold_in(key, 1), (frames,)) < 0.1 + 0.5 * u[3]
+        known = jnp.where(u[0] < 0.5, jnp.arange(frames) < few, any_of)
+        return known & ~known.all()
+
+    return jax.vmap(one)(keys)
 
 
 def _check_normal(mean: float, std: float) -> None:

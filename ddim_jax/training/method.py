@@ -176,7 +176,7 @@ def check(config: ml_collections.ConfigDict, model: Model, devices: int) -> None
             f"config.loss.label_dropout={config.loss.label_dropout} needs a null label to drop to; "
             "set config.model.null_label=True, or label_dropout=0"
         )
-    for name in ("frame_levels", "alone"):
+    for name in ("frame_levels", "alone", "known"):
         if config.loss.get(name) and not experiment.draws_clips(config):
             raise ValueError(
                 f"config.loss.{name}={config.loss[name]} is of networks of clips; leave it out, or "
