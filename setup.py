@@ -37,6 +37,7 @@ setup(
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda13]"],
         "hub": ["huggingface_hub"],
+        "video": ["imageio-ffmpeg"],
         "test": ["pytest", "pytest-xdist", "ruff"],
         "parity": [
             "diffusers",

@@ -9,6 +9,8 @@ and never know which codec made them.
 kind, and `to_uint8(to_unit_range(u)) == u` exactly.
 
 `latents` is the codec of networks that work on what an autoencoder makes of the pixels.
+
+A clip is a picture of shape (T, H, W, C): frames are converted one by one.
 """
 
 import functools
@@ -34,7 +36,7 @@ class Codec(NamedTuple):
 
     Attributes:
         sample_shape: of one sample, without the batch.
-        picture_shape: of one picture, (H, W, C), without the batch.
+        picture_shape: of one picture, (H, W, C), or clip, (T, H, W, C), without the batch.
         encode: `(params, pictures, key) -> x`, uint8 [B, *picture_shape] to float
             [B, *sample_shape]; the key is for codecs that draw, None for those that do not.
         decode: `(params, x) -> pictures`, float [B, *sample_shape] to uint8 [B, *picture_shape].
@@ -52,9 +54,21 @@ class Codec(NamedTuple):
     params: Any = None
     moments: Callable[[Any, Array], Array] | None = None
 
-    def at(self, height: int, width: int) -> "Codec":
-        """The codec of pictures of another size."""
-        return self.make((height, width, self.picture_shape[-1]), self.params)
+    @property
+    def frames(self) -> int:
+        """How many a clip has; 0 of pictures."""
+        return self.picture_shape[0] if len(self.picture_shape) == 4 else 0
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of a picture, or of the frames of a clip."""
+        return self.picture_shape[-3], self.picture_shape[-2]
+
+    def at(self, height: int, width: int, frames: int | None = None) -> "Codec":
+        """The codec of pictures of another size; of clips, of as many frames or others."""
+        frames = self.frames if frames is None else frames
+        time = (frames,) if self.frames else ()
+        return self.make((*time, height, width, self.picture_shape[-1]), self.params)
 
     def given(self, params: Any) -> "Codec":
         """The codec with other parameters."""
@@ -69,7 +83,7 @@ def pixels(image_shape: tuple[int, ...]) -> Codec:
     ValueError for arrays that do not end in `image_shape`.
 
     Args:
-        image_shape: (H, W, C) of one picture.
+        image_shape: (H, W, C) of one picture, or (T, H, W, C) of one clip.
     """
     shape = tuple(image_shape)
 
@@ -91,48 +105,54 @@ def latents(autoencoder: Any, picture_shape: tuple[int, ...], params: Any = None
     pictures it takes what `moments` made of them, and floating point arrays that end in the
     latents' shape are returned as they are: they are samples already.
     `decode` takes as many pictures at a time as there are devices, so that any number fits; within
-    a program, one after the other. Both raise ValueError for arrays that do not end in the codec's
-    shapes.
+    a program, one after the other. Frames of clips are pictures like others. Both raise
+    ValueError for arrays that do not end in the codec's shapes.
 
     Args:
         autoencoder: an `AutoencoderKL` or `AutoencoderTiny`.
-        picture_shape: (H, W, C) of one picture.
+        picture_shape: (H, W, C) of one picture, or (T, H, W, C) of one clip.
         params: of the autoencoder.
 
     Raises:
         ValueError: H or W is not divisible by the autoencoder's factor, mostly 8.
     """
     shape, factor = tuple(picture_shape), autoencoder.factor
-    if odd := [side for side in shape[:2] if side % factor or side < factor]:
+    if odd := [side for side in shape[-3:-1] if side % factor or side < factor]:
         raise ValueError(
             f"height and width must be multiples of {factor} for latents, got {odd[0]}; use "
             f"{max(1, round(odd[0] / factor)) * factor}"
         )
-    sample_shape = (shape[0] // factor, shape[1] // factor, autoencoder.latent_channels)
-    in_strips = shape[0] * shape[1] > MOST_PIXELS and hasattr(autoencoder, "decode_last")
+    height, width = shape[-3:-1]
+    of_frame = (height // factor, width // factor, autoencoder.latent_channels)
+    sample_shape = (*shape[:-3], *of_frame)
+    in_strips = height * width > MOST_PIXELS and hasattr(autoencoder, "decode_last")
     placed: list = []  # parameters, the same on all devices, and those devices
 
     def moments(params: Any, pictures: Array) -> Array:
         _check_shape(pictures, shape, "pictures")
-        return _encoder(autoencoder)(params, pictures)
+        found = _encoder(autoencoder)(params, pictures.reshape(-1, *shape[-3:]))
+        return found.reshape(*pictures.shape[:-3], *found.shape[1:])
 
     def encode(params: Any, pictures: Array, key: Array | None = None) -> Array:
-        found = tuple(pictures.shape[-3:]) if pictures.dtype.kind == "f" else ()
+        found = tuple(pictures.shape[-len(shape) :]) if pictures.dtype.kind == "f" else ()
         if found == sample_shape:
             return pictures
-        both = found == (*sample_shape[:2], 2 * sample_shape[2])
+        both = found == (*sample_shape[:-1], 2 * sample_shape[-1])
         return drawn(pictures if both else moments(params, pictures), key)
 
     def decode(params: Any, x: Array) -> Array:
         _check_shape(x, sample_shape, "samples")
+        z = x.reshape(-1, *of_frame)
         if isinstance(x, jax.core.Tracer):
             program = _decoder(autoencoder, in_strips)
-            return jax.lax.map(lambda z: program(params, z[None])[0], x)
+            pictures = jax.lax.map(lambda z: program(params, z[None])[0], z)
+            return pictures.reshape(*x.shape[:-3], *pictures.shape[1:])
         if not placed or placed[0] is not params:
             mesh = parallel.make_mesh(jax.local_devices())
             placed[:] = params, parallel.replicate(params, mesh), mesh
         program = _decoder(autoencoder, in_strips, placed[2])
-        return _in_parts(program, placed[1], np.asarray(x), placed[2])
+        pictures = _in_parts(program, placed[1], np.asarray(z), placed[2])
+        return pictures.reshape(*x.shape[:-3], *pictures.shape[1:])
 
     make = functools.partial(latents, autoencoder)
     return Codec(sample_shape, shape, encode, decode, make, params, moments)
@@ -142,11 +162,11 @@ def drawn(moments: Array, keys: Array | None = None) -> Array:
     """Samples of latents, `mean + std * noise`; without keys their means.
 
     Args:
-        moments: [B, h, w, 2 C], means and then standard deviations.
+        moments: [B, h, w, 2 C], means and then standard deviations; of clips [B, T, h, w, 2 C].
         keys: [B].
 
     Returns:
-        [B, h, w, C].
+        [B, h, w, C], of clips [B, T, h, w, C].
     """
     mean, std = jnp.split(moments, 2, axis=-1)
     if keys is None:
@@ -230,7 +250,8 @@ def to_uint8(x: Array) -> Array:
 
 def _check_shape(array: Array, shape: tuple[int, ...], what: str) -> None:
     if tuple(array.shape[array.ndim - len(shape) :]) != shape or array.ndim < len(shape):
+        hint = "take so many frames, and crop and resize" if len(shape) == 4 else "crop and resize"
         raise ValueError(
             f"{what} must be [..., {', '.join(map(str, shape))}], got {list(array.shape)}; "
-            "crop and resize them first"
+            f"{hint} them first"
         )

@@ -161,7 +161,7 @@ def about(
             "seed": int(seed),
             "batch_size": int(min(batch_size, len(index))),
             "negative_prompt": negative_prompt,
-            "size": list(model.codec.picture_shape[:2]),
+            "size": list(model.codec.size),
         }
         | places(index, labels, prompts)
     )

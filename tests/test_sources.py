@@ -60,7 +60,7 @@ def test_digits_resized_and_in_colour():
     ],
 )
 def test_unknown_spec(spec, parts):
-    known = "it must be digits, npz:PATH, folder:PATH, pairs:FOLDER, latents:DIR, or the name of a"
+    known = "it must be digits, moving_digits, npz:PATH, folder:PATH, clips:PATH, pairs:FOLDER, lat"
     with rejects(ValueError, f"unknown dataset {spec!r}", known, *parts):
         data.load(spec)
 

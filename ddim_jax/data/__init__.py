@@ -4,7 +4,8 @@ source = data.load("digits")
 for batch in data.batches(source, 128, seed=0):
     x0 = data.to_unit_range(batch["image"])
 
-sources       `load` and `Source`; it reads digits, npz, folders, tfds, noise_pairs, latent_sets
+sources       `load` and `Source`; it reads digits, npz, folders, tfds, noise_pairs, latent_sets,
+              and of clips moving_digits, clips, clip_files
 pipeline      shuffles and batches
 images        resizes, arranges on sheets, writes PNG and GIF
 noise_pairs   the files of noise-image pairs for reflow

@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -67,7 +68,7 @@ def open_folder(
         files, labels = [files[first]], [labels[first]]
     sizes = check_files(root, files, skip_unreadable)
     if bad := [i for i, found in enumerate(sizes) if isinstance(found, str)]:
-        note.insert(0, f"{len(bad)} unreadable images{_listed(root, files, sizes)}")
+        note.insert(0, f"{len(bad)} unreadable images{listed(root, files, sizes)}")
         kept = sorted(set(range(len(files))) - set(bad))
         files, labels, sizes = ([part[i] for i in kept] for part in (files, labels, sizes))
         if checked and (lost := sorted({*range(len(classes))} - {*labels})):
@@ -77,13 +78,7 @@ def open_folder(
             )
     if not files:
         raise ValueError(f"none of the {len(bad)} images in {root} can be read; convert them")
-    if size is None and len(set(sizes)) > 1:
-        shown = ", ".join(f"{w} x {h}" for w, h in sorted(set(sizes))[:3])
-        raise ValueError(
-            f"images in {root} have {len(set(sizes))} different sizes ({shown}, ...), one batch "
-            "needs one size; resize them (training: config.data.resize, "
-            "editing: --resize, Python: image_size)"
-        )
+    check_sizes(root, sizes, size)
     shape = fit_pil(Image.new("L", sizes[0]), size, channels, pad).shape
 
     def read(index: int) -> tuple[np.ndarray, int]:
@@ -91,6 +86,19 @@ def open_folder(
 
     note = f"skipped {' and '.join(note)}" if note else ""
     return shape, len(classes), len(files), read, tuple(classes), note, files
+
+
+def check_sizes(
+    root: Path, sizes: Sequence[tuple[int, int]], size: Size, what: str = "images"
+) -> None:
+    """Raises ValueError for different (width, height) that are not resized."""
+    if size is None and len(set(sizes)) > 1:
+        shown = ", ".join(f"{w} x {h}" for w, h in sorted(set(sizes))[:3])
+        raise ValueError(
+            f"{what} in {root} have {len(set(sizes))} different sizes ({shown}, ...), one batch "
+            "needs one size; resize them (training: config.data.resize, "
+            "editing: --resize, Python: image_size)"
+        )
 
 
 def _skipped(root: Path, used: int) -> list[str]:
@@ -109,8 +117,11 @@ def _skipped(root: Path, used: int) -> list[str]:
     return [f"{others} other files ({few(kinds)})"] if others > 0 else []
 
 
-def _listed(root: Path, files: Sequence[Path], sizes: Sequence) -> str:
-    """Writes the list of unreadable files to a file, and says where it is."""
+def listed(root: Path, files: Sequence[Path], sizes: Sequence) -> str:
+    """Writes the list of unreadable files to a file, and says where it is.
+
+    Of each it is said why where `sizes` holds a text.
+    """
     lines = [
         f"{file.relative_to(root)}: {why}\n"
         for file, why in zip(files, sizes, strict=True)
@@ -129,7 +140,7 @@ def split_folder(path: Path, split: str) -> Path:
     Raises:
         ValueError: there is no such split.
     """
-    names = [folder.name for folder in _folders_in(path)]
+    names = [folder.name for folder in folders_in(path)]
     # All of them: "train" beside "car" and "plane" is a class.
     splits = names and all(name.lower() in SPLITS for name in names) and not _images_in(path)
     if splits and split in names:
@@ -150,9 +161,9 @@ def find_images(root: Path) -> tuple[list[Path], list[int], list[str]]:
         ValueError: no images, images beside sub-folders of images, or an empty sub-folder.
     """
     flat = _images_in(root)
-    folders = _folders_in(root)
+    folders = folders_in(root)
     per_class = {folder.name: _images_in(folder) for folder in folders}
-    full = [name for name, files in per_class.items() if files]  # in the order of `_folders_in`
+    full = [name for name, files in per_class.items() if files]  # in the order of `folders_in`
     if not flat and not full:
         raise ValueError(
             f"{root} holds no images ({', '.join(SUFFIXES)}), neither itself nor in "
@@ -182,7 +193,8 @@ def find_images(root: Path) -> tuple[list[Path], list[int], list[str]]:
     return files, labels, full
 
 
-def _folders_in(folder: Path) -> list[Path]:
+def folders_in(folder: Path) -> list[Path]:
+    """Its sub-folders, sorted, those that are numbers by their value; not hidden ones."""
     # Not .git, .ipynb_checkpoints, __MACOSX and the like.
     found = [p for p in folder.iterdir() if p.is_dir() and p.name[0] not in "._"]
     return sorted(found, key=lambda p: _order(p.name))
@@ -206,27 +218,34 @@ def _is_image(name: str) -> bool:
 
 
 def check_files(
-    root: Path, files: Sequence[Path], skip_unreadable: bool = False
-) -> list[tuple[int, int] | str]:
+    root: Path,
+    files: Sequence[Path],
+    skip_unreadable: bool = False,
+    inspect: Callable[[Path], Any] | None = None,
+    what: str = "image files",
+) -> list[Any]:
     """Returns the (width, height) of every file, after checking that all can be read.
 
     Args:
         root: of the files, for messages.
         files: to check.
         skip_unreadable: of a file that cannot be read return why, a string.
+        inspect: what is returned of a file, or a string why it cannot be used; default of a
+            picture its (width, height).
+        what: the files are, for messages.
 
     Raises:
         ValueError: some cannot be read; the message names the first three and says why, and names
             a file that lists all.
     """
     with ThreadPoolExecutor(8) as pool:
-        sizes = list(pool.map(_inspect, files))  # or why the file cannot be used
+        sizes = list(pool.map(inspect or _inspect, files))  # or why the file cannot be used
     bad = [(file, why) for file, why in zip(files, sizes, strict=True) if isinstance(why, str)]
     if bad and not skip_unreadable:
         shown = "; ".join(f"{file.relative_to(root)}: {why}" for file, why in bad[:3])
-        more = f"; ...{_listed(root, files, sizes)}" if len(bad) > 3 else ""
+        more = f"; ...{listed(root, files, sizes)}" if len(bad) > 3 else ""
         raise ValueError(
-            f"{len(bad)} of {len(files)} image files in {root} cannot be read ({shown}{more}); "
+            f"{len(bad)} of {len(files)} {what} in {root} cannot be read ({shown}{more}); "
             "repair, convert or remove them, or set config.data.skip_unreadable=True "
             "(skip_unreadable=True in Python)"
         )

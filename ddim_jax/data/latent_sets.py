@@ -5,9 +5,9 @@
         latents-00000.array_record      images 0..999
 
 A record holds an image's label, int32, and the means and standard deviations of its latents,
-float32 [h, w, 2 C]; in a set with mirrors, then those of the mirrored image: mirrored latents are
-others. `python -m ddim_jax.data.latents` writes such a set; it is complete when all shards are
-there. A set of up to `IN_MEMORY` bytes is read as a whole.
+float32 [h, w, 2 C], of clips [T, h, w, 2 C]; in a set with mirrors, then those of the mirrored
+image: mirrored latents are others. `python -m ddim_jax.data.latents` writes such a set; it is
+complete when all shards are there. A set of up to `IN_MEMORY` bytes is read as a whole.
 
 Source: Rombach et al. 2022 (arXiv:2112.10752), section 3.1.
 """
@@ -54,13 +54,16 @@ def records(moments: np.ndarray, labels: np.ndarray) -> list[bytes]:
     ]
 
 
-def load(folder: Path, image_size: Size = None, channels: int | None = None) -> dict[str, Any]:
+def load(
+    folder: Path, image_size: Size = None, channels: int | None = None, frames: int | None = None
+) -> dict[str, Any]:
     """Opens a set; returns the fields of a `Source`.
 
     Args:
         folder: of the set.
         image_size: of the pictures, if it is known.
         channels: of the pictures, if they are known.
+        frames: of clips, if it is known.
 
     Raises:
         FileNotFoundError: there is no set, or it is not complete.
@@ -81,6 +84,13 @@ def load(folder: Path, image_size: Size = None, channels: int | None = None) -> 
             f"{folder} holds latents of pictures of shape {shape}, and other ones are asked for; "
             "leave config.data.resize and config.data.channels out, or encode such pictures"
         )
+    held = about.get("frames", 0)
+    if frames and frames != held:
+        what = f"clips of {held} frames" if held else "pictures"
+        raise ValueError(
+            f"{folder} holds latents of {what}, and clips of {frames} are asked for; leave "
+            "config.data.frames to the data, or encode such clips"
+        )
     try:
         take = _of_disk(shards(folder).open(count), about)
     except ValueError as error:
@@ -92,6 +102,7 @@ def load(folder: Path, image_size: Size = None, channels: int | None = None) -> 
         "image_shape": shape,
         "num_classes": about["num_classes"],
         "count": count,
+        "frames": held,
         "class_names": tuple(about["class_names"]),
         "captions": _captions(folder, count) if about["captions"] else (),
         "mirrors": about["mirrors"],
@@ -152,13 +163,13 @@ class Encoder:
             codec: of an autoencoder, with parameters.
             mirrors: whether mirrored pictures are encoded too.
         """
-        each = min(128, 4 * max(1, TOGETHER // int(np.prod(codec.picture_shape[:2]))))
+        each = min(128, 4 * max(1, TOGETHER // int(np.prod(codec.picture_shape[:-1]))))
         self._mesh = parallel.make_mesh(jax.local_devices())
         self._params = parallel.replicate(codec.params, self._mesh)
         self._size = each * self._mesh.size
 
         def run(params, pictures):
-            turned = (pictures, pictures[:, :, ::-1]) if mirrors else (pictures,)
+            turned = (pictures, pictures[..., ::-1, :]) if mirrors else (pictures,)
             return jnp.stack([codec.moments(params, one) for one in turned], axis=1)
 
         self._run = jax.jit(parallel.by_rows(run, self._mesh))

@@ -5,8 +5,9 @@
 
 MODEL is a run of `loss.name="autoencoder"`, or the folder of a pipeline that has one. Mean and
 standard deviation of every latent are kept, with labels and captions, and with --flip those of
-each mirrored image. Processes share the work as those of train.py do; all of them must see DIR.
-The same command goes on where it was stopped. `latent_sets.py` is the format.
+each mirrored image. Of clips (--frames) the first frames are encoded, one by one. Processes share
+the work as those of train.py do; all of them must see DIR. The same command goes on where it was
+stopped. `latent_sets.py` is the format.
 """
 
 import argparse
@@ -41,7 +42,7 @@ def encode(source: data.Source, autoencoder: str, folder: Path, *, flip: bool = 
     """
     section, params = around.autoencoder(autoencoder, source, _scale(folder))
     network = experiment.build_autoencoder(section)
-    codec = codecs.latents(network, source.image_shape, params)
+    codec = codecs.latents(network, source.shape, params)
     if source.image_shape[-1] != network.channels:
         raise ValueError(
             f"{source.name} has pictures of {source.image_shape[-1]} channels, the autoencoder "
@@ -58,7 +59,7 @@ def encode(source: data.Source, autoencoder: str, folder: Path, *, flip: bool = 
         "class_names": source.class_names,
         "captions": bool(source.captions),
         "mirrors": flip,
-    }
+    } | ({"frames": source.frames} if source.frames else {})
     files.check_origin(folder / latent_sets.ABOUT, about, "latents")
     _together("begin")  # all know what is missing before one writes
     shards = latent_sets.shards(folder)
@@ -106,7 +107,7 @@ def _together(name: str) -> None:
 def main(argv: list[str] | None = None) -> None:
     """Encodes a data set to latents."""
     parser = command_line.Parser(description=main.__doc__)
-    parser.add_argument("source", help="digits, folder:PATH, npz:PATH or a TFDS name")
+    parser.add_argument("source", help="digits, folder:PATH, clips:PATH, npz:PATH or a TFDS name")
     parser.add_argument("--autoencoder", required=True, help="a trained one, or a pipeline")
     parser.add_argument("--out", required=True, help="folder of the set")
     parser.add_argument("--split", default="train", help="of the source")
@@ -115,6 +116,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--pad", action="store_true", help="with --resize: crop nothing")
     parser.add_argument("--skip_unreadable", action="store_true", help="leave out such files")
     parser.add_argument("--caption", help="a feature of a TFDS dataset, its captions")
+    parser.add_argument("--frames", type=int, help="of clips; default all that they have")
+    parser.add_argument("--frame_rate", type=float, help="take so many frames a second of clips")
+    parser.add_argument("--frame_stride", type=int, default=1, help="or every so many")
     parser.add_argument("--data_dir", help="where TFDS datasets are")
     parser.add_argument("--flip", action="store_true", help="encode mirrored images too")
     parser.add_argument("--distributed", action="store_true", help="join other processes")
@@ -136,7 +140,8 @@ def run(args: argparse.Namespace) -> None:
     source = data.load(
         args.source, args.split, image_size=_size(args.resize), channels=args.channels,
         data_dir=args.data_dir, pad=args.pad, skip_unreadable=args.skip_unreadable,
-        caption=args.caption,
+        caption=args.caption, frames=args.frames, frame_rate=args.frame_rate,
+        frame_stride=args.frame_stride,
     )  # fmt: skip
     if not isinstance(source, data.Source) or source.autoencoder:
         raise ValueError(f"{args.source} holds no pictures; encode the data that it was made of")
@@ -144,9 +149,11 @@ def run(args: argparse.Namespace) -> None:
     if jax.process_index() == 0:
         for note in filter(None, (source.note, captions.note(source.captions))):
             print(f"note: {note}")
+        own = f"--config.data.frames={source.frames} " if source.frames else ""
+        what = source.noun + " and their mirrors" * args.flip
         print(
-            f"{args.out}: latents of {len(source):,} images{' and their mirrors' * args.flip}; "
-            f"train with --config.data.name=latents:{args.out} "
+            f"{args.out}: latents of {len(source):,} {what}; "
+            f"train with --config.data.name=latents:{args.out} {own}"
             f"--config.codec.start_from={args.autoencoder}"
         )
 

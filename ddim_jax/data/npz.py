@@ -1,8 +1,9 @@
-"""Images and labels in a file made by `numpy.savez`.
+"""Images or clips, and labels, in a file made by `numpy.savez`.
 
 A split is read from the arrays {split}_x and {split}_y; the split "train" also from images and
-labels, or x and y. Labels may be left out; `class_names`, texts in their order, may be there.
-Everything is checked before training starts.
+labels, or x and y. Labels may be left out; `class_names`, texts in their order, may be there, and
+of clips frames a second, {split}_frame_rate or frame_rate, one number or one for each. Everything
+is checked before training starts.
 """
 
 import contextlib
@@ -19,8 +20,8 @@ NAMES = "class_names"
 def read(path: Path, split: str) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...]]:
     """Returns images, labels and the names of the classes.
 
-    Images are uint8 [N, H, W, C]; labels integers [N], None if there are none; names () if the file
-    has none.
+    Images are uint8 [N, H, W, C], clips [N, T, H, W, C]; labels integers [N], None if there are
+    none; names () if the file has none.
 
     Raises:
         FileNotFoundError: no such file.
@@ -64,6 +65,26 @@ def read_captions(path: Path, split: str) -> tuple[str, ...]:
     return tuple(map(str, texts))
 
 
+def read_frame_rates(path: Path, split: str, count: int) -> np.ndarray | None:
+    """Frames a second of the clips of `read`, float64 [count]; None where the file says none.
+
+    Raises:
+        ValueError: neither one number nor one for each clip, or some that are not above 0.
+    """
+    with _explain_errors(path), np.load(path) as arrays:
+        key = next((k for k in (f"{split}_frame_rate", "frame_rate") if k in arrays), None)
+        rates = None if key is None else arrays[key]
+    if rates is None:
+        return None
+    good = rates.dtype.kind in "iuf" and rates.shape in ((), (count,))
+    if not good or not np.isfinite(rates).all() or rates.min() <= 0:
+        raise ValueError(
+            f"{key!r} of {path} is {rates.dtype} {list(rates.shape)}; it must be frames a second, "
+            f"a number above 0 or {count} of them"
+        )
+    return np.broadcast_to(rates.astype(np.float64), (count,))
+
+
 def arrays(
     images: np.ndarray,
     labels: np.ndarray | None = None,
@@ -73,7 +94,7 @@ def arrays(
     """What `numpy.savez` is to write for `read` and `read_captions`.
 
     Args:
-        images: uint8 [N, H, W, C].
+        images: uint8 [N, H, W, C] or [N, T, H, W, C].
         labels: int [N]; None for none.
         class_names: in the order of the labels; left out where two are the same.
         captions: texts in rotation; none are left out.
@@ -116,18 +137,21 @@ def _choose_keys(path: Path, keys: Sequence[str], split: str) -> tuple[str, str 
 
 
 def _check_images(path: Path, key: str, images: np.ndarray) -> np.ndarray:
-    """Returns the images as uint8 [N, H, W, C]."""
-    rule = "images must be uint8 [N, H, W] or [N, H, W, C] with C = 1 or 3 last and N >= 1"
+    """Returns the images as uint8 [N, H, W, C], or clips as [N, T, H, W, C]."""
+    rule = (
+        "images must be uint8 [N, H, W] or [N, H, W, C], clips [N, T, H, W, C], with C = 1 or 3 "
+        "last and N >= 1"
+    )
     got = f"{key!r} of {path} is {images.dtype} {list(images.shape)}"
     if images.dtype != np.uint8:
         raise ValueError(f"{got}; {rule}; bring the values to 0..255 and use .astype('uint8')")
     if images.ndim == 4 and images.shape[3] not in (1, 3) and images.shape[1] in (1, 3):
         raise ValueError(f"{got}; {rule}; move the channels with .transpose(0, 2, 3, 1)")
-    if images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] not in (1, 3)):
+    if images.ndim not in (3, 4, 5) or (images.ndim > 3 and images.shape[-1] not in (1, 3)):
         raise ValueError(f"{got}; {rule}; reshape the array, leave out an alpha channel")
     if images.size == 0:
         raise ValueError(f"{got}; {rule}; write at least one image")
-    return images if images.ndim == 4 else images[..., None]
+    return images[..., None] if images.ndim == 3 else images
 
 
 def _check_labels(path: Path, key: str, labels: np.ndarray, count: int) -> None:

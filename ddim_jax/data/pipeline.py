@@ -1,9 +1,10 @@
 """Shuffled, flipped, sharded batches that can start anywhere.
 
 The seed fixes one global order of examples: every epoch is a new permutation, and position i of the
-endless sequence decides which image it is and whether it is flipped. Global batch k is
-positions k * B to (k + 1) * B - 1, and its row j goes to process j % n. So nothing depends on the
-number of processes, and starting at batch k costs no more than starting at batch 0.
+endless sequence decides which image it is and whether it is flipped, and of a clip with frames to
+spare where it begins. Global batch k is positions k * B to (k + 1) * B - 1, and its row j goes to
+process j % n. So nothing depends on the number of processes, and starting at batch k costs no more
+than starting at batch 0.
 """
 
 from __future__ import annotations
@@ -38,11 +39,12 @@ def batches(
             `{"image": uint8 [H, W, C], "label": int32}`; other entries are batched too.
         batch_size: global batch size B, over all processes.
         seed: 0..2^32 - 1; fixes the order of the images and the flips.
-        flip: mirror each image left to right with probability 1/2.
+        flip: mirror each image left to right with probability 1/2; of a clip all frames or none.
         start_step: index of the first batch, 0 or more.
         process_index: this process, `jax.process_index()`.
         process_count: number of processes n, `jax.process_count()`; divides `batch_size`.
-        shuffle: a new random order every epoch; otherwise the order of the source.
+        shuffle: a new random order every epoch, clips from random places on; otherwise the order
+            of the source, clips from their first frames on.
 
     Returns:
         An iterator of `{"image": uint8 [B / n, H, W, C], "label": int32 [B / n], "row": int32
@@ -59,10 +61,14 @@ def batches(
     # threads assemble batches ahead of time; a small buffer is enough to hide the work
     read = grain.ReadOptions(num_threads=4, prefetch_buffer_size=8)
     in_memory = getattr(source, "take", None) is not None
-    dataset = grain.MapDataset.source(_Rows(len(source)) if in_memory else source).seed(seed)
+    placed = shuffle and getattr(source, "at", None) is not None
+    by_number = in_memory or placed
+    dataset = grain.MapDataset.source(_Rows(len(source)) if by_number else source).seed(seed)
     if shuffle:
         dataset = dataset.shuffle()
     dataset = dataset.repeat(None)
+    if placed:
+        dataset = dataset.random_map(lambda row, rng: source.record(int(row[0]), rng.random()))
     if flip:
         # Before the slice: the draw belongs to the global position, not to the process.
         dataset = dataset.random_map(_mark if in_memory else _flip)
@@ -79,7 +85,7 @@ def batches(
 
 def _flip(example: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
     if rng.random() < 0.5:
-        return {**example, "image": example["image"][:, ::-1]}
+        return {**example, "image": example["image"][..., ::-1, :]}
     return example
 
 

@@ -1,13 +1,15 @@
-"""TFDS datasets, prepared as array_record: read at random and without TensorFlow."""
+"""TFDS datasets of images or videos, prepared as array_record: read without TensorFlow."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from ddim_jax.data.clip_files import Timeline
+from ddim_jax.data.clips import Cut, Windows, fit_frames
 from ddim_jax.data.images import Size, fit, height_width
 from ddim_jax.names import few
 
@@ -23,8 +25,9 @@ def open_dataset(
     channels: int | None,
     data_dir: str | None,
     pad: bool = False,
-) -> tuple[tuple[int, int, int], int, int, Callable, tuple[str, ...]]:
-    """Opens a prepared dataset with a feature 'image' and perhaps a class label 'label'.
+    cut: Cut = Cut(),  # noqa: B008
+) -> dict[str, Any]:
+    """Opens a prepared dataset with a feature 'image' or 'video' and perhaps a class 'label'.
 
     Args:
         name: `name`, `name/config` or `name/config:version`.
@@ -33,9 +36,10 @@ def open_dataset(
         channels: 1, 3, or None for those stored.
         data_dir: where datasets are; None for `~/tensorflow_datasets`.
         pad: see `images.fit`.
+        cut: which frames of videos are taken.
 
     Returns:
-        image_shape, num_classes, count, read and class_names, the fields of a `Source`.
+        Fields of a `Source`.
 
     Raises:
         UnknownDatasetError: no such dataset.
@@ -43,23 +47,44 @@ def open_dataset(
     """
     builder = _builder(name, data_dir)
     _check_prepared(builder, name, split)
-    shape, classes, names = describe(name, size, channels, data_dir)
-    data = builder.as_data_source(split=split)
+    fields = describe(name, size, channels, data_dir, cut)
+    data, classes = builder.as_data_source(split=split), fields["num_classes"]
 
     def read(index: int) -> tuple[np.ndarray, int]:
         example = data[index]
         return fit(example["image"], size, channels, pad), example["label"] if classes else 0
 
-    return shape, classes, len(data), read, names
+    def at(index: int, share: float) -> tuple[np.ndarray, int]:
+        example = data[index]
+        video = example["video"]
+        found = Timeline((0, 0), np.arange(1.0, len(video) + 1), timed=False)
+        if problem := cut.problem(found):
+            raise ValueError(
+                f"video {index} of TFDS dataset {name!r} has {problem}; ask for fewer, or leave it "
+                "out by a slice such as 'train[100:]'"
+            )
+        places = Windows(name, [found], cut).own_places(0, share)
+        label = example["label"] if classes else 0
+        return fit_frames(video[places], size, channels, pad), label
+
+    fields["count"] = len(data)
+    if not fields["frames"]:
+        return fields | {"read": read}
+    at(0, 0.0)  # such as too few frames: not in the middle of a run
+    return fields | {"read": lambda index: at(index, 0.0), "at": at}
 
 
 def describe(
-    name: str, size: Size, channels: int | None, data_dir: str | None
-) -> tuple[tuple[int, int, int], int, tuple[str, ...]]:
+    name: str,
+    size: Size,
+    channels: int | None,
+    data_dir: str | None,
+    cut: Cut = Cut(),  # noqa: B008
+) -> dict[str, Any]:
     """What the images of a dataset are, which need not be prepared.
 
     Returns:
-        image_shape, num_classes and class_names, as of `open_dataset`.
+        image_shape, num_classes, class_names and frames, fields of a `Source`.
 
     Raises:
         UnknownDatasetError: no such dataset.
@@ -68,16 +93,30 @@ def describe(
     import tensorflow_datasets as tfds
 
     features = _builder(name, data_dir).info.features
-    if "image" not in features or features["image"].np_dtype != np.uint8:
+    key = next((key for key in ("image", "video") if key in features), None)
+    if key is None or features[key].np_dtype != np.uint8:
         raise ValueError(
-            f"TFDS dataset {name!r} needs a uint8 feature 'image', it has {few(features)}"
-            " (others are not supported); write its images to a folder or an npz file"
+            f"TFDS dataset {name!r} needs a uint8 feature 'image' or 'video', it has "
+            f"{few(features)} (others are not supported); write its images to a folder or an npz "
+            "file"
         )
-    shape = _image_shape(name, features["image"].shape, size, channels)
+    stored, frames = features[key].shape, 0
+    if key == "video":
+        length, *stored = stored
+        frames = cut.frames or (length and (length - 1) // cut.stride + 1)
+        if not frames:
+            raise ValueError(
+                f"videos of TFDS dataset {name!r} have any number of frames, one batch needs one "
+                "number; set config.data.frames=16 (frames=16 in Python)"
+            )
     label = features["label"] if "label" in features else None
-    if not isinstance(label, tfds.features.ClassLabel):
-        return shape, 0, ()
-    return shape, label.num_classes, tuple(label.names)
+    classes = label if isinstance(label, tfds.features.ClassLabel) else None
+    return {
+        "image_shape": _image_shape(name, stored, size, channels),
+        "num_classes": classes.num_classes if classes else 0,
+        "class_names": tuple(classes.names) if classes else (),
+        "frames": frames,
+    }
 
 
 def read_captions(name: str, split: str, data_dir: str | None, feature: str) -> tuple[str, ...]:
@@ -102,7 +141,8 @@ def read_captions(name: str, split: str, data_dir: str | None, feature: str) -> 
             f"TFDS dataset {name!r} has no text {feature!r} for config.data.caption; it has "
             f"{few(texts) or 'no texts'}"
         )
-    images = [key for key, one in features.items() if isinstance(one, tfds.features.Image)]
+    kinds = (tfds.features.Image, tfds.features.Video)
+    images = [key for key, one in features.items() if isinstance(one, kinds)]
     decoders = {key: tfds.decode.SkipDecoding() for key in images}
     data = builder.as_data_source(split=split, decoders=decoders)
     rows = tqdm(range(len(data)), desc="captions", unit="text", delay=5)

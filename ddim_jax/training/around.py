@@ -160,13 +160,20 @@ def measure_scale(model: Model, source: Any, count: int = MEASURED) -> float:
         second = jnp.mean(coded.mean**2 + coded.std**2)
         return jnp.stack([jnp.mean(coded.mean), second])
 
+    frames = getattr(source, "frames", 0) or 1
+    count, batch = -(-count // frames), max(1, BATCH // frames)
     places = np.linspace(0, len(source) - 1, min(count, len(source))).astype(int)
     found = [
-        moments(model.params, np.stack([source[int(i)]["image"] for i in some]))
-        for some in np.array_split(places, -(-len(places) // BATCH))
+        moments(model.params, np.concatenate([_frames(source[int(i)]["image"]) for i in some]))
+        for some in np.array_split(places, -(-len(places) // batch))
     ]
     mean, second = np.mean(found, axis=0, dtype=np.float64)
     return float((second - mean**2) ** -0.5)
+
+
+def _frames(picture: np.ndarray) -> np.ndarray:
+    """A picture [H, W, C], or the frames of a clip, as [T, H, W, C]."""
+    return picture.reshape(-1, *picture.shape[-3:])
 
 
 def _texts(config: ml_collections.ConfigDict, source: Any) -> tuple[tuple, tuple]:
@@ -245,4 +252,4 @@ def told(config: ml_collections.ConfigDict, model: Model, source: Any) -> Any:
         moments = np.split(moments, 2, axis=-1)[0]
     moments, labels = np.concatenate(moments), np.tile(labels, 1 + mirrors)
     taken = latent_sets.reading(lambda rows: (moments[rows], labels[rows]))
-    return dataclasses.replace(source, mirrors=mirrors, **taken)
+    return dataclasses.replace(source, mirrors=mirrors, at=None, **taken)

@@ -16,6 +16,7 @@ import ml_collections
 
 from ddim_jax import losses
 from ddim_jax.data.augmentation import AUGMENTATIONS
+from ddim_jax.frame_noise import FRAME_NOISES
 from ddim_jax.names import did_you_mean, parse_value
 from ddim_jax.networks import NETWORKS
 from ddim_jax.networks.low_rank import LowRank
@@ -30,6 +31,7 @@ NAMED = {
     "schedule": SCHEDULES,
     "prediction": PREDICTIONS,
     "ema": EMAS,
+    "frame_noise": FRAME_NOISES,
     "loss": losses.LOSSES,
     "loss.times": losses.TIMES,
     "loss.weighting": losses.WEIGHTINGS,
@@ -45,7 +47,7 @@ WRITTEN: dict[str, dict[str, Any]] = {
         **{"name": "", "split": "train", "data_dir": "", "flip": False, "skip_unreadable": False},
         **{"image_shape": None, "channels": None, "resize": None, "pad": False},
         **{"class_names": (), "cache": False, "latents": None, "caption": ""},
-        **{"augment": None},
+        **{"augment": None, "frames": 0, "frame_rate": None, "frame_stride": 1},
     },
     "train": {
         **{"steps": 1, "batch_size": 1, "accumulate": 1, "keep": 2},

@@ -161,6 +161,12 @@ def check_data(config: ml_collections.ConfigDict, source: Any) -> None:
     be drawn all the same. A network without classes takes any.
     """
     name, shape = config.data.name, tuple(config.data.image_shape)
+    frames = experiment.num_frames(config)
+    if (found := getattr(source, "frames", 0)) != frames:
+        ways = f"frames={found}, with a network of clips" if found else "frames=0"
+        ways = f"set config.data.{ways}, or choose other data"
+        held, wanted = (f"clips of {n} frames" if n else "pictures" for n in (found, frames))
+        raise ValueError(f"{name} holds {held}, the config says {wanted}; {ways}")
     if tuple(source.image_shape) != shape:
         ways = ["choose other data"]
         if source.image_shape[:2] != shape[:2]:
@@ -249,7 +255,8 @@ def _summary(config, method: Method, source, first: int) -> str:
             f"change {trained}"
         )
     told = dataclasses.replace(model.inputs, class_names=tuple(config.data.get("class_names", ())))
-    shape, size = " x ".join(map(str, source.image_shape)), config.data.get("resize")
+    shape = " x ".join(map(str, getattr(source, "shape", source.image_shape)))
+    noun, size = getattr(source, "noun", "images"), config.data.get("resize")
     resized = "padded" if config.data.get("pad", False) else "cropped to their centre"
     steps = config.train.steps
     if first >= steps:
@@ -257,7 +264,7 @@ def _summary(config, method: Method, source, first: int) -> str:
     else:
         start = f"resuming at step {first} of {steps}" if first else f"starting, {steps} steps"
     return (
-        f"{len(source):,} images of {config.data.name}, {shape}"
+        f"{len(source):,} {noun} of {config.data.name}, {shape}"
         + (f" ({resized} and resized), " if size else ", ")
         + told.describe()
         + f"\n{trained}, {jax.device_count()} {jax.devices()[0].platform} devices, "
