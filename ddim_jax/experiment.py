@@ -88,6 +88,12 @@ def num_frames(config: ml_collections.ConfigDict) -> int:
     return check_range("config.data.frames", frames, "[0, 65536]", hint, whole=True)
 
 
+def frame_rate(config: ml_collections.ConfigDict) -> float:
+    """Frames a second that a config's clips are shown at, 8 where it does not say."""
+    rate = config.data.get("frame_rate")
+    return float(rate) if isinstance(rate, int | float) and rate else 8.0
+
+
 def samples_latents(config: ml_collections.ConfigDict) -> bool:
     """Whether training draws latents anew in each step; else it takes their means.
 
