@@ -95,7 +95,6 @@ def _frames(config: ml_collections.ConfigDict) -> int:
     return check_range("config.data.frames", frames, "[0, 65536]", hint, whole=True)
 
 
-<<<<<<< HEAD
 def draws_clips(config: ml_collections.ConfigDict) -> bool:
     """Whether the network of a config is one of clips."""
     name = (config.get("model") or {}).get("name", "unet")
@@ -118,12 +117,12 @@ def _check_frames(config: ml_collections.ConfigDict) -> None:
         )
     if config.get("frame_noise") and not draws_clips(config):
         raise ValueError("config.frame_noise is of networks of clips; leave it out")
-=======
+
+
 def frame_rate(config: ml_collections.ConfigDict) -> float:
     """Frames a second that a config's clips are shown at, 8 where it does not say."""
     rate = config.data.get("frame_rate")
     return float(rate) if isinstance(rate, int | float) and rate else 8.0
->>>>>>> 0a12549dfd8f05163c983fa7b09b316db0e2744f
 
 
 def samples_latents(config: ml_collections.ConfigDict) -> bool:
