@@ -25,7 +25,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ddim_jax import denoisers, guidance, predictions, sampling, schedules, solvers, strides
     from ddim_jax.checkpoints import load
-    from ddim_jax.data import save_grid
+    from ddim_jax.data import save_clips, save_grid
     from ddim_jax.model import Model
     from ddim_jax.recipe import Recipe
 
@@ -39,6 +39,7 @@ __all__ = [
     "load",
     "predictions",
     "sampling",
+    "save_clips",
     "save_grid",
     "schedules",
     "solvers",
@@ -50,7 +51,10 @@ _BY_NAME = (
     *("networks", "planning", "recipe", "training"),
 )
 """Modules that need no import of their own, as `ddim_jax.data`."""
-_HOMES = {"Model": "model", "Recipe": "recipe", "load": "checkpoints", "save_grid": "data"}
+_HOMES = {
+    **{"Model": "model", "Recipe": "recipe", "load": "checkpoints"},
+    **{"save_clips": "data", "save_grid": "data"},
+}
 
 
 def __getattr__(name: str):

@@ -119,6 +119,12 @@ def _check_frames(config: ml_collections.ConfigDict) -> None:
         raise ValueError("config.frame_noise is of networks of clips; leave it out")
 
 
+def frame_rate(config: ml_collections.ConfigDict) -> float:
+    """Frames a second that a config's clips are shown at, 8 where it does not say."""
+    rate = config.data.get("frame_rate")
+    return float(rate) if isinstance(rate, int | float) and rate else 8.0
+
+
 def samples_latents(config: ml_collections.ConfigDict) -> bool:
     """Whether training draws latents anew in each step; else it takes their means.
 

@@ -1,9 +1,10 @@
 """What drew a picture, kept in its file, so that it can be drawn again: `sample.py --like=FILE`.
 
-A PNG holds it as JSON in the text chunk "ddim_jax", an NPZ in the array "about": recipe, seed,
-places in the set, labels, texts, size, batch size, checkpoint (name, path, step, dtype, sha256 of
-the weights), LoRA files (path, scale, sha256), a digest of the sampler's table, version. Pictures
-of the editing commands hold the command instead.
+A PNG holds it as JSON in the text chunk "ddim_jax", an NPZ in the array "about", of clips a GIF in
+its comment and a WebP in the description of its EXIF: recipe, seed, places in the set, labels,
+texts, size, batch size, checkpoint (name, path, step, dtype, sha256 of the weights), LoRA files
+(path, scale, sha256), a digest of the sampler's table, version. Pictures of the editing commands
+hold the command instead.
 """
 
 import dataclasses
@@ -19,6 +20,7 @@ from PIL import Image
 
 from ddim_jax import experiment
 from ddim_jax.adaptive_sampling import Tolerance
+from ddim_jax.data.clip_writers import DESCRIPTION
 from ddim_jax.data.images import TEXT
 from ddim_jax.model import Model
 from ddim_jax.recipe import Recipe, whole_path
@@ -194,7 +196,7 @@ def maker(model: Model) -> dict[str, Any]:
 
 
 def read(path: str | Path) -> Drawn:
-    """Reads what drew the pictures of a PNG or NPZ file.
+    """Reads what drew the pictures of a PNG, NPZ, GIF or WebP file.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -211,8 +213,8 @@ def read(path: str | Path) -> Drawn:
     if isinstance(found, dict) and "command" in found:
         raise ValueError(f"{path} is an edited picture, made by: {found['command']}")
     raise ValueError(
-        f"{path} does not say what drew it; PNG and NPZ files of sample.py do, unless another "
-        "program has written them again"
+        f"{path} does not say what drew it; PNG, NPZ, GIF and WebP files of sample.py do, unless "
+        "another program has written them again"
     )
 
 
@@ -265,7 +267,9 @@ def _text(path: Path) -> str:
             return str(arrays[NPZ])
     with Image.open(path) as image:
         image.load()  # the chunk may come after the pixels
-        return image.info[TEXT]
+        if path.suffix == ".webp":
+            return image.getexif()[DESCRIPTION]
+        return image.info["comment" if path.suffix == ".gif" else TEXT]
 
 
 def _compact(values: np.ndarray) -> list[int]:

@@ -1,4 +1,4 @@
-"""Large sets of samples: a folder of PNG files, drawn by any number of processes.
+"""Large sets of samples: a folder of PNG files, of clips animated, drawn by many processes.
 
     python sample.py --num_samples=50000 --out=samples/digits
 
@@ -6,20 +6,22 @@
                    3/0000013.png    sample 13, of class 3 (without classes: 0000013.png)
 
 Sample i is decided by the seed and by i alone, so a set does not depend on how many processes draw
-it, and rerunning the command resumes it. `folder:samples/digits` reads the set.
+it, and rerunning the command resumes it. `folder:samples/digits` reads the set, `clips:...` one of
+clips.
 """
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import jax
 import numpy as np
 from tqdm import tqdm
 
-from ddim_jax import files, interrupts, keys, provenance
+from ddim_jax import experiment, files, interrupts, keys, provenance
 from ddim_jax.batch_loop import check_count
+from ddim_jax.data.clip_writers import write_apng
 from ddim_jax.data.images import to_pil, write_png
 from ddim_jax.model import Model
 from ddim_jax.recipe import Recipe
@@ -120,7 +122,7 @@ def draw(
                     own = None if labels is None else labels[i : i + 1]
                     text = None if prompt is None else [prompt[i % len(prompt)]]
                     about = drawn | provenance.places(np.array([i]), own, text)
-                    _write(places[i], picture, about)
+                    _write(places[i], picture, about, experiment.frame_rate(model.config))
                 bar.update(len(result.x))
     existing = total - len(missing)
     return Report(len(missing), existing, generator.compile_seconds, generator.seconds)
@@ -167,5 +169,11 @@ def _make_folders(folder: Path, about: dict[str, Any], paths: list[Path]) -> Non
         parent.mkdir(exist_ok=True)
 
 
-def _write(path: Path, image: np.ndarray, about: dict[str, Any]) -> None:
-    files.replace(path, lambda file: write_png(file, to_pil(image), about), durable=False)
+def _write(path: Path, picture: np.ndarray, about: dict[str, Any], frame_rate: float) -> None:
+    def write(file: BinaryIO) -> None:
+        if picture.ndim == 4:
+            write_apng(file, picture, frame_rate, about)
+        else:
+            write_png(file, to_pil(picture), about)
+
+    files.replace(path, write, durable=False)

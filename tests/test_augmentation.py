@@ -214,6 +214,16 @@ def test_a_picture_is_changed_by_its_key_alone():
     np.testing.assert_array_equal(of_half, told[8:])
 
 
+def test_all_frames_of_a_clip_change_alike():
+    x, made = pictures(count=3), edm(probability=1.0, operations=("xflip", "scale", "brightness"))
+    keys = jax.random.split(jax.random.key(0), 3)
+    y, told = jax.jit(made.apply)(keys, x)
+    clips = np.repeat(x[:, None], 4, axis=1)
+    moving, also_told = jax.jit(made.apply)(keys, clips)
+    np.testing.assert_allclose(moving, np.repeat(np.asarray(y)[:, None], 4, axis=1), atol=1e-5)
+    np.testing.assert_allclose(also_told, told, atol=1e-6)
+
+
 def test_networks_are_told_and_draw_as_if_nothing_had_happened():
     for config, size in ((cifar10_edm.get_config(), 9), (cifar10_mean_flow.get_config(), 6)):
         config = tiny(config, levels=1)

@@ -26,7 +26,7 @@ def gaussian(x, level):
     """Predicts clips [B, T, 1, 1, 1] of that covariance, at levels that broadcast to [B, T]."""
     alpha, sigma = (jnp.broadcast_to(jnp.asarray(f), (len(x), T)) for f in level[1:3])
     flat, cov = x.reshape(len(x), T), jnp.asarray(COVARIANCE)
-    inner = alpha[:, :, None] * cov * alpha[:, None, :]
+    inner = alpha[:, :, None] * cov[None] * alpha[:, None, :]
     inner += jnp.eye(T)[None] * (sigma**2 + 1e-9)[:, :, None]
     weights = jnp.linalg.solve(inner, flat[..., None])[..., 0]
     x0 = jnp.einsum("fg,bg->bf", cov, alpha * weights)

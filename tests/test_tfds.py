@@ -1,3 +1,4 @@
+import importlib.util
 import io
 
 import numpy as np
@@ -47,10 +48,28 @@ class TinyText(TinyPng):
         yield 0, {"words": "none"}
 
 
+class TinyVideo(TinyPng):
+    def _info(self):
+        frames = tfds.features.Image(shape=self.shape, encoding_format="png")
+        features = {
+            "video": tfds.features.Sequence(frames),
+            "label": tfds.features.ClassLabel(num_classes=3),
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _generate_examples(self):
+        for i in range(3):  # clip i has 5 + i frames of the levels 10 i, 10 i + 1, ...
+            frames = [io.BytesIO() for _ in range(5 + i)]
+            for f, file in enumerate(frames):
+                to_pil(np.full(self.shape, 10 * i + f, np.uint8)).save(file, "PNG")
+                file.seek(0)
+            yield i, {"video": frames, "label": i}
+
+
 @pytest.fixture(scope="module")
 def tfds_dir(tmp_path_factory):
     path = str(tmp_path_factory.mktemp("tfds"))
-    for builder in (TinyPng, TinyAnySize, TinyText):
+    for builder in (TinyPng, TinyAnySize, TinyText, TinyVideo):
         builder(data_dir=path, file_format="array_record").download_and_prepare()
     return path
 
@@ -104,3 +123,27 @@ def test_tfds_errors(tfds_dir, tmp_path):
         data.load("mnist", data_dir=str(tmp_path))
     with rejects(ValueError, "'mnist:9.9.9'", "only: 3.0.1", "name/config:version"):
         data.load("mnist:9.9.9", data_dir=str(tmp_path))
+
+
+def test_videos_of_a_dataset(tfds_dir, monkeypatch):
+    source = data.load("tiny_video", data_dir=tfds_dir, frames=3, frame_stride=2, image_size=4)
+    assert source.shape == (3, 4, 4, 3) and (source.num_classes, len(source)) == (3, 3)
+    for example in (source[i] for i in range(3)):
+        first = 10 * example["label"]
+        assert example["image"][:, 0, 0, 0].tolist() == [first, first + 2, first + 4]
+    index = next(i for i in range(3) if source[i]["label"] == 2)
+    assert source.record(index, 0.999)["image"][:, 0, 0, 0].tolist() == [22, 24, 26]
+    shape = data.load("tiny_video", data_dir=tfds_dir, frames=3, checked=False).shape
+    assert shape == (3, 6, 6, 3)
+    with rejects(ValueError, "any number of frames", "config.data.frames=16"):
+        data.load("tiny_video", data_dir=tfds_dir)
+    short = data.load("tiny_video", data_dir=tfds_dir, frames=5)
+    assert short.shape == (5, 6, 6, 3)
+    with rejects(ValueError, "frames, config.data.frames=8", "train[100:]"):
+        data.load("tiny_video", data_dir=tfds_dir, frames=8)
+    with rejects(ValueError, "tiny_png holds still pictures", "frames=4"):
+        data.load("tiny_png", data_dir=tfds_dir, frames=4)
+    monkeypatch.setattr(TinyVideo, "_info", lambda self: tfds.features.Video(shape=(4, 6, 6, 3)))
+    if not importlib.util.find_spec("tensorflow"):
+        with rejects(ValueError, "without tensorflow", "Sequence(Image)", "clips:PATH"):
+            data.load("tiny_video", data_dir=tfds_dir, frames=4)

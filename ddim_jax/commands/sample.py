@@ -1,9 +1,9 @@
 """Draws samples: `python sample.py [--checkpoint=runs/digits] [--solver=ddim] [--steps=20] ...`.
 
 Without --checkpoint it draws digits from the model that comes with the package. `--out` is a
-contact sheet (.png), all samples as arrays (.npz), or, without a suffix, a folder of PNG files:
-rerunning the command resumes it, and any number of processes fill it together. Unset flags default
-to the checkpoint's config.
+contact sheet (.png), all samples as arrays (.npz), of clips also a file that moves (.gif, .webp,
+.apng, .mp4), or, without a suffix, a folder of PNG files: rerunning the command resumes it, and any
+number of processes fill it together. Unset flags default to the checkpoint's config.
 """
 
 import os
@@ -24,6 +24,10 @@ from ddim_jax.commands.flags import (
 )
 
 flags.adopt_module_key_flags(recipe_flags)
+
+MOVING = (".gif", ".webp", ".apng", ".mp4")
+SUFFIXES = (".png", ".npz", *MOVING)
+"""Endings of `--out`; those that move are of clips."""
 
 CHECKPOINT = flags.DEFINE_string(
     "checkpoint",
@@ -47,7 +51,10 @@ NUM_SAMPLES = define_whole("num_samples", 40, "how many; with prompts one of eac
 BATCH_SIZE = define_whole("batch_size", 64, "how many at a time; of latents 4")
 SEED = define_whole("seed", 0, "of the whole set")
 OUT = flags.DEFINE_string(
-    "out", None, ".png contact sheet, .npz, or a folder; default samples/NAME-0001.png, ..."
+    "out",
+    None,
+    ".png contact sheet, .npz, of clips .gif, .webp, .apng or .mp4, or a folder; default "
+    "samples/NAME-0001.png, ...",
 )
 LIKE = flags.DEFINE_string(
     "like", None, "a PNG or NPZ of this command: draws it again; flags of the recipe change that"
@@ -93,7 +100,7 @@ def _draw() -> str:
     trajectory, out = TRAJECTORY.value, OUT.value
     if out == "":
         raise ValueError("--out is empty; give a .png or .npz file, or a folder, or leave it out")
-    if out is not None and Path(out).name in (".png", ".npz"):
+    if out is not None and Path(out).name in SUFFIXES:
         raise ValueError(f"--out {out} has no name before its ending")
     if out is not None and not Path(out).suffix:
         return _draw_folder(Path(out))
@@ -105,15 +112,17 @@ def _draw() -> str:
             trajectory, what="--trajectory", suffixes=(".gif", ".png"), overwrite=overwrite
         )
     if out is not None:
-        out = files.check_new(out, what="--out", suffixes=(".png", ".npz"), overwrite=overwrite)
+        out = files.check_new(out, what="--out", suffixes=SUFFIXES, overwrite=overwrite)
     else:
         files.check_folder("samples")
     files.check_apart(out=out, trajectory=trajectory)
     like = _like()
     model, recipe = _load(like)
+    if out is not None and out.suffix in MOVING and not model.codec.frames:
+        raise ValueError(f"--out {out} moves, and {model.name} draws pictures; give a .png or .npz")
     drawing, about = _generate(model, recipe, like, trajectory is not None)
     out = out or files.next_free(Path("samples"), model.name)
-    _write(drawing, out, trajectory, about, model.inputs.class_names)
+    _write(drawing, out, trajectory, about, model)
     count = len(drawing.pictures)
     return f"{out}: {count} samples, {_how(model, recipe, drawing.nfe)}\n" + _times(count, drawing)
 
@@ -322,16 +331,21 @@ def arrays(drawing, about: dict, class_names: tuple[str, ...]) -> dict:
     return held | {provenance.NPZ: json.dumps(about)}
 
 
-def _write(drawing, out: Path, trajectory: Path | None, about: dict, class_names: tuple) -> None:
+def _write(drawing, out: Path, trajectory: Path | None, about: dict, model) -> None:
     import numpy as np
 
-    from ddim_jax import data, files
+    from ddim_jax import data, experiment, files
 
     overwrite = OVERWRITE.value
 
     if out.suffix == ".npz":
-        held = arrays(drawing, about, class_names)
+        held = arrays(drawing, about, model.inputs.class_names)
         files.save(out, lambda file: np.savez(file, **held))
+    elif out.suffix in MOVING:
+        rate = experiment.frame_rate(model.config)
+        data.save_clips(
+            out, drawing.pictures, rate, drawing.labels, overwrite=overwrite, about=about
+        )
     else:
         data.save_grid(out, drawing.pictures, drawing.labels, overwrite=overwrite, about=about)
     if trajectory is None:
@@ -342,6 +356,8 @@ def _write(drawing, out: Path, trajectory: Path | None, about: dict, class_names
         data.save_gif(trajectory, [*sheets, *sheets[-1:] * 10], 100, overwrite=overwrite)
     else:  # rows: samples, columns: network evaluations
         shown = np.unique(np.linspace(0, len(frames) - 1, min(12, len(frames))).round().astype(int))
+        if model.codec.frames:  # of clips the frame in the middle
+            frames = frames[:, :, model.codec.frames // 2]
         tiles = frames[shown, :8].swapaxes(0, 1).reshape(-1, *frames.shape[2:])
         numbers = [k + 1 for k in shown]
         columns = len(shown)

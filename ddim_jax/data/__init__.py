@@ -8,16 +8,18 @@ sources       `load` and `Source`; it reads digits, npz, folders, tfds, noise_pa
               and of clips moving_digits, clips, clip_files
 pipeline      shuffles and batches
 images        resizes, arranges on sheets, writes PNG and GIF
+clip_writers  writes clips: GIF, WebP, APNG, MP4, sheets of frames
 noise_pairs   the files of noise-image pairs for reflow
 latent_sets   the files of latents
 """
 
 from ddim_jax.codecs import to_uint8, to_unit_range
+from ddim_jax.data.clip_writers import save_clips
 from ddim_jax.data.images import grid, save_gif, save_grid, save_png
 from ddim_jax.data.pipeline import batches
 from ddim_jax.data.sources import Source, load
 
 __all__ = [
-    "Source", "batches", "grid", "load", "save_gif", "save_grid", "save_png", "to_uint8",
-    "to_unit_range",
+    "Source", "batches", "grid", "load", "save_clips", "save_gif", "save_grid", "save_png",
+    "to_uint8", "to_unit_range",
 ]  # fmt: skip

@@ -59,7 +59,8 @@ class Augmentation(NamedTuple):
 
     Attributes:
         size: how many numbers the network is told.
-        apply: (keys [B], pictures float [B, H, W, C] in -1..1) -> pictures, told [B, size].
+        apply: (keys [B], pictures float [B, H, W, C] in -1..1) -> pictures, told [B, size]; of
+            clips [B, T, H, W, C] the same happens to all frames of one.
     """
 
     size: int
@@ -113,7 +114,13 @@ def edm(*, probability: float = 0.12, operations: Sequence[str] = GEOMETRIC) -> 
         x = coloured(x, colour) if "colour" in kinds else x
         return x, jnp.stack(told)
 
-    return Augmentation(size, jax.vmap(one))
+    def apply(keys: Array, x: Array) -> tuple[Array, Array]:
+        if x.ndim == 4:
+            return jax.vmap(one)(keys, x)
+        changed, told = jax.vmap(jax.vmap(one, in_axes=(None, 0)))(keys, x)
+        return changed, told[:, 0]
+
+    return Augmentation(size, apply)
 
 
 class Operation(NamedTuple):

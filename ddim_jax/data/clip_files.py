@@ -20,8 +20,10 @@ VIDEOS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
 SUFFIXES = (*ANIMATIONS, *VIDEOS)
 STILLS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 """Endings of the pictures in a folder of frames."""
-ROUNDING = 0.0101
-"""Seconds by which frames of one rate may differ: GIF counts in hundredths."""
+ROUNDING = {"GIF": 0.0101, "": 0.0021}
+"""Seconds by which frames of one rate may differ: GIF counts in hundredths, others finer."""
+MOST = 8
+"""How many times as many frames as in the file a clip may have."""
 DEFAULT = 0.1
 """Seconds that viewers show a frame whose duration is 0."""
 
@@ -34,12 +36,15 @@ class Timeline(NamedTuple):
         ends: seconds at which each of them ends, [N]; of a folder their numbers 1..N.
         timed: whether it says so; False of a folder of frames.
         steady: whether all are shown equally long.
+        shown: int [N], of an animation which of the frames in the file each is; None: 0..N - 1.
+            Equal frames are often written as one that is shown longer.
     """
 
     size: tuple[int, int]
     ends: np.ndarray
     timed: bool = True
     steady: bool = True
+    shown: np.ndarray | None = None
 
     @property
     def rate(self) -> float | None:
@@ -113,11 +118,14 @@ def _inspect_animation(path: Path) -> Timeline:
             image.seek(place)
             image.load()
             lasts.append((image.info.get("duration") or 0) / 1000 or DEFAULT)
-        size = image.size
-    steady = max(lasts) - min(lasts) <= ROUNDING
-    if steady:
+        size, rounding = image.size, ROUNDING.get(image.format, ROUNDING[""])
+    if max(lasts) - min(lasts) <= rounding:
         return Timeline(size, np.arange(1, count + 1) * np.mean(lasts))
-    return Timeline(size, np.cumsum(lasts), steady=False)
+    times = np.rint(np.array(lasts) / min(lasts)).astype(int)  # on a clock that goes with the least
+    if np.abs(times * min(lasts) - lasts).max() > rounding or times.sum() > MOST * count:
+        return Timeline(size, np.cumsum(lasts), steady=False)
+    ends = np.arange(1, times.sum() + 1) * (sum(lasts) / times.sum())
+    return Timeline(size, ends, shown=np.repeat(np.arange(count), times))
 
 
 def _first(image: Image.Image) -> int:
@@ -217,7 +225,8 @@ def read(path: Path, found: Timeline, places: Sequence[int], rate: float | None 
             return [_loaded(files[place]) for place in places]
         if path.suffix.lower() in VIDEOS:
             return _read_video(path, list(places), found.rate, rate or found.rate)
-        return _read_animation(path, list(places))
+        own = list(places) if found.shown is None else found.shown[np.asarray(places)].tolist()
+        return _read_animation(path, own)
     except Exception as error:
         raise ValueError(
             f"{path} cannot be decoded ({_last(error)}); it was readable when the data were "

@@ -13,7 +13,7 @@ all frames of a clip. Everything is looked through before training starts.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -174,9 +174,9 @@ class Windows:
 
 
 def fit_frames(
-    frames: np.ndarray, size: Size = None, channels: int | None = None, pad: bool = False
+    frames: Iterable[np.ndarray], size: Size = None, channels: int | None = None, pad: bool = False
 ) -> np.ndarray:
-    """A clip uint8 [T, H, W, C] in another size or number of channels, see `images.fit`."""
+    """Frames uint8 [H, W, C] as a clip [T, H, W, C] of another size or channels, see `fit`."""
     return np.stack([fit(frame, size, channels, pad) for frame in frames])
 
 

@@ -35,11 +35,12 @@ def grid(
     """Returns a contact sheet: images on white, row by row.
 
     Args:
-        images: [N, H, W, C] uint8 with C = 1 or 3, numpy or JAX.
+        images: [N, H, W, C] uint8 with C = 1 or 3, numpy or JAX; clips [N, T, H, W, C] are shown
+            by their frames, a row for each.
         labels: N labels, one above each image, or `columns` labels, one above each column. A
             column widens where its label is wider than the image.
         columns: images in a row; default 10 if that leaves no row unfilled, else as many as make
-            the sheet about square.
+            the sheet about square. Of clips default T, of long ones a part of it.
         scale: whole number of screen pixels per image pixel; nearest neighbour, so small images
             stay sharp. Default: images become about 64 pixels high, or keep their size if higher.
         padding: pixels between images and around the sheet.
@@ -48,6 +49,8 @@ def grid(
         ValueError: shapes, dtype, number of labels or a count that do not fit.
     """
     images = np.asarray(images)
+    if images.ndim == 5:
+        images, labels, columns = _frames(images, labels, columns)
     _check_images(images)
     if columns is None:
         columns = 10 if len(images) % 10 == 0 else math.isqrt(len(images) - 1) + 1
@@ -75,6 +78,16 @@ def grid(
     return sheet
 
 
+def _frames(clips: np.ndarray, labels: Any, columns: int | None) -> tuple:
+    """Frames of clips as images, with labels above the first of each, and the columns."""
+    count, frames = clips.shape[:2]
+    if labels is not None and len(labels) == count:
+        labels = [text for label in labels for text in (label, *[""] * (frames - 1))]
+    if columns is None:  # whole rows, not wider than a page
+        columns = max((n for n in range(8, 17) if frames % n == 0), default=frames)
+    return clips.reshape(-1, *clips.shape[2:]), labels, columns
+
+
 def save_grid(
     path: PathLike,
     pictures: Any,
@@ -89,7 +102,7 @@ def save_grid(
 
     Args:
         path: of the file.
-        pictures: [N, H, W, C] uint8 with C = 1 or 3.
+        pictures: [N, H, W, C] uint8 with C = 1 or 3; clips [N, T, H, W, C].
         labels: N labels, one above each picture, or `columns` labels, one above each column.
         columns: pictures in a row; default see `grid`.
         scale: whole number of screen pixels per image pixel; default see `grid`.
@@ -203,10 +216,15 @@ def save_png(
 
 def write_png(file: BinaryIO, image: Image.Image, about: Mapping[str, Any] | None = None) -> None:
     """Writes a Pillow image as PNG, with a text that says what drew it, if that is given."""
+    image.save(file, "PNG", pnginfo=png_info(about))
+
+
+def png_info(about: Mapping[str, Any] | None) -> PngInfo:
+    """The text of a PNG that says what drew it, if that is given."""
     info = PngInfo()
     if about is not None:
         info.add_text(TEXT, json.dumps(about), zip=True)
-    image.save(file, "PNG", pnginfo=info)
+    return info
 
 
 def save_gif(

@@ -1,4 +1,8 @@
-"""TFDS datasets of images or videos, prepared as array_record: read without TensorFlow."""
+"""TFDS datasets of images or videos, prepared as array_record.
+
+They are read without TensorFlow, but for TFDS's feature `Video`, which imports it. A feature
+`Sequence(Image)` named 'video' is stored in the same way and needs none.
+"""
 
 from __future__ import annotations
 
@@ -65,7 +69,7 @@ def open_dataset(
             )
         places = Windows(name, [found], cut).own_places(0, share)
         label = example["label"] if classes else 0
-        return fit_frames(video[places], size, channels, pad), label
+        return fit_frames([video[place] for place in places], size, channels, pad), label
 
     fields["count"] = len(data)
     if not fields["frames"]:
@@ -141,7 +145,7 @@ def read_captions(name: str, split: str, data_dir: str | None, feature: str) -> 
             f"TFDS dataset {name!r} has no text {feature!r} for config.data.caption; it has "
             f"{few(texts) or 'no texts'}"
         )
-    kinds = (tfds.features.Image, tfds.features.Video)
+    kinds = (tfds.features.Image, tfds.features.Sequence)
     images = [key for key, one in features.items() if isinstance(one, kinds)]
     decoders = {key: tfds.decode.SkipDecoding() for key in images}
     data = builder.as_data_source(split=split, decoders=decoders)
@@ -156,6 +160,12 @@ def _builder(name: str, data_dir: str | None) -> Any:
     try:
         return tfds.builder(name, data_dir=data_dir)
     except (ValueError, AssertionError, ImportError) as error:
+        if "No module named 'tensorflow'" in str(error):
+            raise ValueError(
+                f"TFDS dataset {name!r} cannot be read without tensorflow, which TFDS's feature "
+                "Video imports: pip install tensorflow, or have the frames as Sequence(Image), or "
+                "write its clips to a folder (clips:PATH) or an npz file"
+            ) from error
         raise UnknownDatasetError(str(error)) from error
 
 

@@ -197,7 +197,7 @@ def cost(path: Path, records: list[Record]) -> None:
 def sheet(path: Path, sets: Sequence[tuple[Record, np.ndarray]]) -> None:
     """Shows pictures from the same noise: a row of blocks for each solver, a column for each NFE.
 
-    A block is the first `SHOWN` images [N, H, W, C] of a cell, in two rows.
+    A block is the first `SHOWN` images [N, H, W, C] of a cell, in two rows; of clips their middle.
     """
     rows = list(dict.fromkeys(curve_name(record) for record, _ in sets))
     steps = sorted({record["nfe"] for record, _ in sets})
@@ -208,6 +208,7 @@ def sheet(path: Path, sets: Sequence[tuple[Record, np.ndarray]]) -> None:
         axes.axis("off")
     for record, images in sets:
         i, j = rows.index(curve_name(record)), steps.index(record["nfe"])
+        images = images[:, images.shape[1] // 2] if images.ndim == 5 else images
         halves = np.split(images[:SHOWN], 2)
         block = np.concatenate([np.concatenate(half, axis=1) for half in halves])
         grey = block.shape[-1] == 1

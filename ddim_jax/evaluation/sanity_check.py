@@ -8,6 +8,10 @@ that at this number of samples), grows with every blur and every noise, and grow
 missing. It does not look at labels: pictures under wrong labels are as near as before, so a
 class-conditional model needs its accuracy beside it. Where the features come with a gallery and the
 data with captions, it also says how many pictures are found by their captions.
+
+    python -m ddim_jax.evaluation.sanity_check --features=moving_digits --num_samples=1000
+
+Of clips a part is compared with the part after it, unchanged and damaged (`clip_damage.py`).
 """
 
 import argparse
@@ -17,7 +21,9 @@ import numpy as np
 from scipy import ndimage
 
 from ddim_jax import command_line, data
-from ddim_jax.evaluation import feature_networks, features, metrics, scores
+from ddim_jax.data import Source
+from ddim_jax.evaluation import clip_damage, feature_networks, features, metrics, scores
+from ddim_jax.evaluation.features import FeatureNetwork
 
 BLURS = (0.5, 0.75, 1.0, 1.5, 2.0)
 """Standard deviations of Gaussian blurs, in pixels."""
@@ -63,11 +69,50 @@ def altered(
     yield "mirrored", images[:, :, ::-1], labels, texts
 
 
+def check_clips(network: FeatureNetwork, source: Source, count: int | None = None) -> None:
+    """Prints what a network's measures say of real and of damaged clips.
+
+    Args:
+        network: of clips.
+        source: of clips; the first are what the next are compared with.
+        count: in each of these parts; None for half of them.
+
+    Raises:
+        ValueError: pictures, or not enough of them.
+    """
+    network.check(source.shape)
+    count = count or len(source) // 2
+    if 2 * count > len(source):
+        raise ValueError(
+            f"--num_samples must be at most half of the {len(source):,} clips of {source.name}, "
+            f"got {count}"
+        )
+    metrics.check_count(count, network.dimensions)
+    real, other = (range(first, first + count) for first in (0, count))
+    theirs = network.extract(features.read_images(source, real)[0])
+    reference = metrics.moments(theirs.pool)
+    clips, labels = features.read_images(source, other)
+    labels = labels if source.num_classes else None
+    rng = np.random.default_rng(0)
+    print(f"{source.name}, {count} clips of shape {source.shape} beside {count} others\n")
+    for name, change in {"other clips": lambda clips, rng: clips, **clip_damage.DAMAGES}.items():
+        found = network.extract(change(clips, rng))
+        distance = metrics.frechet_distance(metrics.moments(found.pool), reference)
+        record = network.compare(found, theirs, labels) | {network.names[0]: distance}
+        if name == "other clips":
+            print(f"| set | {' | '.join(record)} |\n|{'---|' * (len(record) + 1)}")
+        shown = [f"{value:.4g}" for value in record.values()]
+        print(f"| {name} | {' | '.join(shown)} |", flush=True)
+
+
 def main(argv: list[str] | None = None) -> None:
     """Prints the metrics of every set as a markdown table."""
     parser = command_line.Parser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", default="digits", help="real images, as data.load takes them")
-    parser.add_argument("--split", default="train")
+    parser.add_argument("--data", help="real images, as data.load takes them; default digits")
+    parser.add_argument("--split", help="default train, of moving digits test")
+    parser.add_argument("--resize", type=int, help="of clips: pixels of a side")
+    parser.add_argument("--frames", type=int, help="of clips: how many each has")
+    parser.add_argument("--num_samples", type=int, help="of clips: in each part; default half")
     parser.add_argument("--features", default="digits", help=feature_networks.NAMES)
     parser.add_argument("--reference", help="npz of statistics; default digits_train")
     args = parser.parse_args(argv)
@@ -77,7 +122,13 @@ def main(argv: list[str] | None = None) -> None:
 def run(args: argparse.Namespace) -> None:
     """Checks, measures and prints."""
     network = feature_networks.load(args.features)
-    source = data.load(args.data, args.split)
+    moving = network.name == "moving_digits"
+    args.data = args.data or ("moving_digits" if moving else "digits")
+    args.split = args.split or ("test" if args.data == "moving_digits" else "train")
+    source = data.load(args.data, args.split, image_size=args.resize, frames=args.frames)
+    if network.compare:
+        check_clips(network, source, args.num_samples)
+        return
     statistics, real = scores.find_data(network, args.reference, None, source.image_shape)
     metrics.check_count(len(source) // 2, network.dimensions)
     evaluator = scores.make_evaluator(network, statistics, real)

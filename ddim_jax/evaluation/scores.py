@@ -33,12 +33,14 @@ class Evaluator(NamedTuple):
         reference: statistics of data, for Frechet distances.
         real: [M, D] features of real images, for KID, precision and recall; None for none of these.
         real_name: of the real images.
+        further: of real clips, what the network keeps for its `compare`; None for none.
     """
 
     network: FeatureNetwork
     reference: Reference
     real: np.ndarray | None = None
     real_name: str | None = None
+    further: Features | None = None
 
 
 def find_data(
@@ -51,7 +53,7 @@ def find_data(
         reference: an npz of statistics; None for those of the real images, or, for digits, of
             MNIST's 60,000 training images, or those of the features' own gallery.
         real: real images as `data.load` takes them; None for none, or, for digits, the 5,000 in
-            the package.
+            the package, for moving digits their test clips. Clips are resized to the samples.
         image_shape: of the samples.
 
     Raises:
@@ -62,6 +64,8 @@ def find_data(
     network.check(image_shape)
     if network.name == "digits":
         real, reference = real or "digits", reference or references.BUNDLED[0]
+    if network.name == "moving_digits":
+        real = real or "moving_digits"
     if network.gallery is not None and reference is None and real is None:
         return _of_gallery(network), None
     if reference is None and real is None:
@@ -70,13 +74,25 @@ def find_data(
             "--real with the data, like npz:PATH or folder:PATH"
         )
     statistics = None if reference is None else _check(references.load(reference), network)
-    source = None if real is None else data.load(real)
-    if source is not None and source.image_shape != tuple(image_shape):
+    source = None if real is None else _real(real, image_shape)
+    if source is not None and source.shape != tuple(image_shape):
         raise ValueError(
             f"real images must have the samples' shape {tuple(image_shape)}, {real} has "
-            f"{source.image_shape}; prepare them in that size"
+            f"{source.shape}; prepare them in that size"
         )
     return statistics, source
+
+
+def _real(name: str, shape: tuple[int, ...]) -> Source:
+    """Real images; real clips of a shape, of moving digits those of digits that nobody trains on.
+
+    They must be compared frame for frame, so their rate is their own.
+    """
+    if len(shape) == 3:
+        return data.load(name)
+    split = "test" if name == "moving_digits" else "train"
+    frames, *size, channels = shape
+    return data.load(name, split, frames=frames, image_size=tuple(size), channels=channels)
 
 
 def make_evaluator(
@@ -98,12 +114,13 @@ def make_evaluator(
     if source is None:
         return Evaluator(network, reference)
     real = _real_features(network, source, folder, **progress)
-    name = f"{source.name}, {len(real.pool)} images"
+    name = f"{source.name}, {len(real.pool)} {source.noun}"
     if reference is None:
         spatial = None if real.spatial is None else metrics.moments(real.spatial)
         pool = metrics.moments(real.pool)
         reference = Reference(name, pool, spatial, network.sha256, network.resize)
-    return Evaluator(network, reference, real.pool, name)
+    further = real if network.compare else None
+    return Evaluator(network, reference, real.pool, name, further)
 
 
 def _of_gallery(network: FeatureNetwork) -> Reference:
@@ -161,7 +178,7 @@ def score(
     Raises:
         ValueError: fewer samples than feature dimensions.
     """
-    network, reference, real, _ = evaluator
+    network, reference, real = evaluator[:3]
     count, (frechet, kernel, classes) = len(samples.pool), network.names
     distance = metrics.frechet_distance(metrics.moments(samples.pool), reference.pool)
     scores = {"num_samples": count, frechet: distance}
@@ -176,6 +193,8 @@ def score(
     order = np.random.default_rng(0).permutation(count)  # the splits must not follow the labels
     mean, deviation = metrics.inception_score(samples.logits[order])
     scores |= {classes: mean, f"{classes}_deviation": deviation}
+    if network.compare and evaluator.further is not None:
+        scores |= network.compare(samples, evaluator.further, labels)
     if labels is not None and network.num_classes:
         scores["accuracy"] = float(np.mean(samples.logits.argmax(axis=1) == labels))
     if network.gallery is not None and labels is not None and prompts is not None:

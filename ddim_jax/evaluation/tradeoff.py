@@ -168,6 +168,7 @@ def draw_and_measure(
 def _summary(record: dict[str, Any], cell: PlannedCell, network: FeatureNetwork) -> str:
     """A cell's main numbers in one line."""
     shown = (network.names[0], "precision", "recall", "accuracy", "top1", "top5")
+    shown += ("bounce", "same", "flicker", "spectral", "label") if network.compare else ()
     parts = [f"{name} {record[name]:.4g}" for name in shown if name in record]
     return f"{cell.name}: NFE {cell.nfe}, {', '.join(parts)}"
 
