@@ -70,6 +70,7 @@ class Generator:
         prepare: Callable[[Any], Any] | None = None,
         mode: str = "jit",
         placed: dict | None = None,
+        frame_noise: Callable[[Array], Array] | None = None,
     ):
         """Compiles nothing yet.
 
@@ -80,6 +81,7 @@ class Generator:
             prepare: makes parameters ready for many evaluations on CPUs; None: they are.
             mode: "jit"; "fsdp", which splits the parameters over the devices; or "pmap".
             placed: where parameters on devices are kept, shared by generators of the same ones.
+            frame_noise: makes the noise of the frames of clips correlated.
 
         Raises:
             ValueError: an unknown mode.
@@ -88,6 +90,7 @@ class Generator:
             raise ValueError(f"parallel must be one of {', '.join(MODES)}, got {mode!r}")
         self._sampler, self._mode = sampler, mode
         self._shape, self._prepare = tuple(sample_shape), prepare
+        self._frame_noise = frame_noise
         # (mode, number of devices) -> (mesh, parameters on them)
         self._placed: dict[tuple[str, int], tuple] = {} if placed is None else placed
         self._programs = _PROGRAMS.setdefault(sampler, {})
@@ -144,7 +147,7 @@ class Generator:
 
     def _run(self, table, index, seed, guidance, inputs, x, known) -> Any:
         keys = sampling.sample_keys(seed, index)
-        x = sampling.initial_noise(keys, self._shape) if x is None else x
+        x = sampling.initial_noise(keys, self._shape, self._frame_noise) if x is None else x
         mesh, params = self._on(jax.local_devices()[: len(index)])
         if self._mode != "pmap":
             x, keys, inputs, known = parallel.shard((x, keys, inputs, known), mesh)
@@ -181,7 +184,7 @@ class Generator:
             good, bad = (rows, bad) if np.all(_finite(result)) else (good, rows)
         level = table.level
         with np.errstate(divide="ignore"):
-            ratio = level.sigma[bad - 1] / level.alpha[bad - 1]
+            ratio = np.max(level.sigma[bad - 1] / level.alpha[bad - 1])
         return (
             f"it begins at evaluation {bad} of {table.nfe}, at sigma / alpha {ratio:.3g}; {way_out}"
         )

@@ -15,13 +15,13 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from ddim_jax.predictions import Parameterization, Prediction, expand, predict
+from ddim_jax.predictions import Parameterization, Prediction, expand, predict, split_known
 from ddim_jax.schedules import NoiseLevel
 
 Array = Any
 Apply = Callable[..., Array]
-"""`(params, x [B, ...], model_time [B], inputs[, dropout_keys [B]]) -> F`: the network as a
-function; with dropout keys, one a row, it is in training mode."""
+"""`(params, x [B, ...], model_time [B] or [B, T], inputs[, dropout_keys [B]]) -> F`: the network
+as a function; with dropout keys, one a row, it is in training mode."""
 Network = Callable[[Array, NoiseLevel, Any], Array]
 """`(x, level, inputs) -> F`; guidance wraps here."""
 Denoiser = Callable[[Array, NoiseLevel], Prediction]
@@ -29,10 +29,15 @@ Denoiser = Callable[[Array, NoiseLevel], Prediction]
 
 
 def network(apply: Apply, params: Any) -> Network:
-    """Binds parameters, and spreads the level's model time over the batch."""
+    """Binds parameters, and spreads the level's model time over the batch.
+
+    Model time is [B], or [B, T] where each frame of clips has a level of its own.
+    """
 
     def call(x: Array, level: NoiseLevel, inputs: Any) -> Array:
         ones = jnp.ones_like(x.reshape(x.shape[0], -1)[:, 0])
+        if jnp.ndim(level.model_time) > 1:
+            ones = ones[:, None]
         return apply(params, x, level.model_time * ones, inputs)
 
     return call
@@ -58,6 +63,7 @@ def denoiser(net: Network, parameterization: Parameterization, inputs: Any = Non
 def _with_x0(x: Array, level: NoiseLevel, old: Prediction, x0: Array, rederive: bool) -> Prediction:
     if not rederive:
         return Prediction(x0, old.eps)
+    level, _ = split_known(level)
     return Prediction(x0, (x - expand(level.alpha, x) * x0) / expand(level.sigma, x))
 
 

@@ -48,7 +48,7 @@ def generate(
     recipe: Recipe,
     index: np.ndarray,
     labels: np.ndarray | None,
-    texts: dict[str, Any],
+    told: dict[str, Any],
     *,
     seed: int,
     batch_size: int,
@@ -63,7 +63,7 @@ def generate(
         recipe: how.
         index: int [N], places in the set.
         labels: int32 [N]; None for a network without classes.
-        texts: prompt and negative_prompt.
+        told: prompt and negative_prompt; of clips frame_rate and alone.
         seed: of the set.
         batch_size: samples at a time.
         trajectory: also keep the clean estimates.
@@ -73,7 +73,7 @@ def generate(
     count, table = len(index), recipe.table(model.schedule)
     adaptive = isinstance(table, Tolerance)
     if not adaptive and model.draws_latents:
-        table = table.pad(len(table.slot), max(SLOTS, table.history.shape[-1]))
+        table = table.pad(len(table.slot), max(SLOTS, table.history.shape[2]))
     total = -(-count // min(batch_size, count)) * (1 if adaptive else table.nfe)
     options = {"progress": _tick} if progress and not adaptive else {}
     options |= {"collect": ("x0",)} if trajectory else {}
@@ -81,7 +81,7 @@ def generate(
         _BARS[:] = [bar]
         generator = model.kept_generator(recipe, parallel, **options)
         before = generator.compile_seconds, generator.seconds
-        given = model.conditions(count, recipe, labels, table, **texts)
+        given = model.conditions(count, recipe, labels, table, **told)
         pictures, estimates, nfe = [], [], []
         for _, result in generator.batches(table, index, seed=seed, batch_size=batch_size, **given):
             pictures.append(model.pictures(result.x))

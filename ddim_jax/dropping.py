@@ -17,6 +17,10 @@ AUGMENT = "augment"
 """Input that says how a picture was changed, see `data/augmentation.py`; never dropped. Zeros, for
 not at all, are told wherever pictures are drawn."""
 
+ALONE = "alone"
+"""Input that says whether the frames of a clip are cut apart, each a picture of its own; never
+dropped. Where it is not told they belong together."""
+
 
 def nulled(inputs: dict[str, Array], null: Mapping[str, Any]) -> dict[str, Array]:
     """The inputs with every row of those in `null` replaced by its null value.

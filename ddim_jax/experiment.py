@@ -17,6 +17,7 @@ import ml_collections
 
 from ddim_jax import codecs, data
 from ddim_jax.data.images import height_width
+from ddim_jax.frame_noise import FRAME_NOISES
 from ddim_jax.inputs import Inputs
 from ddim_jax.model import Model
 from ddim_jax.names import as_whole, check_options, check_range, lookup, make
@@ -55,7 +56,7 @@ def load_data(config: ml_collections.ConfigDict, **options: Any) -> Any:
             f"config.data.channels must be 1 (grey), 3 (RGB) or None (as stored), got "
             f"{section.channels!r}"
         )
-    frames = num_frames(config)
+    frames = _frames(config)
     source = data.load(
         section.name,
         section.split,
@@ -70,6 +71,8 @@ def load_data(config: ml_collections.ConfigDict, **options: Any) -> Any:
         caption=section.get("caption") or None,
         **options,
     )
+    if frames == 1 and not num_frames(config):
+        source = source.single()
     if getattr(source, "autoencoder", None) and section.get("flip") and not source.mirrors:
         raise ValueError(
             f"{source.name} holds no mirrored images, and config.data.flip=True asks for them; "
@@ -81,11 +84,39 @@ def load_data(config: ml_collections.ConfigDict, **options: Any) -> Any:
 def num_frames(config: ml_collections.ConfigDict) -> int:
     """Frames of the clips that a config is about, `config.data.frames`; 0: it is about pictures.
 
-    Raises:
-        ValueError: it is no such number.
+    To a network of pictures clips of one frame are pictures.
     """
+    frames = _frames(config)
+    return 0 if frames == 1 and not draws_clips(config) else frames
+
+
+def _frames(config: ml_collections.ConfigDict) -> int:
     frames, hint = config.data.get("frames") or 0, "0 or None for pictures"
     return check_range("config.data.frames", frames, "[0, 65536]", hint, whole=True)
+
+
+def draws_clips(config: ml_collections.ConfigDict) -> bool:
+    """Whether the network of a config is one of clips."""
+    name = (config.get("model") or {}).get("name", "unet")
+    return getattr(NETWORKS.get(name), "draws_clips", False)
+
+
+def _check_frames(config: ml_collections.ConfigDict) -> None:
+    """Raises ValueError for clips with a network of pictures, and the other way round."""
+    name = config.model.get("name", "unet")
+    if draws_clips(config) and not _frames(config):
+        raise ValueError(
+            f"config.model.name={name!r} draws clips: set config.data.frames to how many frames "
+            "they have, and config.data.name to clips"
+        )
+    if num_frames(config) and not draws_clips(config):
+        raise ValueError(
+            f"config.data.frames={_frames(config)} is of networks of clips, and {name!r} is one of "
+            "pictures: set config.model.name='video_unet' (of a 'dit' 'video_dit'), which may "
+            "start from trained pictures by config.start_from; or frames=1, for single frames"
+        )
+    if config.get("frame_noise") and not draws_clips(config):
+        raise ValueError("config.frame_noise is of networks of clips; leave it out")
 
 
 def frame_rate(config: ml_collections.ConfigDict) -> float:
@@ -207,12 +238,14 @@ def build(config: ml_collections.ConfigDict) -> Model:
             f"prediction 'eps' says nothing about x0 where alpha = 0, as {schedule.name} is at its "
             "noisy end; use prediction 'v' or 'flow'"
         )
+    _check_frames(config)
     if frames := num_frames(config):
         shape = (frames, *shape)
     network, codec = build_network(config.model), _codec(config.get("codec"), shape)
     texts = build_texts(config.get("text"))
     check_told(network, texts)
     inputs = Inputs(network.inputs, tuple(config.data.get("class_names") or ()), texts)
+    noise = config.get("frame_noise")
     further = (config.get("extra") or {}).get("channels", 0)
     return Model(
         network=network,
@@ -223,6 +256,7 @@ def build(config: ml_collections.ConfigDict) -> Model:
         codec=codec,
         recipe=Recipe.of(config),
         config=config,
+        frame_noise=make(FRAME_NOISES, noise, "frame_noise") if noise else None,
     )
 
 

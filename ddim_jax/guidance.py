@@ -51,7 +51,7 @@ def classifier_free(net: Network, null_inputs: Any, guidance: Guidance) -> Netwo
 
     def guided(x: Array, level: NoiseLevel, inputs: Any) -> Array:
         both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), null_inputs, inputs)
-        double = NoiseLevel(*(jnp.tile(f, 2) if jnp.ndim(f) else f for f in level))
+        double = NoiseLevel(*(_twice(f, len(x)) for f in level))
         null, conditional = jnp.split(net(jnp.concatenate([x, x]), double, both), 2)
         low, high = guidance.interval
         # sigma / alpha in (low, high], without dividing by an alpha of 0
@@ -68,3 +68,10 @@ def classifier_free(net: Network, null_inputs: Any, guidance: Guidance) -> Netwo
         return output * (1 + jnp.asarray(guidance.rescale, x.dtype) * (ratio - 1))
 
     return guided
+
+
+def _twice(field: Array, batch: int) -> Array:
+    """A level's field for a batch of twice the size: a scalar and [1, T] are of all rows."""
+    shape = jnp.shape(field)
+    of_all = not shape or (len(shape) > 1 and shape[0] != batch)
+    return field if of_all else jnp.concatenate([field, field])

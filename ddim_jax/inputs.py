@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from ddim_jax.dropping import AUGMENT, NULL, nulled
+from ddim_jax.dropping import ALONE, AUGMENT, NULL, nulled
 from ddim_jax.names import as_whole, few, parse_value
 from ddim_jax.rows import Rows
 
@@ -27,6 +27,9 @@ Array = Any
 UNLABELLED = "guidance_scale=0 draws without a label"
 CHANNELS = "channels"
 """Input that a network takes as further channels of x, such as a mask and what it keeps."""
+
+FRAME_RATE = "frame_rate"
+"""Input of networks of clips: frames a second, 0 where it is not known."""
 
 
 class Input(NamedTuple):
@@ -257,6 +260,8 @@ class Inputs:
         sizes: Array | None = None,
         texts: Mapping[str, Any] | None = None,
         channels: Array | None = None,
+        frame_rate: Array = 0.0,
+        alone: Array = False,
     ) -> dict[str, np.ndarray]:
         """The network's inputs as numpy arrays [N, ...]; what it does not take is left out.
 
@@ -268,6 +273,8 @@ class Inputs:
             sizes: [S] or [N, S], of a network that is told the sizes of its picture.
             texts: of `texts`.
             channels: [N, h, w, C], of a network that takes further channels beside its sample's.
+            frame_rate: scalar or [N], frames a second, of a network that is told them; 0: unknown.
+            alone: scalar or [N], whether the frames of a clip are drawn apart from each other.
 
         Returns:
             Name -> [N, ...]. N is 1 if all values are scalars.
@@ -278,7 +285,7 @@ class Inputs:
         texts = dict(texts or {})
         null = texts.pop(NULL, None)
         given = {"label": labels, "guidance": guidance, "interval": interval, "sizes": sizes}
-        given |= {CHANNELS: channels}
+        given |= {CHANNELS: channels, FRAME_RATE: frame_rate, ALONE: alone}
         if self.takes(AUGMENT):
             given[AUGMENT] = np.zeros((np.size(guidance), *self.declared[AUGMENT].shape))
         given = {name: (given | texts).get(name) for name in self.declared}

@@ -8,7 +8,7 @@ key of a row     = fold_in(key of the purpose, row + 1)    0 is the table's star
 
 import enum
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -100,6 +100,12 @@ def normal(keys: Array, shape: Sequence[int], dtype=jnp.float32) -> Array:
     return jax.vmap(lambda key: jax.random.normal(key, tuple(shape), dtype))(keys)
 
 
-def initial_noise(keys: Array, shape: Sequence[int]) -> Array:
-    """[B, *shape] standard normals, float32: what sampling starts from."""
-    return normal(purpose_keys(keys, Purpose.INITIAL_NOISE), shape)
+def initial_noise(
+    keys: Array, shape: Sequence[int], frame_noise: Callable[[Array], Array] | None = None
+) -> Array:
+    """[B, *shape] standard normals, float32: what sampling starts from.
+
+    `frame_noise` makes those of the frames of clips correlated, see the module of that name.
+    """
+    z = normal(purpose_keys(keys, Purpose.INITIAL_NOISE), shape)
+    return z if frame_noise is None else frame_noise(z)

@@ -28,6 +28,7 @@ from ddim_jax.batch_loop import Generator, check_count
 from ddim_jax.codecs import Codec
 from ddim_jax.denoisers import Denoiser
 from ddim_jax.dropping import Nulled
+from ddim_jax.frame_noise import FrameNoise
 from ddim_jax.inputs import Inputs
 from ddim_jax.networks import winograd
 from ddim_jax.predictions import Parameterization, Prediction
@@ -55,6 +56,7 @@ class Model:
         config: what it was trained with, see `configs/`.
         name: for messages and file names.
         step: training steps.
+        frame_noise: of clips, how the noise of frames is correlated; None: it is not.
         loras: files merged into `params` and the text encoders, as JSON: path, scale, sha256.
     """
 
@@ -68,6 +70,7 @@ class Model:
     config: ml_collections.ConfigDict
     name: str = "model"
     step: int = 0
+    frame_noise: FrameNoise | None = None
     loras: tuple[dict[str, Any], ...] = ()
 
     def __post_init__(self):
@@ -147,6 +150,10 @@ class Model:
         kernels = programs.winograd_of(self.network, self.sample_shape, told)(params)
         return {"params": params, winograd.COLLECTION: {}} | kernels
 
+    def initial_noise(self, keys: Array) -> Array:
+        """What samples of these keys [B] start from, [B, *sample_shape]."""
+        return sampling.initial_noise(keys, self.sample_shape, self.frame_noise)
+
     def _example(self) -> tuple:
         return programs.example(self.sample_shape, self.inputs.declared)
 
@@ -168,6 +175,8 @@ class Model:
         if adaptive and options.pop("collect", ()):
             raise ValueError("a trajectory needs a table: samples under a tolerance share no steps")
         options |= {"clip": recipe.clip} | ({"schedule": self.schedule} if adaptive else {})
+        if self.frame_noise and not adaptive:
+            options["frame_noise"] = self.frame_noise
         return programs.sampler_of(
             self.network, self.parameterization, self._nulled, tuple(sorted(options.items()))
         )
@@ -290,6 +299,8 @@ class Model:
         prompt: Any = None,
         negative_prompt: Any = None,
         channels: Array | None = None,
+        frame_rate: Array = 0.0,
+        alone: Array = False,
     ) -> dict[str, Any]:
         """`inputs` and `guidance` of N samples, as `Generator.batches` takes them.
 
@@ -303,6 +314,8 @@ class Model:
             negative_prompt: what to guide away from, likewise; None: the model's null text.
             channels: [N, h, w, C] of a network that takes more than the sample's, see
                 `editing/inpainting.py`.
+            frame_rate: scalar or [N], frames a second, of a network that is told them; 0: unknown.
+            alone: scalar or [N], whether the frames of a clip are drawn apart from each other.
 
         Raises:
             ValueError: the network is told how long its steps are, and the table's differ; texts
@@ -321,6 +334,8 @@ class Model:
             sizes=np.float32([height, width, 0, 0, height, width]),
             texts=self.inputs.texts(prompt, negative_prompt, count, guidance is not None),
             channels=channels,
+            frame_rate=frame_rate,
+            alone=alone,
         )
         return {"inputs": inputs, "guidance": guidance}
 
@@ -353,6 +368,7 @@ class Model:
         """
         sampler = self.sampler(recipe, **options)
         options = dict(prepare=self.prepared, mode=parallel, placed=self._placed)
+        options["frame_noise"] = self.frame_noise
         return Generator(sampler, self.params, self.sample_shape, **options)
 
     def kept_generator(self, recipe: Recipe, parallel: str, **options: Any) -> Generator:
@@ -462,6 +478,7 @@ class Model:
         trajectory: bool = False,
         progress: bool = False,
         parallel: str = "jit",
+        **clips: Any,
     ) -> drawing.Drawing:
         """`draw` with everything that is known of the pictures.
 
@@ -477,6 +494,7 @@ class Model:
             trajectory: also return the clean estimates of every row; of a table only.
             progress: show a bar, moved from inside the compiled loop; over batches without a table.
             parallel: a name in `batch_loop.MODES`.
+            **clips: `frame_rate` and `alone` of networks of clips, as of `conditions`.
 
         Raises:
             ValueError: as `draw`; a trajectory without a table; a tolerance that was not met.
@@ -488,11 +506,11 @@ class Model:
             raise ValueError(f"{self.name} has shapes and no weights: it can be planned with alone")
         if prompt is None and self.inputs.takes("text"):
             raise ValueError("this network draws from a text: give a prompt; '' for none")
-        texts = {"prompt": prompt, "negative_prompt": negative_prompt}
+        told = {"prompt": prompt, "negative_prompt": negative_prompt} | clips
         labels = self.inputs.labels(label, count)
         index = np.arange(count) if index is None else index
         asked = {"seed": seed, "batch_size": batch_size, "progress": progress, "parallel": parallel}
-        return drawing.generate(self, recipe, index, labels, texts, trajectory=trajectory, **asked)
+        return drawing.generate(self, recipe, index, labels, told, trajectory=trajectory, **asked)
 
     def pictures(self, x: Array) -> np.ndarray:
         """Samples [N, *sample_shape] as uint8 pictures [N, H, W, C]; ValueError if not finite."""

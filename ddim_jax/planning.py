@@ -219,7 +219,7 @@ def plan_training(config: Any, topology: str, quick: bool = False) -> Plan:
         if config.get("codec") and config.data.get("cache", False):
             shape, kind = codec.sample_shape, np.float32
         elif config.get("codec"):
-            shapes = network_shapes(build_autoencoder(config.codec), shape)
+            shapes = network_shapes(build_autoencoder(config.codec), shape[-3:])
         batch = {"image": rows(kind, *shape), "label": rows(np.int32)}
         told = method.model.inputs
         batch |= {

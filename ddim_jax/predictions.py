@@ -141,13 +141,27 @@ PREDICTIONS: dict[str, Callable[..., Parameterization]] = {
 
 
 def expand(coefficient: Array, x: Array) -> Array:
-    """Shapes a scalar or [B] coefficient to multiply `x` of shape [B, ...]."""
+    """Shapes a coefficient to multiply `x`: a scalar, [B], or of clips [B, T] or [1, T]."""
     coefficient = jnp.asarray(coefficient, x.dtype)
-    return (
-        coefficient.reshape(coefficient.shape + (1,) * (x.ndim - 1))
-        if coefficient.ndim
-        else (coefficient)
-    )
+    if not coefficient.ndim:
+        return coefficient
+    return coefficient.reshape(coefficient.shape + (1,) * (x.ndim - coefficient.ndim))
+
+
+def split_known(level: NoiseLevel) -> tuple[NoiseLevel, Array | None]:
+    """Parts clips' levels, one for each frame, into what to compute with and what is known.
+
+    Args:
+        level: scalars or [B], which are returned with None; or [B, T].
+
+    Returns:
+        The level, with a sigma of 1 where it was 0, and bool [B, T], where it was: there is no
+        noise, and the clean frame is x itself.
+    """
+    if jnp.ndim(level.sigma) < 2:
+        return level, None
+    known = level.sigma == 0
+    return level._replace(sigma=jnp.where(known, 1.0, level.sigma)), known
 
 
 def predict(
@@ -158,16 +172,24 @@ def predict(
     Args:
         parameterization: what the network was trained to output.
         x: [B, ...] the noisy sample (not scaled by `input_scale`).
-        level: scalars or [B].
+        level: scalars or [B]; of clips also [B, T], one for each frame.
         F: [B, ...] the network's output on `input_scale * x`.
+
+    Returns:
+        x0 and eps; of frames whose own level has no noise x itself and zeros.
     """
+    level, known = split_known(level)
     row = parameterization(level)
     det = level.alpha * row.eps_weight - level.sigma * row.x0_weight
     scale = row.output_scale
-    return Prediction(
+    found = Prediction(
         x0=expand(row.eps_weight / det, x) * x - expand(level.sigma * scale / det, x) * F,
         eps=expand(level.alpha * scale / det, x) * F - expand(row.x0_weight / det, x) * x,
     )
+    if known is None:
+        return found
+    known = expand(known, x) > 0
+    return Prediction(jnp.where(known, x, found.x0), jnp.where(known, 0.0, found.eps))
 
 
 def target(parameterization: Parameterization, prediction: Prediction, level: NoiseLevel) -> Array:

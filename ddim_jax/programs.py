@@ -25,7 +25,7 @@ def apply_of(network: Any) -> Callable[..., Array]:
     """`(params, x, model_time, inputs, dropout_keys=None) -> F`: see `Model.apply`."""
 
     def apply(params, x, model_time, inputs, dropout_keys=None):
-        variables = params if winograd.COLLECTION in params else {"params": params}
+        variables = params if "params" in params else {"params": params}  # with other collections
         x, told = joined(x, inputs)
         return network.apply(variables, x, model_time, told, dropout_keys)
 

@@ -6,6 +6,7 @@ scalar `lax.cond`: a deterministic table draws none. Every sample has its own ke
 that it is the same picture (to rounding) whatever the batch size, device or process count.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -62,6 +63,7 @@ def run(
     constrain: Constraint | None = None,
     collect: Sequence[str] = (),
     progress: Callable[[int], None] | None = None,
+    frame_noise: Callable[[Array], Array] | None = None,
 ) -> RunResult:
     """Samples (or edits) along a table.
 
@@ -74,6 +76,7 @@ def run(
             that row's level, and once at the end.
         collect: any of "x" (the sample after each row) and "x0" (the clean estimate in each row).
         progress: called on the host with the number of each finished row.
+        frame_noise: makes the noise of the frames of clips correlated; None: it is not.
 
     Raises:
         ValueError: an unknown name in `collect`.
@@ -86,8 +89,11 @@ def run(
     chex.assert_shape(keys, (state.evaluate.shape[0],))
     state = jax.tree.map(jnp.asarray, state)
     table = cast(table, state.evaluate.dtype)
-    state = _start(table, state, keys)
-    slots = table.history.shape[-1]
+    add_noise = functools.partial(_add_noise, keys=keys, frame_noise=frame_noise)
+    scale, noise = table.start
+    state = jax.tree.map(lambda x: scale * x, state)
+    state = add_noise(jnp.stack([noise, noise]), state, row=0)
+    slots = table.history.shape[2]
     history = jnp.zeros((slots,) + state.evaluate.shape, state.evaluate.dtype)
 
     def evaluate_row(carry, row: int, table_row: SolverTable):
@@ -101,7 +107,7 @@ def run(
         stored = table_row.store[0] * prediction.x0 + table_row.store[1] * prediction.eps
         history = history.at[table_row.slot].set(stored)
         state = _combine(table_row, State(point, state.base), history)
-        state = _add_noise(table_row.noise, state, keys, row + 1)
+        state = add_noise(table_row.noise, state, row=row + 1)
         return (state, history), prediction.x0
 
     def body(carry, scanned):
@@ -137,12 +143,6 @@ def cast(table: SolverTable, dtype: Any) -> SolverTable:
     return jax.tree.map(one, table)
 
 
-def _start(table: SolverTable, state: State, keys: Array) -> State:
-    scale, noise = table.start
-    state = jax.tree.map(lambda x: scale * x, state)
-    return _add_noise(jnp.stack([noise, noise]), state, keys, 0)
-
-
 def _combine(row: SolverTable, state: State, history: Array) -> State:
     """New (evaluate, base) from the old ones and the history, summed in the order of the slots."""
     points = []
@@ -154,12 +154,20 @@ def _combine(row: SolverTable, state: State, history: Array) -> State:
     return State(*points)
 
 
-def _add_noise(multiples: Array, state: State, keys: Array, row: Array) -> State:
+def _add_noise(
+    multiples: Array,
+    state: State,
+    *,
+    keys: Array,
+    row: Array,
+    frame_noise: Callable[[Array], Array] | None,
+) -> State:
     """Adds a fresh normal, times its multiples, to the two points; draws none if both are 0."""
 
     def draw(state: State) -> State:
         row_keys = purpose_keys(keys, Purpose.SOLVER_NOISE, row)
         z = normal(row_keys, state.evaluate.shape[1:], state.evaluate.dtype)
+        z = z if frame_noise is None else frame_noise(z)
         return State(state.evaluate + multiples[0] * z, state.base + multiples[1] * z)
 
     return jax.lax.cond(jnp.any(multiples != 0), draw, lambda state: state, state)
@@ -175,6 +183,7 @@ def make_sampler(
     task: Task | None = None,
     collect: Sequence[str] = (),
     progress: Callable[[int], None] | None = None,
+    frame_noise: Callable[[Array], Array] | None = None,
 ) -> Callable[..., RunResult]:
     """A jitted `f(params, table, x, keys, inputs=None, guidance=None, known=None) -> RunResult`.
 
@@ -190,6 +199,7 @@ def make_sampler(
         task: hooks that use `known`, a pytree of [B, ...] arrays.
         collect: see `run`.
         progress: see `run`.
+        frame_noise: see `run`.
 
     Raises:
         ValueError: unknown clip; guidance given without `null_inputs`.
@@ -202,7 +212,8 @@ def make_sampler(
     ) -> RunResult:
         denoise = denoiser(params, inputs, guidance, known)
         hook = constrain and (lambda x, level, keys: constrain(x, level, keys, known))
-        return run(denoise, table, x, keys, constrain=hook, collect=collect, progress=progress)
+        options = dict(collect=collect, progress=progress, frame_noise=frame_noise)
+        return run(denoise, table, x, keys, constrain=hook, **options)
 
     return jax.jit(sample)
 

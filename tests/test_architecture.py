@@ -18,6 +18,7 @@ LAYERS = [
         "rows",
         "fingerprints",
         "keys",
+        "frame_noise",
         "schedules",
         "program_cost",
     ],

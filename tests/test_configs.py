@@ -62,7 +62,7 @@ TRAINED = ("digits",)
 """Of the others the train step is traced; tests/test_toy_distillation.py trains more losses."""
 TRACED = (
     "cifar10", "cifar10_ict", "cifar10_scm", "digits_cd", "digits_mean_flow", "digits_shortcut",
-    "digits_text", "digits_vae", "imagenet256_dit", "imagenet64",
+    "digits_text", "digits_vae", "imagenet256_dit", "imagenet64", "moving_digits", "video256_dit",
 )  # fmt: skip
 """One of each loss and network."""
 LARGE = ("imagenet64", "lsun")

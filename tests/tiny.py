@@ -2,6 +2,8 @@
 
 import ml_collections
 
+FRAMES = 3
+"""Of clips."""
 TOKENS = 530
 """A vocabulary that the captions of digits fill."""
 
@@ -15,10 +17,13 @@ def tiny(config: ml_collections.ConfigDict, levels: int = 2) -> ml_collections.C
     with config.unlocked():
         channels = 3 if "autoencoder_kl" in (config.model.get("name"), _codec(config)) else 1
         config.data.update(name="digits", image_shape=(8, 8, channels), resize=8)
+        if config.data.get("frames"):
+            config.data.update(name="moving_digits", image_shape=(12, 12, channels), resize=12)
+            config.data.frames = min(config.data.frames, FRAMES)
         config.data.channels = channels
-        if config.model.get("name", "unet") == "unet":
+        if config.model.get("name", "unet") in ("unet", "video_unet"):
             _tiny_unet(config.model, levels)
-        if config.model.get("name") == "dit":
+        if config.model.get("name") in ("dit", "video_dit"):
             config.model.update(width=16, depth=1, heads=2, num_classes=10, remat="none")
         for section in (config.model, config.get("codec") or {}):
             if section.get("name") == "autoencoder_kl":
@@ -46,6 +51,8 @@ def _tiny_unet(model: ml_collections.ConfigDict, levels: int) -> None:
     model.out_channels = 1
     if model.num_classes is None:
         model.num_classes = 10
+    if model.get("time_heads"):
+        model.update(num_classes=10, time_heads=2)
     model.update(channels=8, channel_mults=(1, 2)[:levels], num_blocks=1, patch_size=1)
     model.remat = "none"
     if model.attention_resolutions:
@@ -66,6 +73,8 @@ def without_lpips(config: ml_collections.ConfigDict) -> ml_collections.ConfigDic
 def _tiny_stage(stage: dict) -> dict:
     """A stage without its own lengths, of few pairs."""
     stage = {name: value for name, value in stage.items() if name not in ("train", "optimizer")}
+    if "frames" in stage.get("data", {}):
+        stage["data"] = dict(stage["data"], frames=FRAMES)
     if "pairs" in stage:
         stage["pairs"] = dict(count=8, solver="ddim", steps=2, batch_size=4)
     return stage

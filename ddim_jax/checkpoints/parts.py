@@ -83,9 +83,11 @@ def shapes_of(config: ml_collections.ConfigDict) -> Pipeline:
         factor = nets.codec.factor
         shape = (shape[0] // factor, shape[1] // factor, nets.codec.latent_channels)
     channels = shape[-1] + (config.get("extra") or {}).get("channels", 0)
+    frames = experiment.num_frames(config)
+    sample = (*((frames,) if frames else ()), *shape[:2], channels)
     return Pipeline(
         config,
-        network_shapes(nets.model, (*shape[:2], channels)),
+        network_shapes(nets.model, sample),
         network_shapes(nets.codec, tuple(config.data.image_shape)) if nets.codec else None,
         tuple(network_shapes(net, ()) for net in nets.text),
     )
@@ -97,7 +99,7 @@ def network_shapes(net: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
 
     Args:
         net: a diffusion network, an autoencoder or a text encoder.
-        shape: of one sample or picture, [H, W, C]; () of a text encoder.
+        shape: of one sample or picture, [H, W, C], or clip, [T, H, W, C]; () of a text encoder.
     """
     empty = jax.ShapeDtypeStruct
     if isinstance(net, ClipText | Tokens):

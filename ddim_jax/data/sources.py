@@ -127,6 +127,20 @@ class Source:
         told = {name: rows[index] for name, rows in self.told.items()}
         return {"image": image, "label": np.int32(label)} | told
 
+    def single(self) -> Source:
+        """Clips of one frame as images."""
+
+        def first(get: Callable | None, frame: Any) -> Callable | None:
+            def image(*asked: Any) -> tuple[np.ndarray, Any]:
+                clip, label = get(*asked)
+                return clip[frame], label
+
+            return get and image
+
+        take = first(self.take, (slice(None), 0))
+        images = {"read": first(self.read, 0), "at": first(self.at, 0), "take": take}
+        return dataclasses.replace(self, frames=0, **images)
+
     def batch(self, rows: np.ndarray, flip: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """The records of rows [N], stacked; of a source with `take`.
 

@@ -104,7 +104,7 @@ def code_trip(model: Model, args: argparse.Namespace) -> RoundTrip:
 def start_noise(model: Model, args: argparse.Namespace, index: Any) -> Array:
     """The noises of `--seed` at these places, as `sample.py` starts from them."""
     of_samples = keys.sample_keys(args.seed, np.asarray(index))
-    return np.asarray(keys.initial_noise(of_samples, model.sample_shape))
+    return np.asarray(model.initial_noise(of_samples))
 
 
 def invert(model: Model, args: argparse.Namespace) -> None:

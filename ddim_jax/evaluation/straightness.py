@@ -55,7 +55,7 @@ def measure(
     recipe = Recipe("ddim", "uniform", steps, clip="none")
     table, times = recipe.table(model.schedule), recipe.times(model.schedule)
     labels, index, parts = asked.labels(model.inputs, count), np.arange(count), []
-    noise = np.asarray(keys.initial_noise(keys.sample_keys(seed, index), model.sample_shape))
+    noise = np.asarray(model.initial_noise(keys.sample_keys(seed, index)))
     generator = model.generator(recipe, collect=("x",))
     prompts = asked.prompts(index)
     conditions = model.conditions(count, recipe, labels, table, prompt=prompts)

@@ -35,9 +35,10 @@ from ddim_jax.losses.loss import (
     check_boundary,
     check_dropout,
     check_guidance,
+    check_known,
     conditions_with_scale,
-    normal_like,
     split,
+    with_known,
 )
 from ddim_jax.losses.weightings import Weighting
 from ddim_jax.names import check_range
@@ -64,6 +65,7 @@ def consistency(
     target_decay: float | Callable[[Array], Array] | None = None,
     label_dropout: float = 0.0,
     guidance: tuple[float, float] | None = None,
+    known: float = 0.0,
     teacher: Net | None = None,
 ) -> Loss:
     """The consistency loss, distilled or trained.
@@ -82,6 +84,7 @@ def consistency(
         label_dropout: probability that the inputs of a row become null, for all networks.
         guidance: range of the scale that all networks take as an input (see `guided`), for
             distillation; None for none.
+        known: of clips, probability that some frames are known to all networks.
         teacher: if another network than the student's, or one that predicts something else.
 
     Raises:
@@ -90,6 +93,7 @@ def consistency(
     """
     check_dropout(label_dropout)
     check_guidance(guidance, net.null)
+    check_known(known)
     _check(distance, huber, weight)
     if target_decay is not None and not callable(target_decay):
         check_range("config.loss.target_decay", target_decay, "[0, 1)", "0.95 is usual")
@@ -103,11 +107,14 @@ def consistency(
 
     def compute(params, frozen, batch, keys, step):
         x0 = batch["image"]
-        pair_key, eps_key, inputs_key, dropout_keys = split(keys, 4)
-        eps = normal_like(eps_key, x0)
+        pair_key, eps_key, inputs_key, dropout_keys, known_key = split(keys, 5)
+        eps = net.noise(eps_key, x0)
         inputs = conditions_with_scale(batch, inputs_key, net.null, label_dropout, guidance)
         ratios = pairs.sample(pair_key, step)
-        high, low = (_level(net.schedule, ratio) for ratio in ratios)
+        high, low = (
+            with_known(_level(net.schedule, ratio), net.schedule, known_key, x0.shape[1], known)
+            for ratio in ratios
+        )
         x_high, x_low = add_noise(x0, eps, high), add_noise(x0, eps, low)
         if distil:
 

@@ -26,7 +26,6 @@ from ddim_jax.losses.loss import (
     check_boundary,
     check_dropout,
     conditions,
-    normal_like,
     split,
 )
 from ddim_jax.names import check_range
@@ -79,7 +78,7 @@ def continuous_consistency(
         time_key, eps_key, drop_key, dropout_keys = split(keys, 4)
         ratio = jnp.exp(mean + std * jax.vmap(jax.random.normal)(time_key))
         angle = jnp.arctan(ratio / sigma_data)
-        eps = normal_like(eps_key, x0)
+        eps = net.noise(eps_key, x0)
         cos, sin = expand(jnp.cos(angle), x0), expand(jnp.sin(angle), x0)
         x = cos * x0 + sin * eps
         inputs = conditions(batch, drop_key, net.null, label_dropout)

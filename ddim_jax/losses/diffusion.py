@@ -5,9 +5,14 @@
 Flow matching is this loss with `schedule = rectified_flow` and `prediction = flow`; reflow is that
 on pairs of an image and the noise it was drawn from (`data.noise_pairs`).
 
+Clips may have a level for each frame, so that one network draws them, goes on from frames that are
+known, fills in between and draws frame behind frame; known frames have no noise and no loss. The
+frames of some clips may be cut apart, which trains the network of pictures within.
+
 Sources: Ho et al. 2020 (arXiv:2006.11239); Salimans & Ho 2022 (arXiv:2202.00512), section 4;
 Liu et al. 2022 (arXiv:2209.03003), equation 1 and algorithm 1; Ho & Salimans 2022
-(arXiv:2207.12598, label dropout).
+(arXiv:2207.12598, label dropout); Chen et al. 2024 (arXiv:2407.01392, levels of frames); Ho et al.
+2022 (arXiv:2204.03458), section 3.1 (pictures beside clips).
 """
 
 from collections.abc import Callable
@@ -16,18 +21,19 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ddim_jax.dropping import ALONE
 from ddim_jax.losses.loss import (
     Loss,
     Net,
     add_noise,
     check_dropout,
     conditions,
-    normal_like,
     regress,
     split,
 )
-from ddim_jax.losses.time_samplers import TimeSampler, uniform
+from ddim_jax.losses.time_samplers import TimeSampler, of_frames, uniform
 from ddim_jax.losses.weightings import Weighting
+from ddim_jax.names import check_range
 from ddim_jax.predictions import Prediction, predict
 from ddim_jax.sampling import initial_noise
 
@@ -41,6 +47,8 @@ def diffusion(
     weighting: Weighting | None = None,
     distance: Callable[[Array, Array], Array] | None = None,
     label_dropout: float = 0.0,
+    frame_levels: tuple[float, float] | None = None,
+    alone: float = 0.0,
 ) -> Loss:
     """The denoising loss; on data from `data.noise_pairs` with the noise of each pair (reflow).
 
@@ -51,12 +59,15 @@ def diffusion(
         distance: function of two batches of images [B, H, W, C] that replaces the squared error,
             such as `lpips.load(path)` for one-step distillation; without a weighting.
         label_dropout: probability that the inputs of a row become null.
+        frame_levels: of clips, the shares of those with one level for all frames and of those with
+            some frames known, see `time_samplers.of_frames`; None: one level for all.
+        alone: of clips, probability that frames are cut apart, where the batch does not say it.
 
     Returns:
         The loss; its metrics are those of `regress`.
 
     Raises:
-        ValueError: label_dropout outside [0, 1], or a distance and a weighting.
+        ValueError: a probability outside [0, 1], or a distance and a weighting.
 
     Source: Ho et al. 2020, equation 14; Salimans & Ho 2022, section 4.
     """
@@ -66,18 +77,24 @@ def diffusion(
             f"config.loss.distance must be lpips:FILE, without a weighting, got {distance!r} and "
             f"{'a' if weighting else 'no'} weighting; leave it out for the squared error"
         )
+    check_range("config.loss.alone", alone, "[0, 1]", "0.1 is usual")
     times = times or uniform(net.schedule)
+    of_clips = frame_levels and of_frames(net.schedule, times, frame_levels)
 
     def compute(params, frozen, batch, keys, step):
         x0 = batch["image"]
-        t_key, eps_key, drop_key, dropout_keys = split(keys, 4)
-        level = net.schedule.level(times(t_key))
+        t_key, eps_key, drop_key, dropout_keys, alone_key = split(keys, 5)
+        t = of_clips(t_key, x0.shape[1]) if of_clips else times(t_key)
+        level = net.schedule.level(t)
         if "noise_key" in batch:  # a coupled pair: the image was drawn from this very noise
-            eps = initial_noise(jax.random.wrap_key_data(batch["noise_key"]), x0.shape[1:])
+            pair_keys = jax.random.wrap_key_data(batch["noise_key"])
+            eps = initial_noise(pair_keys, x0.shape[1:], net.frame_noise)
         else:
-            eps = normal_like(eps_key, x0)
+            eps = net.noise(eps_key, x0)
         x = add_noise(x0, eps, level)
         inputs = conditions(batch, drop_key, net.null, label_dropout)
+        if alone and ALONE not in inputs:
+            inputs[ALONE] = jax.vmap(jax.random.uniform)(alone_key) < alone
         output = net.output(params, x, level, inputs, dropout_keys)
         lam, wanted = net.schedule.half_log_snr(level.t), Prediction(x0, eps)
         value, metrics = regress(output, net.parameterization, level, lam, wanted, weighting)

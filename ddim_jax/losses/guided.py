@@ -20,10 +20,11 @@ from ddim_jax.losses.loss import (
     add_noise,
     check_dropout,
     check_guidance,
+    check_known,
     conditions_with_scale,
-    normal_like,
     regress,
     split,
+    with_known,
 )
 from ddim_jax.losses.time_samplers import TimeSampler, uniform
 from ddim_jax.losses.weightings import TRUNCATED_SNR, Weighting
@@ -37,6 +38,7 @@ def guided(
     times: TimeSampler | None = None,
     weighting: Weighting | None = TRUNCATED_SNR,
     label_dropout: float = 0.0,
+    known: float = 0.0,
     teacher: Net | None = None,
 ) -> Loss:
     """Regression on the teacher's prediction.
@@ -48,6 +50,7 @@ def guided(
         times: keys [B] -> t [B]; default `uniform(schedule)`.
         weighting: by lam; None is the plain mean over F.
         label_dropout: probability that the inputs of a row become null, for both networks.
+        known: of clips, probability that some frames are known to all networks.
         teacher: if another network than the student's, or one that predicts something else.
 
     Raises:
@@ -55,6 +58,7 @@ def guided(
     """
     check_dropout(label_dropout)
     check_guidance(guidance, net.null)
+    check_known(known)
     times = times or uniform(net.schedule)
     teacher = teacher or net
 
@@ -72,9 +76,10 @@ def guided(
 
     def compute(params, frozen, batch, keys, step):
         x0 = batch["image"]
-        t_key, eps_key, inputs_key, dropout_keys = split(keys, 4)
+        t_key, eps_key, inputs_key, dropout_keys, known_key = split(keys, 5)
         level = net.schedule.level(times(t_key))
-        x = add_noise(x0, normal_like(eps_key, x0), level)
+        level = with_known(level, net.schedule, known_key, x0.shape[1], known)
+        x = add_noise(x0, net.noise(eps_key, x0), level)
         inputs = conditions_with_scale(batch, inputs_key, net.null, label_dropout, guidance)
         wanted = jax.lax.stop_gradient(teach(frozen["teacher"], x, level, inputs))
         output = net.output(params, x, level, inputs, dropout_keys)

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ddim_jax.dropping import AUGMENT, drop
+from ddim_jax.dropping import ALONE, AUGMENT, drop
+from ddim_jax.losses.time_samplers import some_known
 from ddim_jax.losses.weightings import Weighting
 from ddim_jax.names import check_range
-from ddim_jax.predictions import Parameterization, Prediction, expand, predict, target
+from ddim_jax.predictions import Parameterization, Prediction, expand, predict, split_known, target
 from ddim_jax.schedules import NoiseLevel, Schedule
 
 Array = Any
@@ -75,20 +76,27 @@ class Net(NamedTuple):
         schedule: the forward process.
         parameterization: what F means.
         null: name -> null value of the inputs that can be dropped; {} for an unconditional network.
+        frame_noise: of clips, how the noise of frames is correlated; None: it is not.
     """
 
     apply: Apply
     schedule: Schedule
     parameterization: Parameterization
     null: Mapping[str, Any] = {}
+    frame_noise: Callable[[Array], Array] | None = None
+
+    def noise(self, keys: Array, x: Array) -> Array:
+        """Draws the noise of samples x [B, ...], one key per row."""
+        z = normal_like(keys, x)
+        return z if self.frame_noise is None else self.frame_noise(z)
 
     def output(self, params, x, level: NoiseLevel, inputs, dropout_keys=None) -> Array:
-        """Returns F at x [B, ...] and levels [B]; with dropout if keys [B] are given."""
+        """Returns F at x [B, ...] and levels [B] or [B, T]; with dropout if keys [B] are given."""
         scale = expand(self.parameterization(level).input_scale, x)
         return self.apply(params, scale * x, level.model_time, inputs, dropout_keys)
 
     def predict(self, params, x, level: NoiseLevel, inputs, dropout_keys=None) -> Prediction:
-        """Returns x0 and eps at x [B, ...] and levels [B]."""
+        """Returns x0 and eps at x [B, ...] and levels [B] or [B, T]."""
         output = self.output(params, x, level, inputs, dropout_keys)
         return predict(self.parameterization, x, level, output)
 
@@ -104,8 +112,34 @@ def normal_like(keys: Array, x: Array) -> Array:
 
 
 def add_noise(x0: Array, eps: Array, level: NoiseLevel) -> Array:
-    """Returns `alpha x0 + sigma eps` at levels [B]."""
+    """Returns `alpha x0 + sigma eps` at levels [B], of clips also [B, T]."""
     return expand(level.alpha, x0) * x0 + expand(level.sigma, x0) * eps
+
+
+def with_known(
+    level: NoiseLevel, schedule: Schedule, keys: Array, frames: int, rate: float
+) -> NoiseLevel:
+    """Levels [B, T] of clips at levels [B], some frames of some of which are known.
+
+    Args:
+        level: of the other frames; at rate 0 it is returned as it is.
+        schedule: its clean end is the level of known frames.
+        keys: [B].
+        frames: T.
+        rate: probability that frames of a clip are known, as `time_samplers.some_known` says.
+    """
+    if not rate:
+        return level
+    which, whether = split(keys, 2)
+    known = some_known(which, frames) & (jax.vmap(jax.random.uniform)(whether) < rate)[:, None]
+    clean = schedule.level(jnp.float32(schedule.t_span[1]))
+    pairs = zip(clean, level, strict=True)
+    return NoiseLevel(*(jnp.where(known, of, field[:, None]) for of, field in pairs))
+
+
+def check_known(known: float) -> None:
+    """Raises ValueError unless it is a probability."""
+    check_range("config.loss.known", known, "[0, 1]", "0.3 is usual, of networks of clips")
 
 
 def conditions(batch: dict, keys: Array, null: Mapping[str, Any], dropout: float) -> dict:
@@ -113,7 +147,7 @@ def conditions(batch: dict, keys: Array, null: Mapping[str, Any], dropout: float
 
     Args:
         batch: holds every name in `null`, [B, ...] each, and "augment" for networks that are told
-            it, in every row.
+            it, in every row; it may hold "alone" for networks of clips.
         keys: [B].
         null: of the `Net`.
         dropout: probability that the inputs of a row become null.
@@ -124,7 +158,7 @@ def conditions(batch: dict, keys: Array, null: Mapping[str, Any], dropout: float
     missing = sorted(set(null) - set(batch))
     if missing:
         raise ValueError(f"the network takes {missing[0]!r}, and batches hold {sorted(batch)} only")
-    told = {AUGMENT: batch[AUGMENT]} if AUGMENT in batch else {}
+    told = {name: batch[name] for name in (AUGMENT, ALONE) if name in batch}
     return told | drop({name: jnp.asarray(batch[name]) for name in null}, null, keys, dropout)
 
 
@@ -231,24 +265,30 @@ def regress(
 
     The weighting, on the squared error of x0, is turned into one on F by
     `x0_hat - x0 = -(sigma s / det) (F - F*)`, where s is the output scale and det the determinant
-    of what F means; None is the plain mean over F.
+    of what F means; None is the plain mean over F. Of clips with a level for each frame, frames
+    without noise are known, and the error is the mean over the others of each clip.
 
     Args:
         output: [B, ...] F.
         parameterization: what the network predicts.
-        level: [B] where it was evaluated.
-        lam: [B] log(alpha / sigma).
+        level: [B] where it was evaluated; of clips also [B, T], one for each frame.
+        lam: log(alpha / sigma), of the level's shape.
         wanted: the target as x0 and eps, [B, ...] each.
         weighting: lam -> weight.
 
     Returns:
         The loss, and metrics "loss" and "mse_x0", the unweighted mean squared error of x0.
     """
+    level, known = split_known(level)
     row = parameterization(level)
     det = level.alpha * row.eps_weight - level.sigma * row.x0_weight
     to_x0 = (level.sigma * row.output_scale / det) ** 2
     error = output - target(parameterization, wanted, level)
-    squared = jnp.mean(error**2, axis=tuple(range(1, error.ndim)))
+    squared = jnp.mean(error**2, axis=tuple(range(jnp.ndim(level.sigma) or 1, error.ndim)))
+    if known is not None:  # each clip counts the same, however many of its frames are known
+        lam = jnp.where(known, 0.0, lam)
+        counted = known.shape[1] / jnp.maximum((~known).sum(axis=1, keepdims=True), 1)
+        squared = jnp.where(known, 0.0, counted * squared)
     weight = 1.0 if weighting is None else weighting(lam) * to_x0
     value = jnp.mean(weight * squared)
     return value, {"loss": value, "mse_x0": jnp.mean(to_x0 * squared)}

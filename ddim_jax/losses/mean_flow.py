@@ -24,7 +24,6 @@ from ddim_jax.losses.loss import (
     check_dropout,
     check_flow,
     conditions,
-    normal_like,
     split,
 )
 from ddim_jax.names import check_range
@@ -95,7 +94,7 @@ def mean_flow(
         x0 = batch["image"]
         time_key, same_key, eps_key, drop_key, dropout_keys = split(keys, 5)
         t, r = _interval(time_key, same_key, mean, std, same)
-        eps = normal_like(eps_key, x0)
+        eps = net.noise(eps_key, x0)
         x = add_noise(x0, eps, NoiseLevel(t, 1 - t, t, t))
         inputs = conditions(batch, drop_key, net.null, label_dropout)
 

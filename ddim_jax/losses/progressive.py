@@ -29,14 +29,15 @@ from ddim_jax.losses.loss import (
     add_noise,
     check_dropout,
     check_guidance,
+    check_known,
     conditions_with_scale,
-    normal_like,
     regress,
     split,
+    with_known,
 )
 from ddim_jax.losses.weightings import TRUNCATED_SNR, Weighting
 from ddim_jax.names import check_range
-from ddim_jax.predictions import Parameterization, Prediction, expand
+from ddim_jax.predictions import Parameterization, Prediction, expand, split_known
 from ddim_jax.schedules import NoiseLevel, Schedule
 from ddim_jax.strides import uniform as uniform_stride
 
@@ -52,6 +53,7 @@ def progressive(
     weighting: Weighting | None = TRUNCATED_SNR,
     label_dropout: float = 0.0,
     guidance: tuple[float, float] | None = None,
+    known: float = 0.0,
     teacher: Net | None = None,
 ) -> Loss:
     """One halving, from a teacher that takes `2 * steps` steps.
@@ -63,6 +65,7 @@ def progressive(
         weighting: by lam; None is the plain mean over F.
         label_dropout: probability that the inputs of a row become null, for both networks.
         guidance: range of the scale that both networks take as an input; None for none.
+        known: of clips, probability that some frames are known to all networks.
         teacher: if another network than the student's, or one that predicts something else.
 
     Raises:
@@ -71,29 +74,33 @@ def progressive(
     """
     check_dropout(label_dropout)
     check_guidance(guidance, net.null)
+    check_known(known)
     levels, weight = _grid(net.schedule, steps, stride)
     _check_first_step(net.parameterization, levels)
     teacher = teacher or net
 
-    def teach(params, x, index, start, inputs):
+    def teach(params, x, index, start, middle, inputs):
         """The x0 and eps whose one DDIM step ends where two steps of the teacher end."""
-        middle = _rows(levels, 2 * index + 1)
         first = teacher.predict(params, x, start, inputs)
         between = add_noise(first.x0, first.eps, middle)
         second = teacher.predict(params, between, middle, inputs)
         w = expand(jnp.asarray(weight, jnp.float32)[index], x)
         x0 = w * first.x0 + (1 - w) * second.x0
+        start, _ = split_known(start)
         eps = (x - expand(start.alpha, x) * x0) / expand(start.sigma, x)
         return Prediction(x0, eps)
 
     def compute(params, frozen, batch, keys, step):
         x0 = batch["image"]
-        index_key, eps_key, inputs_key, dropout_keys = split(keys, 4)
+        index_key, eps_key, inputs_key, dropout_keys, known_key = split(keys, 5)
         index = jax.vmap(lambda key: jax.random.randint(key, (), 0, steps))(index_key)
-        start = _rows(levels, 2 * index)
-        x = add_noise(x0, normal_like(eps_key, x0), start)
+        start, middle = (
+            with_known(_rows(levels, 2 * index + k), net.schedule, known_key, x0.shape[1], known)
+            for k in range(2)
+        )
+        x = add_noise(x0, net.noise(eps_key, x0), start)
         inputs = conditions_with_scale(batch, inputs_key, net.null, label_dropout, guidance)
-        wanted = jax.lax.stop_gradient(teach(frozen["teacher"], x, index, start, inputs))
+        wanted = jax.lax.stop_gradient(teach(frozen["teacher"], x, index, start, middle, inputs))
         output = net.output(params, x, start, inputs, dropout_keys)
         lam = jnp.log(start.alpha) - jnp.log(start.sigma)
         return regress(output, net.parameterization, start, lam, wanted, weighting)

@@ -28,7 +28,6 @@ from ddim_jax.losses.loss import (
     check_dropout,
     check_flow,
     conditions,
-    normal_like,
     split,
 )
 from ddim_jax.names import check_range
@@ -103,7 +102,7 @@ def shortcut(
     def compute(params, frozen, batch, keys, step):
         x0 = batch["image"]
         t_key, level_key, eps_key, drop_key, dropout_keys = split(keys, 5)
-        eps = normal_like(eps_key, x0)
+        eps = net.noise(eps_key, x0)
         k = jax.vmap(lambda key: jax.random.randint(key, (), 0, finest))(t_key)
         t, d = (k + 1).astype(x0.dtype) / finest, jnp.full(len(k), 1 / finest)
         # rows of self-consistency: 1 / d is 1, 2, ..., finest / 2 alike, t a multiple of d

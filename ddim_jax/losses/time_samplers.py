@@ -2,7 +2,8 @@
 
 Sources: Ho et al. 2020 (arXiv:2006.11239); Karras et al. 2022 (arXiv:2206.00364), table 1; Esser et
 al. 2024 (arXiv:2403.03206, logit-normal); Lee et al. 2024 (arXiv:2405.20320, U-shaped); Liu et al.
-2022 (arXiv:2209.03003, section 3.2: the nodes of k steps).
+2022 (arXiv:2209.03003, section 3.2: the nodes of k steps); Chen et al. 2024 (arXiv:2407.01392, one
+for each frame).
 """
 
 from collections.abc import Callable
@@ -87,6 +88,67 @@ def nodes(schedule: Schedule, steps: int = 1) -> TimeSampler:
         return jnp.asarray(times, jnp.float32)[index]
 
     return sample
+
+
+def of_frames(
+    schedule: Schedule, times: TimeSampler, shares: tuple[float, float]
+) -> Callable[[Array, int], Array]:
+    """Times of the frames of clips, of three kinds, from each of which a network learns a task.
+
+        share       times of the frames                           the network learns to
+        shares[0]   one for all                                   draw a clip
+        shares[1]   the clean end for some, one for the others    go on from frames, fill in
+        the rest    one for each                                  draw a frame behind the other
+
+    Which are known says `some_known`.
+
+    Args:
+        schedule: its clean end.
+        times: of which each time is drawn.
+        shares: of the first two kinds.
+
+    Returns:
+        (keys [B], T) -> t [B, T].
+
+    Raises:
+        ValueError: shares that are none.
+    """
+    if not isinstance(shares, (tuple, list)) or len(shares) != 2:
+        raise ValueError(f"config.loss.frame_levels must be two shares, got {shares}; (0.55, 0.25)")
+    for share in (*shares, sum(shares)):
+        check_range("config.loss.frame_levels", share, "[0, 1]", "(0.55, 0.25) is usual")
+    joint, known = shares[0], sum(shares)
+
+    def sample(keys: Array, frames: int) -> Array:
+        fold = jax.vmap(jax.random.fold_in, in_axes=(None, 0))
+        own = jax.vmap(fold, in_axes=(0, None))(keys, jnp.arange(frames))
+        t = times(own.reshape(-1)).reshape(own.shape)
+        kind_keys, known_keys = (
+            jax.vmap(lambda key, p=p: jax.random.fold_in(key, frames + p))(keys) for p in range(2)
+        )
+        kind = jax.vmap(jax.random.uniform)(kind_keys)[:, None]
+        t = jnp.where(kind < known, t[:, :1], t)
+        some = (kind >= joint) & (kind < known) & some_known(known_keys, frames)
+        return jnp.where(some, schedule.t_span[1], t)
+
+    return sample
+
+
+def some_known(keys: Array, frames: int) -> Array:
+    """Which frames of clips are known, bool [B, T]: the first, the first few, or any; never all.
+
+    A quarter of the clips begin with one frame, a quarter with up to half of all; of the others
+    each frame is known with a probability of .1 to .6.
+    """
+
+    def one(key: Array) -> Array:
+        u = jax.random.uniform(key, (4,))
+        few = jnp.where(u[1] < 0.5, 1, 1 + jnp.floor(u[2] * (frames // 2)))
+        any_of = jax.random.uniform(jax.random.fold_in(key, 1), (frames,)) < 0.1 + 0.5 * u[3]
+        known = jnp.where(u[0] < 0.5, jnp.arange(frames) < few, any_of)
+        return known & ~known.all()
+
+    return jax.vmap(one)(keys)
 
 
 def _check_normal(mean: float, std: float) -> None:

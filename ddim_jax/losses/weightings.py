@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from ddim_jax.names import check_range
 
@@ -27,9 +28,18 @@ def truncated_snr() -> Weighting:
 TRUNCATED_SNR = truncated_snr()
 
 
-def snr_plus_one() -> Weighting:
-    """SNR + 1: the squared error in v. Source: Salimans & Ho 2022, equation 10."""
-    return lambda lam: jnp.exp(2 * lam) + 1.0
+def snr_plus_one(most: float = np.inf) -> Weighting:
+    """SNR + 1: the squared error in v. Source: Salimans & Ho 2022, equation 10.
+
+    Args:
+        most: the weight grows no more than this, as in `min_snr`; above 1.
+
+    Raises:
+        ValueError: it is out of range.
+    """
+    if most != np.inf:
+        check_range("config.loss.weighting.most", most, "(1, inf)", "10 is usual; leave it out")
+    return lambda lam: jnp.minimum(jnp.exp(2 * lam) + 1.0, most)
 
 
 def flow(smallest: float = 0.05) -> Weighting:

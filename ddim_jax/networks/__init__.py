@@ -8,11 +8,19 @@ from ddim_jax.networks.text_unet import TextUNet
 from ddim_jax.networks.tiny_autoencoder import AutoencoderTiny
 from ddim_jax.networks.transformer import DiT
 from ddim_jax.networks.unet import UNet
+from ddim_jax.networks.video import VideoDiT, VideoUNet
 
-NETWORKS = {"unet": UNet, "dit": DiT, "text_unet": TextUNet, "autoencoder_kl": AutoencoderKL}
+NETWORKS = {
+    "unet": UNet,
+    "dit": DiT,
+    "text_unet": TextUNet,
+    "video_unet": VideoUNet,
+    "video_dit": VideoDiT,
+    "autoencoder_kl": AutoencoderKL,
+}
 """Networks by the name that configs use; an autoencoder is trained like the others."""
 
 AUTOENCODERS = {"autoencoder_kl": AutoencoderKL, "autoencoder_tiny": AutoencoderTiny}
 """Autoencoders by the name that a config's section `codec` uses."""
 
-__all__ = ["AUTOENCODERS", "NETWORKS", "DiT", "TextUNet", "UNet"]
+__all__ = ["AUTOENCODERS", "NETWORKS", "DiT", "TextUNet", "UNet", "VideoDiT", "VideoUNet"]

@@ -17,6 +17,8 @@ from ddim_jax.networks.options import check_divides
 
 Array = Any
 
+UNSEEN = -1e30
+"""Logit of a key that a query does not see."""
 gelu = functools.partial(jax.nn.gelu, approximate=False)
 ACTIVATIONS = {
     "gelu": gelu,
@@ -25,7 +27,13 @@ ACTIVATIONS = {
 }
 
 
-def attention(q: Array, k: Array, v: Array, most: int = 2**21) -> Array:
+def attention(
+    q: Array,
+    k: Array,
+    v: Array,
+    most: int = 2**21,
+    seen: Callable[[Array], Array] | None = None,
+) -> Array:
     """Softmax attention, the softmax in float32.
 
     Of more than `most` pairs of a query and a key, queries are taken in blocks, one after another,
@@ -38,23 +46,31 @@ def attention(q: Array, k: Array, v: Array, most: int = 2**21) -> Array:
         k: [B, M, heads, d] keys.
         v: [B, M, heads, d] values.
         most: pairs, of one sample and head, whose logits are in memory at a time.
+        seen: places of n queries in line -> bool [1 or B, n, M], which keys each sees; None: all.
 
     Returns:
         [B, N, heads, d], in the dtype of v.
     """
     count = math.ceil(q.shape[1] / max(1, most // k.shape[1]))
     if count <= 1:
-        return _attend(q, k, v)
+        return _attend(q, k, v, seen and seen(jnp.arange(q.shape[1])))
     size = math.ceil(q.shape[1] / count)
     blocks = jnp.pad(q, ((0, 0), (0, count * size - q.shape[1]), (0, 0), (0, 0)))
     blocks = blocks.reshape(q.shape[0], count, size, *q.shape[2:]).swapaxes(0, 1)
-    blocks = jax.lax.map(jax.checkpoint(lambda block: _attend(block, k, v)), blocks)
+
+    def of_block(block: tuple[Array, Array]) -> Array:
+        return _attend(block[0], k, v, seen and seen(block[1]))
+
+    rows = jnp.arange(count * size).reshape(count, size)
+    blocks = jax.lax.map(jax.checkpoint(of_block), (blocks, rows))
     mixed = blocks.swapaxes(0, 1).reshape(q.shape[0], count * size, *q.shape[2:])
     return mixed[:, : q.shape[1]]
 
 
-def _attend(q: Array, k: Array, v: Array) -> Array:
+def _attend(q: Array, k: Array, v: Array, seen: Array | None = None) -> Array:
     """Attention of all queries at once.
+
+    What is not seen has a logit that is finite still: a query may be padding, and see nothing.
 
     The division by the softmax sum comes after the product with v: it then touches d numbers a
     query instead of N, and the products are otherwise the same.
@@ -62,6 +78,8 @@ def _attend(q: Array, k: Array, v: Array) -> Array:
     f32 = jnp.float32
     logits = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=f32)
     logits = logits * (1 / math.sqrt(q.shape[-1]))
+    if seen is not None:
+        logits = jnp.where(seen[:, None], logits, UNSEEN)
     top = jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
     weights = jnp.exp(logits - top)
     total = weights.sum(axis=-1).transpose(0, 2, 1)[..., None]

@@ -31,6 +31,7 @@ COUNTS = {
     "group_channels": 1, "num_heads": 1, "heads": 1, "head_channels": 1, "num_classes": 0,
     "position_grid": 1, "text_length": 0, "context_dim": 0, "vocabulary": 0, "text_features": 1,
     "widths": 1, "latent_channels": 1, "hidden": 1, "projection": 0, "length": 1,
+    "time_heads": 1, "window": 0,
 }  # fmt: skip
 """The least of whole numbers that networks have; the most is 65536."""
 DEPTHS = {

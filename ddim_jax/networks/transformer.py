@@ -32,6 +32,7 @@ import numpy as np
 
 from ddim_jax.inputs import Input
 from ddim_jax.networks.attention import Attention, FeedForward, LayerNorm
+from ddim_jax.networks.frames import CACHE
 from ddim_jax.networks.layers import (
     depth_to_space,
     fan_avg,
@@ -242,7 +243,11 @@ class DiT(nn.Module):
         """
         self._check(x, t, inputs, dropout_keys)
         text = self._text(inputs["text"]) if self.text_length else None
-        emb = nn.swish(self._embed(t, inputs, text))
+        return self._through(x, self._embed(t, inputs, text), text, dropout_keys)
+
+    def _through(self, x, emb, text, keys, block=DiTBlock, told=()):
+        """F of x, its embedding and its text's tokens; `told` comes after keys in every block."""
+        emb = nn.swish(emb)
         patches = space_to_depth(x, self.patch_size)
         _, rows, columns, _ = patches.shape
         tokens = patches.reshape(len(x), rows * columns, -1)
@@ -251,7 +256,8 @@ class DiT(nn.Module):
         h = h + jnp.asarray(places, self.dtype)[None]
         if text is not None:
             h = jnp.concatenate([h, text.astype(self.dtype)], axis=1)
-        h = self._blocks(h, emb.astype(self.dtype), dropout_keys if self.dropout else None)
+        keys = keys if self.dropout else None
+        h = self._blocks(block, h, emb.astype(self.dtype), keys, told)
         h = h[:, : rows * columns]
         two = nn.Dense(2 * self.width, kernel_init=zeros, name="modulation_out")(emb)
         norm = LayerNorm(1e-6, affine=False, dtype="float32")
@@ -268,7 +274,7 @@ class DiT(nn.Module):
         options = (self.vocabulary, self.text_features, self.text_depth, self.width, self.dtype)
         return TextTokens(*options, name="text")(text)
 
-    def _blocks(self, h, emb, keys):
+    def _blocks(self, block, h, emb, keys, told):
         """All blocks in a loop that is compiled once; each has dropout keys of its own."""
         if keys is not None:
             fold = jax.vmap(jax.random.fold_in, in_axes=(0, None))
@@ -278,14 +284,14 @@ class DiT(nn.Module):
             dense = nn.Dense(6 * self.width, kernel_init=zeros, dtype=self.dtype, name="modulation")
             emb = dense(emb)
         loop = nn.scan(
-            kept(DiTBlock, self.remat, prevent_cse=False),
-            variable_axes={"params": 0},
+            kept(block, self.remat, prevent_cse=False),
+            variable_axes={"params": 0, CACHE: 0},
             split_rngs={"params": True},
-            in_axes=(nn.broadcast, 0),
+            in_axes=(nn.broadcast, 0, *(nn.broadcast for _ in told)),
             length=self.depth,
         )
         options = (self.heads, self.eps, self.dropout, self.dtype, shared)
-        return loop(*options, name="blocks")(h, emb, keys)[0]
+        return loop(*options, name="blocks")(h, emb, keys, *told)[0]
 
     def _check(self, x, t, inputs, dropout_keys):
         check_options(self, modulation=("block", "shared"))

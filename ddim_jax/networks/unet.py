@@ -128,14 +128,21 @@ class UNet(nn.Module):
             ValueError: shapes or inputs do not fit the attributes; raised while tracing.
         """
         self._check(x, t, inputs, dropout_keys)
-        keys = dropout_keys if self.dropout else None
-        emb = nn.swish(self._embed(t, inputs)).astype(self.dtype)
+        return self._through(x, self._embed(t, inputs), dropout_keys)
+
+    def _through(self, x, emb, keys, between=lambda name, h: h):
+        """F of x and its embedding; `between` follows every block, of this name."""
+        keys = keys if self.dropout else None
+        emb = nn.swish(emb).astype(self.dtype)
+
+        def block(name, level, h):
+            return between(name, self._block(name, level, h, emb, keys))
+
         h = self._conv(self._width(0), "conv_in")(space_to_depth(x, self.patch_size))
         depth = len(self.channel_mults), self.num_blocks
-        block = functools.partial(self._block, emb=emb, keys=keys)
         h, skips = descend(h, *depth, block, functools.partial(self._down, emb=emb, keys=keys))
         h = self._res("mid_0", -1)(h, emb, keys)
-        h = self._attention("mid_attention", h)
+        h = between("mid", self._attention("mid_attention", h))
         h = self._res("mid_1", -1)(h, emb, keys)
         h = ascend(h, skips, *depth, block, functools.partial(self._up, emb=emb, keys=keys))
         h = nn.swish(GroupNorm(self.norm_eps, self.group_channels, name="norm_out")(h))

@@ -36,6 +36,8 @@ class State(NamedTuple):
 class SolverTable(NamedTuple):
     """A sampler as arrays; E rows, H history slots. A pytree: it is an argument of jitted code.
 
+    What is [E, ...] may have further axes, of numbers for each frame of clips, see `staggered`.
+
     Attributes:
         level: where each row evaluates the network; four arrays [E].
         store: [E, 2] weights of (x0, eps) in the stored prediction.
@@ -75,13 +77,13 @@ class SolverTable(NamedTuple):
             ValueError: a non-finite number, a slot out of range, a weight on a slot that was never
                 written, padding before a row, or a level at which no network can be evaluated.
         """
-        rows, slots = len(self.slot), self.history.shape[-1]
+        rows, slots = len(self.slot), self.history.shape[2]
         shapes = {
             "store": (rows, 2), "state": (rows, 2, 2), "history": (rows, 2, slots),
             "noise": (rows, 2), "active": (rows,), "start": (2,),
         }  # fmt: skip
         for name, shape in shapes.items():
-            if np.shape(getattr(self, name)) != shape:
+            if np.shape(getattr(self, name))[: len(shape)] != shape:
                 raise ValueError(
                     f"table.{name} must have shape {shape}, got {np.shape(getattr(self, name))}"
                 )
@@ -104,7 +106,7 @@ class SolverTable(NamedTuple):
         return self
 
     def _check_history(self) -> None:
-        written = np.zeros(self.history.shape[-1], bool)
+        written = np.zeros(self.history.shape[2], bool)
         for k in range(self.nfe):
             written[self.slot[k]] = True
             if np.any(self.history[k][:, ~written]):
@@ -118,7 +120,7 @@ class SolverTable(NamedTuple):
         Raises:
             ValueError: the table is larger than that.
         """
-        rows, slots = len(self.slot), self.history.shape[-1]
+        rows, slots = len(self.slot), self.history.shape[2]
         if nfe < rows or history < slots:
             raise ValueError(
                 f"cannot pad a table of {rows} rows and {slots} slots to {nfe} rows and {history}; "
@@ -126,16 +128,19 @@ class SolverTable(NamedTuple):
             )
         more = nfe - rows
 
-        def grow(x, *widths):
-            return np.pad(x, [(0, more), *widths])
+        def grow(x, slots=0, **how):
+            widths = [(0, more), (0, 0), (0, slots)][: x.ndim]
+            return np.pad(x, widths + [(0, 0)] * (x.ndim - len(widths)), **how)
 
+        rest = np.eye(2).reshape(1, 2, 2, *[1] * (self.state.ndim - 3))
+        rest = np.broadcast_to(rest, (more, *self.state.shape[1:]))
         return SolverTable(
-            level=NoiseLevel(*(np.pad(x, (0, more), mode="edge") for x in self.level)),
-            store=grow(self.store, (0, 0)),
+            level=NoiseLevel(*(grow(x, mode="edge") for x in self.level)),
+            store=grow(self.store),
             slot=grow(self.slot),
-            state=np.concatenate([self.state, np.broadcast_to(np.eye(2), (more, 2, 2))]),
-            history=grow(self.history, (0, 0), (0, history - slots)),
-            noise=grow(self.noise, (0, 0)),
+            state=np.concatenate([self.state, rest]),
+            history=grow(self.history, history - slots),
+            noise=grow(self.noise),
             active=grow(self.active),
             start=self.start,
             end=self.end,

@@ -106,7 +106,7 @@ class NoiseToImage:
     def noise(self, index: np.ndarray) -> tuple[Any, Any]:
         """The noise [N, *sample_shape] and keys [N] of the samples `index`."""
         keys = sampling.sample_keys(SEED, index)
-        return sampling.initial_noise(keys, self.model.sample_shape), keys
+        return self.model.initial_noise(keys), keys
 
     def teacher_samples(self, index: np.ndarray, samples: np.ndarray) -> TeacherSamples:
         """The samples `index`, drawn by a teacher, on the devices with all they depend on."""

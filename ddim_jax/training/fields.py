@@ -16,6 +16,7 @@ import ml_collections
 
 from ddim_jax import losses
 from ddim_jax.data.augmentation import AUGMENTATIONS
+from ddim_jax.frame_noise import FRAME_NOISES
 from ddim_jax.names import did_you_mean, parse_value
 from ddim_jax.networks import NETWORKS
 from ddim_jax.networks.low_rank import LowRank
@@ -30,6 +31,7 @@ NAMED = {
     "schedule": SCHEDULES,
     "prediction": PREDICTIONS,
     "ema": EMAS,
+    "frame_noise": FRAME_NOISES,
     "loss": losses.LOSSES,
     "loss.times": losses.TIMES,
     "loss.weighting": losses.WEIGHTINGS,

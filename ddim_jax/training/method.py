@@ -176,6 +176,12 @@ def check(config: ml_collections.ConfigDict, model: Model, devices: int) -> None
             f"config.loss.label_dropout={config.loss.label_dropout} needs a null label to drop to; "
             "set config.model.null_label=True, or label_dropout=0"
         )
+    for name in ("frame_levels", "alone", "known"):
+        if config.loss.get(name) and not experiment.draws_clips(config):
+            raise ValueError(
+                f"config.loss.{name}={config.loss[name]} is of networks of clips; leave it out, or "
+                "set config.model.name='video_unet' and config.data.frames"
+            )
     channels = model.sample_shape[-1]
     if model.network.out_channels != channels:  # the loss would broadcast over them, unnoticed
         raise ValueError(
@@ -186,7 +192,8 @@ def check(config: ml_collections.ConfigDict, model: Model, devices: int) -> None
 
 def net(model: Model) -> losses.Net:
     """A model as losses take it."""
-    return losses.Net(model.apply, model.schedule, model.parameterization, model.inputs.dropped)
+    told = model.inputs.dropped
+    return losses.Net(model.apply, model.schedule, model.parameterization, told, model.frame_noise)
 
 
 def build_loss(

@@ -129,13 +129,17 @@ class SampleGrid:
                 self._table, index, seed=self._seed, batch_size=BATCH, **self._conditions
             )
             pictures = np.concatenate([self._model.pictures(batch.result.x) for batch in batches])
+            columns = None
+            if pictures.ndim == 5:  # a row for each clip
+                columns, pictures = pictures.shape[1], pictures.reshape(-1, *pictures.shape[2:])
         except NotFiniteSamples as error:
             tqdm.write(f"step {step}: no picture, {error}", file=sys.stderr)
             return None
         finally:
             self._generator.params = None  # no whole copy on each device while training goes on
         with files.naming(path):
-            data.save_grid(path, pictures, overwrite=True, about=self._about(ema, step))
+            about = self._about(ema, step)
+            data.save_grid(path, pictures, columns=columns, overwrite=True, about=about)
         return path
 
     def _about(self, ema: Any, step: int) -> dict[str, Any]:

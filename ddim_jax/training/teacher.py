@@ -2,8 +2,9 @@
 
 `config.start_from` names the network: a training workdir, a `.safetensors` file or a bundled one.
 It must be of the same images and classes, a teacher of the same schedule too, and its parameters
-must fit; inputs that only the new network has (`scalars`) start at zero effect. What it predicts
-may differ. The workdir keeps fingerprints of data and network, so that a resume can compare.
+must fit; inputs that only the new network has (`scalars`) start at zero effect, and so do layers
+that mix frames, where a network of pictures becomes one of clips. What it predicts may differ. The
+workdir keeps fingerprints of data and network, so that a resume can compare.
 """
 
 import hashlib
@@ -21,6 +22,7 @@ from ddim_jax.checkpoints import architecture
 from ddim_jax.checkpoints.workdir import BASE_FILE
 from ddim_jax.data import Source, noise_pairs
 from ddim_jax.model import Model
+from ddim_jax.networks.frames import is_added
 from ddim_jax.recipe import whole_path
 
 SECTIONS = ("model", "schedule", "prediction")
@@ -86,6 +88,12 @@ def check(
     config: ml_collections.ConfigDict, start: ml_collections.ConfigDict, needs_teacher: bool
 ) -> None:
     """Raises ValueError where a run of one config cannot start from a network of the other."""
+    mine, theirs = (dict(c.get("frame_noise") or {}) for c in (config, start))
+    if needs_teacher and mine != theirs:
+        raise ValueError(
+            f"what config.start_from names was trained with config.frame_noise={theirs or None}, "
+            f"the config says {mine or None}; a teacher's must be the student's"
+        )
     mine, theirs = config.schedule.to_dict(), start.schedule.to_dict()
     if needs_teacher and mine != theirs:
         raise ValueError(
@@ -123,7 +131,11 @@ def take_over(start: Model, model: Model) -> dict[str, Any]:
     taken = flatten_dict(start.params, sep="/")
     new_inputs = set(model.inputs.declared) - set(start.inputs.declared)
     layers = {f"{name}_{k}" for name in new_inputs for k in range(2)}
-    needed = {name: leaf for name, leaf in wanted.items() if name.split("/")[0] not in layers}
+    needed = {
+        name: leaf
+        for name, leaf in wanted.items()
+        if name in taken or not (name.split("/")[0] in layers or is_added(name))
+    }
     if differs := architecture.difference(needed, taken):
         raise ValueError(
             f"{start.name} is of another architecture: parameter {differs[0]} is {differs[2]} "
