@@ -200,6 +200,21 @@ def test_a_frame_rate_has_no_effect_at_first():
     assert net.inputs[FRAME_RATE].null == 0.0
 
 
+def test_a_text_is_told_once_for_all_frames():
+    text = dict(text_length=4, vocabulary=9, text_features=8, num_classes=0, depth=1)
+    picture, net = DiT(**DIT | text), VideoDiT(**DIT | text)
+    x, t, _ = clips()
+    told = {"text": jnp.arange(4)[None] + jnp.arange(B)[:, None]}
+    params = jit(lambda key: net.init(key, x, t, told)["params"])(jax.random.key(0))
+    params["out"]["kernel"] += 0.1
+    params["blocks"]["modulation"]["kernel"] += 0.1
+    found = jit(net.apply)({"params": params}, x, t, told)
+    frames = {"text": jnp.repeat(told["text"], T, axis=0)}
+    flat = x.reshape(-1, *x.shape[2:]), t.reshape(-1)
+    wanted = jit(picture.apply)({"params": image_part(params)}, *flat, frames)
+    np.testing.assert_allclose(found.reshape(wanted.shape), wanted, atol=1e-5)
+
+
 def test_what_is_no_clip_is_refused():
     net = VideoUNet(**UNET, **OVER_TIME)
     x, t, told = clips()
