@@ -100,11 +100,8 @@ def _quiet() -> Iterator[None]:
 
 def _forget_shapes(part: Any) -> None:
     """Drops the shapes between nodes, in the branches of conditions and the bodies of loops too."""
-    del part.value_info[:]
-    for node in part.node:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                _forget_shapes(attribute.g)
+    for one in (part, *_branches(part)):
+        del one.value_info[:]
 
 
 def _folded(model: Any) -> Any:
@@ -124,7 +121,42 @@ def _folded(model: Any) -> Any:
     for extra in [one for one in folded.opset_import if one.domain]:
         folded.opset_import.remove(extra)
     _forget_shapes(folded.graph)
+    _share_weights(folded.graph)
     return folded
+
+
+def _share_weights(whole: Any) -> None:
+    """Moves large constants of branches to the graph around them, equal ones once.
+
+    A guided graph has the network in two branches, and would hold its weights twice.
+    """
+    known: dict[Any, str] = {}
+    for branch in _branches(whole):
+        renamed, small = {}, []
+        for constant in branch.initializer:
+            if len(constant.raw_data) < 4 * graph.HALVED_FROM:
+                small.append(constant)
+                continue
+            content = (constant.data_type, tuple(constant.dims), constant.raw_data)
+            if content not in known:
+                known[content] = f"shared_{len(known)}"
+                whole.initializer.add().CopyFrom(constant)
+                whole.initializer[-1].name = known[content]
+            renamed[constant.name] = known[content]
+        del branch.initializer[:]
+        branch.initializer.extend(small)
+        for part in (branch, *_branches(branch)):
+            for node in part.node:
+                node.input[:] = [renamed.get(name, name) for name in node.input]
+
+
+def _branches(part: Any) -> Iterator[Any]:
+    """The graphs inside of a graph, at any depth."""
+    for node in part.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield attribute.g
+                yield from _branches(attribute.g)
 
 
 def _halve(model: Any) -> None:
