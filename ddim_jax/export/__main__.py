@@ -83,8 +83,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
-    out, kind = Path(args.out), _format(args)
     check_range("--batch", args.batch, "[1, 1024]", whole=True)
+    out, kind = Path(args.out), _format(args)
     if kind == "web":
         web.check_folder(out, overwrite=args.overwrite)
         loaded = [_load(args, name) for name in names(args.checkpoint)]

@@ -128,7 +128,7 @@ def in_steps(model: Model, recipe: Recipe, table: SolverTable, batch: Any, **opt
         carry = row.begin(x, start, of(0))
         for k, one in enumerate(rows):
             ones = jnp.ones_like(x.reshape(x.shape[0], -1)[:, :1])
-            carry, _ = evaluate(weights, ones * one, carry, of(k + 1), *beside.split(given))
+            carry, _ = evaluate(weights, ones * one[None], carry, of(k + 1), *beside.split(given))
         return (carry.point,)
 
     return Graph(call, inputs, ("sample",))
@@ -156,7 +156,7 @@ def by_table(model: Model, recipe: Recipe, batch: Any, rows: Any) -> Graph:
 
         def body(carry, of_row):
             one, z = of_row
-            after, _ = evaluate(weights, ones * one, carry, z, *beside.split(given))
+            after, _ = evaluate(weights, ones * one[None], carry, z, *beside.split(given))
             active = one[0] + one[1] > 0
             return jax.tree.map(lambda a, b: jnp.where(active, a, b), after, carry), None
 

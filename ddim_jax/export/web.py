@@ -94,7 +94,11 @@ def write(
         files.write_json(folder / SITE, about)
         _fill_service_worker(folder, isolated=cdn is None)
         out.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(folder, out, dirs_exist_ok=True)
+        for path in folder.iterdir():
+            if path.is_dir():
+                shutil.copytree(path, out / path.name, dirs_exist_ok=True)
+            else:
+                shutil.copyfile(path, out / path.name)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     print(f"{out}: {size / 1e6:.1f} MB; look at it with: python -m http.server -d {out}")
 
