@@ -1,8 +1,8 @@
 """A headless Chromium driven over a pipe, by the DevTools protocol; nothing to be installed for it.
 
-    with Browser.start() as browser:
-        page = browser.open("http://127.0.0.1:8000/", width=390, height=844)
-        page.evaluate("document.title")
+with Browser.start() as browser:
+    page = browser.open("http://127.0.0.1:8000/", width=390, height=844)
+    page.evaluate("document.title")
 """
 
 import base64

@@ -109,7 +109,7 @@ function showGuidance() {
 function seed() {
   const text = field.seed.value.trim();
   if (!/^\d+$/.test(text) || BigInt(text) >= 2n ** 64n) {
-    throw new Error(`the seed must be a whole number in 0 to 2^64 - 1, not “${text}”`);
+    throw new RangeError(`the seed must be a whole number in 0 to 2^64 - 1, not “${text}”`);
   }
   return BigInt(text);
 }
@@ -189,7 +189,7 @@ async function go() {
   } catch (error) {
     const stopped = error.name === "AbortError";
     said.textContent = stopped ? "Stopped." : `Not drawn: ${error.message}`;
-    if (!stopped) console.error(error);
+    if (!stopped && !(error instanceof RangeError)) console.error(error);
   } finally {
     stop = null;
     byId("draw").textContent = "Draw";
