@@ -152,9 +152,8 @@ def _check_keyboard(page):
     page.evaluate("document.querySelector('[name=seed]').select()")
     page.call("Input.insertText", text="18446744073709551615")
     page.key("Enter", "\r")
-    page.wait(
-        "document.querySelector('#pictures canvas').ariaLabel.includes('18446744073709551615')"
-    )
+    first = "document.querySelector('#pictures canvas').ariaLabel"
+    page.wait(f"{first}.endsWith('of seed 18446744073709551615')")
     page.key("Tab")
     page.key("Tab")  # Draw; from there on to the next seed, which is 0
     page.key("Enter", "\r")

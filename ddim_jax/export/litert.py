@@ -33,6 +33,9 @@ PACKAGES = {
     "ai_edge_quantizer": "ai-edge-quantizer",
 }
 
+LAYERS = ("FULLY_CONNECTED", "CONV_2D", "EMBEDDING_LOOKUP")
+"""Operations whose weights are stored in fewer bits."""
+
 
 def make(
     model: Model,
@@ -101,27 +104,30 @@ def convert(made: Graph) -> bytes:
 
 def _quantized(data: bytes, int8: bool) -> bytes:
     """The file with weights of 8 bits, or of 16."""
-    from ai_edge_quantizer import quantizer, recipe
+    from ai_edge_quantizer import quantizer
 
-    weights = {"num_bits": 16, "dtype": "FLOAT"}
-    halves = [
+    bits = {"num_bits": 8, "granularity": "CHANNELWISE", "dtype": "INT"}
+    weights = bits if int8 else {"num_bits": 16, "dtype": "FLOAT"}
+    how = {
+        "weight_tensor_config": weights,
+        "compute_precision": "INTEGER" if int8 else "FLOAT",
+        "explicit_dequantize": not int8,
+    }
+    algorithm = "min_max_uniform_quantize" if int8 else "float_casting"
+    recipe = [
         {
             "regex": ".*",
             "operation": operation,
-            "algorithm_key": "float_casting",
-            "op_config": {
-                "weight_tensor_config": weights,
-                "compute_precision": "FLOAT",
-                "explicit_dequantize": True,
-            },
+            "algorithm_key": algorithm,
+            "op_config": how,
         }
-        for operation in ("FULLY_CONNECTED", "CONV_2D", "EMBEDDING_LOOKUP")
+        for operation in LAYERS  # and not the products of a row's own numbers
     ]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"graph{SUFFIX}"
         path.write_bytes(data)
         work = quantizer.Quantizer(str(path))
-        work.load_quantization_recipe(recipe.dynamic_wi8_afp32() if int8 else halves)
+        work.load_quantization_recipe(recipe)
         return bytes(work.quantize().quantized_model)
 
 

@@ -17,7 +17,7 @@ from ddim_jax.recipe import Recipe, whole_path
 
 MOST_DIFFERENCE = 1e-3
 """Between a file and JAX, as a share of the samples' range; beyond it nothing is written."""
-MOST_RMS = 0.02
+MOST_RMS = 0.015
 """The same of weights in 8 bits, whose rounding shows: the root mean square."""
 MOST_BYTES = 2**31 - 2**20
 """Of a file of any of the formats."""
