@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import threading
+import warnings
 
 import jax
 import numpy as np
@@ -13,33 +14,47 @@ import pytest
 
 from ddim_jax import keys
 from ddim_jax.export import tables, web
-from tests import browser
+from ddim_jax.networks.tokenizer import Tokenizer
+from tests import browser, tokenizer_texts
 from tests.test_export import model
 
 # --- random numbers -------------------------------------------------------------------------------
 
 SEEDS = [(0, 0), (7, 3), (2**32 + 5, 2**31 - 1), (2**64 - 1, 12)]
-SCRIPT = """
-import * as random from "PAGE/random.js";
-const found = SEEDS.map(([seed, index]) => {
+RANDOM = """
+import * as random from "./random.mjs";
+console.log(JSON.stringify(given.map(([seed, index]) => {
   const key = random.sampleKey(BigInt(seed), index);
   const own = [random.initialKey(key), random.rowKey(key, 0), random.rowKey(key, 9)];
   return { keys: [key, ...own], normals: [...random.normal(own[0], 20000)] };
-});
-console.log(JSON.stringify(found));
+})));
+"""
+TOKENS = """
+import { tokenizer } from "./tokenizer.mjs";
+const tokens = tokenizer(given.options);
+console.log(JSON.stringify(given.texts.map((text) => [...tokens(text).ids])));
 """
 
 
-def test_keys_are_those_of_jax_bit_for_bit_and_normals_to_1e_6(tmp_path):
+def in_node(folder, script, given):
+    """What a script says that is given a value and modules of the page."""
     if shutil.which("node") is None:
         pytest.skip("node, which runs JavaScript without a browser, is not installed")
-    seeds = json.dumps([[str(seed), index] for seed, index in SEEDS])
-    script = tmp_path / "random_test.mjs"
-    script.write_text(SCRIPT.replace("PAGE", str(web.PAGE)).replace("SEEDS", seeds))
-    shutil.copy(str(web.PAGE / "random.js"), tmp_path / "random.mjs")  # a module by its ending
-    script.write_text(script.read_text().replace(f"{web.PAGE}/random.js", "./random.mjs"))
-    said = subprocess.run(["node", script], capture_output=True, text=True, check=True).stdout
-    for (seed, index), found in zip(SEEDS, json.loads(said), strict=True):
+    for name in ("random", "tokenizer"):
+        shutil.copy(str(web.PAGE / f"{name}.js"), folder / f"{name}.mjs")
+    (folder / "given.json").write_text(json.dumps(given))
+    (folder / "script.mjs").write_text(
+        'import fs from "node:fs";\nconst given = JSON.parse(fs.readFileSync("given.json"));'
+        + script
+    )
+    result = subprocess.run(["node", "script.mjs"], cwd=folder, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def test_keys_are_those_of_jax_bit_for_bit_and_normals_to_1e_6(tmp_path):
+    said = in_node(tmp_path, RANDOM, [[str(seed), index] for seed, index in SEEDS])
+    for (seed, index), found in zip(SEEDS, said, strict=True):
         own = keys.sample_keys(seed, np.array([index]))
         initial = keys.purpose_keys(own, keys.Purpose.INITIAL_NOISE)
         rows = [keys.purpose_keys(own, keys.Purpose.SOLVER_NOISE, k) for k in (0, 9)]
@@ -47,6 +62,17 @@ def test_keys_are_those_of_jax_bit_for_bit_and_normals_to_1e_6(tmp_path):
         assert found["keys"] == wanted
         normals = np.asarray(jax.random.normal(initial[0], (20000,)))
         np.testing.assert_allclose(found["normals"], normals, atol=1e-6)
+
+
+def test_tokens_are_those_of_python(tmp_path):
+    """Of texts with marks, digits, other scripts, special tokens, and too many words."""
+    own = Tokenizer.of_texts([*tokenizer_texts.TEXTS[:6], "a crying cat face"], 24)
+    options = own.options() | {"start": own.start, "end": own.end}
+    texts = [*tokenizer_texts.TEXTS, "a crying CAT  face", "unknown words", "x" * 90]
+    said = in_node(tmp_path, TOKENS, {"options": options, "texts": texts})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some are cut off
+        np.testing.assert_array_equal(said, own(texts))
 
 
 # --- the folder -----------------------------------------------------------------------------------
@@ -186,5 +212,5 @@ def test_what_the_page_cannot_draw_with_is_refused():
     from ddim_jax.inputs import Input, Inputs
 
     told = Inputs({"text": Input((4,), "int32", 0)})
-    with pytest.raises(ValueError, match="is told text, which the page cannot"):
+    with pytest.raises(ValueError, match="is told text, which the page cannot say"):
         web.check(model().replace(inputs=told))

@@ -21,12 +21,11 @@ from ddim_jax.names import check_range, parse_options, whole_number
 from ddim_jax.recipe import ADAPTIVE, Recipe
 from ddim_jax.solvers import SolverTable
 
-FORMATS = {"stablehlo": stablehlo.SUFFIX, "onnx": onnx_file.SUFFIX, "litert": litert.SUFFIX}
+MODULES = {"stablehlo": stablehlo, "onnx": onnx_file, "litert": litert}
+FORMATS = {name: module.SUFFIX for name, module in MODULES.items()}
 """Endings of the files of each format; a page is a folder."""
 MOST_UNROLLED = 32
 """Evaluations of a graph that holds them one after the other."""
-TRIED = ("unipc_2:6", "ddpm:4")
-"""Further tables by which a graph that takes any is compared with JAX."""
 
 
 def names(text: str) -> list[str]:
@@ -96,6 +95,9 @@ def _export(args: argparse.Namespace) -> None:
         files.check_new(path, what="the file", overwrite=args.overwrite)
     model, recipe = _load(args, args.checkpoint)
     made.check_size(model, kind)
+    if model.draws_latents:
+        for path in (decoder := made.decoder_path(out), _beside(decoder, ".json")):
+            files.check_new(path, what="the file", overwrite=args.overwrite)
     _write(args, kind, out, model, recipe)
 
 
@@ -195,12 +197,12 @@ def _write(args: argparse.Namespace, kind: str, out: Path, model: Model, recipe:
         )
     stored = graph.stored_as(model, dtype)
     converted, form = _convert(args, kind, stored, recipe, table)
-    tried = {name: one for k, (name, one) in enumerate(found.items()) if not k or name in TRIED}
-    apart = made.differences(converted, graph.cases(stored, recipe, tried))
-    for one in apart:
-        print(f"{one.table}: differs from JAX by {one.most:.2g} of the range, rms {one.rms:.2g}")
+    cases = graph.cases(stored, recipe, tables.few(found))
+    apart = made.differences(converted, cases)
     made.check(apart, dtype)
     about = made.manifest(converted, model, recipe, dtype, apart, format=kind, form=form)
+    if model.draws_latents:
+        about["decoder"] = _write_decoder(args, kind, out, stored, cases, about)
     if open_table:
         about["tables"] = _beside(out, ".tables.json").name
         text = json.dumps(tables.as_json(found))
@@ -208,6 +210,20 @@ def _write(args: argparse.Namespace, kind: str, out: Path, model: Model, recipe:
     files.replace(out, lambda file: file.write(converted.data))
     files.write_json(_beside(out, ".json"), about)
     print(f"{out}: {len(converted.data) / 1e6:.2f} MB, {form}, {dtype}")
+
+
+def _write_decoder(args: Any, kind: str, out: Path, model: Model, cases: Any, about: dict) -> str:
+    """Writes what makes pictures of a network's latents; returns the name of the file."""
+    options = {"batch": args.batch, "int8": args.dtype == "int8"} if kind == "litert" else {}
+    converted = MODULES[kind].make_decoder(model, **options)
+    apart = [made.decoder_difference(converted, model, cases)]
+    made.check(apart, about["dtype"])
+    path = made.decoder_path(out)
+    files.replace(path, lambda file: file.write(converted.data))
+    own = about | made.described(converted, apart) | {"form": "decoder"}
+    files.write_json(_beside(path, ".json"), own)
+    print(f"{path}: {len(converted.data) / 1e6:.2f} MB, decoder, {about['dtype']}")
+    return path.name
 
 
 def _convert(args: Any, kind: str, model: Model, recipe: Recipe, table: SolverTable):

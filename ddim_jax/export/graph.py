@@ -62,7 +62,7 @@ def told(model: Model, batch: Any) -> Told:
     guidable = row.is_guidable(model)
     null = {}
     if model.inputs.takes("text") and guidable and not model.inputs.takes("guidance"):
-        null = model.inputs.texts(None, None, 1, True)[NULL]
+        null = jax.tree.map(np.asarray, dict(model.inputs.texts(None, None, 1, True)[NULL]))
 
     def split(given):
         told = {name: given[name] for name in declared}
@@ -167,6 +167,16 @@ def by_table(model: Model, recipe: Recipe, batch: Any, rows: Any) -> Graph:
     return Graph(call, inputs, ("sample",))
 
 
+def decoder(model: Model, batch: Any) -> Graph:
+    """Latents [B, *sample_shape] to pictures, float32 [B, H, W, C] in about -1 to 1."""
+    codec = model.codec
+
+    def call(sample):
+        return (codec.unrounded(jax.tree.map(whole, codec.params), sample),)
+
+    return Graph(call, {"sample": Shape((batch, *model.sample_shape), F32)}, ("picture",))
+
+
 def stored_as(model: Model, dtype: str) -> Model:
     """The model with its large arrays as float16, or as they are.
 
@@ -188,7 +198,13 @@ def stored_as(model: Model, dtype: str) -> Model:
             )
         return half
 
-    return model.replace(params=jax.tree.map(one, model.params))
+    return _each(model, one)
+
+
+def _each(model: Model, of: Callable[[Array], Array]) -> Model:
+    """The model with every array of its network and its codec replaced."""
+    codec = model.codec.given(jax.tree.map(of, model.codec.params))
+    return model.replace(params=jax.tree.map(of, model.params), codec=codec)
 
 
 def whole(leaf: Array) -> Array:
@@ -198,12 +214,13 @@ def whole(leaf: Array) -> Array:
 
 def as_float32(model: Model) -> Model:
     """The model with its weights as float32 whatever they are stored as."""
-    return model.replace(params=jax.tree.map(lambda leaf: np.asarray(whole(leaf)), model.params))
+    return _each(model, lambda leaf: np.asarray(whole(leaf)))
 
 
-def leaves(model: Model) -> list[Array]:
-    """The arrays of a model's parameters."""
-    return jax.tree.leaves(model.params)
+def is_halved(model: Model) -> bool:
+    """Whether some weights are stored as float16."""
+    leaves = jax.tree.leaves((model.params, model.codec.params))
+    return any(leaf.dtype == np.float16 for leaf in leaves)
 
 
 class Case(NamedTuple):

@@ -20,6 +20,7 @@ from jax import export
 from ddim_jax.export import graph
 from ddim_jax.export.graph import Case, Graph
 from ddim_jax.export.made import Made, need
+from ddim_jax.export.unlooped import unlooped
 from ddim_jax.model import Model
 from ddim_jax.recipe import Recipe
 from ddim_jax.solvers import SolverTable
@@ -59,18 +60,14 @@ def make(
     """
     if recipe.clip == "dynamic":
         raise ValueError("clip=dynamic sorts numbers, which LiteRT cannot: use clip=static")
-    for package in PACKAGES:
-        need(package, INSTALL)
-    whole = graph.as_float32(model)
+    _check_installed()
+    whole = unlooped(graph.as_float32(model))
     if table is None:
         made = graph.per_row(whole, recipe, batch, branches=False)
     else:
         made = graph.in_steps(whole, recipe, table, batch, branches=False)
-    data = convert(made)
-    if int8 or any(leaf.dtype == np.float16 for leaf in graph.leaves(model)):
-        data = _quantized(data, int8)
+    data = convert(made, halves=graph.is_halved(model), int8=int8)
     run = runner(data, made, threads=2)
-    versions = {name: importlib.metadata.version(name) for name in ("jax", *PACKAGES.values())}
 
     def draw(case: Case) -> np.ndarray:
         return np.concatenate([of_part(part) for part in _parts(case, batch)])[: len(case.x)]
@@ -80,26 +77,48 @@ def make(
             return graph.follow(run, case)
         return run({"x": case.x, "noise": case.noise} | case.inputs)["sample"]
 
-    return Made(data, draw, made, versions)
+    return Made(data, draw, made, _versions())
 
 
-def convert(made: Graph) -> bytes:
-    """A .tflite file of a graph."""
+def make_decoder(model: Model, *, batch: int = 1, int8: bool = False) -> Made:
+    """The file that makes pictures of latents, float32 in about -1 to 1."""
+    _check_installed()
+    made = graph.decoder(graph.as_float32(model), batch)
+    data = convert(made, halves=graph.is_halved(model), int8=int8)
+    run = runner(data, made, threads=2)
+
+    def in_parts(given: dict[str, Array]) -> dict[str, Array]:
+        size, places = len(given["sample"]), np.arange(0, len(given["sample"]), batch)
+        rows = [np.minimum(np.arange(batch) + first, size - 1) for first in places]
+        parts = [run({"sample": given["sample"][some]})["picture"] for some in rows]
+        return {"picture": np.concatenate(parts)[:size]}
+
+    return Made(data, in_parts, made, _versions())
+
+
+def _check_installed() -> None:
+    for package in PACKAGES:
+        need(package, INSTALL)
+
+
+def _versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in ("jax", *PACKAGES.values())}
+
+
+def convert(made: Graph, *, halves: bool = False, int8: bool = False) -> bytes:
+    """A .tflite file of a graph; large weights as float16 or int8 where that is asked for."""
     from litert_converter import converter_api_ext
     from litert_converter.mlir import ir, passmanager
 
-    def call(*arrays):
-        with jax.disable_jit():  # loops over blocks are unrolled
-            return made.call(*arrays)
-
-    exported = export.export(jax.jit(call), platforms=["cpu"])(*made.inputs.values())
+    exported = export.export(jax.jit(made.call), platforms=["cpu"])(*made.inputs.values())
     context = ir.Context()
     converter_api_ext.prepare_mlir_context(context)
     with context, ir.Location.unknown():
         module = ir.Module.parse(exported.mlir_module())
         config = converter_api_ext.ConvertToTFLConfig()
         converter_api_ext.run_convert_to_tfl_passes(module, passmanager.PassManager(), config)
-        return converter_api_ext.export_flatbuffer_to_bytes(module.operation)
+        data = converter_api_ext.export_flatbuffer_to_bytes(module.operation)
+    return _quantized(data, int8) if halves or int8 else data
 
 
 def _quantized(data: bytes, int8: bool) -> bytes:

@@ -21,6 +21,7 @@ from jax import export
 from ddim_jax.export import graph
 from ddim_jax.export.graph import Case, Graph
 from ddim_jax.export.made import Made, need
+from ddim_jax.export.unlooped import unlooped
 from ddim_jax.model import Model
 from ddim_jax.recipe import Recipe
 from ddim_jax.solvers import SolverTable
@@ -43,25 +44,40 @@ def make(model: Model, recipe: Recipe, table: SolverTable | None = None) -> Made
     Raises:
         ValueError: what it is converted with is not installed, or cannot convert this network.
     """
-    for package in PACKAGES:
-        need(package, INSTALL)
+    _check_installed()
     (batch,) = export.symbolic_shape("B")
-    whole = graph.as_float32(model)
+    whole = unlooped(graph.as_float32(model))
     if table is None:
         made = graph.per_row(whole, recipe, batch)
     else:
         made = graph.in_steps(whole, recipe, table, batch)
-    halves = any(leaf.dtype == np.float16 for leaf in graph.leaves(model))
-    data = convert(made, halves=halves)
+    data = convert(made, halves=graph.is_halved(model))
     run = runner(data)
-    versions = {name: importlib.metadata.version(name) for name in ("jax", *PACKAGES)}
 
     def draw(case: Case) -> np.ndarray:
         if table is None:
             return graph.follow(run, case)
         return run({"x": case.x, "noise": case.noise} | case.inputs)["sample"]
 
-    return Made(data, draw, made, versions | {"opset": OPSET})
+    return Made(data, draw, made, _versions())
+
+
+def make_decoder(model: Model) -> Made:
+    """The file that makes pictures of latents, float32 in about -1 to 1."""
+    _check_installed()
+    made = graph.decoder(graph.as_float32(model), export.symbolic_shape("B")[0])
+    data = convert(made, halves=graph.is_halved(model))
+    return Made(data, runner(data), made, _versions())
+
+
+def _check_installed() -> None:
+    for package in PACKAGES:
+        need(package, INSTALL)
+
+
+def _versions() -> dict[str, Any]:
+    found = {name: importlib.metadata.version(name) for name in ("jax", *PACKAGES)}
+    return found | {"opset": OPSET}
 
 
 def convert(made: Graph, *, halves: bool = False) -> bytes:

@@ -51,7 +51,7 @@ def by_seed(model: Model, recipe: Recipe, batch: Any, rows: Any) -> Graph:
         denoise = denoiser(jax.tree.map(graph.whole, params), *beside.split(given))
         table = row.unpack(given["rows"], given["start"])
         sample = sampling.run(denoise, table, x, keys).x
-        return codec.decode(codec.params, sample), sample
+        return codec.decode(jax.tree.map(graph.whole, codec.params), sample), sample
 
     return Graph(call, inputs, ("pictures", "sample"))
 
@@ -67,13 +67,26 @@ def make(model: Model, recipe: Recipe, form: str = "seed") -> Made:
     Raises:
         ValueError: flatbuffers, which `jax.export` writes with, is not installed.
     """
-    need("flatbuffers", "flatbuffers")
     batch, rows = export.symbolic_shape("b, e")
     made = {
         "seed": lambda: by_seed(model, recipe, batch, rows),
         "noise": lambda: graph.by_table(model, recipe, batch, rows),
         "row": lambda: graph.per_row(model, recipe, batch),
     }[form]()
+    data, run, versions = convert(made)
+    return Made(data, _drawer(run, form), made, versions)
+
+
+def make_decoder(model: Model) -> Made:
+    """The file that makes pictures of latents, float32 in about -1 to 1."""
+    made = graph.decoder(model, export.symbolic_shape("b")[0])
+    data, run, versions = convert(made)
+    return Made(data, run, made, versions)
+
+
+def convert(made: Graph) -> tuple[bytes, Callable, dict[str, Any]]:
+    """The file, how to run it (name -> array in and out), and the versions of what wrote it."""
+    need("flatbuffers", "flatbuffers")
 
     def call(given: dict[str, Array]) -> dict[str, Array]:
         arrays = made.call(*(given[name] for name in made.inputs))
@@ -83,7 +96,7 @@ def make(model: Model, recipe: Recipe, form: str = "seed") -> Made:
     data = bytes(exported.serialize())
     run = jax.jit(export.deserialize(bytearray(data)).call)
     versions = {"jax": jax.__version__, "calling_convention": exported.calling_convention_version}
-    return Made(data, _drawer(run, form), made, versions)
+    return data, run, versions
 
 
 def _drawer(run: Callable, form: str) -> Callable[[Case], np.ndarray]:

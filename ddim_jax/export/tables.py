@@ -25,6 +25,8 @@ USUAL = (
 """Solvers whose tables are written unless others are asked for."""
 STEPS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 30, 50)
 """And how many steps."""
+TRIED = ("unipc_2:6", "ddpm:4")
+"""By which a graph that takes any table is compared with JAX, beside the recipe's own."""
 
 
 def name_of(recipe: Recipe, table: SolverTable) -> str:
@@ -65,6 +67,12 @@ def collect(
         if refusal is not None and not made and solver != recipe.solver:
             raise ValueError(f"{solver} has no table of {steps} steps: {refusal}") from refusal
     return found
+
+
+def few(tables: dict[str, SolverTable]) -> dict[str, SolverTable]:
+    """The first table, and some by which a graph that takes any is compared with JAX."""
+    first = next(iter(tables))
+    return {name: table for name, table in tables.items() if name == first or name in TRIED}
 
 
 def as_json(tables: dict[str, SolverTable]) -> dict[str, Any]:

@@ -35,8 +35,6 @@ WEBGPU = (
 )
 """Files of onnxruntime-web: what every page loads, and what those with a graphics card do."""
 SITE = "site.json"
-TRIED = ("unipc_2:6", "ddpm:4")
-"""Tables, beside a network's own, of the pictures that the page can compare itself with."""
 
 
 def check_folder(out: Path, *, overwrite: bool) -> None:
@@ -107,14 +105,16 @@ def check(model: Model) -> None:
     """Raises ValueError for a network that the page cannot draw with."""
     made.check_size(model, "onnx")
     beside = set(model.inputs.declared) - {"label", "guidance"}
-    if beside or model.draws_latents:
-        what = f"is told {', '.join(sorted(beside))}" if beside else "draws latents"
+    if made.tokenizer(model) is not None:
+        beside -= {"text"}
+    if beside:
         raise ValueError(
-            f"{model.name} {what}, which the page cannot: write the graph of a row for your own "
-            "client, by --format=onnx --per_row"
+            f"{model.name} is told {', '.join(sorted(beside))}, which the page cannot say: write "
+            "the graph of a row for your own client, by --format=onnx --per_row"
         )
-    if model.sample_shape[-1] not in (1, 3):
-        raise ValueError(f"the page shows 1 or 3 channels, {model.name} has {model.sample_shape}")
+    if model.codec.picture_shape[-1] not in (1, 3):
+        shape = model.codec.picture_shape
+        raise ValueError(f"the page shows 1 or 3 channels, {model.name} draws {shape}")
 
 
 def _network(
@@ -123,15 +123,21 @@ def _network(
     """Writes the files of a network; returns what the page is told of it."""
     stored = graph.stored_as(model, dtype)
     converted = onnx_file.make(stored, recipe)
-    tried = {name: one for k, (name, one) in enumerate(own.items()) if not k or name in TRIED}
-    cases = graph.cases(stored, recipe, tried)
+    cases = graph.cases(stored, recipe, tables.few(own))
     apart = made.differences(converted, cases)
-    for one in apart:
-        print(f"{model.name}, {one.table}: differs from JAX by {one.most:.2g} of the range")
     made.check(apart, dtype)
     about = made.manifest(converted, model, recipe, dtype, apart, format="onnx", form="row")
     about["tables"] = f"{model.name}.onnx.tables.json"
-    (folder / f"{model.name}.onnx").write_bytes(converted.data)
+    network = folder / f"{model.name}.onnx"
+    network.write_bytes(converted.data)
+    page: dict[str, Any] = {"name": model.name}
+    if model.draws_latents:
+        decoder = onnx_file.make_decoder(stored)
+        made.check([made.decoder_difference(decoder, stored, cases)], dtype)
+        page["decoder"] = about["decoder"] = made.decoder_path(network).name
+        made.decoder_path(network).write_bytes(decoder.data)
+    if about["tokenizer"]:
+        page["prompts"] = list((model.config.get("sample") or {}).get("prompts") or [""])
     for ending, content in (
         (".onnx.json", about),
         (".onnx.tables.json", tables.as_json(own)),
@@ -145,8 +151,8 @@ def _network(
             low, high = model.config.loss.get("guidance") or (1.0, 1.0)
         scale = recipe.guidance_scale
         guidance = {"low": min(low, scale), "high": max(high, scale), "scale": scale}
-    small = int(np.prod(model.sample_shape)) <= 1024
-    return {"name": model.name, "count": 10 if small else 1, "guidance": guidance}
+    small = int(np.prod(model.codec.picture_shape)) <= 1024
+    return page | {"count": 10 if small else 1, "guidance": guidance}
 
 
 def _check(cases: Sequence[Case]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 // The page: what is asked for in the form, the network's session, pictures on canvases.
 
 import { draw } from "./sampler.js";
+import { tokenizer } from "./tokenizer.js";
 
 const form = document.getElementById("form");
 const field = form.elements;
@@ -59,12 +60,22 @@ function load(name, backend) {
 
 async function open(name, backend) {
   const begun = performance.now();
-  const parts = [runtime(backend), json(`${name}.onnx.json`), json(`${name}.onnx.tables.json`)];
-  const bytes = fetched(`${name}.onnx`).then((answer) => answer.arrayBuffer());
-  const [ort, about, tables, data] = await Promise.all([...parts, bytes]);
+  const page = site.models.find((one) => one.name === name);
+  const bytes = async (file) => new Uint8Array(await (await fetched(file)).arrayBuffer());
+  const [ort, about, tables, network, decoder] = await Promise.all([
+    runtime(backend), json(`${name}.onnx.json`), json(`${name}.onnx.tables.json`),
+    bytes(`${name}.onnx`), page.decoder && bytes(page.decoder),
+  ]);
   const options = { executionProviders: [backend], graphOptimizationLevel: "all" };
-  const session = await ort.InferenceSession.create(new Uint8Array(data), options);
-  return { ort, session, about, tables, seconds: (performance.now() - begun) / 1000 };
+  const session = await ort.InferenceSession.create(network, options);
+  const decoding = decoder && (await ort.InferenceSession.create(decoder, options));
+  const decode = async (data, count) => {
+    if (!decoding) return data;
+    const sample = new ort.Tensor("float32", data, [count, ...about.sample_shape]);
+    return (await decoding.run({ sample })).picture.data;
+  };
+  const tokens = about.tokenizer && tokenizer(about.tokenizer);
+  return { ort, session, decode, tokens, about, tables, seconds: (performance.now() - begun) / 1000 };
 }
 
 const current = () => load(field.model.value, field.backend.value);
@@ -81,6 +92,9 @@ function fit({ about, tables }) {
   const page = site.models.find((one) => one.name === field.model.value);
   const classes = Array.from({ length: about.classes }, (_, i) => [i, about.class_names[i] ?? i]);
   byId("label-row").hidden = !about.classes;
+  byId("prompt-row").hidden = !page.prompts;
+  byId("prompts").replaceChildren(...(page.prompts ?? []).map((text) => new Option(text, text)));
+  if (page.prompts && !field.prompt.value) field.prompt.value = page.prompts[0] ?? "";
   options(field.label, [["each", "each in turn"], ...classes], field.label.value || "each");
   options(field.count, COUNTS.map((n) => [n, n]), field.count.value || page.count);
   const solvers = [...new Set(Object.keys(tables.tables).map((name) => name.split(":")[0]))];
@@ -115,16 +129,23 @@ function seed() {
 }
 
 /** What the form asks for, in the words of `draw`. */
-function asked({ about, tables }) {
+function asked({ about, tables, tokens }) {
   const count = Number(field.count.value), told = {};
   const label = field.label.value;
   const labels = Array.from({ length: count }, (_, i) =>
     label === "each" ? i % Math.max(1, about.classes) : Number(label));
   if (about.inputs.label) told.label = Int32Array.from(labels);
   if (about.inputs.guidance) told.guidance = new Float32Array(count).fill(Number(field.guidance.value));
+  let cut = false;
+  if (tokens) {
+    const text = tokens(field.prompt.value);
+    told.text = Int32Array.from({ length: count * text.ids.length }, (_, i) => text.ids[i % text.ids.length]);
+    cut = text.cut;
+  }
   const table = tables.tables[`${field.solver.value}:${field.steps.value}`];
   const named = labels.map((one) => about.class_names[one] ?? one);
-  return { count, told, table, seed: seed(), named: about.classes ? named : [] };
+  if (tokens) named.forEach((one, i) => (named[i] = `${field.prompt.value}, ${one}`));
+  return { count, told, table, cut, seed: seed(), named: about.classes || tokens ? named : [] };
 }
 
 // --- pictures ------------------------------------------------------------------------------------
@@ -178,11 +199,11 @@ async function go() {
     const begun = performance.now();
     const progress = async (k, x0) => {
       bar.value = k + 1;
-      paint(x0, work.count, model.about.sample_shape);
+      paint(await model.decode(x0, work.count), work.count, model.about.picture_shape);
       await painted();
     };
     const { data, milliseconds } = await draw({ ...model, ...work, progress, signal: stop.signal });
-    paint(data, work.count, model.about.sample_shape);
+    paint(await model.decode(data, work.count), work.count, model.about.picture_shape);
     describe(work);
     said.textContent = summary(work, milliseconds, performance.now() - begun);
     return data;
@@ -197,11 +218,11 @@ async function go() {
   }
 }
 
-function summary({ count, table }, milliseconds, whole) {
+function summary({ count, table, cut }, milliseconds, whole) {
   const many = (n, what) => `${n} ${what}${n === 1 ? "" : "s"}`;
   const each = count > 1 ? `, ${(milliseconds / count).toFixed(0)} ms a picture` : "";
   const seen = whole - milliseconds > 20 ? ` (${whole.toFixed(0)} ms with drawing)` : "";
-  return `${many(count, "picture")}, ${many(table.nfe, "evaluation")}: ${milliseconds.toFixed(0)} ms${each}${seen}.`;
+  return `${many(count, "picture")}, ${many(table.nfe, "evaluation")}: ${milliseconds.toFixed(0)} ms${each}${seen}.${cut ? " The prompt is too long: its end was left out." : ""}`;
 }
 
 function save() {
@@ -234,14 +255,16 @@ async function compare(name = field.model.value, backend = field.backend.value) 
 }
 
 /** Milliseconds of drawing, of each of several times; for benchmarks. */
-async function time({ name, table, count = 1, repeats = 8, guidance = 1, backend = "wasm" }) {
+async function time({ name, table, count = 1, repeats = 8, guidance = 1, prompt = "", backend = "wasm" }) {
   const model = await load(name, backend), taken = [];
   const told = {};
   if (model.about.inputs.label) told.label = Int32Array.from({ length: count }, (_, i) => i % model.about.classes);
   if (model.about.inputs.guidance) told.guidance = new Float32Array(count).fill(guidance);
+  if (model.tokens) told.text = Int32Array.from(Array(count).fill([...model.tokens(prompt).ids]).flat());
   for (let i = 0; i < repeats; i++) {
     const begun = performance.now();
-    await draw({ ...model, table: model.tables.tables[table], seed: BigInt(i), count, told });
+    const { data } = await draw({ ...model, table: model.tables.tables[table], seed: BigInt(i), count, told });
+    await model.decode(data, count);
     taken.push(performance.now() - begun);
   }
   return taken;
