@@ -176,7 +176,10 @@ def _branches(part: Any) -> Iterator[Any]:
 
 
 def _halve(model: Any) -> None:
-    """Stores weights as float16 and casts them back where they are used."""
+    """Stores constants that lose nothing by it as float16, and casts them back in the graph.
+
+    Weights are rounded before (`graph.stored_as`); a table of positions, say, is not.
+    """
     import onnx
 
     for weight in list(model.graph.initializer):
@@ -185,7 +188,7 @@ def _halve(model: Any) -> None:
             continue
         with np.errstate(over="ignore"):
             half = value.astype(np.float16)
-        if not np.all(np.isfinite(half)):
+        if not np.array_equal(half.astype(np.float32), value):
             continue
         stored = f"{weight.name}_half"
         model.graph.initializer.remove(weight)

@@ -87,7 +87,7 @@ function options(select, entries, chosen) {
   if (entries.some(([value]) => String(value) === String(chosen))) select.value = chosen;
 }
 
-/** Fits the form to a network, keeping what was chosen where it can. */
+/** Fits the form to a network. */
 function fit({ about, tables }) {
   const page = site.models.find((one) => one.name === field.model.value);
   const classes = Array.from({ length: about.classes }, (_, i) => [i, about.class_names[i] ?? i]);
@@ -96,7 +96,7 @@ function fit({ about, tables }) {
   byId("prompts").replaceChildren(...(page.prompts ?? []).map((text) => new Option(text, text)));
   if (page.prompts && !field.prompt.value) field.prompt.value = page.prompts[0] ?? "";
   options(field.label, [["each", "each in turn"], ...classes], field.label.value || "each");
-  options(field.count, COUNTS.map((n) => [n, n]), field.count.value || page.count);
+  options(field.count, COUNTS.map((n) => [n, n]), page.count);
   const solvers = [...new Set(Object.keys(tables.tables).map((name) => name.split(":")[0]))];
   options(field.solver, solvers.map((name) => [name, name]), tables.default.split(":")[0]);
   fitSteps(tables, tables.default.split(":")[1]);
@@ -197,10 +197,15 @@ async function go() {
     const work = asked(model);
     bar.max = work.table.nfe;
     const begun = performance.now();
+    let painting = 0;
     const progress = async (k, x0) => {
       bar.value = k + 1;
-      paint(await model.decode(x0, work.count), work.count, model.about.picture_shape);
+      const at = performance.now();
+      if (painting < 0.2 * (at - begun)) {  // decoding of latents takes long
+        paint(await model.decode(x0, work.count), work.count, model.about.picture_shape);
+      }
       await painted();
+      painting += performance.now() - at;
     };
     const { data, milliseconds } = await draw({ ...model, ...work, progress, signal: stop.signal });
     paint(await model.decode(data, work.count), work.count, model.about.picture_shape);
