@@ -14,9 +14,11 @@ from configs import digits as digits_config
 from ddim_jax import command_line, experiment
 from ddim_jax.export import __main__ as command
 from ddim_jax.export import graph, made, row, tables
+from ddim_jax.export.unlooped import unlooped
 from ddim_jax.recipe import Recipe
 from tests.selection import slow_but
 from tests.tiny import tiny
+from tests.told_latents import told_tokens
 
 PAGE = (Path(__file__).parent.parent / "docs" / "deploy.md").read_text()
 
@@ -169,6 +171,28 @@ def test_litert_draws_what_jax_draws(dtype, form):
     exported = litert.make(own, own.recipe, table, int8=dtype == "int8")
     limit = 0.2 if dtype == "int8" else 2e-5
     assert drawn_apart(exported, own, "ddim:3") < limit
+
+
+def test_a_transformer_told_tokens_draws_the_same_without_its_loop():
+    """In latents, guided away from the encoded empty text; its decoder makes the pictures."""
+    own = told_tokens()
+    plain = unlooped(own)
+    assert "blocks" not in plain.params and "block_0" in plain.params
+    made_of = graph.per_row(plain, own.recipe, 2)
+    assert list(made_of.inputs)[5:] == ["label", "text", "guidance"]
+    found = {"unipc_2:2": Recipe("unipc_2", steps=2).table(own.schedule)}
+    (case,) = graph.cases(own, own.recipe, found, count=2)
+    call = jax.jit(made_of.call)
+
+    def run(given):
+        return dict(zip(made_of.outputs, call(*map(given.get, made_of.inputs)), strict=True))
+
+    drawn = graph.follow(run, case)
+    np.testing.assert_allclose(drawn, case.wanted, atol=1e-5 * np.ptp(case.wanted), rtol=0)
+    (picture,) = graph.decoder(own, 2).call(drawn)
+    rounded = np.clip(np.round(127.5 * (np.asarray(picture) + 1)), 0, 255)
+    assert np.abs(rounded - own.pictures(drawn)).max() <= 1
+    assert made.tokenizer(own) is None  # a function of its own makes the numbers
 
 
 # --- what is written, and what is refused ---------------------------------------------------------

@@ -122,6 +122,8 @@ def _format(args: argparse.Namespace) -> str:
         raise ValueError(f"--dtype=int8 is for --format=litert, got --format={kind}; use float16")
     if args.batch != 1 and kind != "litert":
         raise ValueError(f"--batch is for --format=litert: the batch of {kind} is open")
+    if args.cdn is not None and not args.cdn.startswith(("https://", "http://")):
+        raise ValueError(f"--cdn must be an address that begins with https://, got {args.cdn!r}")
     if args.from_noise and args.per_row:
         raise ValueError("--per_row always takes noise: leave out --from_noise")
     return kind

@@ -128,7 +128,7 @@ def _network(
     made.check(apart, dtype)
     about = made.manifest(converted, model, recipe, dtype, apart, format="onnx", form="row")
     about["tables"] = f"{model.name}.onnx.tables.json"
-    network = folder / f"{model.name}.onnx"
+    network = folder / f"{model.name}.onnx"  # names are those of files, without their folder
     network.write_bytes(converted.data)
     page: dict[str, Any] = {"name": model.name}
     if model.draws_latents:

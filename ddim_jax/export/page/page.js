@@ -14,7 +14,7 @@ const COUNTS = [1, 2, 4, 5, 10, 20];
 const COLUMNS = { 1: 1, 2: 2, 4: 2, 5: 5, 10: 5, 20: 5 };
 
 async function fetched(file) {
-  const answer = await fetch(file);
+  const answer = await fetch(encodeURIComponent(file));
   if (!answer.ok) throw new Error(`${file} could not be loaded (${answer.status})`);
   return answer;
 }
