@@ -51,8 +51,9 @@ def classifier_free(net: Network, null_inputs: Any, guidance: Guidance) -> Netwo
 
     def guided(x: Array, level: NoiseLevel, inputs: Any) -> Array:
         both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), null_inputs, inputs)
-        double = NoiseLevel(*(jnp.tile(f, 2) if jnp.ndim(f) else f for f in level))
-        null, conditional = jnp.split(net(jnp.concatenate([x, x]), double, both), 2)
+        double = NoiseLevel(*(jnp.concatenate([f, f]) if jnp.ndim(f) else f for f in level))
+        # a batch whose size is not known, as in exported graphs, can be reshaped and not split
+        null, conditional = net(jnp.concatenate([x, x]), double, both).reshape(2, *x.shape)
         low, high = guidance.interval
         # sigma / alpha in (low, high], without dividing by an alpha of 0
         inside = (level.sigma > low * level.alpha) & ~(level.sigma > high * level.alpha)
@@ -64,7 +65,7 @@ def classifier_free(net: Network, null_inputs: Any, guidance: Guidance) -> Netwo
         output = conditional + excess * (conditional - null)
         axes = tuple(range(1, x.ndim))
         std, wanted = (jnp.std(f, axis=axes, keepdims=True) for f in (output, conditional))
-        ratio = jnp.where(std > 0, wanted / jnp.where(std > 0, std, 1), 1)
+        ratio = jnp.where(std > 0, wanted / jnp.where(std > 0, std, 1.0), 1.0)
         return output * (1 + jnp.asarray(guidance.rescale, x.dtype) * (ratio - 1))
 
     return guided

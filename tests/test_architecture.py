@@ -35,9 +35,9 @@ LAYERS = [
     ["checkpoints"],
     ["losses"],
     ["training"],
-    ["topologies", "sample_folder", "evaluation"],
+    ["topologies", "sample_folder", "evaluation", "export"],
     ["planning", "editing", "strides.fit", "data.latents"],
-    ["commands", "edit", "checkpoints.__main__", "models"],
+    ["commands", "edit", "checkpoints.__main__", "export.__main__", "models"],
     ["__main__"],
 ]
 """Of every module; imports go to the same layer or a lower one."""
