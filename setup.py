@@ -11,7 +11,7 @@ setup(
     # configs/ goes into the wheel beside the weights, so that --config=NAME finds it anywhere
     packages=[*find_packages(include=["ddim_jax", "ddim_jax.*"]), "ddim_jax.assets.configs"],
     package_dir={"ddim_jax.assets.configs": "configs"},
-    package_data={"ddim_jax.assets": ["*.npz", "*.safetensors"]},
+    package_data={"ddim_jax.assets": ["*.npz", "*.safetensors"], "ddim_jax.serve": ["*.html"]},
     entry_points={"console_scripts": ["ddim-jax = ddim_jax.__main__:main"]},
     install_requires=[
         "absl-py",
@@ -37,7 +37,10 @@ setup(
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda13]"],
         "hub": ["huggingface_hub"],
-        "test": ["pytest", "pytest-xdist", "ruff"],
+        "serve": ["fastapi", "uvicorn"],
+        "ray": ["fastapi", "ray[serve]>=2.60", "uvicorn"],
+        "demo": ["gradio"],
+        "test": ["pytest", "pytest-xdist", "ruff", "fastapi", "httpx", "uvicorn"],
         "parity": [
             "diffusers",
             "pytorch-fid",
