@@ -25,7 +25,6 @@ unfinished: set = set()
 """Paths of files that are half written, to be removed."""
 
 _kept = "nothing was written"
-_finishing = "stopping after this step, which is saved; Ctrl-C again stops at once"
 _received: int | None = None
 
 
@@ -56,12 +55,6 @@ def keeping(what: str) -> None:
     _kept = what
 
 
-def finishing(what: str) -> None:
-    """Sets what is said where others handle the signals, and finish what they have begun."""
-    global _finishing
-    _finishing = what
-
-
 def status() -> int:
     """The exit status of a command that a signal has stopped; of one from elsewhere SIGTERM's."""
     return 128 + (_received or signal.SIGTERM)
@@ -88,8 +81,8 @@ def _watch(reader: int) -> None:
         _received = _received or number
         if _ours(number) or again:
             _leave(number)
-        if first:  # training, which may be compiling just now, or a server
-            os.write(2, f"{_finishing}\n".encode())
+        if first:  # training, which may be compiling just now
+            os.write(2, b"stopping after this step, which is saved; Ctrl-C again stops at once\n")
 
 
 def _leave(number: int) -> None:

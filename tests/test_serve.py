@@ -8,6 +8,7 @@ import pytest
 
 from configs import digits
 from ddim_jax import experiment
+from ddim_jax.export import row
 from ddim_jax.recipe import Recipe
 from tests.errors import rejects
 from tests.selection import slow_but
@@ -17,6 +18,7 @@ from tests.tiny_pipeline import filled, tiny_pipeline
 pytest.importorskip("fastapi", reason="pip install 'ddim_jax[serve]'")
 
 from ddim_jax.serve import asked as asking  # noqa: E402
+from ddim_jax.serve import engine as engines  # noqa: E402
 from ddim_jax.serve import evaluation, metrics  # noqa: E402
 from ddim_jax.serve.asked import Asked, Desk, Limits, parse  # noqa: E402
 from ddim_jax.serve.engine import Engine, Refused  # noqa: E402
@@ -33,9 +35,18 @@ def tiny_digits():
 
 @pytest.fixture(scope="module")
 def engine():
-    """Two models: one of labels and pixels, one of texts and latents."""
-    models = {"tiny": tiny_digits(), "sd": tiny_pipeline()}
-    engine = Engine(models, sizes=(1, 4), queue=64).start()
+    """Two models of labels and pixels, side by side, as of two LoRAs."""
+    tiny = tiny_digits()
+    twin = tiny.replace(params=jax.tree.map(lambda leaf: 1.1 * leaf, tiny.params), name="twin")
+    engine = Engine({"tiny": tiny, "twin": twin}, sizes=(1, 4), queue=64).start()
+    yield engine
+    engine.stop(30)
+
+
+@pytest.fixture(scope="module")
+def texts():
+    """An engine of a model of texts and latents."""
+    engine = Engine({"sd": tiny_pipeline()}, sizes=(2,), queue=64).start()
     yield engine
     engine.stop(30)
 
@@ -50,9 +61,21 @@ def drawn(engine, desk, **fields):
     return engine.submit(desk.job(Asked(**fields))).result(60)
 
 
-def wanted(engine, model="tiny", num=None, **fields):
-    """What `model.draw` draws of the same."""
-    return engine.models[model].draw(num, **fields)
+def wanted(
+    engine, name="tiny", num=1, way=False, label=None, prompt=None, negative=None, seed=0, **recipe
+):
+    """What `model.draw` draws of the same; of all tables and counts by one program."""
+    model = engine.models[name]
+    recipe = model.recipe.replace(**recipe)
+    num = max([num, *(len(given) for given in (label, prompt) if isinstance(given, list))])
+    table, count = recipe.table(model.schedule).pad(24, row.SLOTS), 4
+    texts = {"prompt": prompt, "negative_prompt": negative} if prompt is not None else {}
+    given = model.conditions(count, recipe, model.inputs.labels(label, count), **texts)
+    generator = model.kept_generator(recipe, "jit", collect=("x0",))
+    (batch,) = generator.batches(table, np.arange(count), seed=seed, **given)
+    if way:
+        return [model.pictures(x0)[:num] for x0 in batch.result.collected["x0"]]
+    return model.pictures(batch.result.x)[:num]
 
 
 def assert_equal(found, expected):
@@ -81,17 +104,34 @@ def test_requests_that_share_evaluations_are_drawn_as_alone(engine, desk):
         assert_equal(drawn(engine, desk, **fields), picture)
 
 
-def test_models_of_texts_and_latents(engine, desk):
+def test_models_take_turns(engine, desk):
+    names = ["tiny", "twin"] * 3
+    jobs = [desk.job(Asked(model=name, num=3, seed=2)) for name in names]
+    found = [future.result(60) for future in [engine.submit(job) for job in jobs]]
+    for name, pictures in zip(names, found, strict=True):
+        assert_equal(pictures, wanted(engine, name, num=3, seed=2))
+    assert np.abs(found[0].astype(int) - found[1]).max() > 5
+
+
+def test_models_of_texts_and_latents(texts):
+    desk = Desk(texts.models)
     many = [
         dict(prompt="a cat", seed=3),
         dict(prompt=["a cat", "the sea"], seed=3, negative_prompt="blurry", guidance_scale=4.0),
-        dict(prompt="", seed=4, solver="dpm_solver++_2m", steps=5, guidance_scale=1.0),
+        dict(prompt="", seed=4, solver="dpm_solver++_2m", steps=5, guidance_scale=1.01),
     ]
-    futures = [engine.submit(desk.job(Asked(model="sd", **fields))) for fields in many]
-    beside = engine.submit(desk.job(Asked(label=3, seed=7)))
+    futures = [texts.submit(desk.job(Asked(**fields))) for fields in many]
+    unguided = texts.submit(desk.job(Asked(prompt="a cat", negative_prompt="x", guidance_scale=1)))
     for future, fields in zip(futures, many, strict=True):
-        assert_equal(future.result(60), wanted(engine, "sd", **fields))
-    assert_equal(beside.result(60), wanted(engine, label=3, seed=7))
+        fields["negative"] = fields.pop("negative_prompt", None)
+        assert_equal(future.result(60), wanted(texts, "sd", **fields))
+    # a scale of 1 has no null text, and shares evaluations with others that have
+    assert_equal(unguided.result(60), wanted(texts, "sd", prompt="a cat", guidance_scale=1 + 1e-6))
+    before = metrics._compiled
+    for prompt in ("a", ["b", "c", "d", "e", "f"]):
+        drawn(texts, desk, prompt=prompt, guidance_scale=1.5)
+        drawn(texts, desk, prompt=prompt, guidance_scale=1.0, negative_prompt="x")
+    assert metrics._compiled == before
 
 
 @pytest.mark.parametrize("kind", slow_but(["lcm", "xl"], ()))
@@ -99,7 +139,8 @@ def test_models_of_texts_that_are_told_more(kind):
     engine = Engine({kind: tiny_pipeline(kind)}, sizes=(1, 4)).start()
     desk = Desk(engine.models)
     for fields in (dict(prompt="a cat", guidance_scale=2.5), dict(prompt=["a", "b"], seed=5)):
-        assert_equal(drawn(engine, desk, **fields), wanted(engine, kind, **fields))
+        found = drawn(engine, desk, **fields)
+        assert_equal(found, engine.models[kind].draw(**fields))
     engine.stop(30)
 
 
@@ -108,9 +149,6 @@ def test_nothing_is_compiled_whatever_is_asked(engine, desk):
     before = metrics._compiled
     for fields in [*ASKED, dict(num=5), dict(num=7, solver="deis", steps=9), dict(seed=2**64 - 1)]:
         drawn(engine, desk, **fields)
-    for prompt in ("a", ["b", "c", "d", "e", "f"]):
-        drawn(engine, desk, model="sd", prompt=prompt, guidance_scale=1.5)
-        drawn(engine, desk, model="sd", prompt=prompt, guidance_scale=1.0, negative_prompt="x")
     assert metrics._compiled == before
 
 
@@ -120,14 +158,13 @@ def test_estimates_of_the_way_are_those_of_the_trajectory(engine, desk):
         Asked(label=[3, 4], solver="rk4", steps=2), lambda *a: seen.update({a[:2]: a[2]})
     )
     pictures = engine.submit(job).result(60)
-    recipe = engine.models["tiny"].recipe.replace(solver="rk4", steps=2)
-    way = engine.models["tiny"].generate(2, recipe, label=[3, 4], trajectory=True)
-    assert_equal(pictures, way.pictures)
-    assert sorted(seen) == [
-        (place, at + 1) for place in (0, 1) for at in range(len(way.trajectory))
-    ]
+    fields = dict(label=[3, 4], solver="rk4", steps=2)
+    way = wanted(engine, way=True, **fields)
+    assert_equal(pictures, wanted(engine, **fields))
+    evaluations = len(job.rows)
+    assert sorted(seen) == [(place, at + 1) for place in (0, 1) for at in range(evaluations)]
     for (place, at), picture in seen.items():
-        assert_equal(picture, way.trajectory[at - 1, place])
+        assert_equal(picture, way[at - 1][place])
 
 
 def test_a_cancelled_job_leaves_its_slots_and_the_queue(engine, desk):
@@ -202,7 +239,20 @@ def test_pictures_that_are_not_finite_are_said(engine, desk):
     assert_equal(good.result(60), wanted(engine, label=3, seed=12))
 
 
-def test_stopping_finishes_what_has_been_taken():
+class Stub(evaluation.Evaluation):
+    """No network: every evaluation leaves a picture of zeros."""
+
+    def _compile(self, size, slots):
+        """Nothing."""
+
+    def _run(self, size, slots):
+        for slot in slots:
+            slot.carry, slot.at = self._fresh, slot.at + 1
+        return np.zeros((len(slots), *self.model.sample_shape), np.float32)
+
+
+def test_stopping_finishes_what_has_been_taken(monkeypatch):
+    monkeypatch.setattr(engines, "Evaluation", Stub)
     engine = Engine({"tiny": tiny_digits()}, sizes=(1, 4)).start()
     desk = Desk(engine.models)
     futures = [engine.submit(desk.job(Asked(num=3, seed=seed))) for seed in range(4)]
@@ -227,17 +277,14 @@ REFUSED = {
     b'{"label": 10}': ["labels must be 0..9", "got 10", "guidance_scale=0"],
     b'{"label": "cat"}': ["labels must be 0..9", "got cat"],
     b'{"label": [3, 11]}': ["got 11"],
-    b'{"guidance_scale": NaN}': ["guidance_scale must be", "got nan", "1 is none"],
+    b'{"guidance_scale": NaN}': ["guidance_scale", "must be a number, got nan"],
     b'{"guidance_scale": 1e400}': ["guidance_scale must be", "got inf"],
     b'{"seed": -1}': ["seed must be a whole number in 0..2^64 - 1, got -1"],
     b'{"seed": 18446744073709551616}': ["seed must be", "18446744073709551616"],
     b'{"deadline": 0}': ["deadline must be in (0, 60], got 0"],
     b'{"deadline": NaN}': ["deadline must be in (0, 60], got nan"],
-    b'{"model": "x"}': ["unknown model 'x'", "it is one of tiny, sd"],
+    b'{"model": "x"}': ["unknown model 'x'", "it is one of tiny, twin"],
     b'{"prompt": "a cat"}': ["told no text", "leave out prompt"],
-    b'{"model": "sd"}': ["draws from a text: give a prompt; '' for none"],
-    b'{"model": "sd", "prompt": []}': ["draws from a text"],
-    b'{"model": "sd", "prompt": "a", "label": 1}': ["takes no labels"],
     b'{"stride": "/etc/passwd.json"}': ["stride must be a name", "reads no files"],
     b'{"stride": "karas"}': ["unknown stride 'karas'", "karras"],
     b'{"solver_options": {"eta": 2}}': ["eta"],
@@ -262,11 +309,17 @@ def test_what_cannot_be_drawn_is_refused_with_value_rule_and_way_out(desk, body)
     assert len(str(refused.value)) < 1500
 
 
-def test_a_prompt_that_is_too_long_is_refused_rather_than_cut(desk):
-    long = " ".join(["sea"] * 200)
-    for fields in (dict(prompt=long), dict(prompt="", negative_prompt=long)):
-        with rejects(ValueError, f"{list(fields)[-1]} must have at most", "tokens, got"):
-            desk.job(Asked(model="sd", **fields))
+def test_what_a_model_of_texts_refuses(texts):
+    desk, long = Desk(texts.models), " ".join(["sea"] * 200)
+    for fields, parts in (
+        (dict(prompt=long), ["prompt must have at most", "tokens, got"]),
+        (dict(prompt="", negative_prompt=long), ["negative_prompt must have at most"]),
+        (dict(), ["draws from a text: give a prompt; '' for none"]),
+        (dict(prompt=[]), ["draws from a text"]),
+        (dict(prompt="a", label=1), ["takes no labels"]),
+    ):
+        with rejects(ValueError, *parts):
+            desk.job(Asked(**fields))
 
 
 def test_defaults_are_those_of_draw(desk):
@@ -276,7 +329,6 @@ def test_defaults_are_those_of_draw(desk):
     assert job.num == 3 and job.labels.tolist() == [1, 2, 3]
     assert job.recipe == model.recipe and job.seed == 0
     assert desk.job(Asked(num=4)).labels.tolist() == [0, 1, 2, 3]
-    assert desk.job(Asked(model="sd", prompt=["a", "b"])).num == 2
 
 
 def test_a_table_is_made_once(desk, monkeypatch):

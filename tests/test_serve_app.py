@@ -35,9 +35,9 @@ def engine():
     engine.stop(30)
 
 
-def asked(engine, *requests, token="", **limits):
+def asked(engine, *requests, token="", most=2**16, num=16):
     """The answers to (method, path, options) each, all at once."""
-    made = app.make_app(engine, Limits(**limits), token)
+    made = app.make_app(engine, Limits(num=num, body=most), token)
 
     async def ask():
         transport = httpx.ASGITransport(made)
@@ -50,7 +50,7 @@ def asked(engine, *requests, token="", **limits):
 
 def draw(engine, body=None, **options):
     """The answer to one request to draw."""
-    limits = {name: options.pop(name) for name in ("num", "body", "token") if name in options}
+    limits = {name: options.pop(name) for name in ("num", "most", "token") if name in options}
     given = {"json": {} if body is None else body} if "content" not in options else {}
     (answer,) = asked(engine, ("POST", "/draw", given | options), **limits)
     return answer
@@ -101,7 +101,7 @@ def test_events_are_the_way_and_the_pictures(engine):
 REFUSED = [
     (dict(content=b"{}", headers={"content-type": "text/plain"}), 415, "got 'text/plain'"),
     (dict(content=b"{}"), 415, "content-type must be application/json, got none"),
-    (dict(json={"prompt": "a" * 3000}, body=1000), 413, "at most 1000 bytes, got 30"),
+    (dict(json={"prompt": "a" * 3000}, most=1000), 413, "at most 1000 bytes, got 30"),
     (dict(json={"solver": "dimm"}), 422, "did you mean 'ddim'"),
     (dict(content=b"{", headers={"content-type": "application/json"}), 422, "JSON object"),
     (dict(json={"num": 3}, num=2), 422, "num must be in [1, 2], got 3"),
@@ -122,7 +122,7 @@ def test_a_body_that_does_not_say_its_length_is_cut_off(engine):
         for _ in range(1000):
             yield b" " * 100
 
-    answer = draw(engine, content=endless(), headers={"content-type": "application/json"}, body=500)
+    answer = draw(engine, content=endless(), headers={"content-type": "application/json"}, most=500)
     assert answer.status_code == 413 and "got 600" in answer.json()["error"]
 
 

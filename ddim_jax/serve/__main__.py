@@ -100,6 +100,7 @@ def run(args: argparse.Namespace) -> None:
     models = load(args.checkpoint or ["digits_4step"], args.dtype, command_line.size(args.size))
     print(f"compiling {', '.join(models)} for {args.sizes} pictures at a time ...", flush=True)
     engine = Engine(models, sizes=sizes, queue=args.queue).start()
+    place.listen(2048)
     host, port = place.getsockname()[:2]
     if not token and not host.startswith("127.") and host != "::1":
         print(f"note: anybody who reaches {host} may draw; give a token", file=sys.stderr)
@@ -184,10 +185,11 @@ def serve(app: Any, place: socket.socket, connections: int, grace: float, drain:
                 return
 
             def stop(number: int, frame: Any) -> None:
+                if not self.should_exit:
+                    os.write(2, b"finishing what has been taken; Ctrl-C again stops at once\n")
                 self.handle_exit(number, frame)
                 drain()
 
-            interrupts.finishing("finishing what has been taken; Ctrl-C again stops at once")
             old = {number: signal.signal(number, stop) for number in interrupts.NAMES}
             try:
                 yield
@@ -196,7 +198,7 @@ def serve(app: Any, place: socket.socket, connections: int, grace: float, drain:
                     signal.signal(number, handler)
 
     options = dict(
-        log_level="error", access_log=False, lifespan="off", server_header=False,
+        log_level="error", log_config=None, access_log=False, lifespan="off", server_header=False,
         limit_concurrency=connections, timeout_graceful_shutdown=int(grace) + 1,
     )  # fmt: skip
     logging.getLogger("uvicorn.error").addFilter(

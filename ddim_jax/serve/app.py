@@ -151,12 +151,14 @@ class _Drawing:
         pictures = asyncio.wrap_future(job.future)
         for task in (left, pictures):
             task.add_done_callback(lambda _: self._news.set())
+        ended = False
         try:
             while not (pictures.done() or left.done()):
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout_at(until):
                         await self._news.wait()
                 if not self._news.is_set():
+                    ended = True
                     yield answers.event("error", {"error": str(self._late())})
                     return
                 self._news.clear()
@@ -166,13 +168,16 @@ class _Drawing:
                         "picture": place, "evaluation": at, "of": len(job.rows),
                         "png": answers.text_png(picture),
                     })  # fmt: skip
-            if left.done():
-                self._engine.metrics.count("ddim_jax_disconnects_total")
-            elif pictures.exception():
+            ended = pictures.done()
+            if not ended:
+                return
+            if pictures.exception():
                 yield answers.event("error", {"error": str(pictures.exception())})
             else:
                 yield answers.event("done", self._body("json", pictures.result(), job))
         finally:
+            if not ended:
+                self._engine.metrics.count("ddim_jax_disconnects_total")
             left.cancel()
             self._engine.cancel(job)
 
