@@ -37,7 +37,7 @@ setup(
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda13]"],
         "hub": ["huggingface_hub"],
-        "serve": ["fastapi", "uvicorn"],
+        "serve": ["fastapi", "httptools", "uvicorn", "uvloop; sys_platform != 'win32'"],
         "ray": ["fastapi", "ray[serve]>=2.60", "uvicorn"],
         "demo": ["gradio"],
         "test": ["pytest", "pytest-xdist", "ruff", "fastapi", "httpx", "uvicorn"],

@@ -183,6 +183,10 @@ def load(args: argparse.Namespace) -> bool:
     rng.shuffle(mixed)
     plain = [json.dumps(dict(label=i % 10, seed=i) | PLAIN[0]) for i in range(240)]
     plain, mixed = ([body.encode() for body in bodies] for bodies in (plain, mixed))
+    from ddim_jax import parallel
+
+    parallel.use_cpu_cores()
+    parallel.use_compilation_cache()
     single, shared = Server("--sizes=1"), Server()
     print(single.ready, shared.ready, sep="\n", flush=True)
     cases = {
@@ -193,10 +197,10 @@ def load(args: argparse.Namespace) -> bool:
         "shared, 32 clients": (shared, 32, plain),
         "shared, 32 clients, mixed": (shared, 32, mixed),
     }
-    rounds: dict[str, list] = {name: [] for name in [*cases, "model.draw of 32"]}
+    alone = {"model.draw of 1": in_process(1), "model.draw of 32": in_process(32)}
+    rounds: dict[str, list] = {name: [] for name in [*cases, *alone]}
     for server, clients, bodies in cases.values():  # not counted
         asyncio.run(drive(server.port, clients, 48, bodies))
-    ideal = ideal_batch()
     for _ in range(args.rounds):
         for name, (server, clients, bodies) in cases.items():
             cpu, began = server.seconds(), time.perf_counter()
@@ -205,7 +209,8 @@ def load(args: argparse.Namespace) -> bool:
             cpu = (server.seconds() - cpu) / args.pictures
             p95 = statistics.quantiles(taken, n=20)[-1]
             rounds[name].append((args.pictures / whole, cpu, p95))
-        rounds["model.draw of 32"].append(ideal())
+        for name, measure in alone.items():
+            rounds[name].append(measure())
     print(f"{'':28} pictures/s   CPU ms a picture   p95 s")
     found = {}
     for name, values in rounds.items():
@@ -215,6 +220,7 @@ def load(args: argparse.Namespace) -> bool:
     ratios = {
         "mixed / unmixed, rate": ("shared, 32 clients, mixed", "shared, 32 clients", 0),
         "one at a time / shared, CPU": ("one at a time, 32 clients", "shared, 32 clients", 1),
+        "model.draw of 1 / shared, CPU": ("model.draw of 1", "shared, 32 clients", 1),
         "p95 of shared / of one batch": ("shared, 32 clients", "model.draw of 32", 2),
     }
     for text, (a, b, column) in ratios.items():
@@ -226,20 +232,20 @@ def load(args: argparse.Namespace) -> bool:
     return not compiled and "Traceback" not in errors
 
 
-def ideal_batch():
-    """Measures one batch of 32 in this process: (pictures/s, CPU s a picture, seconds)."""
+def in_process(size: int):
+    """Measures `model.draw` of so many in this process: (pictures/s, CPU s a picture, seconds)."""
     import ddim_jax
 
     model = ddim_jax.load(MODEL)
-    asked = dict(label=list(range(10)), solver="ddim", steps=4)
-    model.draw(32, **asked)
+    asked, calls = dict(label=list(range(10)), solver="ddim", steps=4), max(1, 64 // size)
+    model.draw(size, **asked)
 
     def measure():
         cpu, began = time.process_time(), time.perf_counter()
-        for _ in range(4):
-            model.draw(32, **asked)
-        whole, cpu = (time.perf_counter() - began) / 4, (time.process_time() - cpu) / 4
-        return 32 / whole, cpu / 32, whole
+        for _ in range(calls):
+            model.draw(size, **asked)
+        whole, cpu = (time.perf_counter() - began) / calls, (time.process_time() - cpu) / calls
+        return size / whole, cpu / size, whole
 
     return measure
 

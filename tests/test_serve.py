@@ -223,8 +223,8 @@ def test_an_evaluation_that_fails_ends_its_jobs_alone(engine, desk, monkeypatch,
 def test_pictures_that_are_not_finite_are_said(engine, desk):
     step = engine._evaluations["tiny"].step
 
-    def broken(slots):
-        x0 = step(slots)
+    def broken(slots, estimates):
+        x0 = step(slots, estimates)
         for slot in slots:
             if slot.seed[1] == 13:
                 slot.carry = slot.carry._replace(point=slot.carry.point * np.nan)
@@ -246,6 +246,7 @@ class Stub(evaluation.Evaluation):
         """Nothing."""
 
     def _run(self, size, slots):
+        self.seconds[size] = 0.1
         for slot in slots:
             slot.carry, slot.at = self._fresh, slot.at + 1
         return np.zeros((len(slots), *self.model.sample_shape), np.float32)

@@ -150,9 +150,7 @@ def test_the_other_paths(engine):
 
 def test_a_full_queue_and_a_deadline(engine, monkeypatch):
     step = engine._evaluations["tiny"].step
-    monkeypatch.setattr(
-        engine._evaluations["tiny"], "step", lambda slots: time.sleep(0.1) or step(slots)
-    )
+    monkeypatch.setattr(engine._evaluations["tiny"], "step", lambda *a: time.sleep(0.1) or step(*a))
     body = {"num": 4, "steps": 8, "deadline": 0.5}
     answers = asked(engine, *[("POST", "/draw", {"json": body})] * 8)
     codes = [answer.status_code for answer in answers]
@@ -174,7 +172,7 @@ def test_a_full_queue_and_a_deadline(engine, monkeypatch):
 def test_a_client_that_leaves_frees_its_places(engine, monkeypatch, format):
     step = engine._evaluations["tiny"].step
     monkeypatch.setattr(
-        engine._evaluations["tiny"], "step", lambda slots: time.sleep(0.05) or step(slots)
+        engine._evaluations["tiny"], "step", lambda *a: time.sleep(0.05) or step(*a)
     )
     before = engine.metrics.total("ddim_jax_disconnects_total")
     made, sent = app.make_app(engine), []

@@ -258,10 +258,10 @@ class Engine:
         if not live:
             return
         model, slots = self.models[name], [one.slot for one in live]
-        x0 = self._evaluations[name].step(slots)
-        self.metrics.evaluated(name, len(slots))
         watched = [i for i, one in enumerate(live) if one.job.on_estimate]
-        for i, picture in zip(watched, _decoded(model, x0[watched]), strict=True):
+        x0 = self._evaluations[name].step(slots, watched)
+        self.metrics.evaluated(name, len(slots))
+        for i, picture in zip(watched, _decoded(model, x0), strict=True):
             if picture is not None:
                 live[i].job.on_estimate(live[i].place, slots[i].at, picture)
         done = [one for one in live if one.slot.done]

@@ -26,6 +26,8 @@ from ddim_jax.model import Model
 Array = Any
 SIZES = (1, 4, 16)
 """Numbers of slots that programs are compiled for."""
+ROUNDS, PATIENCE = 5, 2.0
+"""How often each is measured at the start, and the seconds after which two rounds are enough."""
 
 
 @dataclasses.dataclass
@@ -77,7 +79,7 @@ class Evaluation:
     Attributes:
         model: whose network it is.
         sizes: numbers of slots that it is compiled for.
-        seconds: what an evaluation of each size takes, measured by `warm_up`.
+        seconds: what an evaluation of each size took at least.
     """
 
     def __init__(self, model: Model, sizes: Sequence[int] = SIZES):
@@ -97,41 +99,50 @@ class Evaluation:
         """
         rows = np.full((1, row.WIDTH), 0.5, np.float32)
         slot = Slot(rows, np.float32([1, 0]), np.zeros(2, np.uint32), 0, inputs, 1.0)
+        slots = [dataclasses.replace(slot) for _ in range(self.sizes[-1])]
         for size in self.sizes:
-            slots, taken = [dataclasses.replace(slot) for _ in range(size)], []
-            self._compile(size, self._stacked(slots))
-            for _ in range(3):
-                began = time.perf_counter()
-                self._run(size, slots)
-                taken.append(time.perf_counter() - began)
-            self.seconds[size] = min(taken)
+            self._compile(size, self._stacked(slots[:size]))
+        began = time.perf_counter()
+        for rounds in range(ROUNDS):
+            for size in self.sizes:
+                self._run(size, slots[:size])
+            if rounds and time.perf_counter() - began > PATIENCE:
+                break
+        for smaller, larger in zip(self.sizes[-2::-1], self.sizes[:0:-1], strict=True):
+            self.seconds[smaller] = min(self.seconds[smaller], self.seconds[larger])
         return self
 
-    def step(self, slots: Sequence[Slot]) -> np.ndarray:
+    def step(self, slots: Sequence[Slot], estimates: Sequence[int] = ()) -> np.ndarray:
         """Carries every slot one row further.
 
         Args:
             slots: any number.
+            estimates: numbers of the slots whose clean estimates are asked for.
 
         Returns:
-            [N, *sample_shape] the clean estimates of this row.
+            Of these [N, *sample_shape].
         """
-        estimates, first = [], 0
+        found, first = [], 0
         for size in cover(len(slots), tuple(self.seconds.items())):
             chunk = slots[first : first + size]
-            estimates.append(self._run(size, chunk))
+            x0 = self._run(size, chunk)
+            found += [np.asarray(x0)[i - first] for i in estimates if 0 <= i - first < len(chunk)]
             first += len(chunk)
-        return np.concatenate(estimates)
+        return np.array(found)
 
-    def _run(self, size: int, slots: Sequence[Slot]) -> np.ndarray:
-        """The same for at most `size` slots, in one evaluation."""
+    def _run(self, size: int, slots: Sequence[Slot]) -> Array:
+        """The same for at most `size` slots, in one evaluation; all estimates, on devices."""
+        began = time.perf_counter()
         program, mesh = self._programs[size]
         padded = [*slots, *[slots[-1]] * (size - len(slots))]
         given = parallel.shard(self._stacked(padded), mesh)
-        carry, x0 = jax.device_get(program(self._params[mesh.size], given))
+        carry, x0 = program(self._params[mesh.size], given)
+        carry = jax.device_get(carry)
         for i, slot in enumerate(slots):
             slot.carry, slot.at = row.Carry(*(leaf[i] for leaf in carry)), slot.at + 1
-        return x0[: len(slots)]
+        taken = time.perf_counter() - began
+        self.seconds[size] = min(taken, self.seconds.get(size, taken))
+        return x0
 
     def _compile(self, size: int, slots: _Slots) -> None:
         devices = jax.local_devices()
