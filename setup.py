@@ -11,12 +11,17 @@ setup(
     # configs/ goes into the wheel beside the weights, so that --config=NAME finds it anywhere
     packages=[*find_packages(include=["ddim_jax", "ddim_jax.*"]), "ddim_jax.assets.configs"],
     package_dir={"ddim_jax.assets.configs": "configs"},
-    package_data={"ddim_jax.assets": ["*.npz", "*.safetensors"], "ddim_jax.serve": ["*.html"]},
+    package_data={
+        "ddim_jax.assets": ["*.npz", "*.safetensors"],
+        "ddim_jax.export": ["page/*"],
+        "ddim_jax.serve": ["*.html"],
+    },
     entry_points={"console_scripts": ["ddim-jax = ddim_jax.__main__:main"]},
     install_requires=[
         "absl-py",
         "chex",
         "diffrax>=0.7.2",
+        "flatbuffers",  # jax.export needs it and does not say so
         "flax>=0.12,<0.13",
         "grain>=0.2.13",
         "importlib_resources",
@@ -37,6 +42,9 @@ setup(
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda13]"],
         "hub": ["huggingface_hub"],
+        # and jax2onnx with --no-deps: see docs/deploy.md
+        "onnx": ["onnx>=1.20.1", "onnx-ir", "onnxruntime>=1.24.1", "sympy"],
+        "litert": ["ai-edge-litert", "ai-edge-quantizer", "litert-converter"],
         "serve": ["fastapi", "httptools", "uvicorn", "uvloop; sys_platform != 'win32'"],
         "ray": ["fastapi", "ray[serve]>=2.60", "uvicorn"],
         "demo": ["gradio"],

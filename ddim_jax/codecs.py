@@ -42,6 +42,8 @@ class Codec(NamedTuple):
         params: the first argument of both; None for a codec without parameters.
         moments: `(params, pictures) -> [B, ..., 2 C]`, mean and std of each of a sample's C
             channels, for codecs that draw; None for those that do not.
+        unrounded: `(params, x) -> pictures`, float [B, *picture_shape] in about [-1, 1], of which
+            `decode` makes uint8; for programs that round elsewhere.
     """
 
     sample_shape: tuple[int, ...]
@@ -51,6 +53,7 @@ class Codec(NamedTuple):
     make: Callable[[tuple[int, ...], Any], "Codec"]
     params: Any = None
     moments: Callable[[Any, Array], Array] | None = None
+    unrounded: Callable[[Any, Array], Array] = lambda params, x: x
 
     def at(self, height: int, width: int) -> "Codec":
         """The codec of pictures of another size."""
@@ -135,7 +138,11 @@ def latents(autoencoder: Any, picture_shape: tuple[int, ...], params: Any = None
         return _in_parts(program, placed[1], np.asarray(x), placed[2])
 
     make = functools.partial(latents, autoencoder)
-    return Codec(sample_shape, shape, encode, decode, make, params, moments)
+
+    def unrounded(params: Any, x: Array) -> Array:
+        return autoencoder.apply({"params": params}, x, method="decode")
+
+    return Codec(sample_shape, shape, encode, decode, make, params, moments, unrounded)
 
 
 def drawn(moments: Array, keys: Array | None = None) -> Array:

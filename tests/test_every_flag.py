@@ -33,6 +33,8 @@ from ddim_jax.evaluation import (
     times,
     tradeoff,
 )
+from ddim_jax.export import __main__ as deploy
+from ddim_jax.export import web
 from ddim_jax.predictions import PREDICTIONS
 from ddim_jax.sampling import RunResult
 from ddim_jax.schedules import SCHEDULES
@@ -130,6 +132,8 @@ def stubs(monkeypatch, tmp_path):
     monkeypatch.setattr(scores, "_real_features", reached)
     monkeypatch.setattr(loop, "init_state", reached)
     monkeypatch.setattr(planning, "compile_plan", reached)
+    monkeypatch.setattr(deploy, "_convert", reached)
+    monkeypatch.setattr(web, "write", reached)
 
     def objective(self, lam):
         self._solver(self._model.schedule, self.times(lam)).validate()
@@ -171,6 +175,8 @@ def parsers():
         yield module.__name__, module.main, flags_of(module.main), always
     always = ["digits", "--autoencoder=digits_vae", "--out=set"]
     yield "latents", latents.main, flags_of(latents.main), always
+    yield "deploy", deploy.main, flags_of(deploy.main), ["digits_4step", "out.onnx"]
+    yield "deploy web", deploy.main, flags_of(deploy.main), ["digits_4step", "page"]
     yield "export", export.main, flags_of(export.main), ["digits_4step", "out.safetensors"]
 
 

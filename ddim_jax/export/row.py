@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddim_jax import sampling
+from ddim_jax.denoisers import Denoiser
 from ddim_jax.guidance import Guidance
 from ddim_jax.keys import Purpose, normal
 from ddim_jax.model import Model
@@ -139,16 +140,10 @@ def is_guidable(model: Model) -> bool:
     return bool(model.inputs.takes("guidance") or dropped)
 
 
-def make_evaluate(
+def make_denoiser(
     model: Model, recipe: Recipe | None = None, *, branches: bool = True
-) -> Callable[..., tuple[Carry, Array]]:
-    """Returns `evaluate(params, rows, carry, noise, inputs, guidance=None) -> (Carry, x0)`.
-
-    It is pure and can be jitted. `rows` float32 [B, 29]; `carry`, see `Carry`; `noise`
-    [B, *sample_shape], standard normals, used where a row has a multiple of them; `inputs`: name ->
-    [B, ...], what the network is told beside guidance scales, such as label int32 [B]; `guidance`
-    float32 [B], which networks that cannot be guided ignore. `x0` [B, *sample_shape] is the clean
-    estimate, for pictures of the way.
+) -> Callable[..., Denoiser]:
+    """Returns `f(params, inputs, guidance=None) -> Denoiser`, guided sample by sample.
 
     Args:
         model: whose network it is; its weights are an argument.
@@ -159,28 +154,45 @@ def make_evaluate(
     recipe = recipe or model.recipe
     own, guidable = model.inputs.takes("guidance"), is_guidable(model)
     null = model.inputs.nulled if model.inputs.null else None
-    denoiser = sampling.make_denoiser(model.apply, model.parameterization, null, recipe.clip, None)
+    make = sampling.make_denoiser(model.apply, model.parameterization, null, recipe.clip, None)
     where = (recipe.guidance_interval, recipe.guidance_rescale, recipe.guidance_channels)
 
-    def predict(params, point, level, inputs, guidance):
+    def of(params, inputs, guidance=None):
         if own:
-            return denoiser(params, inputs | {"guidance": guidance})(point, level)
+            return make(params, inputs | {"guidance": guidance})
+        plain = make(params, inputs)
         if guidance is None or not guidable:
-            return denoiser(params, inputs)(point, level)
-
-        def guided():
-            return denoiser(params, inputs, Guidance(guidance, *where))(point, level)
-
+            return plain
+        guided = make(params, inputs, Guidance(guidance, *where))
         if not branches:
-            return guided()
-        plain = jnp.all(guidance == 1.0)
-        return jax.lax.cond(plain, lambda: denoiser(params, inputs)(point, level), guided)
+            return guided
+
+        def either(x, level):
+            return jax.lax.cond(jnp.all(guidance == 1.0), plain, guided, x, level)
+
+        return either
+
+    return of
+
+
+def make_evaluate(
+    model: Model, recipe: Recipe | None = None, *, branches: bool = True
+) -> Callable[..., tuple[Carry, Array]]:
+    """Returns `evaluate(params, rows, carry, noise, inputs, guidance=None) -> (Carry, x0)`.
+
+    It is pure and can be jitted. `rows` float32 [B, 29]; `carry`, see `Carry`; `noise`
+    [B, *sample_shape], standard normals, used where a row has a multiple of them; `inputs`: name ->
+    [B, ...], what the network is told beside guidance scales, such as label int32 [B]; `guidance`
+    float32 [B], which networks that cannot be guided ignore. `x0` [B, *sample_shape] is the clean
+    estimate, for pictures of the way. Arguments as of `make_denoiser`.
+    """
+    denoiser = make_denoiser(model, recipe, branches=branches)
 
     def evaluate(params, rows, carry, noise, inputs, guidance=None):
         level, store, slot, state, history, multiples = _parts(rows)
         level = NoiseLevel(jnp.zeros_like(level[:, 0]), *(level[:, i] for i in range(3)))
         point = carry.point
-        x0, eps = predict(params, point, level, inputs, guidance)
+        x0, eps = denoiser(params, inputs, guidance)(point, level)
         stored = expand(store[:, 0], point) * x0 + expand(store[:, 1], point) * eps
         here = slot.reshape(slot.shape + (1,) * (point.ndim - 1)) > 0.5
         kept = jnp.where(here, stored[:, None], carry.history)

@@ -129,7 +129,7 @@ class SpatialTransformer(nn.Module):
         c = x.shape[-1]
         h = GroupNorm(1e-6, groups=self.groups, dtype=self.dtype, name="norm")(x)
         h = nn.Dense(c, kernel_init=fan_avg, dtype=self.dtype, name="in")(h)
-        h = h.reshape(len(x), -1, c)
+        h = h.reshape(x.shape[0], -1, c)
         for i in range(self.depth):
             h = TextBlock(self.heads, self.text_only, self.dtype, name=f"block_{i}")(h, context)
         h = nn.Dense(c, kernel_init=zeros, dtype=self.dtype, name="out")(h)

@@ -222,7 +222,8 @@ class TextUNet(nn.Module):
         if not self.sizes:
             return inputs["vector"]
         sizes = time_embedding(inputs["sizes"].reshape(-1), self.size_dim, "adm")
-        return jnp.concatenate([inputs["vector"], sizes.reshape(len(inputs["sizes"]), -1)], axis=-1)
+        sizes = sizes.reshape(inputs["sizes"].shape[0], -1)
+        return jnp.concatenate([inputs["vector"], sizes], axis=-1)
 
     def _features(self, t):
         return time_embedding(self.time_scale * t, self.widths[0], self.time_embedding)

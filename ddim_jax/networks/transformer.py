@@ -245,7 +245,7 @@ class DiT(nn.Module):
         emb = nn.swish(self._embed(t, inputs, text))
         patches = space_to_depth(x, self.patch_size)
         _, rows, columns, _ = patches.shape
-        tokens = patches.reshape(len(x), rows * columns, -1)
+        tokens = patches.reshape(x.shape[0], rows * columns, -1)
         h = nn.Dense(self.width, kernel_init=fan_avg, dtype=self.dtype, name="patches")(tokens)
         places = positions(rows, columns, self.width, self.position_grid)
         h = h + jnp.asarray(places, self.dtype)[None]
@@ -258,7 +258,7 @@ class DiT(nn.Module):
         h = modulate(norm(h), *jnp.split(two, 2, axis=-1))
         features = self.patch_size**2 * (self.out_channels + self.unused_channels)
         h = nn.Dense(features, kernel_init=zeros, name="out")(h)
-        h = depth_to_space(h.reshape(len(x), rows, columns, features), self.patch_size)
+        h = depth_to_space(h.reshape(x.shape[0], rows, columns, features), self.patch_size)
         return h[..., : self.out_channels]
 
     def _text(self, text):
@@ -277,6 +277,10 @@ class DiT(nn.Module):
         if shared:
             dense = nn.Dense(6 * self.width, kernel_init=zeros, dtype=self.dtype, name="modulation")
             emb = dense(emb)
+        return self._loop((self.heads, self.eps, self.dropout, self.dtype, shared), h, emb, keys)
+
+    def _loop(self, options, h, emb, keys):
+        """Blocks of one program, whose parameters lie stacked."""
         loop = nn.scan(
             kept(DiTBlock, self.remat, prevent_cse=False),
             variable_axes={"params": 0},
@@ -284,7 +288,6 @@ class DiT(nn.Module):
             in_axes=(nn.broadcast, 0),
             length=self.depth,
         )
-        options = (self.heads, self.eps, self.dropout, self.dtype, shared)
         return loop(*options, name="blocks")(h, emb, keys)[0]
 
     def _check(self, x, t, inputs, dropout_keys):
