@@ -13,10 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from ddim_jax import command_line, keys
 from ddim_jax.codecs import to_uint8
-from ddim_jax.data.images import fit
+from ddim_jax.data.images import fit, to_pil
 from ddim_jax.editing import latents, restoration
 from ddim_jax.editing.editor import Editor
 from ddim_jax.editing.inversion import round_trip
@@ -142,20 +143,31 @@ def _replacement() -> Any:
     return restoration.replacement()
 
 
+def enlarged(pictures: Sequence[np.ndarray], least: int = 140) -> list[Image.Image]:
+    """Pictures as Pillow has them, small ones by a whole number of screen pixels a pixel."""
+    found = [to_pil(picture) for picture in pictures]
+    scale = max(1, least // found[0].height)
+    size = (scale * found[0].width, scale * found[0].height)
+    return [image.resize(size, Image.Resampling.NEAREST) for image in found]
+
+
 def page(studio: Studio) -> Any:
     """The Gradio page of a studio."""
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     import gradio as gr
 
     def shown(work: Callable) -> Callable:
-        """The same, with bad input said in the page."""
+        """The same with pictures as the page takes them, and bad input said in it."""
 
         @functools.wraps(work)
         def run(*args):
             try:
-                return work(*args)
+                found = work(*args)
             except ValueError as error:
                 raise gr.Error(str(error)) from error
+            if isinstance(found, tuple):
+                return enlarged(found[0]), *found[1:]
+            return enlarged(found)
 
         return run
 

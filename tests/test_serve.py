@@ -6,14 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from configs import digits
-from ddim_jax import experiment
 from ddim_jax.export import row
-from ddim_jax.recipe import Recipe
 from tests.errors import rejects
 from tests.selection import slow_but
-from tests.tiny import tiny
-from tests.tiny_pipeline import filled, tiny_pipeline
+from tests.tiny_pipeline import tiny_digits, tiny_pipeline
 
 pytest.importorskip("fastapi", reason="pip install 'ddim_jax[serve]'")
 
@@ -22,15 +18,6 @@ from ddim_jax.serve import engine as engines  # noqa: E402
 from ddim_jax.serve import evaluation, metrics  # noqa: E402
 from ddim_jax.serve.asked import Asked, Desk, Limits, parse  # noqa: E402
 from ddim_jax.serve.engine import Engine, Refused  # noqa: E402
-
-
-def tiny_digits():
-    """Class-conditional, with random weights: pictures without meaning that depend on all."""
-    config = tiny(digits.get_config(), levels=1)
-    model = experiment.build(config)
-    params = filled(jax.eval_shape(model.init, jax.random.key(0)))
-    recipe = Recipe(solver="ddim", steps=4, guidance_scale=1.0)
-    return model.replace(params=jax.tree.map(jax.numpy.asarray, params), recipe=recipe, name="tiny")
 
 
 @pytest.fixture(scope="module")

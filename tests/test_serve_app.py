@@ -25,7 +25,8 @@ from ddim_jax.serve.asked import Limits  # noqa: E402
 from ddim_jax.serve.engine import Engine  # noqa: E402
 from tests.errors import rejects  # noqa: E402
 from tests.processes import ROOT  # noqa: E402
-from tests.test_serve import assert_equal, tiny_digits  # noqa: E402
+from tests.test_serve import assert_equal  # noqa: E402
+from tests.tiny_pipeline import tiny_digits  # noqa: E402
 
 
 @pytest.fixture(scope="module")

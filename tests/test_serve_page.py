@@ -11,7 +11,7 @@ pytest.importorskip("fastapi", reason="pip install 'ddim_jax[serve]'")
 from ddim_jax.serve import __main__ as command  # noqa: E402
 from ddim_jax.serve import app  # noqa: E402
 from ddim_jax.serve.engine import Engine  # noqa: E402
-from tests.test_serve import tiny_digits  # noqa: E402
+from tests.tiny_pipeline import tiny_digits  # noqa: E402
 
 pytestmark = pytest.mark.skipif(browser.find() is None, reason="no Chromium is installed")
 
