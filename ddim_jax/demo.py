@@ -164,7 +164,7 @@ def page(studio: Studio) -> Any:
             try:
                 found = work(*args)
             except ValueError as error:
-                raise gr.Error(str(error)) from error
+                raise gr.Error(str(error), print_exception=False) from error
             if isinstance(found, tuple):
                 return enlarged(found[0]), *found[1:]
             return enlarged(found)
@@ -180,7 +180,7 @@ def page(studio: Studio) -> Any:
         return gr.Number(value, precision=0, minimum=0, label=label)
 
     def gallery() -> Any:
-        return gr.Gallery(label="pictures", columns=5, object_fit="contain")
+        return gr.Gallery(label="pictures", columns=5, object_fit="contain", format="png")
 
     def inpaint(name, edited, label, steps, seed):
         if edited is None or edited.get("background") is None:
