@@ -14,6 +14,7 @@ setup(
     package_data={
         "ddim_jax.assets": ["*.npz", "*.safetensors"],
         "ddim_jax.export": ["page/*"],
+        "ddim_jax.serve": ["*.html"],
     },
     entry_points={"console_scripts": ["ddim-jax = ddim_jax.__main__:main"]},
     install_requires=[
@@ -45,7 +46,10 @@ setup(
         # and jax2onnx with --no-deps: see docs/deploy.md
         "onnx": ["onnx>=1.20.1", "onnx-ir", "onnxruntime>=1.24.1", "sympy"],
         "litert": ["ai-edge-litert", "ai-edge-quantizer", "litert-converter"],
-        "test": ["pytest", "pytest-xdist", "ruff"],
+        "serve": ["fastapi", "httptools", "uvicorn", "uvloop; sys_platform != 'win32'"],
+        "ray": ["fastapi", "ray[serve]>=2.60", "uvicorn"],
+        "demo": ["gradio"],
+        "test": ["pytest", "pytest-xdist", "ruff", "fastapi", "httpx", "uvicorn"],
         "parity": [
             "diffusers",
             "pytorch-fid",

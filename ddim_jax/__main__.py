@@ -12,6 +12,8 @@ COMMANDS = {
     "plan": ("ddim_jax.commands.train", "what a train step needs on devices that are not here"),
     "export": ("ddim_jax.checkpoints.__main__", "write a checkpoint as one file, or for diffusers"),
     "deploy": ("ddim_jax.export.__main__", "write a model as StableHLO, ONNX, LiteRT, a web page"),
+    "serve": ("ddim_jax.serve.__main__", "draw for clients over HTTP, many at a time"),
+    "demo": ("ddim_jax.demo", "show a page that draws, inverts, completes, interpolates"),
     "edit": ("ddim_jax.edit", "invert, interpolate, inpaint, translate pictures"),
     "fit": ("ddim_jax.strides.fit", "learn strides for a solver and a number of steps"),
     "tradeoff": ("ddim_jax.evaluation.tradeoff", "plot quality against network evaluations"),

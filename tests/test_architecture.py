@@ -37,8 +37,9 @@ LAYERS = [
     ["losses"],
     ["training"],
     ["topologies", "sample_folder", "evaluation", "export"],
-    ["planning", "editing", "strides.fit", "data.latents"],
-    ["commands", "edit", "checkpoints.__main__", "export.__main__", "models"],
+    ["planning", "editing", "strides.fit", "data.latents", "serve"],
+    ["commands", "demo", "edit", "checkpoints.__main__", "export.__main__", "models"]
+    + ["serve.__main__", "serve.ray_app"],
     ["__main__"],
 ]
 """Of every module; imports go to the same layer or a lower one."""

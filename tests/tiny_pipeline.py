@@ -1,4 +1,4 @@
-"""A latent model of texts with tiny networks and random weights: `tiny_pipeline(kind)`."""
+"""Models with tiny networks and random weights: of texts and latents, and of labels."""
 
 import json
 import tempfile
@@ -9,12 +9,15 @@ import ml_collections
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from configs import digits
 from ddim_jax import experiment
 from ddim_jax.networks import AUTOENCODERS
 from ddim_jax.networks.clip import ClipText
 from ddim_jax.networks.tokenizer import Tokenizer
+from ddim_jax.recipe import Recipe
 from tests import tokenizer_texts
 from tests.latent_networks import random
+from tests.tiny import tiny
 
 MERGES = json.loads(tokenizer_texts.FIXTURE.read_text())["merges"]
 LENGTH = tokenizer_texts.LENGTH
@@ -88,3 +91,11 @@ def tiny_pipeline(kind: str = "sd"):
         text_params=tuple(text_params(net) for net in texts.networks),
         tokenizers=(tokenizer(),) * len(texts.networks),
     )
+
+
+def tiny_digits():
+    """Of labels and pixels: pictures without meaning that depend on all they are told."""
+    model = experiment.build(tiny(digits.get_config(), levels=1))
+    params = filled(jax.eval_shape(model.init, jax.random.key(0)))
+    recipe = Recipe(solver="ddim", steps=4, guidance_scale=1.0)
+    return model.replace(params=jax.tree.map(jax.numpy.asarray, params), recipe=recipe, name="tiny")
