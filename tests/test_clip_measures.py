@@ -151,40 +151,51 @@ def test_features_of_frames_say_what_stays():
     assert record["frame FD(levels)"] < 1e-6 and "bounce" not in record
 
 
-def test_each_damage_is_noticed():
+def measured(*damages):
+    """What is said of 30 real clips, unchanged and damaged, beside 30 others; name -> numbers."""
     network = feature_networks.load("moving_digits")
     source = data.load("moving_digits", "test", image_size=16)
-    real, clips = (features.read_images(source, range(k, k + 40)) for k in (0, 40))
+    real, clips = (features.read_images(source, range(k, k + 30)) for k in (0, 30))
     theirs, rng = network.extract(real[0]), np.random.default_rng(0)
-    found = {
+    changes = {"none": lambda x, rng: x} | {name: clip_damage.DAMAGES[name] for name in damages}
+    return {
         name: network.compare(network.extract(change(clips[0], rng)), theirs, clips[1])
-        for name, change in {"none": lambda x, rng: x, **clip_damage.DAMAGES}.items()
+        for name, change in changes.items()
     }
+
+
+def check_worse(found, damage, factor, *names):
+    for name in names:
+        assert found[damage][name] > factor * found["none"][name], (damage, name)
+
+
+def test_what_does_not_move_like_a_digit_is_noticed():
+    found = measured("frames shuffled", "frames of different clips", "reversed")
     none = found["none"]
     assert none["bounce"] < 0.3 and none["same"] > 0.98 and none["label"] > 0.95
-    assert none["missing"] == 0 and none["speed_w1"] < 0.2 and none["drift"] < 0.05
+    assert none["missing"] == 0 and none["speed_w1"] < 0.25 and none["drift"] < 0.05
     for name in none:
         assert np.isclose(found["reversed"][name], none[name], rtol=1e-3, atol=1e-3), name
-
-    def worse(damage, measure, factor=3):
-        assert found[damage][measure] > factor * none[measure], (damage, measure)
-
-    for measure in ("bounce", "jerk", "spectral"):
-        worse("frames shuffled", measure)
-        worse("jittered by a pixel", measure)
+    check_worse(found, "frames shuffled", 3, "bounce", "jerk", "spectral")
     assert found["frames shuffled"]["same"] == none["same"]
-    for measure in ("bounce", "drift", "flicker", "spectral"):
-        worse("frames of different clips", measure)
-    assert found["frames of different clips"]["same"] < 0.5
+    different = "frames of different clips"
+    check_worse(found, different, 3, "bounce", "drift", "flicker", "spectral")
+    assert found[different]["same"] < 0.5 and found[different]["label"] < 0.4
+
+
+@pytest.mark.slow
+def test_each_damage_is_noticed():
+    found = measured(*clip_damage.DAMAGES)
+    none = found["none"]
+    check_worse(found, "jittered by a pixel", 3, "bounce", "jerk", "spectral")
     assert found["frozen"]["bounce"] < 0.01 and found["frozen"]["speed_w1"] > 0.5
-    worse("frozen", "spectral", 20)
-    worse("blurred", "frame FDD", 2)
+    check_worse(found, "frozen", 20, "spectral")
+    check_worse(found, "blurred", 2, "frame FDD")
     assert found["blurred"]["sharp"] < 0.5 * none["sharp"]
-    worse("smeared in time", "spectral", 2)
-    worse("noisy", "spectral", 2)
-    worse("flickering", "spectral", 1.5)
+    check_worse(found, "smeared in time", 2, "spectral")
+    check_worse(found, "flickering", 1.2, "flicker")
+    check_worse(found, "cut to another clip", 2, "bounce")
     assert found["cut to another clip"]["same"] < 0.75
-    worse("cut to another clip", "bounce")
 
 
 def test_features_of_clips_are_kept(tmp_path):

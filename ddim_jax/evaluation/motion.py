@@ -17,8 +17,6 @@ FINE = 4
 """Rounds of search, each four times as fine as the one before."""
 WORST = 9.0
 """Pixels: what a residual counts at most, and that of a clip in which nothing is seen."""
-TOGETHER = 2**22
-"""Numbers of a search that are held at a time."""
 
 
 def bounce_fit(places: np.ndarray, rooms: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
@@ -49,7 +47,10 @@ def _fit_axis(x: np.ndarray, seen: np.ndarray, room: float) -> tuple[np.ndarray,
     grid = np.stack(
         np.meshgrid(np.arange(0, 2 * room, steps[0]), np.arange(0, FASTEST + 1e-9, steps[1])), -1
     ).reshape(-1, 2)
-    best, at = _best(x, weights, np.broadcast_to(grid, (len(x), *grid.shape)), room)
+    lines = fold(grid[:, :1] + grid[:, 1:] * np.arange(x.shape[1]), room)
+    mean = (weights * x).sum(axis=1, keepdims=True) - weights @ lines.T
+    left = weights @ (lines**2).T - 2 * (weights * x) @ lines.T - mean**2  # and what all share
+    at, best = grid[left.argmin(axis=1)], np.full(len(x), np.inf)
     around = np.stack(np.meshgrid(*[np.linspace(-1, 1, 9)] * 2), -1).reshape(-1, 2)
     for level in range(FINE - 1):
         tried = at[:, None] + around * steps / 4**level
@@ -61,18 +62,11 @@ def _fit_axis(x: np.ndarray, seen: np.ndarray, room: float) -> tuple[np.ndarray,
 
 def _best(x: np.ndarray, weights: np.ndarray, tried: np.ndarray, room: float) -> tuple:
     """Of phases and velocities [N, K, 2] the best of each clip: mean squares [N], and [N, 2]."""
-    squares, found, frames = [], [], np.arange(x.shape[1])
-    size = max(1, TOGETHER // (tried.shape[1] * x.shape[1]))
-    for first in range(0, len(x), size):
-        rows = slice(first, first + size)
-        line = fold(tried[rows, :, :1] + tried[rows, :, 1:] * frames, room)
-        w, gap = weights[rows, None], x[rows, None] - line
-        mean = (w * gap).sum(-1)
-        left = np.maximum((w * gap**2).sum(-1) - mean**2, 0)
-        k = left.argmin(axis=1)
-        squares.append(left[np.arange(len(k)), k])
-        found.append(tried[rows][np.arange(len(k)), k])
-    return np.concatenate(squares), np.concatenate(found)
+    lines = fold(tried[..., :1] + tried[..., 1:] * np.arange(x.shape[1]), room)
+    weights, gap = weights[:, None], x[:, None] - lines
+    left = (weights * gap**2).sum(-1) - (weights * gap).sum(-1) ** 2
+    row, k = np.arange(len(x)), left.argmin(axis=1)
+    return np.maximum(left[row, k], 0), tried[row, k]
 
 
 def jerk(places: np.ndarray) -> np.ndarray:

@@ -192,14 +192,13 @@ def compare(
 ) -> dict[str, float]:
     """The measures of the module but clip FDD, of samples beside real clips.
 
+    A distance of which there are not more clips, or frames, than dimensions is left out.
+
     Args:
         samples: of a network of clips.
         real: of the same.
         labels: int [N], of the samples.
         frame_name: of the distance of single frames.
-
-    Raises:
-        ValueError: fewer frames or clips than dimensions.
     """
     own, theirs = samples.further, real.further
     read = own["read"]
@@ -212,9 +211,12 @@ def compare(
         "drift": float(own["drift"].mean() / max(apart, SMALL)),
         "flicker": float(own["flicker"].mean()),
         "sharp": float(own["sharp"].mean()),
-        frame_name: _frechet(*(part["frames"] for part in (own, theirs))),
-        "spectral": _frechet(own["spectrum"], theirs["spectrum"]),
     }
+    for name, key in ((frame_name, "frames"), ("spectral", "spectrum")):
+        a, b = (part[key].reshape(-1, part[key].shape[-1]) for part in (own, theirs))
+        if min(len(a), len(b)) > a.shape[1]:
+            moments = map(metrics.moments, (a, b))
+            scores[name] = metrics.frechet_distance(*moments)
     if labels is not None and "places" in own:
         scores["label"] = float(np.mean(read == np.asarray(labels)[:, None]))
     return scores
@@ -234,9 +236,3 @@ def _motion(own: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> dict[s
         "jerk": float(np.nanmedian(motion.jerk(own["places"]))),
         "speed_w1": motion.wasserstein(speed, real_speed),
     }
-
-
-def _frechet(a: np.ndarray, b: np.ndarray) -> float:
-    """Of two sets of vectors [..., D]."""
-    flat = (part.reshape(-1, part.shape[-1]) for part in (a, b))
-    return metrics.frechet_distance(*map(metrics.moments, flat))
