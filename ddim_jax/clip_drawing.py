@@ -4,7 +4,7 @@ The frames of a clip lie on a line, and windows of as many as the model draws at
 Each is drawn beside what is known in it: the frames that are given, and of the window before the
 last `overlap`.
 
-    first_frame, clip     the first frames are given
+    first_frame, from_clip     the first frames are given
     extend = T            as many frames as are drawn; without it those of one window
     interpolate = k       then k - 1 frames are drawn behind every one
 
@@ -39,7 +39,7 @@ from ddim_jax.sampling import Task
 from ddim_jax.solvers import SolverTable
 
 Array = Any
-OPTIONS = ("first_frame", "clip", "extend", "overlap", "interpolate", "known_by")
+OPTIONS = ("first_frame", "from_clip", "extend", "overlap", "interpolate", "known_by")
 """What `Model.generate` hands to `plan`."""
 KNOWN_BY = ("levels", "replacement", "repaint")
 RESAMPLINGS = 5
@@ -84,7 +84,7 @@ def plan(model: Any, asked: Mapping[str, Any]) -> Plan | None:
     Args:
         model: a `Model`, at the frames of a window.
         asked: of `OPTIONS`, those that are not None. `first_frame`: uint8 [H, W, C] or
-            [P, H, W, C]; `clip`: uint8 [K, H, W, C] or [P, K, H, W, C].
+            [P, H, W, C]; `from_clip`: uint8 [K, H, W, C] or [P, K, H, W, C].
 
     Raises:
         ValueError: a model of pictures, or of clips at one level with known_by="levels"; pictures
@@ -99,9 +99,10 @@ def plan(model: Any, asked: Mapping[str, Any]) -> Plan | None:
             f"{model.name} draws pictures, and {named} needs a network of clips: use a checkpoint "
             "of one, such as --config=moving_digits trains"
         )
-    if not set(asked) & {"first_frame", "clip", "extend", "interpolate"}:
+    if not set(asked) & {"first_frame", "from_clip", "extend", "interpolate"}:
         raise ValueError(
-            f"{named} is of frames that are known: give first_frame, clip, extend or interpolate"
+            f"{named} is of frames that are known: give first_frame, from_clip, extend or "
+            "interpolate"
         )
     given, between = _given(model, asked), asked.get("interpolate", 1)
     if "interpolate" in asked:
@@ -126,10 +127,12 @@ def asked(model: Any, known: Mapping[str, Any]) -> int:
 
 def _given(model: Any, asked: Mapping[str, Any]) -> np.ndarray | None:
     """The frames that are given, [P, K, H, W, C]."""
-    if "first_frame" in asked and "clip" in asked:
-        raise ValueError("first_frame and clip both say how clips begin: give one of them")
-    if not (kind := next((name for name in ("first_frame", "clip") if name in asked), None)):
+    kinds = [name for name in ("first_frame", "from_clip") if name in asked]
+    if not kinds:
         return None
+    if len(kinds) > 1:
+        raise ValueError("first_frame and from_clip both say how clips begin: give one of them")
+    (kind,) = kinds
     array, shape = np.asarray(asked[kind]), tuple(model.codec.picture_shape[-3:])
     if kind == "first_frame" and array.ndim in (3, 4):
         array = array[None, None] if array.ndim == 3 else array[:, None]
@@ -148,7 +151,7 @@ def _frames(model: Any, asked: Mapping[str, Any], given: np.ndarray | None) -> i
     window, known = model.codec.frames, 0 if given is None else given.shape[1]
     between = "interpolate" in asked
     if "extend" not in asked:
-        frames = known if between and "clip" in asked else window
+        frames = known if between and "from_clip" in asked else window
     else:
         frames = check_range("extend", asked["extend"], "[1, 65536]", "64 is usual", whole=True)
         if frames < window:

@@ -520,7 +520,7 @@ class Model:
             parallel: a name in `batch_loop.MODES`.
             **clips: `frame_rate` and `alone` of networks of clips, as of `conditions`; and what is
                 known of their frames and how many there are in the end, see `clip_drawing`:
-                first_frame, uint8 [H, W, C] or [P, H, W, C], or clip, [K, H, W, C] or
+                first_frame, uint8 [H, W, C] or [P, H, W, C], or from_clip, [K, H, W, C] or
                 [P, K, H, W, C], in rotation; extend, interpolate, overlap, known_by. Without
                 labels such clips are drawn without a class.
 

@@ -140,9 +140,7 @@ def test_guidance_takes_levels_of_frames():
 # --- tables ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "name", ["ddpm", "heun", "unipc_3"]
-)
+@pytest.mark.parametrize("name", ["ddpm", "heun", "unipc_3"])
 def test_frames_that_are_not_delayed_are_drawn_at_once(name):
     table = solvers.SOLVERS[name](SCHEDULE, times_of(6))
     run = lambda table: sampling.run(gaussian, table, clips(), keys()).x  # noqa: E731

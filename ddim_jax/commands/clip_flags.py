@@ -10,8 +10,8 @@ FRAMES = define_whole("frames", None, "of clips, drawn at once; default as many 
 FIRST_FRAME = flags.DEFINE_multi_string(
     "first_frame", [], "a picture that a clip begins with, or an NPZ of them; may be given again"
 )
-CLIP = flags.DEFINE_multi_string(
-    "clip", [], "a GIF, WebP, MP4 or NPZ that a clip begins with; may be given again"
+FROM_CLIP = flags.DEFINE_multi_string(
+    "from_clip", [], "a GIF, WebP, MP4 or NPZ that a clip begins with; may be given again"
 )
 EXTEND = define_whole("extend", None, "frames in the end, drawn window by window of --frames")
 OVERLAP = define_whole(
@@ -41,13 +41,13 @@ def asked(model: Any, like: Any = None) -> dict[str, Any]:
     from ddim_jax.editing import clips
 
     own = {name: found[name] for name in NUMBERS if found.get(name) is not None}
-    for name, read in (("first_frame", clips.first_frames), ("clip", clips.whole)):
+    for name, read in (("first_frame", clips.first_frames), ("from_clip", clips.whole)):
         if files := found.get(name):
             own[name] = read(model, files, found.get("resize", False))
     if like is not None and clips.digest(own) != found.get("pictures"):
         raise ValueError(
             f"{', '.join(found.get('first_frame') or found.get('clip'))} holds other pictures than "
-            "when the clips were drawn; name what they begin with by --first_frame or --clip"
+            "when the clips were drawn; name what they begin with by --first_frame or --from_clip"
         )
     return own
 
@@ -59,15 +59,17 @@ def said() -> dict[str, Any]:
     """The flags that are given, as JSON; without --frames, which is of the model."""
     given = {
         "first_frame": FIRST_FRAME.value or None,
-        "clip": CLIP.value or None,
+        "from_clip": FROM_CLIP.value or None,
         "extend": EXTEND.value,
         "overlap": OVERLAP.value,
         "interpolate": INTERPOLATE.value,
         "known_by": KNOWN_BY.value,
     }
     given = {name: value for name, value in given.items() if value is not None}
-    if RESIZE.value and not {"first_frame", "clip"} & set(given):
-        raise ValueError("--resize is of the pictures of --first_frame or --clip; leave it out")
+    if RESIZE.value and not {"first_frame", "from_clip"} & set(given):
+        raise ValueError(
+            "--resize is of the pictures of --first_frame or --from_clip; leave it out"
+        )
     return given | ({"resize": True} if RESIZE.value else {})
 
 
@@ -82,6 +84,6 @@ def about(known: dict[str, Any], like: Any = None) -> dict[str, Any] | None:
     if not known:
         return None
     found = said()
-    for name in {"first_frame", "clip"} & set(found):
+    for name in {"first_frame", "from_clip"} & set(found):
         found[name] = [str(Path(file).expanduser().absolute()) for file in found[name]]
     return found | {"pictures": clips.digest(known)}

@@ -141,7 +141,7 @@ def _like():
 
     if LIKE.value is None:
         return None
-    of_files = (clip_flags.FIRST_FRAME, clip_flags.CLIP, clip_flags.RESIZE)
+    of_files = (clip_flags.FIRST_FRAME, clip_flags.FROM_CLIP, clip_flags.RESIZE)
     of_clips = (clip_flags.FRAMES, clip_flags.EXTEND, clip_flags.OVERLAP, clip_flags.INTERPOLATE)
     for flag in (
         *(NUM_SAMPLES, LABELS, PROMPT, NEGATIVE_PROMPT, SIZE, SEED, BATCH_SIZE),
@@ -198,7 +198,7 @@ def _prompts(model) -> list[str] | None:
 
 def _count(prompts: list[str] | None, known: dict) -> int:
     """`--num_samples`; of prompts and of given pictures and clips one each."""
-    given = [known[name] for name in ("first_frame", "clip") if name in known]
+    given = [known[name] for name in ("first_frame", "from_clip") if name in known]
     each = max(map(len, [prompts or [], *given]))
     own = flags.FLAGS["num_samples"].using_default_value
     return each if each and own else NUM_SAMPLES.value

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from ddim_jax import experiment
 from ddim_jax.data import clip_files, folders, npz
 from ddim_jax.data.clip_writers import MOVING
 from ddim_jax.data.clips import Cut, fit_frames
@@ -60,7 +59,7 @@ def read_file(model: Model, path: Path, resize: bool) -> Array:
     if found.shape[1] < frames:
         raise ValueError(
             f"{path} has {found.shape[1]} frames, and clips of {model.name} {frames}: draw on from "
-            f"it by sample.py --clip={path}"
+            f"it by sample.py --from_clip={path}"
         )
     return found[:, :frames]
 
@@ -109,14 +108,66 @@ def _frames(file: Path, first: bool) -> list[Any]:
     return clip_files.read(file, found, [0] if first else range(len(found.ends)))
 
 
+def known_frames(text: str, count: int) -> Array:
+    """Which of `count` frames are known, bool [T], where a text like 4-11,15 or odd names the rest.
+
+    Raises:
+        ValueError: something else, or frames that clips do not have.
+    """
+    known = np.ones(count, bool)
+    try:
+        for part in text.split(","):
+            first, _, last = part.partition("-")
+            if part == "odd":
+                known[1::2] = False
+                continue
+            first, last = int(first), int(last or first)
+            if not 0 <= first <= last < count:
+                raise ValueError
+            known[first : last + 1] = False
+    except ValueError:
+        raise ValueError(
+            f"--mask=frames:{text} must name frames to draw, 0..{count - 1}, like frames:4-11,15 "
+            "or frames:odd"
+        ) from None
+    return known
+
+
+def moves(path: str) -> bool:
+    """Whether a path is of a clip, and not of a still picture."""
+    file = Path(path)
+    if not file.exists() or not (file.is_dir() or clip_files.is_clip(file)):
+        return False
+    try:
+        return bool(clip_files.inspect(file))
+    except ValueError:
+        return False
+
+
+def moving_mask(path: Path, shape: tuple[int, int, int], resize: bool) -> Array:
+    """A mask in a file, one picture for each frame: bool [T, H, W], white is known.
+
+    Raises:
+        ValueError: another number of frames, or another size without `resize`.
+    """
+    size = shape[1:] if resize else None
+    mask = np.stack([fit_pil(one, size, 1)[..., 0] for one in _frames(path, first=False)]) > 127
+    if mask.shape != shape:
+        raise ValueError(
+            f"--mask {path} is {_times(mask.shape)}, and the clips are {_times(shape)}, frames, "
+            "height and width; give as many frames, --resize crops and resizes both; a still mask "
+            "holds for all frames"
+        )
+    return mask
+
+
+def _times(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))
+
+
 def digest(known: Mapping[str, Any]) -> str | None:
     """sha256 of the pictures that are known; None if there are none."""
-    arrays = [known[name] for name in ("first_frame", "clip") if name in known]
+    arrays = [known[name] for name in ("first_frame", "from_clip") if name in known]
     if not arrays:
         return None
     return hashlib.sha256(np.ascontiguousarray(arrays[0]).tobytes()).hexdigest()
-
-
-def frame_rate(model: Model, interpolate: int | None = None) -> float:
-    """Frames a second at which clips of a model are shown."""
-    return experiment.frame_rate(model.config) * (interpolate or 1)
