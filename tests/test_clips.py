@@ -16,6 +16,7 @@ from ddim_jax.data.clip_files import Timeline
 from ddim_jax.data.clips import Cut, Windows
 from ddim_jax.data.images import to_pil
 from ddim_jax.networks.autoencoder import AutoencoderKL
+from ddim_jax.training import loop
 from tests.errors import rejects
 from tests.latent_networks import random
 from tests.pictures import equal, noise
@@ -364,6 +365,7 @@ def test_configs_say_how_many_frames():
     config = digits_config.get_config()
     with config.unlocked():
         config.data.update(name="moving_digits", resize=16, frames=5, image_shape=(16, 16, 1))
+        config.model.name = "video_unet"
     source = experiment.load_data(config)
     assert source.shape == (5, 16, 16, 1) and experiment.num_frames(config) == 5
     assert experiment.build(config).sample_shape == (5, 16, 16, 1)
@@ -372,3 +374,19 @@ def test_configs_say_how_many_frames():
         config.data = config.data.to_dict() | {"frames": 2.5}
     with rejects(ValueError, "config.data.frames", "got 2.5", "pictures"):
         experiment.load_data(config)
+
+
+@pytest.mark.parametrize(
+    "name, frames, parts",
+    [
+        ("moving_digits", 0, ["clips of 16 frames", "says pictures", "frames=16", "of clips"]),
+        ("digits", 16, ["holds pictures", "clips of 16 frames", "frames=0"]),
+    ],
+)
+def test_data_that_move_where_the_config_does_not(name, frames, parts):
+    config = digits_config.get_config()
+    with config.unlocked(), config.ignore_type():
+        config.data.update(name=name, frames=frames, image_shape=(32, 32, 1), resize=32)
+        config.model.name = "video_unet" if frames else "unet"
+    with rejects(ValueError, name, *parts):
+        loop.check_data(config, data.load(name, image_size=32))

@@ -83,6 +83,27 @@ def test_a_set_holds_moments_labels_captions_and_mirrors(made, whole):
     np.testing.assert_array_equal(source[3]["image"], source.batch(np.array([3]))["image"][0])
 
 
+def test_a_set_of_clips_holds_the_latents_of_their_frames(made, whole, tmp_path):
+    pictures, folder = np.load(made / "pictures.npz"), tmp_path / "clips"
+    clips = pictures["images"].reshape(5, 4, 8, 8, 3)
+    np.savez(tmp_path / "clips.npz", images=clips, frame_rate=np.arange(1.0, 6.0))
+    arguments = [f"npz:{tmp_path}/clips.npz", f"--autoencoder={made}/vae.safetensors", "--flip"]
+    latents.main([*arguments, f"--out={folder}"])
+    source, frames = data.load(f"latents:{folder}"), data.load(f"latents:{whole}")
+    assert (source.shape, len(source), source.noun) == ((4, 8, 8, 3), 5, "clips")
+    scales = [one.autoencoder["scale"] for one in (frames, source)]  # measured anew
+    for flip in (False, True):
+        of_frames = frames.batch(np.arange(COUNT), np.full(COUNT, flip))["image"]
+        found = source.batch(np.arange(5), np.full(5, flip))["image"].reshape(of_frames.shape)
+        np.testing.assert_allclose(found / scales[1], of_frames / scales[0], rtol=1e-3, atol=1e-4)
+    assert source[3]["frame_rate"] == 4
+    assert data.load(f"latents:{folder}", frames=4).frames == 4
+    with rejects(ValueError, "clips of 4 frames", "clips of 16", "config.data.frames"):
+        data.load(f"latents:{folder}", frames=16)
+    with rejects(ValueError, "latents of pictures", "clips of 4"):
+        data.load(f"latents:{whole}", frames=4)
+
+
 def test_sets_on_disk_are_read_as_those_in_memory(whole, monkeypatch):
     rows, flip = np.array([19, 0, 7, 7]), np.array([True, False, True, False])
     memory = data.load(f"latents:{whole}").batch(rows, flip)

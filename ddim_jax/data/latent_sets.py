@@ -103,6 +103,7 @@ def load(
         "num_classes": about["num_classes"],
         "count": count,
         "frames": held,
+        "told": {"frame_rate": np.float32(rates)} if (rates := about.get("frame_rate")) else {},
         "class_names": tuple(about["class_names"]),
         "captions": _captions(folder, count) if about["captions"] else (),
         "mirrors": about["mirrors"],

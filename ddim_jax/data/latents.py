@@ -59,7 +59,7 @@ def encode(source: data.Source, autoencoder: str, folder: Path, *, flip: bool = 
         "class_names": source.class_names,
         "captions": bool(source.captions),
         "mirrors": flip,
-    } | ({"frames": source.frames} if source.frames else {})
+    } | _of_clips(source)
     files.check_origin(folder / latent_sets.ABOUT, about, "latents")
     _together("begin")  # all know what is missing before one writes
     shards = latent_sets.shards(folder)
@@ -74,6 +74,14 @@ def encode(source: data.Source, autoencoder: str, folder: Path, *, flip: bool = 
         missing[jax.process_index() :: jax.process_count()],
     )  # fmt: skip
     _together("end")
+
+
+def _of_clips(source: data.Source) -> dict[str, Any]:
+    """What is kept of clips beside."""
+    if not source.frames:
+        return {}
+    rates = source.told.get("frame_rate")
+    return {"frames": source.frames, "frame_rate": None if rates is None else rates.tolist()}
 
 
 def _scale(folder: Path) -> float | None:

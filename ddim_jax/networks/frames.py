@@ -123,7 +123,8 @@ class FrameAttention(nn.Module):
         n, height, width, c = h.shape
         check_divides("heads over frames, twice,", 2 * self.heads, c)
         frames, places, d = clips.frames, height * width, c // self.heads
-        x = LayerNorm(dtype=self.dtype, name="norm")(h.reshape(n, places, c))
+        # a scale and shift would be those of the next layer, at twice the time of the backward pass
+        x = LayerNorm(affine=False, dtype=self.dtype)(h.reshape(n, places, c))
         x = nn.Dense(3 * c, kernel_init=fan_avg_qkv, dtype=self.dtype, name="qkv")(x)
         x = x.reshape(n // frames, frames, places, 3, self.heads, d)
         times = clips.first + jnp.arange(frames)

@@ -1,0 +1,65 @@
+"""Commands on clips: folders of samples, files that say what drew them, a sweep."""
+
+import csv
+
+import numpy as np
+import pytest
+
+from ddim_jax import checkpoints, data, experiment, provenance, sample_folder
+from ddim_jax.evaluation import tradeoff
+from tests.errors import rejects
+from tests.pictures import noise
+from tests.test_clip_models import config_of, shaken
+
+
+@pytest.fixture(scope="module")
+def model():
+    return shaken(experiment.build(config_of()))
+
+
+def test_a_folder_of_clips_is_drawn_and_read(model, tmp_path):
+    folder, given = tmp_path / "set", dict(label=[3, 5], batch_size=4, seed=1)
+    assert sample_folder.draw(folder, model, num_samples=4, **given).drawn == 4
+    (folder / "3" / "0000002.png").write_bytes(b"")  # left behind by a crash
+    assert sample_folder.draw(folder, model, num_samples=4, **given).drawn == 1
+    clips = model.draw(4, label=[3, 5], seed=1)
+    source = data.load(f"clips:{folder}", channels=1)
+    assert source.shape == clips.shape[1:] and source.num_classes == 2
+    for place, i in enumerate([0, 2, 1, 3]):  # by class
+        assert np.abs(source[place]["image"].astype(int) - clips[i]).max() <= 1
+    drawn = provenance.read(folder / "5" / "0000001.png")
+    assert (drawn.index.tolist(), drawn.labels.tolist(), drawn.size) == ([1], [5], (12, 12))
+    assert data.load(f"folder:{folder}").shape == (12, 12, 3)
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp"])
+def test_a_file_of_clips_can_be_drawn_again(model, tmp_path, suffix):
+    labels = model.inputs.labels([3, 5], 4)
+    about = provenance.about(
+        model, model.recipe, seed=1, index=np.arange(4), labels=labels, batch_size=4
+    )
+    data.save_clips(tmp_path / f"a{suffix}", noise(4, *model.codec.picture_shape), about=about)
+    drawn = provenance.read(tmp_path / f"a{suffix}")
+    assert (drawn.seed, drawn.labels.tolist(), drawn.recipe) == (1, [3, 5] * 2, model.recipe)
+    drawn.check(model, model.recipe)
+
+
+def test_pictures_and_clips_are_measured_apart(model, tmp_path):
+    path = tmp_path / "tiny.safetensors"
+    checkpoints.save(path, model)
+    with rejects(SystemExit, "'digits' are not of clips", "--features=clips:NAME"):
+        tradeoff.main([f"--checkpoint={path}", f"--workdir={tmp_path}"])
+
+
+@pytest.mark.slow
+def test_a_sweep_of_clips(model, tmp_path):
+    path = tmp_path / "tiny.safetensors"
+    checkpoints.save(path, model)
+    flags = ["--features=moving_digits", "--num_samples=260", "--steps=2,3"]
+    tradeoff.main([f"--checkpoint={path}", f"--workdir={tmp_path}", *flags])
+    with open(tmp_path / "tradeoff.csv", newline="") as file:
+        records = list(csv.DictReader(file))
+    assert [record["nfe"] for record in records] == ["2", "3"]
+    for name in ("clip FDD", "frame FDD", "bounce", "same", "flicker", "spectral", "label"):
+        assert all(np.isfinite(float(record[name])) for record in records), name
+    assert (tmp_path / "tradeoff_sheet.png").exists()
