@@ -143,12 +143,15 @@ def test_features_of_frames_say_what_stays():
     np.testing.assert_allclose(change[[0, 1]], [[1 / 3, 1 / 3, 0, 0], [0] * 4], atol=1e-6)
     assert found.further["read"].tolist() == [[0, 0, 0, 1], [2, 2, 2, 2], [3, 0, 3, 0]]
     real = network.extract(of_levels(*([[i % 4] * 4 for i in range(40)])))
-    many = found.further | {"frames": real.further["frames"], "spectrum": real.further["spectrum"]}
+    many = found.further | {"spectrum": real.further["spectrum"]}
     record = network.compare(found._replace(further=many), real)
     assert np.isclose(record["same"], (3 + 4 + 2) / 12)
+    # frames 0 and 3 are compared: 1 is as far from all others, 2 is found, 0 is found as the first
+    assert record["first"] == 2 / 3
     # squared changes 2/3, 0 and 2 in the mean; two real clips are apart by 2
     assert np.isclose(record["drift"], (2 / 3 + 0 + 2) / 3 / 2)
-    assert record["frame FD(levels)"] < 1e-6 and "bounce" not in record
+    assert record["frame FD(levels)"] > 0 and "bounce" not in record
+    assert "spectral" in record and "label" not in record
 
 
 def measured(*damages):
@@ -174,13 +177,14 @@ def test_what_does_not_move_like_a_digit_is_noticed():
     none = found["none"]
     assert none["bounce"] < 0.3 and none["same"] > 0.98 and none["label"] > 0.95
     assert none["missing"] == 0 and none["speed_w1"] < 0.25 and none["drift"] < 0.05
-    for name in none:
+    for name in set(none) - {"first"}:
         assert np.isclose(found["reversed"][name], none[name], rtol=1e-3, atol=1e-3), name
     check_worse(found, "frames shuffled", 3, "bounce", "jerk", "spectral")
     assert found["frames shuffled"]["same"] == none["same"]
     different = "frames of different clips"
     check_worse(found, different, 3, "bounce", "drift", "flicker", "spectral")
     assert found[different]["same"] < 0.5 and found[different]["label"] < 0.4
+    assert none["first"] > 0.85 and found[different]["first"] < 0.2
 
 
 @pytest.mark.slow

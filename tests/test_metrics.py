@@ -243,3 +243,9 @@ def test_the_numbers_are_those_of_pytorch_fid_and_torch_fidelity():
     mean, deviation = metrics.kid(scale * x, scale * y, subsets=10, subset_size=500)
     assert mean == pytest.approx(theirs[metric_kid.KEY_METRIC_KID_MEAN], rel=1e-6)
     assert deviation == pytest.approx(theirs[metric_kid.KEY_METRIC_KID_STD], rel=1e-4)
+
+
+def test_nearest_points():
+    among = np.array([[0.0, 0.0], [4.0, 0.0], [0.0, 4.0]])
+    points = np.array([[3.0, 0.5], [0.4, 0.3], [1.0, 3.5], [4.0, 0.0]])
+    assert metrics.nearest(points, among).tolist() == [1, 0, 2, 1]

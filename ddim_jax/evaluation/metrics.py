@@ -188,6 +188,11 @@ def manifold(real: np.ndarray, fake: np.ndarray, *, k: int = 3, k_density: int =
     )
 
 
+def nearest(points: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """Which of `among` [M, D] is nearest to each of N points [N, D], int [N]."""
+    return np.concatenate([d.argmin(axis=1) for _, d in _squared_distances(points, among)])
+
+
 def _radii(points: np.ndarray, ks: tuple[int, ...]) -> list[np.ndarray]:
     """Squared distances to the k-th neighbour, the point itself not counted; one [N] for each k."""
     radii = [np.partition(d, ks, axis=1)[:, ks] for _, d in _squared_distances(points, points)]

@@ -11,6 +11,7 @@
     jerk           third difference of the centroid, median
     speed_w1       distance of the distributions of fitted speeds
     same           share of frames that are read as what the clip is mostly read as
+    first          share of later frames whose nearest first frame, of all clips, is their own
     drift          change of a frame's features to the next, 1 for two different clips
     flicker        change of a frame's pixels to the next, over its contrast
     sharp          energy of the gradient, over that of the contrast
@@ -208,11 +209,14 @@ def compare(
     own, theirs = samples.further, real.further
     read = own["read"]
     mostly = np.array([np.bincount(row).argmax() for row in read])
-    first = theirs["frames"][:, 0]
-    apart = np.square(first - np.roll(first, 1, axis=0)).sum(axis=-1).mean()
+    begins, later = own["frames"][:, 0], own["frames"][:, 1:]
+    found = metrics.nearest(later.reshape(-1, later.shape[-1]), begins).reshape(later.shape[:2])
+    apart = theirs["frames"][:, 0]
+    apart = np.square(apart - np.roll(apart, 1, axis=0)).sum(axis=-1).mean()
     scores = _motion(own, theirs) if "places" in own else {}
     scores |= {
         "same": float(np.mean(read == mostly[:, None])),
+        "first": float(np.mean(found == np.arange(len(found))[:, None])),
         "drift": float(own["drift"].mean() / max(apart, SMALL)),
         "flicker": float(own["flicker"].mean()),
         "sharp": float(own["sharp"].mean()),
