@@ -253,12 +253,15 @@ def _draw_folder(folder: Path) -> str:
 
 
 def _how(model, recipe, nfe=None) -> str:
-    """The recipe in words, with the evaluations that an adaptive solver took."""
+    """The recipe in words, with the evaluations that an adaptive solver, or many windows, took."""
     from ddim_jax.recipe import ADAPTIVE
 
-    text = recipe.describe(recipe.table(model.schedule))
+    table = recipe.table(model.schedule)
+    text = recipe.describe(table)
     if recipe.solver == ADAPTIVE and nfe is not None:
         text += f", NFE {nfe.min()}..{nfe.max()} (mean {nfe.mean():.0f})"
+    elif nfe is not None and nfe[0] != table.nfe:
+        text += f" in each window, {nfe[0]} in all"
     return text + " x 2 forward passes (guided)" * (model.passes(recipe) == 2)
 
 
