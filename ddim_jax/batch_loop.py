@@ -116,6 +116,7 @@ class Generator:
         guidance: Guidance | None = None,
         x: Array | State | None = None,
         known: Any = None,
+        keys: Array | None = None,
         batch_size: int = 64,
     ) -> Iterator[Batch]:
         """Yields the results of N samples in batches of one size; the last is padded and sliced.
@@ -128,6 +129,7 @@ class Generator:
             guidance: with a scalar scale; None for none.
             x: [N, ...] what the table starts from, or a `State`; default the noise of `seed`.
             known: pytree of [N, ...] arrays for the sampler's task.
+            keys: [N]; default those of `seed` and `index`.
             batch_size: samples at a time, rounded up to a multiple of the devices.
 
         Raises:
@@ -141,12 +143,12 @@ class Generator:
         for first in range(0, count, size):
             last = min(first + size, count)
             rows = np.minimum(np.arange(first, first + size), count - 1)
-            part = jax.tree.map(lambda leaf, rows=rows: leaf[rows], (inputs or {}, x, known))
+            part = jax.tree.map(lambda leaf, rows=rows: leaf[rows], (inputs or {}, x, known, keys))
             result = self._run(table, np.asarray(index)[rows], seed, guidance, *part)
             yield Batch(slice(first, last), _first(result, last - first))
 
-    def _run(self, table, index, seed, guidance, inputs, x, known) -> Any:
-        keys = sampling.sample_keys(seed, index)
+    def _run(self, table, index, seed, guidance, inputs, x, known, keys) -> Any:
+        keys = sampling.sample_keys(seed, index) if keys is None else keys
         x = sampling.initial_noise(keys, self._shape, self._frame_noise) if x is None else x
         mesh, params = self._on(jax.local_devices()[: len(index)])
         if self._mode != "pmap":

@@ -1,5 +1,7 @@
 """Drawing with a model: its batches put together, with a bar; and what is known of the pictures."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -8,6 +10,7 @@ from tqdm import tqdm
 
 from ddim_jax.adaptive_sampling import Tolerance
 from ddim_jax.recipe import Recipe
+from ddim_jax.solvers import SolverTable
 
 SLOTS = 4
 """Of history, for which tables that draw latents have room, as nearly all solvers need no more: so
@@ -70,15 +73,12 @@ def generate(
         progress: show a bar.
         parallel: a name in `batch_loop.MODES`.
     """
-    count, table = len(index), recipe.table(model.schedule)
+    count, table = len(index), padded(model, recipe.table(model.schedule))
     adaptive = isinstance(table, Tolerance)
-    if not adaptive and model.draws_latents:
-        table = table.pad(len(table.slot), max(SLOTS, table.history.shape[2]))
     total = -(-count // min(batch_size, count)) * (1 if adaptive else table.nfe)
-    options = {"progress": _tick} if progress and not adaptive else {}
+    options = {"progress": tick} if progress and not adaptive else {}
     options |= {"collect": ("x0",)} if trajectory else {}
-    with tqdm(total=total, unit="batch" if adaptive else "eval", disable=not progress) as bar:
-        _BARS[:] = [bar]
+    with bar(total, "batch" if adaptive else "eval", progress) as shown:
         generator = model.kept_generator(recipe, parallel, **options)
         before = generator.compile_seconds, generator.seconds
         given = model.conditions(count, recipe, labels, table, **told)
@@ -88,8 +88,7 @@ def generate(
             nfe.append(np.broadcast_to(result.nfe if adaptive else table.nfe, len(result.x)))
             if trajectory:
                 estimates.append(np.stack([model.pictures(x) for x in result.collected["x0"]]))
-            bar.update(adaptive)
-        jax.effects_barrier()
+            shown.update(adaptive)
     return Drawing(
         pictures=np.concatenate(pictures),
         labels=labels,
@@ -100,6 +99,23 @@ def generate(
     )
 
 
-def _tick(row: int) -> None:
-    for bar in _BARS:
-        bar.update()
+def padded(model: Any, table: SolverTable | Tolerance) -> SolverTable | Tolerance:
+    """A table with the room of `SLOTS`, of models that draw latents."""
+    if isinstance(table, Tolerance) or not model.draws_latents:
+        return table
+    return table.pad(len(table.slot), max(SLOTS, table.history.shape[2]))
+
+
+@contextlib.contextmanager
+def bar(total: int, unit: str, progress: bool) -> Iterator[tqdm]:
+    """A bar that `tick` moves, until all evaluations are done; without `progress` none is seen."""
+    with tqdm(total=total, unit=unit, disable=not progress) as shown:
+        _BARS[:] = [shown]
+        yield shown
+        jax.effects_barrier()
+
+
+def tick(row: int) -> None:
+    """Moves the bar by an evaluation."""
+    for shown in _BARS:
+        shown.update()

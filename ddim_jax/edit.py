@@ -10,10 +10,13 @@
     python -m ddim_jax.edit translate --toward=8
     python -m ddim_jax.edit sdedit --strength=0.3,0.5,0.7
     python -m ddim_jax.edit sdedit --checkpoint=FOLDER --images=cat.png --prompt="a dog" --resize
+    python -m ddim_jax.edit translate --checkpoint=RUN_OF_CLIPS --toward=8 --out=eights.gif
+    python -m ddim_jax.edit inpaint --checkpoint=RUN_OF_CLIPS --mask=frames:4-11
 
 Images are those of `--images`, as `data.load` takes them, or a file; default the bundled digits.
-Every command writes a picture and, beside it, a JSON file with its numbers; `--help` after a
-command's name lists its options.
+With a network of clips they are clips, and what is written moves, see docs/video.md. Every command
+writes a picture and, beside it, a JSON file with its numbers; `--help` after a command's name lists
+its options.
 """
 
 import argparse
@@ -23,7 +26,7 @@ import time
 import numpy as np
 
 from ddim_jax import checkpoints, command_line, files, keys
-from ddim_jax.editing import actions, directions
+from ddim_jax.editing import actions, clips, directions
 from ddim_jax.editing.inpainting import RESTORATIONS, inpaint
 from ddim_jax.editing.inversion import INVERSIONS
 from ddim_jax.editing.latents import PATHS
@@ -49,7 +52,11 @@ COMMON = {
     "lora": dict(action="append", default=[], help="FILE or FILE:scale; may be given again"),
     "dtype": dict(choices=("float32", "bfloat16"), help="of weights and computation"),
     "size": dict(help="HEIGHTxWIDTH like 512x768; default the checkpoint's"),
-    "images": dict(default="digits", help="digits, npz:, folder: or TFDS name, or a file"),
+    "images": dict(
+        help="digits, npz:, folder: or TFDS name, or a file; of clips moving_digits, clips:, npz: "
+        "or TFDS name, or a file; default digits, or the clips a network was trained on"
+    ),
+    "alone": dict(action="store_true", help="edit each frame of clips apart from the others"),
     "split": dict(default="train", help="of a data set"),
     "index": dict(type=whole_numbers, default=[], help="like 3,14,15; default the first --num"),
     "num": dict(type=int, default=10, help="number of images"),
@@ -69,7 +76,10 @@ COMMON = {
     "batch_size": dict(type=int, help="images at a time; default 64, of latents 4"),
     "seed": dict(type=int, default=0, help="of noise, and of --shuffle"),
     "columns": dict(type=int, default=10, help="most images of a row in the picture"),
-    "out": dict(help=".png or, of interpolate, .gif; default edits/NAME-0001.png"),
+    "out": dict(
+        help=".png or, of interpolate, .gif; of clips .gif, .webp, .apng, .mp4 or .png, a sheet of "
+        "frames; default edits/NAME-0001.png, of clips .gif"
+    ),
     "save": dict(
         help="also write the edited images, of several rows the last, and what the network was "
         "told of them, .npz"
@@ -131,11 +141,16 @@ COMMANDS = {
     inpaint: {
         "method": dict(
             dest="restoration",
-            choices=(*RESTORATIONS, "network"),
-            help="how to agree; default network where it was made for it, else repaint",
+            choices=(*RESTORATIONS, "levels", "network"),
+            help="how to agree; default network where it was made for it, levels of whole frames "
+            "where it has learnt them, else repaint",
         ),
         "operator": dict(default="mask", help="what is known: mask, average:2, blur:1.5, grey"),
-        "mask": dict(default="right", help=f"a PNG, white is known; or {', '.join(MASKS)}"),
+        "mask": dict(
+            default="right",
+            help="a PNG, of clips also a file that moves, white is known; or what is unknown: "
+            f"{', '.join(MASKS)}, of clips frames:4-11 or frames:odd",
+        ),
         "jump_length": dict(type=int, help="of repaint; default a 25th of the steps"),
         "resamplings": dict(type=int, default=5, help="of repaint"),
         "strength": dict(
@@ -196,8 +211,7 @@ def run(args: argparse.Namespace) -> None:
     size = command_line.size(args.size)
     check = functools.partial(files.check_new, overwrite=args.overwrite)
     if args.out is not None:
-        endings = (".png", ".gif") if args.command == "interpolate" else (".png",)
-        out = check(args.out, what="--out", suffixes=endings)
+        out = check(args.out, what="--out", suffixes=clips.ENDINGS)
         check(out.with_suffix(".json"), what="beside --out,")
     else:
         files.check_folder("edits")
@@ -207,8 +221,18 @@ def run(args: argparse.Namespace) -> None:
             check(path, what=f"--{flag}", suffixes=(".npz",))
     files.check_apart(out=args.out, **written)
     model = checkpoints.load(args.checkpoint, dtype=args.dtype, lora=args.lora)
+    _check_moves(model, args)
     args.steps = args.steps or _steps(model, args)
     args.work(model.sized(size), args)
+
+
+def _check_moves(model: Model, args: argparse.Namespace) -> None:
+    """Raises ValueError for what only clips have: files that move, frames apart."""
+    endings = (".png", ".gif") if args.command == "interpolate" else (".png",)
+    if args.out is not None and not model.codec.frames:
+        files.check_new(args.out, what="--out", suffixes=endings, overwrite=args.overwrite)
+    if args.alone and not model.codec.frames:
+        raise ValueError(f"--alone is of the frames of clips, and {model.name} draws pictures")
 
 
 def _steps(model: Model, args: argparse.Namespace) -> list[int]:

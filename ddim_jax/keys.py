@@ -28,6 +28,7 @@ class Purpose(enum.IntEnum):
     INITIAL_NOISE = 0
     SOLVER_NOISE = 1
     CONSTRAINT = 2
+    WINDOW = 3
 
 
 def check_seed(seed: Any, what: str = "seed", seeds: int = SEEDS) -> int:

@@ -4,6 +4,7 @@
     pictures = model.draw(40)                                   # uint8 [40, 28, 28, 1]
     pictures = model.draw(label=[3, 1, 4], solver="unipc_2", steps=8, guidance_scale=2.0, seed=7)
     pictures = model.draw(prompt="a red apple", size=(512, 768))       # of a network with texts
+    clips = model.draw(first_frame=picture, extend=64)                 # of a network of clips
     denoise = model.denoiser(label=[3, 1, 4])                   # (x, level) -> x0 and eps
 
 Training, sampling, editing and evaluation all hold a `Model` and nothing else. `experiment.build`
@@ -22,7 +23,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from ddim_jax import drawing, fingerprints, programs, sampling
+from ddim_jax import clip_drawing, drawing, fingerprints, programs, sampling
 from ddim_jax.adaptive_sampling import Tolerance
 from ddim_jax.batch_loop import Generator, check_count
 from ddim_jax.codecs import Codec
@@ -30,6 +31,7 @@ from ddim_jax.denoisers import Denoiser
 from ddim_jax.dropping import Nulled
 from ddim_jax.frame_noise import FrameNoise
 from ddim_jax.inputs import Inputs
+from ddim_jax.names import check_range
 from ddim_jax.networks import winograd
 from ddim_jax.predictions import Parameterization, Prediction
 from ddim_jax.recipe import ADAPTIVE, Recipe
@@ -378,13 +380,17 @@ class Model:
             self._ready[key] = self.generator(recipe, parallel=parallel, **options)
         return self._ready[key]
 
-    def sized(self, size: tuple[int, int] | None) -> "Model":
-        """The model for pictures of another (height, width); None: as it is.
+    def sized(self, size: tuple[int, int] | None, frames: int | None = None) -> "Model":
+        """The model for pictures of another (height, width), for clips of so many frames.
+
+        None for either: as it is.
 
         Raises:
-            ValueError: a size that its network or its codec cannot serve.
+            ValueError: a size that its network or its codec cannot serve; frames of pictures.
         """
         height, width = self.codec.size
+        if frames is not None:
+            return self._with_frames(frames).sized(size)
         if size is None:
             return self
         if np.shape(size) != (2,) or not all(side == int(side) for side in size):
@@ -403,9 +409,25 @@ class Model:
                     f"{self.name} draws pictures whose sides are multiples of {least}, got "
                     f"{size[0]} x {size[1]}; for {side} take {max(1, round(side / least)) * least}"
                 )
-        codec = self.codec.at(*size)
+        return self._at(size, self.codec.at(*size))
+
+    def _with_frames(self, frames: int) -> "Model":
+        """The model for clips of so many frames."""
+        own = self.codec.frames
+        if not own:
+            raise ValueError(
+                f"{self.name} draws pictures: frames={frames} needs a network of clips, such as "
+                "--config=moving_digits trains"
+            )
+        frames = check_range("frames", frames, "[1, 65536]", f"{own} are usual", whole=True)
+        if frames == own or frames in self._ready:
+            return self._ready.get(frames, self)
+        return self._at(frames, self.codec.at(*self.codec.size, frames))
+
+    def _at(self, key: Any, codec: Codec) -> "Model":
+        """The model with its codec for other pictures; it is kept."""
         inputs = self.inputs.with_channels(codec.sample_shape, self.inputs.channels)
-        sized = self._ready[size] = self.replace(codec=codec, inputs=inputs)
+        sized = self._ready[key] = self.replace(codec=codec, inputs=inputs)
         object.__setattr__(sized, "_placed", self._placed)
         return sized
 
@@ -419,50 +441,52 @@ class Model:
         prompt: Any = None,
         negative_prompt: Any = None,
         size: tuple[int, int] | None = None,
+        frames: int | None = None,
         seed: int = 0,
         batch_size: int = 64,
         progress: bool = False,
-        **recipe: Any,
+        **options: Any,
     ) -> np.ndarray:
         """Pictures, as the model's recipe says, on all devices of this process.
 
         Args:
-            count: how many; default one for each label or prompt given, or 16.
+            count: how many; default one for each label, prompt or picture given, or 16.
             label: a class, by number or name, or a list of them in rotation; default all classes.
             prompt: of a network that is told texts, one or a list in rotation; "" draws without.
             negative_prompt: what to guide away from, one or a list in rotation; default the
                 model's null text.
             size: (height, width) of the pictures; default the model's own.
+            frames: of clips, how many are drawn at once; default the model's own.
             seed: of the whole set; picture i is the same whatever `count` and `batch_size` are.
             batch_size: samples at a time.
             progress: show a bar over network evaluations.
-            **recipe: fields of `Recipe` to replace: solver, stride, steps, solver_options,
+            **options: fields of `Recipe` to replace: solver, stride, steps, solver_options,
                 stride_options, guidance_scale, guidance_interval, guidance_rescale,
-                guidance_channels, clip.
+                guidance_channels, clip. Of clips also what is known, as of `generate`.
 
         Returns:
-            uint8 [count, H, W, C].
+            uint8 [count, H, W, C], of clips [count, T, H, W, C].
 
         Raises:
             ValueError: a label, recipe or count that this model cannot serve.
         """
+        known = {name: options.pop(name) for name in clip_drawing.OPTIONS if name in options}
+        model = self.sized(size, frames)
         if count is None:
-            nothing = label is None and prompt is None
-            count = 16 if nothing else max(_asked(label), _asked(prompt))
-        return (
-            self.sized(size)
-            .generate(
-                count,
-                self.recipe.replace(**recipe),
-                label=label,
-                prompt=prompt,
-                negative_prompt=negative_prompt,
-                seed=seed,
-                batch_size=batch_size,
-                progress=progress,
-            )
-            .pictures
-        )
+            given = clip_drawing.asked(model, known)
+            nothing = label is None and prompt is None and not given
+            count = 16 if nothing else max(_asked(label), _asked(prompt), given)
+        return model.generate(
+            count,
+            self.recipe.replace(**options),
+            label=label,
+            prompt=prompt,
+            negative_prompt=negative_prompt,
+            seed=seed,
+            batch_size=batch_size,
+            progress=progress,
+            **known,
+        ).pictures
 
     def generate(
         self,
@@ -494,7 +518,11 @@ class Model:
             trajectory: also return the clean estimates of every row; of a table only.
             progress: show a bar, moved from inside the compiled loop; over batches without a table.
             parallel: a name in `batch_loop.MODES`.
-            **clips: `frame_rate` and `alone` of networks of clips, as of `conditions`.
+            **clips: `frame_rate` and `alone` of networks of clips, as of `conditions`; and what is
+                known of their frames and how many there are in the end, see `clip_drawing`:
+                first_frame, uint8 [H, W, C] or [P, H, W, C], or from_clip, [K, H, W, C] or
+                [P, K, H, W, C], in rotation; extend, interpolate, overlap, known_by. Without
+                labels such clips are drawn without a class.
 
         Raises:
             ValueError: as `draw`; a trajectory without a table; a tolerance that was not met.
@@ -506,10 +534,16 @@ class Model:
             raise ValueError(f"{self.name} has shapes and no weights: it can be planned with alone")
         if prompt is None and self.inputs.takes("text"):
             raise ValueError("this network draws from a text: give a prompt; '' for none")
+        known = {name: clips.pop(name) for name in clip_drawing.OPTIONS if name in clips}
+        plan = clip_drawing.plan(self, known)
         told = {"prompt": prompt, "negative_prompt": negative_prompt} | clips
-        labels = self.inputs.labels(label, count)
         index = np.arange(count) if index is None else index
         asked = {"seed": seed, "batch_size": batch_size, "progress": progress, "parallel": parallel}
+        if plan is not None:
+            if trajectory:
+                raise ValueError("a trajectory is of clips that are drawn at once, from noise")
+            return clip_drawing.draw(self, recipe, index, label, told, plan, **asked)
+        labels = self.inputs.labels(label, count)
         return drawing.generate(self, recipe, index, labels, told, trajectory=trajectory, **asked)
 
     def pictures(self, x: Array) -> np.ndarray:

@@ -48,6 +48,9 @@ class Drawn:
         dtype: of its parameters; None: the model's own.
         loras: files merged into them, as of `Model`; None: not known.
         around: sha256 of the parameters of its other networks, as of `Model`; None: not known.
+        frames: of clips, how many were drawn at once; None: the model's own.
+        clips: what was known of them and from which files, as of `commands/clip_flags.py`; None for
+            none.
     """
 
     recipe: Recipe
@@ -65,6 +68,8 @@ class Drawn:
     dtype: str | None = None
     loras: tuple[dict[str, Any], ...] | None = None
     around: dict[str, str] | None = None
+    frames: int | None = None
+    clips: dict[str, Any] | None = None
 
     def lora_files(self) -> tuple[str, ...]:
         """The LoRA files, as `checkpoints.load` takes them.
@@ -139,6 +144,7 @@ def about(
     checkpoint: str | Path = "",
     prompts: Sequence[str] | None = None,
     negative_prompt: str | None = None,
+    clips: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """What a file of pictures is to hold, as JSON.
 
@@ -152,6 +158,7 @@ def about(
         checkpoint: where the model was loaded from; default its name.
         prompts: texts in rotation; None for a network that is told none.
         negative_prompt: of all of them.
+        clips: what is known of their frames, as of `commands/clip_flags.py`.
     """
     path = Path(checkpoint).expanduser()
     return (
@@ -164,6 +171,8 @@ def about(
             "batch_size": int(min(batch_size, len(index))),
             "negative_prompt": negative_prompt,
             "size": list(model.codec.size),
+            "frames": model.codec.frames or None,
+            "clips": clips,
         }
         | places(index, labels, prompts)
     )
@@ -233,6 +242,8 @@ def _drawn(found: dict[str, Any]) -> Drawn:
         dtype=found.get("dtype"),
         loras=tuple(found["loras"]) if "loras" in found else None,
         around=found.get("around"),
+        frames=found.get("frames"),
+        clips=found.get("clips"),
         checkpoint=found["path"] or found["checkpoint"],
         **{name: found[name] for name in ("step", "weights", "table")},
     )

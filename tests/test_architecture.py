@@ -30,7 +30,7 @@ LAYERS = [
     ["sampling"],
     ["adaptive_sampling", "strides", "parallel"],
     ["networks", "codecs", "texts", "data", "batch_loop", "command_line"],
-    ["recipe", "programs", "drawing"],
+    ["recipe", "programs", "drawing", "clip_drawing", "editing.frames", "editing.restoration"],
     ["model"],
     ["experiment", "provenance"],
     ["checkpoints"],

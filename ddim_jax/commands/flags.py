@@ -25,8 +25,11 @@ class _WholeParser(flags.IntegerParser):
 
 
 def define_whole(name: str, default: int | None, text: str) -> flags.FlagHolder:
-    """Defines a flag that holds a whole number; `text` is its help."""
+    """Defines a flag of the calling module that holds a whole number; `text` is its help."""
     return flags.DEFINE(_WholeParser(), name, default, text)
+
+
+flags.disclaim_key_flags()
 
 
 def list_in_help(module: str) -> None:

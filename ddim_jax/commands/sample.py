@@ -13,7 +13,7 @@ from pathlib import Path
 
 from absl import app, flags, logging
 
-from ddim_jax.commands import recipe_flags
+from ddim_jax.commands import clip_flags, recipe_flags
 from ddim_jax.commands.flags import (
     DISTRIBUTED,
     PLAN,
@@ -24,6 +24,7 @@ from ddim_jax.commands.flags import (
 )
 
 flags.adopt_module_key_flags(recipe_flags)
+flags.adopt_module_key_flags(clip_flags)
 
 MOVING = (".gif", ".webp", ".apng", ".mp4")
 SUFFIXES = (".png", ".npz", *MOVING)
@@ -142,7 +143,12 @@ def _like():
 
     if LIKE.value is None:
         return None
-    for flag in (NUM_SAMPLES, LABELS, PROMPT, NEGATIVE_PROMPT, SIZE, SEED, BATCH_SIZE):
+    of_files = (clip_flags.FIRST_FRAME, clip_flags.FROM_CLIP, clip_flags.RESIZE)
+    of_clips = (clip_flags.FRAMES, clip_flags.EXTEND, clip_flags.OVERLAP, clip_flags.INTERPOLATE)
+    for flag in (
+        *(NUM_SAMPLES, LABELS, PROMPT, NEGATIVE_PROMPT, SIZE, SEED, BATCH_SIZE),
+        *(*of_files, *of_clips, clip_flags.KNOWN_BY),
+    ):
         if not flags.FLAGS[flag.name].using_default_value:
             raise ValueError(f"--like draws the pictures of a file and takes no --{flag.name}")
     return provenance.read(LIKE.value)
@@ -154,9 +160,9 @@ def _generate(model, recipe, like, trajectory: bool):
 
     from ddim_jax import provenance
 
-    prompts = None if like else _prompts(model)
+    prompts, known = None if like else _prompts(model), clip_flags.asked(model, like)
     negative_prompt = NEGATIVE_PROMPT.value
-    count, seed, batch_size = _count(prompts), SEED.value, _batch_size(model)
+    count, seed, batch_size = _count(prompts, known), SEED.value, _batch_size(model)
     asked = {"label": _labels(), "prompt": prompts, "negative_prompt": negative_prompt}
     if like is not None:
         count, seed, batch_size = len(like.index), like.seed, like.batch_size
@@ -171,11 +177,13 @@ def _generate(model, recipe, like, trajectory: bool):
         trajectory=trajectory,
         progress=PROGRESS.value,
         parallel=PARALLEL.value,
+        **known,
     ).first(count)
     places = np.arange(count) if like is None else like.index
     about = provenance.about(
         model, recipe, seed=seed, index=places, labels=drawing.labels, checkpoint=_checkpoint(like),
         batch_size=batch_size, prompts=prompts, negative_prompt=negative_prompt,
+        clips=clip_flags.about(known, like),
     )  # fmt: skip
     return drawing, about
 
@@ -190,10 +198,12 @@ def _prompts(model) -> list[str] | None:
     raise ValueError(f"{model.name} draws from a text: give --prompt; --prompt= for none")
 
 
-def _count(prompts: list[str] | None) -> int:
-    """`--num_samples`; of prompts one each."""
+def _count(prompts: list[str] | None, known: dict) -> int:
+    """`--num_samples`; of prompts and of given pictures and clips one each."""
+    given = [known[name] for name in ("first_frame", "from_clip") if name in known]
+    each = max(map(len, [prompts or [], *given]))
     own = flags.FLAGS["num_samples"].using_default_value
-    return len(prompts) if prompts and own else NUM_SAMPLES.value
+    return each if each and own else NUM_SAMPLES.value
 
 
 def _batch_size(model) -> int:
@@ -213,6 +223,11 @@ def _draw_folder(folder: Path) -> str:
         raise ValueError(f"--out={folder} is a folder; --like draws one file, like a .png")
     if TRAJECTORY.value is not None or OVERWRITE.value:
         raise ValueError(f"--out={folder} is a folder: it takes no --trajectory and no --overwrite")
+    if known := clip_flags.said():
+        raise ValueError(
+            f"--out={folder} is a folder, of clips that are drawn at once from noise, and takes no "
+            f"--{next(iter(known))}; use --out=NAME.npz or NAME.gif"
+        )
     files.check_folder(folder, f"--out {folder}")
     if not (folder / sample_folder.ABOUT).exists():
         files.check_origin(folder / sample_folder.ABOUT, {}, "samples")
@@ -224,7 +239,7 @@ def _draw_folder(folder: Path) -> str:
         folder,
         model,
         recipe,
-        num_samples=_count(prompts),
+        num_samples=_count(prompts, {}),
         label=_labels(),
         prompt=prompts,
         negative_prompt=NEGATIVE_PROMPT.value,
@@ -240,12 +255,15 @@ def _draw_folder(folder: Path) -> str:
 
 
 def _how(model, recipe, nfe=None) -> str:
-    """The recipe in words, with the evaluations that an adaptive solver took."""
+    """The recipe in words, with the evaluations that an adaptive solver, or many windows, took."""
     from ddim_jax.recipe import ADAPTIVE
 
-    text = recipe.describe(recipe.table(model.schedule))
+    table = recipe.table(model.schedule)
+    text = recipe.describe(table)
     if recipe.solver == ADAPTIVE and nfe is not None:
         text += f", NFE {nfe.min()}..{nfe.max()} (mean {nfe.mean():.0f})"
+    elif nfe is not None and nfe[0] != table.nfe:
+        text += f" in each window, {nfe[0]} in all"
     return text + " x 2 forward passes (guided)" * (model.passes(recipe) == 2)
 
 
@@ -291,7 +309,8 @@ def _load(like=None):
         lora=lora,
         accelerated=True if PLAN.value else None,
     )
-    model = model.sized(command_line.size(SIZE.value) if like is None else like.size)
+    shape = (command_line.size(SIZE.value), clip_flags.FRAMES.value)
+    model = model.sized(*(shape if like is None else (like.size, like.frames)))
     if like is not None:
         model = model.replace(recipe=like.recipe)
     recipe = recipe_flags.recipe(model.recipe)
@@ -345,6 +364,7 @@ def _write(drawing, out: Path, trajectory: Path | None, about: dict, model) -> N
         files.save(out, lambda file: np.savez(file, **held))
     elif out.suffix in MOVING:
         rate = experiment.frame_rate(model.config)
+        rate *= (about["clips"] or {}).get("interpolate", 1)
         data.save_clips(
             out, drawing.pictures, rate, drawing.labels, overwrite=overwrite, about=about
         )

@@ -39,20 +39,21 @@ def make_editor(model: Model, args: argparse.Namespace, guidance_scale: float = 
 
 
 def told(model: Model, args: argparse.Namespace, texts: Sequence[str]) -> dict[str, Any]:
-    """Texts, in rotation, and `--negative_prompt` for `Editor`, encoded once.
+    """Texts, in rotation, and `--negative_prompt` for `Editor`, encoded once; of clips `--alone`.
 
     Raises:
         ValueError: `--prompt` or `--negative_prompt` for a network that takes none.
     """
     given = vars(args)  # some commands do not have these flags
     negative = given.get("negative_prompt")
+    apart = {"alone": True} if given.get("alone") else {}
     if not model.inputs.takes("text"):
         if given.get("prompt") or negative is not None:
             raise ValueError(
                 f"{model.name} is told no text: leave out --prompt and --negative_prompt"
             )
-        return {}
-    return {"prompt": model.inputs.told(list(texts) or "", negative)}
+        return apart
+    return apart | {"prompt": model.inputs.told(list(texts) or "", negative)}
 
 
 def span(model: Model) -> float:
@@ -203,7 +204,7 @@ def interpolate(model: Model, args: argparse.Namespace) -> None:
     numbers = {"frames": len(drawn), "greatest_step": float(step.max()), "step": step.tolist()}
     columns = args.grid or args.frames
     rows = np.split(drawn, range(columns, len(drawn), columns))
-    if not (args.grid or str(args.out).endswith(".gif")):
+    if not args.grid and (model.codec.frames or not str(args.out).endswith(".gif")):
         del rows[-1]  # the last end alone
     asked = Asked.of(model.inputs, len(rows[-1]), labels, texts if len(texts) == 1 else ())
     rows = {str(i): row for i, row in enumerate(rows)}

@@ -22,7 +22,6 @@ from ddim_jax import sampling
 from ddim_jax.denoisers import Denoiser
 from ddim_jax.dropping import NULL
 from ddim_jax.guidance import Guidance
-from ddim_jax.model import Model
 from ddim_jax.networks.frames import CACHE
 from ddim_jax.predictions import Prediction, expand, split_known
 from ddim_jax.sampling import Task
@@ -81,7 +80,7 @@ def clean_level(schedule: Schedule) -> NoiseLevel:
 
 
 def roll_out(
-    model: Model,
+    model: Any,
     table: SolverTable,
     noise: Array,
     keys: Array,
@@ -94,7 +93,7 @@ def roll_out(
     """Draws clips of any length a few frames at a time, with a causal network. It can be jitted.
 
     Args:
-        model: with a causal network of clips, which has learnt a level for each frame.
+        model: a `Model` with a causal network of clips, which has learnt a level for each frame.
         table: that every few frames are drawn along.
         noise: [B, T, H, W, C], what frames start from; T a multiple of `at_a_time`.
         keys: [B], one a clip.

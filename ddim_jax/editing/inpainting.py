@@ -7,9 +7,11 @@ import argparse
 
 import numpy as np
 
+from ddim_jax.clip_drawing import known_by, knows_levels
 from ddim_jax.editing import pictures, restoration
 from ddim_jax.editing.actions import make_editor, table_recipe, told
 from ddim_jax.editing.editor import squared_error
+from ddim_jax.editing.frames import KnownFrames, known_frames
 from ddim_jax.editing.judging import judge
 from ddim_jax.editing.latent_inpainting import inpaint_latents
 from ddim_jax.editing.restoration import Known, Operator
@@ -27,7 +29,7 @@ def inpaint(model: Model, args: argparse.Namespace) -> None:
     if model.draws_latents:
         inpaint_latents(model, args)
         return
-    args.restoration = args.restoration or "repaint"
+    args.restoration = args.restoration or _usual(model, args)
     _check(model, args)
     x, labels, texts = pictures.read(model, args)
     operator, mask = _operator(args, x.shape)
@@ -36,7 +38,10 @@ def inpaint(model: Model, args: argparse.Namespace) -> None:
     measured = np.asarray(operator.inverse(y, mask))
     measured = measured if mask is None else measured - (1 - mask)  # black where it is unknown
     editor = make_editor(model, args)
-    given = {"task": task, "known": Known(y, mask), "seed": args.seed}
+    known = Known(y, mask)
+    if args.restoration == "levels":
+        known = KnownFrames(x, mask[:, :, 0, 0, 0] > 0)
+    given = {"task": task, "known": known, "seed": args.seed}
     restored = editor.draw(table, None, labels, **given, **told(editor.model, args, texts))
     asked = pictures.Asked.of(model.inputs, len(x), labels, texts)
     numbers = {
@@ -49,6 +54,16 @@ def inpaint(model: Model, args: argparse.Namespace) -> None:
     pictures.write(model, args, rows, numbers | judge(model, rows, asked), asked=asked)
 
 
+def _usual(model: Model, args: argparse.Namespace) -> str:
+    """The way to agree where none is asked for."""
+    return "levels" if _of_frames(args) and knows_levels(model) else "repaint"
+
+
+def _of_frames(args: argparse.Namespace) -> bool:
+    """Whether whole frames of clips are known."""
+    return args.operator == "mask" and args.mask.startswith("frames:")
+
+
 def _check(model: Model, args: argparse.Namespace) -> None:
     """Raises ValueError for what only models of latents have."""
     if args.restoration == "network":
@@ -56,6 +71,13 @@ def _check(model: Model, args: argparse.Namespace) -> None:
             f"--method=network is of networks made for inpainting; of {model.name} use "
             f"{', '.join(RESTORATIONS)}"
         )
+    if args.restoration == "levels":
+        if not _of_frames(args):
+            raise ValueError(
+                "--method=levels is for whole frames: --mask=frames:4-11; of places within them "
+                f"use {', '.join(RESTORATIONS)}"
+            )
+        known_by(model, {"known_by": "levels"})
     for flag, usual in (("strength", 1.0), ("no_paste", False), ("solver", None)):
         if getattr(args, flag) != usual:
             raise ValueError(f"--{flag} of inpaint is for models of latents, not {model.name}")
@@ -93,6 +115,8 @@ def _table_and_task(
     model: Model, args: argparse.Namespace, operator: Operator
 ) -> tuple[SolverTable, Task]:
     solver, eta = ("ddnm", 0.85) if args.restoration == "ddnm" else ("ddim", 1.0)
+    if args.restoration == "levels":
+        return table_recipe(args, "ddim").table(model.schedule), known_frames(model.schedule)
     recipe = table_recipe(args, solver, eta=eta)
     if args.restoration == "repaint":
         jump = max(1, recipe.steps // 25) if args.jump_length is None else args.jump_length

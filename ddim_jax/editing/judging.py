@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from ddim_jax.editing.pictures import NOTHING, Asked, decoded
-from ddim_jax.evaluation import feature_networks, metrics, references
+from ddim_jax.evaluation import feature_networks, metrics, references, video
 from ddim_jax.evaluation.features import Features
 from ddim_jax.evaluation.gallery import found
 from ddim_jax.model import Model
@@ -21,6 +21,8 @@ def judge(model: Model, rows: dict[str, Any], asked: Asked = NOTHING) -> dict[st
     others are compared with. Emoji are those of whose names and styles the gallery has pictures.
 
     Returns:
+        Of clips "flicker": name -> the change of pixels from frame to frame, and of moving digits
+        "read" and "same", the share of frames read as what the clip is mostly read as.
         Of digits "read": name -> the class of each picture; "changed": name -> share of pictures
         whose class is not that of the first row; with `ENOUGH` pictures also "FDD": name ->
         distance to MNIST. Of emoji "judged", how many, and name -> share of pictures that are
@@ -28,6 +30,8 @@ def judge(model: Model, rows: dict[str, Any], asked: Asked = NOTHING) -> dict[st
         "top1_in_style", "top5_in_style", both. The untouched picture is often found, and in the
         wrong style.
     """
+    if model.codec.frames:
+        return _clips(model, rows)
     if asked.texts and asked.class_names and asked.labels is not None:
         network = feature_networks.load("emoji")
         if set(asked.class_names) <= set(network.gallery.styles):
@@ -37,6 +41,25 @@ def judge(model: Model, rows: dict[str, Any], asked: Asked = NOTHING) -> dict[st
         return {}
     features = {name: network.extract(decoded(model, x)) for name, x in rows.items()}
     return _digits(features)
+
+
+def _clips(model: Model, rows: dict[str, Any]) -> dict[str, Any]:
+    """Whether clips flicker, and of moving digits what they show."""
+    shown = {name: decoded(model, x) for name, x in rows.items()}
+    result: dict[str, Any] = {
+        "flicker": {name: float(video.flicker(x).mean()) for name, x in shown.items()}
+    }
+    print(", ".join(f"{name}: flicker {one:.3g}" for name, one in result["flicker"].items()))
+    if model.config.data.get("name") != "moving_digits":
+        return result
+    network = feature_networks.load("moving_digits")
+    result |= {"read": {}, "same": {}}
+    for name, x in shown.items():
+        read = network.extract(x).further["read"]
+        mostly = np.array([np.bincount(row).argmax() for row in read])
+        result["read"][name] = mostly.tolist()
+        result["same"][name] = float(np.mean(read == mostly[:, None]))
+    return result
 
 
 def _digits(features: dict[str, Features]) -> dict[str, Any]:

@@ -74,10 +74,10 @@ def inpaint_latents(model: Model, args: argparse.Namespace) -> None:
 
 def known_cells(model: Model, mask: Array) -> Array:
     """[N, h, w, 1] from pixels [N, H, W, 1]: 1 where all pixels of a cell are known."""
-    count, height, width, _ = mask.shape
-    h, w, _ = model.sample_shape
-    blocks = mask.reshape(count, h, height // h, w, width // w, 1)
-    return np.float32(blocks.mean(axis=(2, 4)) == 1)
+    *which, height, width, _ = mask.shape  # pictures, of clips frames too
+    h, w = model.sample_shape[-3:-1]
+    blocks = mask.reshape(*which, h, height // h, w, width // w, 1)
+    return np.float32(blocks.mean(axis=(-4, -2)) == 1)
 
 
 def further_channels(model: Model, originals: Array, mask: Array) -> Array:

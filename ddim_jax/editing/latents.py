@@ -1,8 +1,8 @@
 """Geometry of latents: the standard normals that a deterministic sampler maps to images.
 
-Latents are [..., H, W, C] here; angles and norms are over one latent. A normal in many dimensions
-lies near the sphere of radius sqrt(D), so paths keep to it: a straight line would pass through
-norms that no image comes from, and end in grey.
+Latents are [..., H, W, C] here; angles and norms are over one latent, of clips over one frame. A
+normal in many dimensions lies near the sphere of radius sqrt(D), so paths keep to it: a straight
+line would pass through norms that no image comes from, and end in grey.
 
 Sources: Shoemake 1985 (slerp); Song et al. 2021 (arXiv:2010.02502), appendix D.5.
 """
@@ -134,7 +134,7 @@ def add(latents: Array, direction: Array, strength: Array = 1.0) -> Array:
 
     The direction is [H, W, C]; the strength a number, or [N] like the latents' first axis.
     """
-    direction = jnp.reshape(direction, (1,) * (latents.ndim - 3) + direction.shape)
+    direction = jnp.reshape(direction, (1,) * (latents.ndim - direction.ndim) + direction.shape)
     spread = (1,) * (latents.ndim - jnp.ndim(strength))
     moved = latents + jnp.reshape(strength, jnp.shape(strength) + spread) * direction
     return moved * _norm(latents) / jnp.maximum(_norm(moved), 1e-12)

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ddim_jax import command_line, data, files, provenance
+from ddim_jax import command_line, data, experiment, files, provenance
 from ddim_jax.data import folders, npz
+from ddim_jax.editing import clips
 from ddim_jax.evaluation.features import read_images
 from ddim_jax.inputs import Inputs
 from ddim_jax.model import Model
@@ -76,25 +77,39 @@ def read_pictures(
         first: read so many from the beginning, whatever `index`, `only` and `num` say.
 
     Returns:
-        uint8 [N, H, W, C]; `--label`, or else the labels int [N], None where they are not of the
-        model's classes; the texts of `--prompt`, or else the captions, () where there are none.
+        uint8 [N, H, W, C], of clips [N, T, H, W, C]; `--label`, or else the labels int [N], None
+        where they are not of the model's classes; the texts of `--prompt`, or else the captions, ()
+        where there are none.
 
     Raises:
-        ValueError: pictures of another size or mode than the model's, unless `--resize`; none.
+        ValueError: pictures of another size or mode than the model's, unless `--resize`; none;
+            clips that are too short, or with a model of pictures.
         OSError: a file that is not there, or cannot be read.
     """
-    spec, shape = spec or args.images, tuple(model.codec.picture_shape)
+    frames, shape = model.codec.frames, tuple(model.codec.picture_shape)
+    spec = spec or args.images or (model.config.data.name if frames else "digits")
     given = vars(args)  # some commands do not have all flags
     texts = command_line.prompts(given.get("prompt") or ())
-    size, channels = shape[:2] if args.resize else None, shape[-1]
+    made = spec == "moving_digits"  # of any size
+    size, channels = shape[-3:-1] if args.resize or made else None, shape[-1]
     captions: Sequence[str] = ()
+    if Path(spec).is_file() and Path(spec).suffix.lower() == ".npz":
+        spec = f"npz:{spec}"
     if Path(spec).is_file():
         pictures, labels = _read_file(Path(spec), size, channels, args.resize)[None], None
+        if frames:
+            pictures = clips.read_file(model, Path(spec), args.resize)
     else:
-        spec = f"folder:{spec}" if Path(spec).is_dir() else spec
+        spec = f"{'clips' if frames else 'folder'}:{spec}" if Path(spec).is_dir() else spec
         source = data.load(
-            spec, args.split, image_size=size, channels=channels if args.resize else None
-        )
+            spec, args.split, image_size=size, channels=channels if args.resize else None,
+            frames=frames or None,
+        )  # fmt: skip
+        if source.frames and not frames:
+            raise ValueError(
+                f"{spec} holds clips, and {model.name} draws pictures: use the checkpoint of a "
+                "network of clips"
+            )
         index = _choose(args, source) if first is None else range(min(first, len(source)))
         pictures, labels = read_images(source, index)
         labels = _labels_of(model.inputs, source, labels)
@@ -152,17 +167,22 @@ def _choose(args: argparse.Namespace, source: data.Source) -> list[int]:
 def read_mask(args: argparse.Namespace, shape: tuple[int, ...]) -> Array:
     """Reads `--mask`, a file or a name in `MASKS`, for images [N, H, W, C]; 1 where it is known.
 
-    With `--resize` a file is cropped and resized as the images are.
+    With `--resize` a file is cropped and resized as the images are. For clips [N, T, H, W, C] a
+    file may move, and frames:4-11 names frames that are unknown; any other holds for all frames.
 
     Returns:
-        [N, H, W, 1] float32.
+        [N, H, W, 1] float32, of clips [N, T, H, W, 1].
 
     Raises:
-        ValueError: an unknown name, a file of another size.
+        ValueError: an unknown name, a file of another size or number of frames.
     """
-    count, height, width, _ = shape
+    height, width = shape[-3:-1]
     name, _, share = args.mask.partition(":")
-    if Path(args.mask).is_file():
+    if name == "frames" and len(shape) == 5:
+        mask = clips.known_frames(share, shape[1])[:, None, None]
+    elif len(shape) == 5 and clips.moves(args.mask):
+        mask = clips.moving_mask(Path(args.mask), shape[1:4], args.resize)
+    elif Path(args.mask).is_file():
         mask = _mask_of_file(Path(args.mask), (height, width), args.resize)
     elif name == "random":
         share = number(share, 0.5, "--mask=random:SHARE")
@@ -170,7 +190,7 @@ def read_mask(args: argparse.Namespace, shape: tuple[int, ...]) -> Array:
         mask = np.random.default_rng(args.seed).random((height, width)) > share
     else:
         mask = _mask_of_name(args.mask, height, width)
-    whole = np.broadcast_to(mask[None, :, :, None], (count, height, width, 1))
+    whole = np.broadcast_to(mask[..., None], (*shape[:-1], 1))
     return whole.astype(np.float32)
 
 
@@ -223,6 +243,8 @@ def write(
 ) -> None:
     """Writes rows of samples as a contact sheet, or a GIF, and the numbers as JSON beside it.
 
+    Clips move, in as many columns as there are on a sheet of pictures.
+
     Args:
         model: whose codec decodes them.
         args: `out`, `overwrite`; `save`, where a row goes as arrays; `columns`; `began`.
@@ -233,9 +255,11 @@ def write(
         asked: what the network was told of a row's pictures, for `--save`.
         kept: the row that `--save` keeps; default the last.
     """
-    out = Path(args.out or files.next_free(folder_of(args), args.command))
+    moves = model.codec.frames > 0
+    ending = ".gif" if moves else ".png"
+    out = Path(args.out or files.next_free(folder_of(args), args.command, ending))
     pictures = {name: decoded(model, row) for name, row in rows.items()}
-    if out.suffix == ".gif":
+    if out.suffix == ".gif" and not moves:
         scale = max(1, 128 // model.codec.picture_shape[0])  # twice the size it has on a sheet
         frames = [data.grid(one[None], scale=scale) for row in pictures.values() for one in row]
         data.save_gif(out, [*frames, *frames[-2:0:-1]], 80, overwrite=args.overwrite)
@@ -244,8 +268,14 @@ def write(
         tiles = np.concatenate([row[:most] for row in pictures.values()])
         names = [text for name in pictures for text in (name, *[""] * (most - 1))]
         labels = None if columns else names
-        about = about_edit(model, args)
-        data.save_grid(out, tiles, labels, columns=most, overwrite=args.overwrite, about=about)
+        options = {"overwrite": args.overwrite, "about": about_edit(model, args)}
+        if out.suffix == ".png" and moves:
+            data.save_grid(out, tiles, labels, **options)
+        elif moves:
+            rate = experiment.frame_rate(model.config)
+            data.save_clips(out, tiles, rate, labels, columns=most, **options)
+        else:
+            data.save_grid(out, tiles, labels, columns=most, **options)
     if args.save:
         images = pictures[kept or list(pictures)[-1]]
         arrays = npz.arrays(images, asked.labels, asked.class_names, asked.texts)

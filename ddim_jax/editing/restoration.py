@@ -42,7 +42,7 @@ class Known(NamedTuple):
 
     Attributes:
         y: the measurement.
-        mask: of `masking`, [B, H, W, 1], 1 where it is known.
+        mask: of `masking`, [B, H, W, 1], 1 where it is known; of clips [B, T, H, W, 1].
         noise: of `replacement`, the normals [B, H, W, C] that known values are noised with at every
             level; None: fresh ones each time.
     """
@@ -53,7 +53,10 @@ class Known(NamedTuple):
 
 
 class Operator(NamedTuple):
-    """A linear map A, (x0 [B, H, W, C], mask) -> y, and its pseudo-inverse A+, (y, mask) -> x0."""
+    """A linear map A, (x0 [B, H, W, C], mask) -> y, and its pseudo-inverse A+, (y, mask) -> x0.
+
+    Clips [B, T, H, W, C] are mapped frame by frame.
+    """
 
     forward: Callable[[Array, Array | None], Array]
     inverse: Callable[[Array, Array | None], Array]
@@ -73,14 +76,14 @@ def average(factor: int) -> Operator:
     factor = check_range("factor", factor, "[2, 4096]", whole=True)
 
     def forward(x, mask=None):
-        batch, height, width, channels = x.shape
+        *which, height, width, channels = x.shape  # samples, of clips frames too
         if height % factor or width % factor:
             raise ValueError(f"{height} x {width} pixels are not divisible by factor {factor}")
-        x = x.reshape(batch, height // factor, factor, width // factor, factor, channels)
-        return jnp.mean(x, (2, 4))
+        x = x.reshape(*which, height // factor, factor, width // factor, factor, channels)
+        return jnp.mean(x, (-4, -2))
 
     def inverse(y, mask=None):
-        return jnp.repeat(jnp.repeat(y, factor, 1), factor, 2)
+        return jnp.repeat(jnp.repeat(y, factor, -3), factor, -2)
 
     return Operator(forward, inverse)
 
@@ -104,11 +107,12 @@ def blur(std: float, floor: float = 0.02) -> Operator:
     check_range("std", std, "(0, inf)", "1.5 is usual")
 
     def filtered(x, power):
-        rows, columns = np.fft.fftfreq(x.shape[1])[:, None], np.fft.rfftfreq(x.shape[2])
+        rows, columns = np.fft.fftfreq(x.shape[-3])[:, None], np.fft.rfftfreq(x.shape[-2])
         gain = np.exp(-2 * (np.pi * std) ** 2 * (rows**2 + columns**2))
-        gain = np.where(gain < floor, 0.0, np.maximum(gain, floor) ** power)[None, :, :, None]
-        spectrum = jnp.fft.rfft2(x, axes=(1, 2)) * gain.astype(np.complex64)
-        return jnp.fft.irfft2(spectrum, s=x.shape[1:3], axes=(1, 2)).astype(x.dtype)
+        gain = np.where(gain < floor, 0.0, np.maximum(gain, floor) ** power)
+        gain = gain.reshape(*[1] * (x.ndim - 3), *gain.shape, 1).astype(np.complex64)
+        spectrum = jnp.fft.rfft2(x, axes=(-3, -2)) * gain
+        return jnp.fft.irfft2(spectrum, s=x.shape[-3:-1], axes=(-3, -2)).astype(x.dtype)
 
     return Operator(lambda x, mask=None: filtered(x, 1.0), lambda y, mask=None: filtered(y, -1.0))
 

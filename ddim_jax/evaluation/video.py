@@ -122,6 +122,11 @@ def _of_frames(
     return Features(features, jnp.log(likely + SMALL), None, further)
 
 
+def flicker(clips: Array) -> Array:
+    """How much the pixels of clips uint8 [N, T, H, W, C] change from frame to frame, [N]."""
+    return _pixels(clips)["flicker"]
+
+
 def _pixels(shown: Array) -> dict[str, Array]:
     """Flicker and sharpness [N] of clips uint8 [N, T, H, W, C]."""
     x = shown.astype(jnp.float32) / 255

@@ -1,0 +1,89 @@
+"""The flags of `sample.py` about clips: how many frames, and which are known."""
+
+from typing import Any
+
+from absl import flags
+
+from ddim_jax.commands.flags import define_whole
+
+FRAMES = define_whole("frames", None, "of clips, drawn at once; default as many as in training")
+FIRST_FRAME = flags.DEFINE_multi_string(
+    "first_frame", [], "a picture that a clip begins with, or an NPZ of them; may be given again"
+)
+FROM_CLIP = flags.DEFINE_multi_string(
+    "from_clip", [], "a GIF, WebP, MP4 or NPZ that a clip begins with; may be given again"
+)
+EXTEND = define_whole("extend", None, "frames in the end, drawn window by window of --frames")
+OVERLAP = define_whole(
+    "overlap", None, "frames that a window knows of the one before; default half"
+)
+INTERPOLATE = define_whole("interpolate", None, "2: draws one frame between any two, 3: two")
+KNOWN_BY = flags.DEFINE_string(
+    "known_by", None, "how known frames are told: levels, replacement or repaint; default levels"
+)
+RESIZE = flags.DEFINE_bool("resize", False, "crop and resize given pictures to the frames' size")
+
+
+def asked(model: Any, like: Any = None) -> dict[str, Any]:
+    """What the flags ask of clips, as `Model.generate` takes it, with the files read.
+
+    Args:
+        model: what draws.
+        like: a file to be drawn again, which says it instead; None for none.
+
+    Raises:
+        ValueError: files that cannot be read, or of another size without --resize.
+        OSError: files that are not there.
+    """
+    found = like.clips if like is not None else said()
+    if not found:
+        return {}
+    from ddim_jax.editing import clips
+
+    own = {name: found[name] for name in NUMBERS if found.get(name) is not None}
+    for name, read in (("first_frame", clips.first_frames), ("from_clip", clips.whole)):
+        if files := found.get(name):
+            own[name] = read(model, files, found.get("resize", False))
+    if like is not None and clips.digest(own) != found.get("pictures"):
+        raise ValueError(
+            f"{', '.join(found.get('first_frame') or found.get('clip'))} holds other pictures than "
+            "when the clips were drawn; name what they begin with by --first_frame or --from_clip"
+        )
+    return own
+
+
+NUMBERS = ("extend", "overlap", "interpolate", "known_by")
+
+
+def said() -> dict[str, Any]:
+    """The flags that are given, as JSON; without --frames, which is of the model."""
+    given = {
+        "first_frame": FIRST_FRAME.value or None,
+        "from_clip": FROM_CLIP.value or None,
+        "extend": EXTEND.value,
+        "overlap": OVERLAP.value,
+        "interpolate": INTERPOLATE.value,
+        "known_by": KNOWN_BY.value,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    if RESIZE.value and not {"first_frame", "from_clip"} & set(given):
+        raise ValueError(
+            "--resize is of the pictures of --first_frame or --from_clip; leave it out"
+        )
+    return given | ({"resize": True} if RESIZE.value else {})
+
+
+def about(known: dict[str, Any], like: Any = None) -> dict[str, Any] | None:
+    """What a file of clips is to hold of them beside the rest; None for what is not of clips."""
+    from pathlib import Path
+
+    from ddim_jax.editing import clips
+
+    if like is not None:
+        return like.clips
+    if not known:
+        return None
+    found = said()
+    for name in {"first_frame", "from_clip"} & set(found):
+        found[name] = [str(Path(file).expanduser().absolute()) for file in found[name]]
+    return found | {"pictures": clips.digest(known)}
