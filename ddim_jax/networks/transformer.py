@@ -32,6 +32,7 @@ import numpy as np
 
 from ddim_jax.inputs import Input
 from ddim_jax.networks.attention import Attention, FeedForward, LayerNorm
+from ddim_jax.networks.blocks import MIDDLE
 from ddim_jax.networks.layers import (
     depth_to_space,
     fan_avg,
@@ -41,11 +42,11 @@ from ddim_jax.networks.layers import (
     zeros,
 )
 from ddim_jax.networks.options import (
-    SCALAR_UNITS,
     check_divides,
     check_inputs,
     check_options,
     kept,
+    scalar,
 )
 
 FREQUENCIES = 256
@@ -177,6 +178,7 @@ class DiT(nn.Module):
             whose vectors each adds its own.
         scalars: further inputs, as in `UNet`.
         time_scale: of t and scalars before they are embedded, as in `UNet`.
+        interval_scale: of the interval, as in `UNet`.
         time_embedding: "adm" in the authors' code, "dit" in diffusers', see `time_embedding`.
         eps: of the second norm of a block, 1e-6 in the authors' code, 1e-5 in diffusers'.
         dropout: rate on the output of attention and on hidden features, of calls with keys.
@@ -203,6 +205,7 @@ class DiT(nn.Module):
     modulation: str = "block"
     scalars: tuple[str, ...] = ()
     time_scale: float = 1.0
+    interval_scale: float | None = None
     time_embedding: str = "adm"
     eps: float = 1e-6
     dropout: float = 0.0
@@ -253,6 +256,7 @@ class DiT(nn.Module):
             h = jnp.concatenate([h, text.astype(self.dtype)], axis=1)
         h = self._blocks(h, emb.astype(self.dtype), dropout_keys if self.dropout else None)
         h = h[:, : rows * columns]
+        self.sow("intermediates", MIDDLE, h.reshape(len(x), rows, columns, self.width))
         two = nn.Dense(2 * self.width, kernel_init=zeros, name="modulation_out")(emb)
         norm = LayerNorm(1e-6, affine=False, dtype="float32")
         h = modulate(norm(h), *jnp.split(two, 2, axis=-1))
@@ -312,7 +316,7 @@ class DiT(nn.Module):
             embed = nn.Embed(rows, self.width, embedding_init=normal, name="label")
             emb = emb + embed(inputs["label"])
         for name in self.scalars:
-            emb = emb + self._number(name, SCALAR_UNITS * inputs[name], zeros)
+            emb = emb + self._number(name, scalar(self, name, inputs[name]), zeros)
         return emb
 
     def _number(self, name, value, last_init):

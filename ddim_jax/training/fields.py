@@ -32,6 +32,7 @@ NAMED = {
     "ema": EMAS,
     "loss": losses.LOSSES,
     "loss.times": losses.TIMES,
+    "loss.critic_times": losses.TIMES,
     "loss.weighting": losses.WEIGHTINGS,
     "loss.pairs": losses.PAIRS,
     "loss.pairs.points": losses.POINTS,
@@ -55,6 +56,8 @@ WRITTEN: dict[str, dict[str, Any]] = {
     "codec": {"start_from": ""},
     "text": {"start_from": "", "null": "encode"},
     "model": {"name": "unet"},
+    "optimizer": {"parts": None},
+    "optimizer.parts": dict.fromkeys(losses.PARTS),
 }
 """Further fields of sections, with a value of their type; None where that may be any."""
 OPEN = ("model.out_channels", "model.num_classes", "optimizer.decay_steps")
@@ -144,6 +147,7 @@ def known_fields(section: str, config: Mapping[str, Any]) -> dict[str, Any]:
     functions: dict[str, Callable | None] = {
         "model": NETWORKS.get(present.get("name", "unet")),
         "optimizer": make_optimizer,
+        **{f"optimizer.parts.{name}": make_optimizer for name in losses.PARTS},
         "train.lora": LowRank,
         "sample": Recipe,
         "pairs": reflow_pairs.draw,
@@ -155,7 +159,7 @@ def known_fields(section: str, config: Mapping[str, Any]) -> dict[str, Any]:
     if function is not None:
         parameters = inspect.signature(function).parameters.values()
         options = {one.name: one.default for one in parameters if one.name not in HIDDEN}
-    if section in NAMED or section == "optimizer":
+    if section in NAMED or functions.get(section) is make_optimizer:
         options = {"name": ""} | options
     written = WRITTEN.get(section, {})
     return written | options | {k: v for k, v in present.items() if k not in written | options}

@@ -23,6 +23,7 @@ from ddim_jax import data, experiment, parallel
 from ddim_jax.checkpoints import lock
 from ddim_jax.checkpoints.around import save as save_around
 from ddim_jax.checkpoints.workdir import BASE, Checkpointer, save_base
+from ddim_jax.losses.loss import STUDENT
 from ddim_jax.model import Model
 from ddim_jax.names import few
 from ddim_jax.training import around, resume, teacher
@@ -220,6 +221,7 @@ def abstract_state(
 
 def _initialiser(config, method: Method, start: Model | None):
     """A function to the first state, and its arguments."""
+    parts, example = method.loss.parts, method.model.example()
     taken = None if start is None else teacher.take_over(start, method.model)
 
     def init(key, taken, teacher_params):
@@ -230,6 +232,9 @@ def _initialiser(config, method: Method, start: Model | None):
             params = method.low_rank.init(params_key, params)
         ema = jax.tree.map(jnp.copy, params)
         frozen = (method.loss.freeze(params, teacher_params) or {}) | base or None
+        if parts is not None:
+            others = parts.init(jax.random.fold_in(params_key, 1), teacher_params, example)
+            params = {STUDENT: params} | others
         opt_state = method.optimizer.init(params)
         return TrainState(jnp.int32(0), params, ema, opt_state, run_key, frozen)
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import ml_collections
+import numpy as np
 from jax.sharding import Mesh
 
 from ddim_jax import experiment, keys, losses, parallel
@@ -18,6 +19,7 @@ from ddim_jax.checkpoints.workdir import BASE
 from ddim_jax.data import augmentation as augmentations
 from ddim_jax.dropping import AUGMENT
 from ddim_jax.losses import TIMES, WEIGHTINGS, lpips
+from ddim_jax.losses.distribution_matching import HEAD
 from ddim_jax.model import Model
 from ddim_jax.names import check_names, check_options, check_range, lookup, make
 from ddim_jax.networks import AUTOENCODERS, low_rank
@@ -71,7 +73,8 @@ def build(
         model = model.with_parts(None, *around[2:])
     check(config, model, mesh.size)
     loss = build_loss(config, model, teacher)
-    optimizer, ema = build_optimizer(config), build_ema(config)
+    check_loss(config, model, loss)
+    optimizer, ema = build_optimizer(config, loss), build_ema(config)
     accumulate, sample = config.train.get("accumulate", 1), experiment.samples_latents(config)
     shapes = jax.eval_shape(model.init, jax.random.key(0))  # traces it, which checks its options
     low_rank = build_low_rank(config, model, shapes, teacher)
@@ -184,9 +187,43 @@ def check(config: ml_collections.ConfigDict, model: Model, devices: int) -> None
         )
 
 
+def check_loss(config: ml_collections.ConfigDict, model: Model, loss: losses.Loss) -> None:
+    """Raises ValueError for what does not go with a loss: factors, pairs, how it is drawn."""
+    if loss.parts is not None and config.train.get("lora"):
+        raise ValueError(
+            f"config.train.lora changes one network, and config.loss.name={config.loss.name!r} "
+            f"trains {', '.join(loss.parts.names)}; leave it out"
+        )
+    if loss.parts is not None and experiment.data_kind(config) == "pairs" and HEAD in loss.parts[0]:
+        raise ValueError(
+            f"config.data.name={config.data.name!r} holds pictures that a network drew, and the "
+            "head of config.loss compares with real ones; name real data, or leave out "
+            "config.loss.gan and config.loss.divergence"
+        )
+    if loss.nodes is None:
+        return
+    times = model.recipe.times(model.schedule)
+    fits = np.isclose(times[0], loss.nodes[0], rtol=0, atol=1e-3)
+    if len(times) == len(loss.nodes):
+        fits &= np.allclose(times[:-1], loss.nodes[:-1], rtol=0, atol=1e-3)
+    if not fits:
+        first = model.schedule.half_log_snr(loss.nodes[0])
+        raise ValueError(
+            f"config.sample draws at the times {_times(times)}, and config.loss trains for "
+            f"{_times(loss.nodes)}; set config.sample.steps={len(loss.nodes) - 1}, "
+            f"config.sample.stride='uniform' and config.sample.stride_options={{'lam_min': "
+            f"{first:.6g}}}"
+        )
+
+
+def _times(times: np.ndarray) -> str:
+    return ", ".join(f"{t:.4g}" for t in times[:-1])
+
+
 def net(model: Model) -> losses.Net:
     """A model as losses take it."""
-    return losses.Net(model.apply, model.schedule, model.parameterization, model.inputs.dropped)
+    dropped = model.inputs.dropped
+    return losses.Net(model.apply, model.schedule, model.parameterization, dropped, model.features)
 
 
 def build_loss(
@@ -206,8 +243,8 @@ def build_loss(
     name = options.pop("name")
     make_loss = lookup(losses.LOSSES, name, "loss")
     options = check_options(make_loss, options, "loss")
-    if "times" in options:
-        options["times"] = make(TIMES, options["times"], "times", model.schedule)
+    for times in {"times", "critic_times"} & set(options):
+        options[times] = make(TIMES, options[times], times, model.schedule)
     if "weighting" in options:
         options["weighting"] = _weighting(options["weighting"])
     if isinstance(options.get("weight"), Mapping):
@@ -275,13 +312,13 @@ def build_augmentation(
     return augmentation
 
 
-def build_optimizer(config: ml_collections.ConfigDict) -> Any:
-    """The optax optimizer that a config names, see `optimizer.options`."""
-    return optimizers.make_optimizer(**optimizers.options(config))
+def build_optimizer(config: ml_collections.ConfigDict, loss: losses.Loss | None = None) -> Any:
+    """The optax optimizer that a config names, for what its loss trains; default one network."""
+    return optimizers.make_optimizers(config, None if loss is None else loss.parts)
 
 
 def build_learning_rate(config: ml_collections.ConfigDict) -> Callable[[int], float]:
-    """The learning rate of a config after so many updates."""
+    """The learning rate of a config after so many updates; of several networks, the student's."""
     rate = optimizers.make_rate(**optimizers.options(config))
     return lambda updates: float(rate(updates)) if callable(rate) else rate
 
