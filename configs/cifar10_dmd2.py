@@ -15,7 +15,7 @@ def get_config():
     """FastGen's settings of DMD2; the head sees the teacher's features, as it does there."""
     config = cifar10_edm()
     config.start_from = "runs/cifar10_edm"
-    config.data.update(flip=True, augment=None)
+    config.data.flip, config.data.augment = True, None
     config.model.dropout = 0.0
     config.loss = dict(
         name="distribution_matching",

@@ -168,6 +168,28 @@ def test_a_head_with_the_exact_logit(exact):
     close(with_head[1]["critic"], plain[1]["critic"])
 
 
+def test_the_teacher_is_guided_and_the_critic_is_not():
+    """Of a teacher whose x0 is its label, 3 for none; the student draws its own number."""
+    seen = []
+
+    def apply(p, x, model_time, inputs, keys=None):
+        seen.append(len(x))
+        return 0 * x + inputs["label"][:, None] + p
+
+    net = Net(apply, FLOW, predictions.x0, {"label": 3})
+    params = {"student": jnp.float32(5), "critic": jnp.float32(0.25)}
+    batch = {"image": jnp.ones((4, 1)), "label": jnp.array([0, 1, 2, 1])}
+    for scale in (1.0, 2.5):
+        loss = losses.distribution_matching(net, normalise=False, guidance_scale=scale)
+        grad = jax.grad(
+            lambda p, loss=loss: loss(p, {"teacher": jnp.float32(0)}, batch, KEYS[:4], 0)[0]
+        )
+        label = np.array([0, 1, 2, 1])
+        d = 3 + scale * (label - 3) - (label + 0.25)
+        np.testing.assert_allclose(grad(params)["student"], -d.mean(), rtol=1e-5)
+    assert seen == [4, 4, 4, 4, 4, 8]
+
+
 def test_the_weight_is_of_the_distance_to_the_teacher():
     x, real, fake = (jnp.asarray(np.random.default_rng(k).normal(size=(3, 2, 5))) for k in range(3))
     step = lambda normalise: jax.grad(  # noqa: E731

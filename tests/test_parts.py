@@ -35,7 +35,7 @@ def base(tmp_path_factory):
     return path
 
 
-LOSS = dict(name="distribution_matching", start=5.0, every=2, gan=0.1, guidance_scale=1.5)
+LOSS = dict(name="distribution_matching", start=5.0, every=2, gan=0.1)
 
 
 def config(base, steps=6, **loss):

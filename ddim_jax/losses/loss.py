@@ -43,7 +43,7 @@ class Parts(NamedTuple):
     turns: Mapping[str, Callable[[Array], Array]] = {}
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Loss:
     """A training method: what is minimised, and what it keeps beside the parameters.
 
