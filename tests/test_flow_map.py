@@ -176,6 +176,83 @@ def test_rows_of_no_length_are_flow_matching():
     assert found[0] > 0.05
 
 
+# --- improved MeanFlow ----------------------------------------------------------------------------
+
+MEAN_FLOW = importlib.import_module("ddim_jax.losses.mean_flow")
+NOISE = {
+    # t, s -> E of the squared residual of the exact map, along the data's velocity and its own
+    (0.99999, 0.0): (0.0625, 0.25),
+    (0.7, 0.4): (0.237954, 0.487805),
+    (0.3, 0.0): (1.384083, 1.176471),
+}
+
+
+@pytest.mark.parametrize("times", NOISE)
+def test_the_noise_of_the_exact_mean_flow(times, monkeypatch):
+    """Of a residual that is linear in data and noise: the mean over signs of both is exact."""
+    z, eps = (jnp.array(signs)[:, None] for signs in ([1.0, 1, -1, -1], [1.0, -1, 1, -1]))
+    monkeypatch.setattr(MEAN_FLOW, "_interval", lambda *_: [jnp.full(4, time) for time in times])
+    monkeypatch.setattr(MEAN_FLOW, "normal_like", lambda keys, x: eps)
+    for improved, expected in zip((False, True), NOISE[times], strict=True):
+        loss = losses.mean_flow(NETS["flow"], power=0.0, improved=improved)
+        found = loss(jnp.float32(0), None, {"image": M + STD * z}, KEYS[:4], 0)[0]
+        np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_the_improved_form_regresses_on_the_velocity_of_the_data(monkeypatch):
+    """V = u + h held(du/dt), whose derivative by the parameter is that of u; the network is off."""
+
+    def apply(p, x, model_time, inputs, keys=None):
+        t, h = model_time[:, None] / 1000, inputs["interval"][:, None]
+        return mean_velocity(x, t, t - h) + p * h * bump(x, t, t - h)
+
+    u = lambda p, x, t, s: mean_velocity(x, t, s) + p * (t - s) * bump(x, t, s)  # noqa: E731
+    eps, x0 = 0.7, (X - T * 0.7) / (1 - T)
+    du = jax.jvp(lambda *at: u(0.3, *at), (X, T, S), (velocity(X, T), 1.0, 0.0))[1]
+    error = u(0.3, X, T, S) + (T - S) * du - (eps - x0)
+    monkeypatch.setattr(MEAN_FLOW, "_interval", lambda *_: (jnp.full(1, T), jnp.full(1, S)))
+    monkeypatch.setattr(MEAN_FLOW, "normal_like", lambda keys, x: jnp.full((1, 1), eps))
+    loss = losses.mean_flow(Net(apply, FLOW, predictions.flow), power=0.0, improved=True)
+    value, slope = jax.value_and_grad(
+        lambda p: loss(p, None, {"image": jnp.full((1, 1), x0)}, KEYS[:1], 0)[0]
+    )(jnp.float32(0.3))
+    np.testing.assert_allclose(value, error**2, rtol=1e-4)
+    np.testing.assert_allclose(slope, 2 * error * (T - S) * bump(X, T, S), rtol=1e-4)
+
+
+def test_a_scale_that_is_an_input_guides_to_its_own_fixed_point():
+    """v = .8 of the label and -.3 of none: at w = 3 the network must say 3."""
+    seen = []
+
+    def apply(p, x, model_time, inputs, keys=None):
+        w, none = inputs["guidance"][:, None], (inputs["label"] == 3)[:, None]
+        seen.append(w)
+        return 0 * x + jnp.where(none, -0.3, w * 0.8 + (1 - w) * -0.3) + p
+
+    net = Net(apply, FLOW, predictions.flow, NULL)
+    batch = {"image": jnp.zeros((64, 1)), "label": jnp.zeros(64, jnp.int32)}
+    with pytest.MonkeyPatch.context() as patch:  # so that eps - x0 is .8
+        patch.setattr(MEAN_FLOW, "normal_like", lambda keys, x: jnp.full((64, 1), 0.8))
+        options = dict(improved=True, label_dropout=1e-9, power=0.0)
+        loss = losses.mean_flow(net, guidance=(1.0, 8.0), **options)
+        slope = jax.grad(lambda p: loss(p, None, batch, KEYS, 0)[0])(jnp.float32(0))
+        assert abs(slope) < 1e-5
+        assert abs(jax.grad(lambda p: loss(p, None, batch, KEYS, 0)[0])(jnp.float32(0.1))) > 0.1
+        seen.clear()
+        loss(jnp.float32(0), None, batch, KEYS, 0)
+    share = np.log(np.asarray(seen[0])) / np.log(8)  # uniform, of a density of 1 / w
+    np.testing.assert_allclose(
+        np.quantile(share, (0, 0.25, 0.5, 0.75, 1)), np.arange(5) / 4, atol=0.12
+    )
+    with rejects(ValueError, "is of the improved form", "set config.loss.improved=True"):
+        losses.mean_flow(net, guidance=(1.0, 8.0))
+    with rejects(ValueError, "the lower end of config.loss.guidance"):
+        losses.mean_flow(net, guidance=(0.0, 8.0), improved=True)
+
+
+# --- times ----------------------------------------------------------------------------------------
+
+
 def test_pairs_of_times():
     keys = jax.random.split(jax.random.key(0), 4000)
     t, s = module._pair(keys, 0.5, 0.25)
