@@ -57,11 +57,11 @@ FAST = {"xla_backend_optimization_level": 2, "xla_llvm_disable_expensive_passes"
 
 
 @functools.partial(
-    jax.jit, static_argnames=("loss", "optimizer", "steps", "rows"), compiler_options=FAST
+    jax.jit, static_argnames=("loss", "optimizer", "steps", "rows", "decay"), compiler_options=FAST
 )
-def train(loss, optimizer, params, frozen, steps, rows, seed=1):
+def train(loss, optimizer, params, frozen, steps, rows, seed=1, decay=0.99):
     """The student's moving average after so many steps of so many rows, and metrics [steps]."""
-    step = make_step(loss, optimizer, states.constant_ema(0.99, warmup=False))
+    step = make_step(loss, optimizer, states.constant_ema(decay, warmup=False))
     ema = jax.tree.map(jnp.copy, loss.student(params))
     opt_state = optimizer.init(params)
     state = TrainState(jnp.int32(0), params, ema, opt_state, jax.random.key(seed), frozen)

@@ -14,10 +14,11 @@ import pytest
 
 import ddim_jax
 from configs import digits
-from ddim_jax import experiment
+from ddim_jax import experiment, parallel
 from ddim_jax.checkpoints import weights_file
 from ddim_jax.commands import configs
-from ddim_jax.training import loop
+from ddim_jax.training import loop, method
+from ddim_jax.training import teacher as teachers
 from tests.errors import rejects
 from tests.latent_networks import random
 from tests.processes import ROOT
@@ -129,6 +130,33 @@ def test_parts_of_another_method_are_refused(base, finished, tmp_path):
     ):
         loop.train(other, tmp_path / "run")
     assert ddim_jax.load(tmp_path / "run").step == 6  # the student is there all the same
+
+
+def test_a_student_may_be_of_another_schedule_than_its_teacher(base):
+    """A straight flow, taught by a denoiser on the cosine schedule; the step is traced."""
+    flow = config(base, gan=0.1, start=None)
+    flow.schedule, flow.prediction = dict(name="rectified_flow"), dict(name="flow")
+    flow.sample.stride_options = {}
+    start = ddim_jax.load(base)
+    with rejects(ValueError, "a teacher's must be the student's"):
+        teachers.check(flow, start.config, True)
+    with flow.unlocked():
+        flow.teacher = str(base)
+    teachers.check(flow, start.config, True)
+    mesh = parallel.make_mesh()
+    built = method.build(flow, start, mesh)
+    assert built.model.schedule.name == "rectified_flow" and built.teacher.schedule.name == "cosine"
+    state = loop.abstract_state(flow, built, start, mesh)
+    rows = {"image": jax.ShapeDtypeStruct((4, 8, 8, 1), np.uint8)}
+    rows["label"] = jax.ShapeDtypeStruct((4,), np.int32)
+    after, _ = jax.eval_shape(built.step, state, rows)
+    assert jax.tree.structure(after.params) == jax.tree.structure(state.params)
+    source = experiment.load_data(flow)
+    kept = teachers.record(flow, start, source, built.teacher)
+    assert kept.teacher_weights == start.fingerprint
+    flow.loss = dict(name="diffusion")
+    with rejects(ValueError, "config.teacher is for losses that train a critic"):
+        method.build(flow, start, mesh)
 
 
 def change(path, value):

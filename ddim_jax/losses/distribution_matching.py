@@ -97,7 +97,7 @@ def distribution_matching(
     """A student of a teacher, by a critic, and by a head that looks at real data.
 
     Args:
-        net: the student, on the schedule of the teacher.
+        net: the student, on any schedule.
         objective: "dmd" or "sid".
         alpha: a of sid; 1/2 is the gradient of the divergence, 1 and 1.2 are the paper's.
         divergence: of dmd, a name in DIVERGENCES; all but reverse_kl need a head, and weigh rows by
@@ -111,7 +111,7 @@ def distribution_matching(
         every: the student's turn comes once in so many steps.
         alternate: on its turn the others rest.
         times: keys [B] -> t [B], at which student and critic are compared with the teacher;
-            default `uniform(schedule)`.
+            default uniform, on the teacher's schedule.
         critic_times: at which the critic learns; None: at the same, of the same noise, which saves
             dmd an evaluation of the critic.
         weighting: of the critic's error in x0, by lam; None is the plain mean over F.
@@ -137,7 +137,7 @@ def distribution_matching(
     _check(objective, alpha, divergence, gan, every, alternate, label_dropout)
     _check_guidance(guidance_scale, guidance, net)
     nodes = _nodes(net.schedule, steps, start)
-    times = times or uniform(net.schedule)
+    times = times or uniform(teacher.schedule)
     shares = critic_times is None and objective == "dmd"
     headed = gan > 0 or divergence != "reverse_kl"
     if headed and teacher.features is None:
@@ -163,7 +163,7 @@ def distribution_matching(
         data = batch["image"]
         z_key, t_key, eps_key, inputs_key, data_key, critic_key = split(keys, 6)
         inputs = conditions_with_scale(batch, inputs_key, net.null, label_dropout, guidance)
-        level, eps = net.schedule.level(times(t_key)), normal_like(eps_key, data)
+        level, eps = teacher.schedule.level(times(t_key)), normal_like(eps_key, data)
         # the student's turn, and that of the others; without rests True, which compiles no choice
         on = True if every == 1 else on_turn(step)
         off = ~on if alternate else True
@@ -176,12 +176,12 @@ def distribution_matching(
         made, critic_level, critic_eps = held(x), level, eps
         if critic_times is not None:
             t_key, eps_key = split(critic_key, 2)
-            critic_level = net.schedule.level(critic_times(t_key))
+            critic_level = teacher.schedule.level(critic_times(t_key))
             critic_eps = normal_like(eps_key, data)
         critic_x = add_noise(made, critic_eps, critic_level)
         answer = _derived_if(off, lambda p: teacher.output(p, critic_x, critic_level, inputs))
         answer = answer(params[CRITIC])
-        lam, wanted = net.schedule.half_log_snr(critic_level.t), Prediction(made, critic_eps)
+        lam, wanted = teacher.schedule.half_log_snr(critic_level.t), Prediction(made, critic_eps)
         learning = teacher.parameterization, critic_level, lam, wanted, weighting
         loss_critic = regress(answer, *learning)[0]
         value, metrics = loss_critic, {"loss_critic": loss_critic}

@@ -41,7 +41,7 @@ NAMED = {
 }
 """Sections whose `name` is one of a table."""
 WRITTEN: dict[str, dict[str, Any]] = {
-    "": {"seed": 0, "parallel": "jit", "start_from": "", "stages": ()},
+    "": {"seed": 0, "parallel": "jit", "start_from": "", "teacher": "", "stages": ()},
     "data": {
         **{"name": "", "split": "train", "data_dir": "", "flip": False, "skip_unreadable": False},
         **{"image_shape": None, "channels": None, "resize": None, "pad": False},

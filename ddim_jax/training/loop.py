@@ -65,7 +65,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> TrainState:
     if start is not None:
         teacher.check(config, start.config, method.loss.needs_teacher)
     source = experiment.load_data(config) if source is None else source
-    config = teacher.record(config, start, source)
+    config = teacher.record(config, start, source, method.teacher)
     check_data(config, source)
     abstract_state(config, method, start, mesh)  # traces it: errors come before files
     with lock.locked(workdir):
@@ -221,7 +221,7 @@ def abstract_state(
 
 def _initialiser(config, method: Method, start: Model | None):
     """A function to the first state, and its arguments."""
-    parts, example = method.loss.parts, method.model.example()
+    parts, example = method.loss.parts, (method.teacher or method.model).example()
     taken = None if start is None else teacher.take_over(start, method.model)
 
     def init(key, taken, teacher_params):
@@ -238,7 +238,8 @@ def _initialiser(config, method: Method, start: Model | None):
         opt_state = method.optimizer.init(params)
         return TrainState(jnp.int32(0), params, ema, opt_state, run_key, frozen)
 
-    return init, (jax.random.key(config.seed), *jax.device_get((taken, start and start.params)))
+    teacher_params = method.teacher and method.teacher.params
+    return init, (jax.random.key(config.seed), *jax.device_get((taken, teacher_params)))
 
 
 def _summary(config, method: Method, source, first: int) -> str:

@@ -26,6 +26,7 @@ from ddim_jax.networks import AUTOENCODERS, low_rank
 from ddim_jax.networks.low_rank import LowRank
 from ddim_jax.training import fields
 from ddim_jax.training import optimizer as optimizers
+from ddim_jax.training import teacher as teachers
 from ddim_jax.training.sample_grid import SampleGrid
 from ddim_jax.training.state import EMAS, Ema
 from ddim_jax.training.step import make_step
@@ -41,6 +42,7 @@ class Method(NamedTuple):
         learning_rate: updates done -> the next one's learning rate.
         step: compiled `(state, batch, codec_params) -> (state, metrics)`.
         low_rank: the factors that are trained in place of the parameters; None: the parameters.
+        teacher: what it learns from, if anything.
     """
 
     model: Model
@@ -49,11 +51,12 @@ class Method(NamedTuple):
     learning_rate: Callable[[int], float]
     step: Callable
     low_rank: LowRank | None = None
+    teacher: Model | None = None
 
 
 def build(
     config: ml_collections.ConfigDict,
-    teacher: Model | None,
+    start: Model | None,
     mesh: Mesh,
     around: Pipeline | None = None,
 ) -> Method:
@@ -61,7 +64,7 @@ def build(
 
     Args:
         config: see `configs/`, of one stage.
-        teacher: what the run starts from, if anything.
+        start: what the run starts from, if anything.
         mesh: of the devices that the step runs on.
         around: parameters of the autoencoder and the text encoders, see `around`.
 
@@ -72,12 +75,13 @@ def build(
     if around is not None:
         model = model.with_parts(None, *around[2:])
     check(config, model, mesh.size)
+    teacher = teachers.of(config, start)
     loss = build_loss(config, model, teacher)
     check_loss(config, model, loss)
     optimizer, ema = build_optimizer(config, loss), build_ema(config)
     accumulate, sample = config.train.get("accumulate", 1), experiment.samples_latents(config)
     shapes = jax.eval_shape(model.init, jax.random.key(0))  # traces it, which checks its options
-    low_rank = build_low_rank(config, model, shapes, teacher)
+    low_rank = build_low_rank(config, model, shapes, start)
     augmentation = build_augmentation(config, model)
 
     def step(axis: str | None, gather: Callable | None = None) -> Callable:
@@ -92,7 +96,8 @@ def build(
         return make_step(loss, optimizer, ema, axis, gather, accumulate, *changed)
 
     step_fn = parallel.parallelise_step(step, config.parallel, mesh)
-    return Method(model, loss, optimizer, build_learning_rate(config), step_fn, low_rank)
+    rate = build_learning_rate(config)
+    return Method(model, loss, optimizer, rate, step_fn, low_rank, teacher)
 
 
 def build_low_rank(
@@ -189,6 +194,11 @@ def check(config: ml_collections.ConfigDict, model: Model, devices: int) -> None
 
 def check_loss(config: ml_collections.ConfigDict, model: Model, loss: losses.Loss) -> None:
     """Raises ValueError for what does not go with a loss: factors, pairs, how it is drawn."""
+    if loss.parts is None and config.get("teacher"):
+        raise ValueError(
+            f"config.teacher is for losses that train a critic, and config.loss.name="
+            f"{config.loss.name!r} learns from what config.start_from names; leave it out"
+        )
     if loss.parts is not None and config.train.get("lora"):
         raise ValueError(
             f"config.train.lora changes one network, and config.loss.name={config.loss.name!r} "
@@ -234,17 +244,18 @@ def build_loss(
     Args:
         config: of the run.
         model: what is trained.
-        teacher: what it starts from, if anything.
+        teacher: what it learns from, if anything.
 
     Raises:
         ValueError: an unknown name or option.
     """
+    schedule = (teacher if config.get("teacher") else model).schedule
     options = config.loss.to_dict()
     name = options.pop("name")
     make_loss = lookup(losses.LOSSES, name, "loss")
     options = check_options(make_loss, options, "loss")
     for times in {"times", "critic_times"} & set(options):
-        options[times] = make(TIMES, options[times], times, model.schedule)
+        options[times] = make(TIMES, options[times], times, schedule)
     if "weighting" in options:
         options["weighting"] = _weighting(options["weighting"])
     if isinstance(options.get("weight"), Mapping):
