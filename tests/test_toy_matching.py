@@ -104,7 +104,7 @@ GOOD = {
     "sid of the paper": dict(objective="sid", alpha=1.2),
     "js": dict(divergence="js"),
     "head": dict(gan=0.1),
-    "two steps": dict(steps=2),
+    "two steps": dict(steps=2, length=2000),
 }
 """Options of students that must come near."""
 
