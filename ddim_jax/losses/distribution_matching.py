@@ -26,7 +26,7 @@ Sources: Yin et al. 2024 (arXiv:2311.18828, DMD; arXiv:2405.14867, DMD2); Zhou e
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -144,86 +144,85 @@ def distribution_matching(
         raise ValueError("config.loss.gan and divergence need a teacher that says its features")
     on_turn = lambda step: step % every == 0  # noqa: E731
 
-    def real_x0(params, x, level, inputs):
+    def real_x0(point, x):
         """The teacher's x0, guided."""
 
         def output(x, level, inputs):
-            return teacher.output(params, x, level, inputs)
+            return teacher.output(point.frozen["teacher"], x, level, inputs)
 
         if guidance_scale != 1:
-            null = nulled(inputs, teacher.null)
+            null = nulled(point.inputs, teacher.null)
             output = classifier_free(output, null, Guidance(guidance_scale))
-        return predict(teacher.parameterization, x, level, output(x, level, inputs)).x0
+        answer = output(x, point.level, point.inputs)
+        return predict(teacher.parameterization, x, point.level, answer).x0
 
-    def logits(params, frozen, x, level, inputs):
-        h = teacher.middle(frozen["teacher"], x, level, inputs)
-        return head.apply({"params": params}, h, level.sigma / (level.alpha + level.sigma))
+    def logits(params, point, x):
+        h = teacher.middle(point.frozen["teacher"], x, point.level, point.inputs)
+        return head.apply({"params": params}, h, _flow_time(point.level))
+
+    def critic_term(params, made, point, learns):
+        """The critic's loss, and its output."""
+        x, level = add_noise(made, point.eps, point.level), point.level
+        answer = _derived_if(learns, lambda p: teacher.output(p, x, level, point.inputs))(params)
+        lam, wanted = teacher.schedule.half_log_snr(level.t), Prediction(made, point.eps)
+        value = regress(answer, teacher.parameterization, level, lam, wanted, weighting)[0]
+        return value, held(answer)
+
+    def head_term(params, made, data, keys, point, learns):
+        """The head's loss, and the weight of the divergence that it tells."""
+        fake_x = add_noise(made, point.eps, point.level)
+        true_x = add_noise(data, normal_like(keys, data), point.level)
+        judge = _derived_if(learns, lambda p: [logits(p, point, x) for x in (fake_x, true_x)])
+        fake, true = judge(params)
+        h = jnp.ones_like(fake)
+        if divergence != "reverse_kl":
+            h = ratio_weight(held(fake), point.level, ratio)
+        return jnp.mean(jax.nn.softplus(fake) + jax.nn.softplus(-true)), h
+
+    def student_term(params, x, answer, h, point):
+        """The student's loss by critic and head, whose parameters are held, and the gauge."""
+        x_t = add_noise(x, point.eps, point.level)
+        at = x_t if objective == "sid" else held(x_t)
+        if answer is None:
+            fake = teacher.predict(params[CRITIC], at, point.level, point.inputs).x0
+        else:
+            fake = predict(teacher.parameterization, at, point.level, answer).x0
+        terms, rho = matching(x, real_x0(point, at), fake, h, objective, alpha, normalise)
+        value = jnp.mean(terms)
+        if gan:
+            value += gan * jnp.mean(jax.nn.softplus(-logits(params[HEAD], point, x_t)))
+        return value, rho
 
     def compute(params, frozen, batch, keys, step):
         data = batch["image"]
         z_key, t_key, eps_key, inputs_key, data_key, critic_key = split(keys, 6)
         inputs = conditions_with_scale(batch, inputs_key, net.null, label_dropout, guidance)
-        level, eps = teacher.schedule.level(times(t_key)), normal_like(eps_key, data)
         # the student's turn, and that of the others; without rests True, which compiles no choice
         on = True if every == 1 else on_turn(step)
         off = ~on if alternate else True
-
-        def generate(params):
-            first = nodes, simulated, step
-            return drawn(net, params, z_key, data, inputs, *first)
-
-        x = _derived_if(on, generate)(params[STUDENT])
-        made, critic_level, critic_eps = held(x), level, eps
+        given = z_key, data, inputs, nodes, simulated, step
+        x = _derived_if(on, lambda p: drawn(net, p, *given))(params[STUDENT])
+        made = held(x)
+        point = _Point(teacher.schedule.level(times(t_key)), normal_like(eps_key, data), inputs)
+        point = own = point._replace(frozen=held(frozen))
         if critic_times is not None:
             t_key, eps_key = split(critic_key, 2)
-            critic_level = teacher.schedule.level(critic_times(t_key))
-            critic_eps = normal_like(eps_key, data)
-        critic_x = add_noise(made, critic_eps, critic_level)
-        answer = _derived_if(off, lambda p: teacher.output(p, critic_x, critic_level, inputs))
-        answer = answer(params[CRITIC])
-        lam, wanted = teacher.schedule.half_log_snr(critic_level.t), Prediction(made, critic_eps)
-        learning = teacher.parameterization, critic_level, lam, wanted, weighting
-        loss_critic = regress(answer, *learning)[0]
-        value, metrics = loss_critic, {"loss_critic": loss_critic}
-        fixed = held((params[CRITIC], params.get(HEAD), frozen))
-        h = jnp.ones(len(data))
+            level = teacher.schedule.level(critic_times(t_key))
+            own = point._replace(level=level, eps=normal_like(eps_key, data))
+        loss_critic, answer = critic_term(params[CRITIC], made, own, off)
+        value, metrics, h = loss_critic, {"loss_critic": loss_critic}, jnp.ones(len(data))
         if headed:
-
-            def judge(p):
-                seen = add_noise(data, normal_like(data_key, data), level)
-                fake = logits(p, frozen, add_noise(made, eps, level), level, inputs)
-                return fake, logits(p, frozen, seen, level, inputs)
-
-            fake, true = _derived_if(off, judge)(params[HEAD])
-            loss_head = jnp.mean(jax.nn.softplus(fake) + jax.nn.softplus(-true))
+            loss_head, h = head_term(params[HEAD], made, data, data_key, point, off)
             value, metrics = value + loss_head, metrics | {"loss_head": loss_head}
-            if divergence != "reverse_kl":
-                h = ratio_weight(held(fake), level, ratio)
+        others = held({name: params[name] for name in PARTS[1:] if name in params})
 
-        def student_term(x, answer):
-            critic_params, head_params, frozen = fixed
-            x_t = add_noise(x, eps, level)
-            point = x_t if objective == "sid" else held(x_t)
-            real = real_x0(frozen["teacher"], point, level, inputs)
-            if shares:
-                fake = predict(teacher.parameterization, point, level, answer).x0
-            else:
-                fake = teacher.predict(critic_params, point, level, inputs).x0
-            terms, rho = matching(x, real, fake, h, objective, alpha, normalise)
-            value = jnp.mean(terms)
-            if gan:
-                fooled = jax.nn.softplus(-logits(head_params, frozen, x_t, level, inputs))
-                value += gan * jnp.mean(fooled)
-            return value, rho
+        def turn(x):
+            return student_term(others, x, answer if shares else None, h, point)
 
-        rests = lambda x, answer: (jnp.float32(0), jnp.float32(jnp.nan))  # noqa: E731
-        if on is True:
-            student, rho = student_term(x, held(answer))
-        else:
-            student, rho = jax.lax.cond(on, student_term, rests, x, held(answer))
-        value += student
+        rest = lambda x: (jnp.float32(0), jnp.float32(jnp.nan))  # noqa: E731
+        student, rho = turn(x) if on is True else jax.lax.cond(on, turn, rest, x)
         told = {"loss_student": jnp.where(on, student, jnp.nan), "rho": rho}
-        return value, metrics | told | {"loss": value}
+        return value + student, metrics | told | {"loss": value + student}
 
     def init(key, teacher_params, example):
         others = {CRITIC: jax.tree.map(jnp.copy, teacher_params)}
@@ -237,6 +236,19 @@ def distribution_matching(
         turns |= dict.fromkeys((CRITIC, HEAD), lambda step: step % every != 0)
     parts = Parts(PARTS if headed else PARTS[:2], init, turns)
     return Loss(compute, needs_teacher=True, parts=parts, nodes=nodes)
+
+
+class _Point(NamedTuple):
+    """Where pictures are compared: the noise that is added to them, and what networks are told."""
+
+    level: NoiseLevel
+    eps: Array
+    inputs: dict[str, Array]
+    frozen: dict[str, Any] | None = None
+
+
+def _flow_time(level: NoiseLevel) -> Array:
+    return level.sigma / (level.alpha + level.sigma)
 
 
 def drawn(
@@ -309,8 +321,7 @@ def ratio_weight(logit: Array, level: NoiseLevel, of: Callable[[Array], Array]) 
     Source: Xu et al. 2025, section 4 and the authors' code.
     """
     r = jnp.clip(jnp.exp(jnp.clip(logit, -10, 10)), LEAST_RATIO, GREATEST_RATIO)
-    t = level.sigma / (level.alpha + level.sigma)
-    bins = jax.nn.one_hot(jnp.clip(BINS * t, 0, BINS - 1).astype(int), BINS)
+    bins = jax.nn.one_hot(jnp.clip(BINS * _flow_time(level), 0, BINS - 1).astype(int), BINS)
     means = (r @ bins) / jnp.maximum(jnp.sum(bins, axis=0), 1)
     h = of(r / (bins @ means))
     return h / jnp.mean(h)
