@@ -128,7 +128,7 @@ class Model:
 
     def init(self, key: Array) -> Any:
         """Fresh parameters; run it under `jax.eval_shape` for their shapes alone."""
-        return self.network.init(key, *self._example())["params"]
+        return self.network.init(key, *self.example())["params"]
 
     def apply(
         self, params: Any, x: Array, model_time: Array, inputs: dict, dropout_keys: Any = None
@@ -156,7 +156,19 @@ class Model:
         """What samples of these keys [B] start from, [B, *sample_shape]."""
         return sampling.initial_noise(keys, self.sample_shape, self.frame_noise)
 
-    def _example(self) -> tuple:
+    def features(self, params: Any, x: Array, model_time: Array, inputs: dict) -> Array:
+        """What the network makes of x half-way, [B, h, w, C], where it is smallest.
+
+        Args:
+            params: its parameters.
+            x: [B, *sample_shape].
+            model_time: [B].
+            inputs: name -> [B, ...].
+        """
+        return programs.features_of(self.network)(params, x, model_time, inputs)
+
+    def example(self) -> tuple:
+        """x, t and inputs of one sample, as the network takes them."""
         return programs.example(self.sample_shape, self.inputs.declared)
 
     # --- the parts of drawing ---------------------------------------------------------------------

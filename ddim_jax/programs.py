@@ -16,6 +16,7 @@ from ddim_jax import adaptive_sampling, sampling
 from ddim_jax.dropping import NULL, Nulled
 from ddim_jax.inputs import CHANNELS, Input
 from ddim_jax.networks import winograd
+from ddim_jax.networks.blocks import MIDDLE
 from ddim_jax.predictions import Parameterization
 
 Array = Any
@@ -31,6 +32,29 @@ def apply_of(network: Any) -> Callable[..., Array]:
         return network.apply(variables, x, model_time, told, dropout_keys)
 
     return apply
+
+
+@functools.lru_cache(maxsize=16)
+def features_of(network: Any) -> Callable[..., Array]:
+    """`(params, x, model_time, inputs) -> h`: see `Model.features`; what follows is not computed.
+
+    Raises:
+        ValueError: the network does not say what it makes of x.
+    """
+
+    def features(params, x, model_time, inputs):
+        x, told = joined(x, inputs)
+        variables = {"params": params}
+        kept = network.apply(variables, x, model_time, told, mutable=["intermediates"])[1]
+        if "intermediates" not in kept:
+            raise ValueError(
+                f"{type(network).__name__} does not say what it makes of a picture half-way; use "
+                "config.model.name='unet'"
+            )
+        (h,) = kept["intermediates"][MIDDLE]
+        return h
+
+    return features
 
 
 @functools.lru_cache(maxsize=16)

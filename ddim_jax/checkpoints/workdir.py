@@ -218,6 +218,7 @@ class Checkpointer:
 
         def read(step):
             self._check_shapes(step, like.ema)
+            self._check_parts(step, like.params)
             items = ocp.args.Composite(
                 state=ocp.args.StandardRestore(_abstract(_stored(like))),
                 ema=ocp.args.StandardRestore(_abstract(like.ema)),
@@ -282,6 +283,22 @@ class Checkpointer:
                 f"checkpoint {step} is of another architecture: parameter {differs[0]} is "
                 f"{differs[2]} there and {differs[1]} in the config; use the config it was trained "
                 "with"
+            )
+
+    def _check_parts(self, step: int, like: Any) -> None:
+        """Raises Mismatch where other networks were trained than those that are to go on."""
+        saved = self._manager.item_metadata(step)["state"]
+        if saved is None:
+            raise OSError("its list of parameters is missing")
+        saved = (saved.tree if hasattr(saved, "tree") else saved)["params"]
+        if differs := architecture.difference(like, saved):
+            names = [", ".join(sorted(tree)) for tree in (saved, like)]
+            what = f"it holds {names[0]}, and the config trains {names[1]}"
+            if names[0] == names[1]:
+                what = f"{differs[0]} is {differs[2]} there and {differs[1]} in the config"
+            raise Mismatch(
+                f"checkpoint {step} is of another method: {what}; use the config it was trained "
+                "with, or choose another --workdir"
             )
 
     def close(self) -> None:

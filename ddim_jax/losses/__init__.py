@@ -6,6 +6,8 @@
     consistency             CD, CT, iCT, ECT
     continuous_consistency  sCM
     shortcut, mean_flow     flows that are told how far to jump
+    flow_map                the same on any schedule, by LSD, ESD or PSD
+    distribution_matching   DMD2, SiD, f-distill: a student against a critic
     autoencoder             pictures to latents and back
 
 `time_samplers` and `level_pairs` draw the noise levels at which a loss is evaluated, `weightings`
@@ -18,9 +20,11 @@ from ddim_jax.losses.autoencoder import autoencoder
 from ddim_jax.losses.consistency import consistency
 from ddim_jax.losses.continuous_consistency import continuous_consistency
 from ddim_jax.losses.diffusion import diffusion
+from ddim_jax.losses.distribution_matching import PARTS, distribution_matching
+from ddim_jax.losses.flow_map import flow_map
 from ddim_jax.losses.guided import guided
 from ddim_jax.losses.level_pairs import PAIRS, POINTS, LevelPairs, adaptive_decay
-from ddim_jax.losses.loss import Loss, Net
+from ddim_jax.losses.loss import Loss, Net, Parts
 from ddim_jax.losses.mean_flow import mean_flow
 from ddim_jax.losses.progressive import progressive
 from ddim_jax.losses.shortcut import shortcut
@@ -35,11 +39,13 @@ LOSSES: dict[str, Callable[..., Loss]] = {
     "continuous_consistency": continuous_consistency,
     "shortcut": shortcut,
     "mean_flow": mean_flow,
+    "flow_map": flow_map,
+    "distribution_matching": distribution_matching,
     "autoencoder": autoencoder,
 }
 """Losses by the name that configs use; each is made from a `Net` and its options."""
 
 __all__ = [
-    "LOSSES", "PAIRS", "POINTS", "TIMES", "WEIGHTINGS", "LevelPairs", "Loss", "Net", "Weighting",
-    "adaptive_decay", *LOSSES,
+    "LOSSES", "PAIRS", "PARTS", "POINTS", "TIMES", "WEIGHTINGS", "LevelPairs", "Loss", "Net",
+    "Parts", "Weighting", "adaptive_decay", *LOSSES,
 ]  # fmt: skip

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ddim_jax.dropping import ALONE, AUGMENT, drop
 from ddim_jax.losses.time_samplers import some_known
@@ -19,11 +20,31 @@ from ddim_jax.predictions import Parameterization, Prediction, expand, predict, 
 from ddim_jax.schedules import NoiseLevel, Schedule
 
 Array = Any
+STUDENT = "student"
+"""Of several networks that are trained against each other, the one that draws."""
 Apply = Callable[[Any, Array, Array, dict[str, Array], Array | None], Array]
 """`(params, x [B, ...], model_time [B], inputs, dropout_keys [B] or None) -> F [B, ...]`."""
 
 
-@dataclasses.dataclass(frozen=True)
+class Parts(NamedTuple):
+    """What is trained beside the student; parameters are then a dict with a tree for each part.
+
+    The loss is a sum in which every part's term stops the gradient of the others.
+
+    Attributes:
+        names: of all parts, the student's first.
+        init: `(key, teacher, example) -> name -> parameters` of the others; `example` is (x, t,
+            inputs) of one sample, as networks take them.
+        turns: name -> (updates done -> whether the part's turn has come), of those that rest on
+            some steps: then neither their parameters nor their optimizer's moments change.
+    """
+
+    names: tuple[str, ...]
+    init: Callable[[Array, Any, tuple], dict[str, Any]]
+    turns: Mapping[str, Callable[[Array], Array]] = {}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Loss:
     """A training method: what is minimised, and what it keeps beside the parameters.
 
@@ -34,11 +55,16 @@ class Loss:
         needs_teacher: `frozen["teacher"]` are the parameters of a trained network.
         target_decay: step -> mu, for methods whose `frozen["target"]` is a moving average of the
             parameters, `target <- mu target + (1 - mu) params`; None if there is none.
+        parts: what is trained beside the student; None: `params` are those of one network.
+        nodes: float64 [K + 1], the times of the only sampler that the network is trained for; None
+            if it may be asked anywhere.
     """
 
     compute: Callable[[Any, Any, dict, Array, Array], tuple[Array, dict]]
     needs_teacher: bool = False
     target_decay: Callable[[Array], Array] | None = None
+    parts: Parts | None = None
+    nodes: np.ndarray | None = None
 
     def __call__(self, params, frozen, batch, keys, step):
         """Returns the loss and its metrics, among them "loss"."""
@@ -59,13 +85,17 @@ class Loss:
         frozen |= {"target": params} if self.target_decay else {}
         return jax.tree.map(jnp.copy, frozen) or None
 
+    def student(self, params: Any) -> Any:
+        """Returns the parameters of the network that draws, which moving averages follow."""
+        return params if self.parts is None else params[STUDENT]
+
     def update_frozen(self, frozen: dict | None, params: Any, step: Array) -> dict | None:
         """Returns `frozen` after the update that made `params`, the step-th (from 1)."""
         if self.target_decay is None:
             return frozen
         mu = jnp.asarray(self.target_decay(step), jnp.float32)
         mix = lambda old, new: mu * old + (1 - mu) * new  # noqa: E731
-        return frozen | {"target": jax.tree.map(mix, frozen["target"], params)}
+        return frozen | {"target": jax.tree.map(mix, frozen["target"], self.student(params))}
 
 
 class Net(NamedTuple):
@@ -77,12 +107,15 @@ class Net(NamedTuple):
         parameterization: what F means.
         null: name -> null value of the inputs that can be dropped; {} for an unconditional network.
         frame_noise: of clips, how the noise of frames is correlated; None: it is not.
+        features: `(params, x, model_time, inputs) -> h`, what the network makes of x half-way, [B,
+            H, W, C] or [B, C]; None if it does not say.
     """
 
     apply: Apply
     schedule: Schedule
     parameterization: Parameterization
     null: Mapping[str, Any] = {}
+    features: Callable[[Any, Array, Array, dict[str, Array]], Array] | None = None
     frame_noise: Callable[[Array], Array] | None = None
 
     def noise(self, keys: Array, x: Array) -> Array:
@@ -94,6 +127,11 @@ class Net(NamedTuple):
         """Returns F at x [B, ...] and levels [B] or [B, T]; with dropout if keys [B] are given."""
         scale = expand(self.parameterization(level).input_scale, x)
         return self.apply(params, scale * x, level.model_time, inputs, dropout_keys)
+
+    def middle(self, params, x, level: NoiseLevel, inputs) -> Array:
+        """Returns the features half-way at x [B, ...] and levels [B]."""
+        scale = expand(self.parameterization(level).input_scale, x)
+        return self.features(params, scale * x, level.model_time, inputs)
 
     def predict(self, params, x, level: NoiseLevel, inputs, dropout_keys=None) -> Prediction:
         """Returns x0 and eps at x [B, ...] and levels [B] or [B, T]."""

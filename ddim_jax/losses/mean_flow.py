@@ -5,7 +5,16 @@ at t = 1). Differentiating `(t - r) u = integral of v from r to t` along the flo
 
     u = v - (t - r) du/dt,      du/dt = v . grad_x u + d_t u   (r fixed), by one JVP
 
-Source: Geng et al. 2025 (arXiv:2505.13447), section 4 and algorithm 1.
+The improved form takes the derivative along the network's own velocity u(x, t, t) in place of the
+data's eps - x0, and so regresses on data alone, `v = u + (t - r) du/dt`. Its guidance scale w may
+be an input, drawn with a density of 1 / w: the velocity is then
+
+    v + (1 - 1/w) (u(x, t, t; w, label) - u(x, t, t; 1, null))
+
+whose fixed point is the guided one, `w v(label) + (1 - w) v(null)`.
+
+Sources: Geng et al. 2025 (arXiv:2505.13447), section 4 and algorithm 1; Geng et al. 2025
+(arXiv:2512.02012), the improved form.
 """
 
 import functools
@@ -23,6 +32,7 @@ from ddim_jax.losses.loss import (
     check_can_guide,
     check_dropout,
     check_flow,
+    check_guidance,
     conditions,
     split,
 )
@@ -44,6 +54,8 @@ def mean_flow(
     omega: float = 1.0,
     kappa: float = 0.0,
     guided_times: tuple[float, float] = (0.0, 1.0),
+    improved: bool = False,
+    guidance: tuple[float, float] | None = None,
     label_dropout: float = 0.0,
 ) -> Loss:
     """The MeanFlow identity as a regression.
@@ -60,6 +72,9 @@ def mean_flow(
             kappa u(label)`, whose effective scale is `omega / (1 - kappa)`; 1 with kappa 0: none.
         kappa: see omega.
         guided_times: (low, high), both included: at other t there is no guidance.
+        improved: take the derivative along the network's own velocity.
+        guidance: (low, high), range of the scale that the network takes as an input, above 0; of
+            the improved form. None for none.
         label_dropout: probability that the inputs of a row become null.
 
     Raises:
@@ -76,27 +91,42 @@ def mean_flow(
     check_range("config.loss.omega", omega, "[-1000, 1000]", "1 is none")
     check_range("config.loss.kappa", kappa, "[-1000, 1]", "its guidance is omega / (1 - kappa)")
     low, high = _check_times(guided_times)
+    check_guidance(guidance, net.null)
     guided = omega != 1 or kappa != 0
+    if guidance is not None:
+        check_range("the lower end of config.loss.guidance", guidance[0], "(0, inf)", "1 is none")
+        if guided or not improved:
+            raise ValueError(
+                "config.loss.guidance is of the improved form, without omega and kappa: set "
+                "config.loss.improved=True"
+            )
     if guided:
         options = f"config.loss.omega={omega} and config.loss.kappa={kappa} need"
         check_can_guide(net, label_dropout, options)
 
     def velocity_of(x, t, velocity, inputs, u):
         """The velocity of x along the flow, guided at `guided_times` in rows that are not null."""
-        if not guided:
+        if not guided and guidance is None:
             return velocity
-        conditional, null = (u(x, t, 0 * t, i) for i in (inputs, nulled(inputs, net.null)))
-        mixed = omega * velocity + (1 - omega - kappa) * null + kappa * conditional
+        without, a, b = nulled(inputs, net.null), omega, kappa
+        if guidance is not None:
+            a, b = 1.0, expand(1 - 1 / inputs["guidance"], x)
+            without |= {"guidance": jnp.ones_like(t)}
+        conditional, null = (u(x, t, 0 * t, told) for told in (inputs, without))
+        mixed = a * velocity + (1 - a - b) * null + b * conditional
         kept = ~is_null(inputs, net.null) & (low <= t) & (t <= high)
         return jnp.where(expand(kept, x), mixed, velocity)
 
     def compute(params, frozen, batch, keys, step):
         x0 = batch["image"]
-        time_key, same_key, eps_key, drop_key, dropout_keys = split(keys, 5)
+        time_key, same_key, eps_key, drop_key, dropout_keys, scale_key = split(keys, 6)
         t, r = _interval(time_key, same_key, mean, std, same)
         eps = net.noise(eps_key, x0)
         x = add_noise(x0, eps, NoiseLevel(t, 1 - t, t, t))
         inputs = conditions(batch, drop_key, net.null, label_dropout)
+        if guidance is not None:
+            q = jax.vmap(jax.random.uniform)(scale_key)
+            inputs |= {"guidance": guidance[0] * (guidance[1] / guidance[0]) ** q}
 
         def u(params, x, t, interval, inputs=inputs):
             time = net.schedule.level(t).model_time
@@ -104,7 +134,8 @@ def mean_flow(
 
         fixed = functools.partial(u, jax.lax.stop_gradient(params))
         velocity = velocity_of(x, t, eps - x0, inputs, fixed)
-        tangents = (velocity, jnp.ones_like(t), jnp.ones_like(t))
+        along = fixed(x, t, 0 * t) if improved else velocity
+        tangents = (along, jnp.ones_like(t), jnp.ones_like(t))
         _, change = jax.jvp(fixed, (x, t, t - r), tangents)
         target = jax.lax.stop_gradient(velocity - expand(t - r, x) * change)
         error = u(params, x, t, t - r) - target

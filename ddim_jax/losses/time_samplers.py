@@ -6,11 +6,13 @@ al. 2024 (arXiv:2403.03206, logit-normal); Lee et al. 2024 (arXiv:2405.20320, U-
 for each frame).
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ddim_jax.names import check_range
 from ddim_jax.schedules import Schedule
@@ -36,12 +38,66 @@ def uniform(schedule: Schedule) -> TimeSampler:
     return sample
 
 
-def log_normal(schedule: Schedule, mean: float = -1.2, std: float = 1.2) -> TimeSampler:
-    """`log(sigma / alpha) ~ N(mean, std^2)`. Source: Karras et al. 2022, table 1."""
+def log_normal(
+    schedule: Schedule,
+    mean: float = -1.2,
+    std: float = 1.2,
+    low: float = 0.0,
+    high: float = math.inf,
+) -> TimeSampler:
+    """`log(sigma / alpha) ~ N(mean, std^2)`. Source: Karras et al. 2022, table 1.
+
+    Args:
+        schedule: of the network.
+        mean: of the logarithm.
+        std: of the logarithm.
+        low: least sigma / alpha; what is drawn below is taken there.
+        high: greatest one, likewise.
+    """
     _check_normal(mean, std)
+    check_range("config.loss.times.low", low, "[0, inf)", "0 is none")
+    if not low < high:
+        raise ValueError(f"config.loss.times needs low < high, got {low} and {high}")
 
     def sample(keys: Array) -> Array:
         lam = -(mean + std * jax.vmap(jax.random.normal)(keys))
+        lam = jnp.clip(lam, -np.log(high), -np.log(low) if low else np.inf)
+        return jnp.clip(schedule.time_of(lam), schedule.t_min, schedule.t_span[0])
+
+    return sample
+
+
+def karras(
+    schedule: Schedule,
+    low: float = 0.0,
+    high: float = 1.0,
+    sigma_min: float = 0.002,
+    sigma_max: float = 80.0,
+    rho: float = 7.0,
+) -> TimeSampler:
+    """Uniform along EDM's grid of sigma / alpha.
+
+    `s = (u sigma_max^(1/rho) + (1 - u) sigma_min^(1/rho))^rho` at u uniform in [low, high].
+
+    Args:
+        schedule: of the network.
+        low: least u, in [0, 1).
+        high: greatest u, in (0, 1].
+        sigma_min: s at u = 0.
+        sigma_max: s at u = 1.
+        rho: 7 crowds low noise.
+
+    Source: Karras et al. 2022, equation 5; Yin et al. 2024 (arXiv:2405.14867) and their code.
+    """
+    for name, value in {"sigma_min": sigma_min, "sigma_max": sigma_max, "rho": rho}.items():
+        check_range(f"config.loss.times.{name}", value, "(0, inf)")
+    if not 0 <= low < high <= 1:
+        raise ValueError(f"config.loss.times needs 0 <= low < high <= 1, got {low} and {high}")
+    first, last = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
+
+    def sample(keys: Array) -> Array:
+        u = low + (high - low) * jax.vmap(jax.random.uniform)(keys)
+        lam = -rho * jnp.log(first + u * (last - first))
         return jnp.clip(schedule.time_of(lam), schedule.t_min, schedule.t_span[0])
 
     return sample
@@ -167,6 +223,7 @@ def _check_unit_clock(schedule: Schedule, name: str) -> None:
 TIMES: dict[str, Callable[..., TimeSampler]] = {
     "uniform": uniform,
     "log_normal": log_normal,
+    "karras": karras,
     "logit_normal": logit_normal,
     "u_shaped": u_shaped,
     "nodes": nodes,

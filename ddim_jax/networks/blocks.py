@@ -24,6 +24,8 @@ from ddim_jax.networks.layers import (
 
 Array = Any
 
+MIDDLE = "middle"
+"""Under which networks keep what they make of x half-way, for whoever asks for intermediates."""
 RESAMPLE = {"none": lambda x: x, "up": upsample, "down": average_pool}
 """Changes of resolution inside a block, by name."""
 

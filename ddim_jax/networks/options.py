@@ -43,6 +43,12 @@ SCALAR_UNITS = 1000.0
 """Factor on embedded scalars: puts 1 as far from 0 as the ends of a schedule over [0, 1] are."""
 
 
+def scalar(net: nn.Module, name: str, value: Any) -> Any:
+    """A scalar in the units of times, so that a network's `time_scale` makes it its own scale's."""
+    own = getattr(net, "interval_scale", None) if name == "interval" else None
+    return SCALAR_UNITS * value if own is None else SCALAR_UNITS * own / net.time_scale * value
+
+
 def kept(module: type[nn.Module], remat: str, **options: Any) -> type[nn.Module]:
     """Returns a module whose backward pass recomputes what the policy `remat` does not keep."""
     policy = REMAT[remat]
@@ -97,10 +103,11 @@ def check_options(net: nn.Module, **known: Sequence[str]) -> None:
     check_counts(net, "config.model.")
     for name, within in {
         "time_scale": "(0, 1000000]",
+        "interval_scale": "(0, 1000000]",
         "norm_eps": "(0, 1)",
         "eps": "(0, 1)",
     }.items():
-        if hasattr(net, name):
+        if getattr(net, name, None) is not None:
             check_range(f"config.model.{name}", getattr(net, name), within)
 
 

@@ -25,7 +25,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from ddim_jax.inputs import Input
-from ddim_jax.networks.blocks import ResBlock, SpatialTransformer, ascend, descend
+from ddim_jax.networks.blocks import MIDDLE, ResBlock, SpatialTransformer, ascend, descend
 from ddim_jax.networks.layers import (
     PADDINGS,
     Conv3x3,
@@ -35,7 +35,7 @@ from ddim_jax.networks.layers import (
     upsample,
     zeros,
 )
-from ddim_jax.networks.options import SCALAR_UNITS, check_inputs, check_options, kept
+from ddim_jax.networks.options import check_inputs, check_options, kept, scalar
 
 GUIDANCE_UNITS = 1000.0
 
@@ -143,6 +143,7 @@ class TextUNet(nn.Module):
         h = self._res("mid_0", -1)(h, emb, keys)
         h = self._transformer("mid_attention", -1, self.mid_depth)(h, text)
         h = self._res("mid_1", -1)(h, emb, keys)
+        self.sow("intermediates", MIDDLE, h)
         h = ascend(h, skips, *depth, block, self._up)
         h = nn.swish(GroupNorm(self.norm_eps, groups=self.groups, name="norm_out")(h))
         return Conv3x3(self.out_channels, kernel_init=zeros, name="conv_out")(h)
@@ -213,7 +214,7 @@ class TextUNet(nn.Module):
         if self.vector_dim:
             emb = emb + two_layers("vector", self._vector(inputs), width)
         for name in self.scalars:
-            features = self._features(SCALAR_UNITS * inputs[name])
+            features = self._features(scalar(self, name, inputs[name]))
             emb = emb + two_layers(name, features, width, last_init=zeros)
         return emb
 

@@ -32,6 +32,7 @@ import numpy as np
 
 from ddim_jax.inputs import Input
 from ddim_jax.networks.attention import Attention, FeedForward, LayerNorm
+from ddim_jax.networks.blocks import MIDDLE
 from ddim_jax.networks.frames import CACHE
 from ddim_jax.networks.layers import (
     depth_to_space,
@@ -42,11 +43,11 @@ from ddim_jax.networks.layers import (
     zeros,
 )
 from ddim_jax.networks.options import (
-    SCALAR_UNITS,
     check_divides,
     check_inputs,
     check_options,
     kept,
+    scalar,
 )
 
 FREQUENCIES = 256
@@ -178,6 +179,7 @@ class DiT(nn.Module):
             whose vectors each adds its own.
         scalars: further inputs, as in `UNet`.
         time_scale: of t and scalars before they are embedded, as in `UNet`.
+        interval_scale: of the interval, as in `UNet`.
         time_embedding: "adm" in the authors' code, "dit" in diffusers', see `time_embedding`.
         eps: of the second norm of a block, 1e-6 in the authors' code, 1e-5 in diffusers'.
         dropout: rate on the output of attention and on hidden features, of calls with keys.
@@ -204,6 +206,7 @@ class DiT(nn.Module):
     modulation: str = "block"
     scalars: tuple[str, ...] = ()
     time_scale: float = 1.0
+    interval_scale: float | None = None
     time_embedding: str = "adm"
     eps: float = 1e-6
     dropout: float = 0.0
@@ -259,6 +262,7 @@ class DiT(nn.Module):
         keys = keys if self.dropout else None
         h = self._blocks(block, h, emb.astype(self.dtype), keys, told)
         h = h[:, : rows * columns]
+        self.sow("intermediates", MIDDLE, h.reshape(x.shape[0], rows, columns, self.width))
         two = nn.Dense(2 * self.width, kernel_init=zeros, name="modulation_out")(emb)
         norm = LayerNorm(1e-6, affine=False, dtype="float32")
         h = modulate(norm(h), *jnp.split(two, 2, axis=-1))
@@ -322,7 +326,7 @@ class DiT(nn.Module):
             embed = nn.Embed(rows, self.width, embedding_init=normal, name="label")
             emb = emb + embed(inputs["label"])
         for name in self.scalars:
-            emb = emb + self._number(name, SCALAR_UNITS * inputs[name], zeros)
+            emb = emb + self._number(name, scalar(self, name, inputs[name]), zeros)
         return emb
 
     def _number(self, name, value, last_init):

@@ -24,7 +24,7 @@ import flax.linen as nn
 from ddim_jax.dropping import AUGMENT
 from ddim_jax.inputs import Input
 from ddim_jax.names import check_range
-from ddim_jax.networks.blocks import AttentionBlock, ResBlock, ascend, descend
+from ddim_jax.networks.blocks import MIDDLE, AttentionBlock, ResBlock, ascend, descend
 from ddim_jax.networks.layers import (
     PADDINGS,
     Conv3x3,
@@ -36,7 +36,7 @@ from ddim_jax.networks.layers import (
     upsample,
     zeros,
 )
-from ddim_jax.networks.options import SCALAR_UNITS, check_inputs, check_options, kept
+from ddim_jax.networks.options import check_inputs, check_options, kept, scalar
 
 
 class UNet(nn.Module):
@@ -68,6 +68,8 @@ class UNet(nn.Module):
         time_scale: of t and scalars before they are embedded. Losses with a derivative by time
             (MeanFlow, sCM) need it small: at 1 the fastest feature has a slope of 1,000 over a
             schedule of length 1.
+        interval_scale: the same of the scalar "interval" alone, for losses with a derivative by it
+            (flow maps); None: time_scale.
         norm_eps: epsilon of the group norms, 1e-6 in DDPM and 1e-5 in ADM.
         group_channels: least channels of a norm group; of at most 32 groups (see `GroupNorm`).
         patch_size: the network works on patch_size x patch_size pixels as channels.
@@ -97,6 +99,7 @@ class UNet(nn.Module):
     down_padding: str = "same"
     time_embedding: str = "ddpm"
     time_scale: float = 1.0
+    interval_scale: float | None = None
     norm_eps: float = 1e-6
     group_channels: int = 4
     patch_size: int = 1
@@ -144,6 +147,7 @@ class UNet(nn.Module):
         h = self._res("mid_0", -1)(h, emb, keys)
         h = between("mid", self._attention("mid_attention", h))
         h = self._res("mid_1", -1)(h, emb, keys)
+        self.sow("intermediates", MIDDLE, h)
         h = ascend(h, skips, *depth, block, functools.partial(self._up, emb=emb, keys=keys))
         h = nn.swish(GroupNorm(self.norm_eps, self.group_channels, name="norm_out")(h))
         features = self.out_channels * self.patch_size**2
@@ -223,7 +227,7 @@ class UNet(nn.Module):
             dense = nn.Dense(width, use_bias=False, kernel_init=zeros, name=f"{AUGMENT}_0")
             emb = emb + dense(inputs[AUGMENT])
         for name in self.scalars:
-            features = self._features(SCALAR_UNITS * inputs[name])
+            features = self._features(scalar(self, name, inputs[name]))
             emb = emb + two_layers(name, features, width, last_init=zeros)
         return emb
 

@@ -34,6 +34,7 @@ NAMED = {
     "frame_noise": FRAME_NOISES,
     "loss": losses.LOSSES,
     "loss.times": losses.TIMES,
+    "loss.critic_times": losses.TIMES,
     "loss.weighting": losses.WEIGHTINGS,
     "loss.pairs": losses.PAIRS,
     "loss.pairs.points": losses.POINTS,
@@ -42,7 +43,7 @@ NAMED = {
 }
 """Sections whose `name` is one of a table."""
 WRITTEN: dict[str, dict[str, Any]] = {
-    "": {"seed": 0, "parallel": "jit", "start_from": "", "stages": ()},
+    "": {"seed": 0, "parallel": "jit", "start_from": "", "teacher": "", "stages": ()},
     "data": {
         **{"name": "", "split": "train", "data_dir": "", "flip": False, "skip_unreadable": False},
         **{"image_shape": None, "channels": None, "resize": None, "pad": False},
@@ -57,6 +58,8 @@ WRITTEN: dict[str, dict[str, Any]] = {
     "codec": {"start_from": ""},
     "text": {"start_from": "", "null": "encode"},
     "model": {"name": "unet"},
+    "optimizer": {"parts": None},
+    "optimizer.parts": dict.fromkeys(losses.PARTS),
 }
 """Further fields of sections, with a value of their type; None where that may be any."""
 OPEN = ("model.out_channels", "model.num_classes", "optimizer.decay_steps")
@@ -146,6 +149,7 @@ def known_fields(section: str, config: Mapping[str, Any]) -> dict[str, Any]:
     functions: dict[str, Callable | None] = {
         "model": NETWORKS.get(present.get("name", "unet")),
         "optimizer": make_optimizer,
+        **{f"optimizer.parts.{name}": make_optimizer for name in losses.PARTS},
         "train.lora": LowRank,
         "sample": Recipe,
         "pairs": reflow_pairs.draw,
@@ -157,7 +161,7 @@ def known_fields(section: str, config: Mapping[str, Any]) -> dict[str, Any]:
     if function is not None:
         parameters = inspect.signature(function).parameters.values()
         options = {one.name: one.default for one in parameters if one.name not in HIDDEN}
-    if section in NAMED or section == "optimizer":
+    if section in NAMED or functions.get(section) is make_optimizer:
         options = {"name": ""} | options
     written = WRITTEN.get(section, {})
     return written | options | {k: v for k, v in present.items() if k not in written | options}

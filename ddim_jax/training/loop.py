@@ -23,6 +23,7 @@ from ddim_jax import data, experiment, parallel
 from ddim_jax.checkpoints import lock
 from ddim_jax.checkpoints.around import save as save_around
 from ddim_jax.checkpoints.workdir import BASE, Checkpointer, save_base
+from ddim_jax.losses.loss import STUDENT
 from ddim_jax.model import Model
 from ddim_jax.names import few
 from ddim_jax.training import around, resume, teacher
@@ -64,7 +65,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> TrainState:
     if start is not None:
         teacher.check(config, start.config, method.loss.needs_teacher)
     source = experiment.load_data(config) if source is None else source
-    config = teacher.record(config, start, source)
+    config = teacher.record(config, start, source, method.teacher)
     check_data(config, source)
     abstract_state(config, method, start, mesh)  # traces it: errors come before files
     with lock.locked(workdir):
@@ -226,6 +227,7 @@ def abstract_state(
 
 def _initialiser(config, method: Method, start: Model | None):
     """A function to the first state, and its arguments."""
+    parts, example = method.loss.parts, (method.teacher or method.model).example()
     taken = None if start is None else teacher.take_over(start, method.model)
 
     def init(key, taken, teacher_params):
@@ -236,10 +238,14 @@ def _initialiser(config, method: Method, start: Model | None):
             params = method.low_rank.init(params_key, params)
         ema = jax.tree.map(jnp.copy, params)
         frozen = (method.loss.freeze(params, teacher_params) or {}) | base or None
+        if parts is not None:
+            others = parts.init(jax.random.fold_in(params_key, 1), teacher_params, example)
+            params = {STUDENT: params} | others
         opt_state = method.optimizer.init(params)
         return TrainState(jnp.int32(0), params, ema, opt_state, run_key, frozen)
 
-    return init, (jax.random.key(config.seed), *jax.device_get((taken, start and start.params)))
+    teacher_params = method.teacher and method.teacher.params
+    return init, (jax.random.key(config.seed), *jax.device_get((taken, teacher_params)))
 
 
 def _summary(config, method: Method, source, first: int) -> str:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import ml_collections
+import numpy as np
 from jax.sharding import Mesh
 
 from ddim_jax import experiment, keys, losses, parallel
@@ -18,12 +19,14 @@ from ddim_jax.checkpoints.workdir import BASE
 from ddim_jax.data import augmentation as augmentations
 from ddim_jax.dropping import AUGMENT
 from ddim_jax.losses import TIMES, WEIGHTINGS, lpips
+from ddim_jax.losses.distribution_matching import HEAD
 from ddim_jax.model import Model
 from ddim_jax.names import check_names, check_options, check_range, lookup, make
 from ddim_jax.networks import AUTOENCODERS, low_rank
 from ddim_jax.networks.low_rank import LowRank
 from ddim_jax.training import fields
 from ddim_jax.training import optimizer as optimizers
+from ddim_jax.training import teacher as teachers
 from ddim_jax.training.sample_grid import SampleGrid
 from ddim_jax.training.state import EMAS, Ema
 from ddim_jax.training.step import make_step
@@ -39,6 +42,7 @@ class Method(NamedTuple):
         learning_rate: updates done -> the next one's learning rate.
         step: compiled `(state, batch, codec_params) -> (state, metrics)`.
         low_rank: the factors that are trained in place of the parameters; None: the parameters.
+        teacher: what it learns from, if anything.
     """
 
     model: Model
@@ -47,11 +51,12 @@ class Method(NamedTuple):
     learning_rate: Callable[[int], float]
     step: Callable
     low_rank: LowRank | None = None
+    teacher: Model | None = None
 
 
 def build(
     config: ml_collections.ConfigDict,
-    teacher: Model | None,
+    start: Model | None,
     mesh: Mesh,
     around: Pipeline | None = None,
 ) -> Method:
@@ -59,7 +64,7 @@ def build(
 
     Args:
         config: see `configs/`, of one stage.
-        teacher: what the run starts from, if anything.
+        start: what the run starts from, if anything.
         mesh: of the devices that the step runs on.
         around: parameters of the autoencoder and the text encoders, see `around`.
 
@@ -70,11 +75,13 @@ def build(
     if around is not None:
         model = model.with_parts(None, *around[2:])
     check(config, model, mesh.size)
+    teacher = teachers.of(config, start)
     loss = build_loss(config, model, teacher)
-    optimizer, ema = build_optimizer(config), build_ema(config)
+    check_loss(config, model, loss)
+    optimizer, ema = build_optimizer(config, loss), build_ema(config)
     accumulate, sample = config.train.get("accumulate", 1), experiment.samples_latents(config)
     shapes = jax.eval_shape(model.init, jax.random.key(0))  # traces it, which checks its options
-    low_rank = build_low_rank(config, model, shapes, teacher)
+    low_rank = build_low_rank(config, model, shapes, start)
     augmentation = build_augmentation(config, model)
 
     def step(axis: str | None, gather: Callable | None = None) -> Callable:
@@ -89,7 +96,8 @@ def build(
         return make_step(loss, optimizer, ema, axis, gather, accumulate, *changed)
 
     step_fn = parallel.parallelise_step(step, config.parallel, mesh)
-    return Method(model, loss, optimizer, build_learning_rate(config), step_fn, low_rank)
+    rate = build_learning_rate(config)
+    return Method(model, loss, optimizer, rate, step_fn, low_rank, teacher)
 
 
 def build_low_rank(
@@ -190,10 +198,50 @@ def check(config: ml_collections.ConfigDict, model: Model, devices: int) -> None
         )
 
 
+def check_loss(config: ml_collections.ConfigDict, model: Model, loss: losses.Loss) -> None:
+    """Raises ValueError for what does not go with a loss: factors, pairs, how it is drawn."""
+    if loss.parts is None and config.get("teacher"):
+        raise ValueError(
+            f"config.teacher is for losses that train a critic, and config.loss.name="
+            f"{config.loss.name!r} learns from what config.start_from names; leave it out"
+        )
+    if loss.parts is not None and config.train.get("lora"):
+        raise ValueError(
+            f"config.train.lora changes one network, and config.loss.name={config.loss.name!r} "
+            f"trains {', '.join(loss.parts.names)}; leave it out"
+        )
+    if loss.parts is not None and experiment.data_kind(config) == "pairs" and HEAD in loss.parts[0]:
+        raise ValueError(
+            f"config.data.name={config.data.name!r} holds pictures that a network drew, and the "
+            "head of config.loss compares with real ones; name real data, or leave out "
+            "config.loss.gan and config.loss.divergence"
+        )
+    if loss.nodes is None:
+        return
+    times = model.recipe.times(model.schedule)
+    fits = np.isclose(times[0], loss.nodes[0], rtol=0, atol=1e-3)
+    if len(times) == len(loss.nodes):
+        fits &= np.allclose(times[:-1], loss.nodes[:-1], rtol=0, atol=1e-3)
+    if not fits:
+        first = model.schedule.half_log_snr(loss.nodes[0])
+        raise ValueError(
+            f"config.sample draws at the times {_times(times)}, and config.loss trains for "
+            f"{_times(loss.nodes)}; set config.sample.steps={len(loss.nodes) - 1}, "
+            f"config.sample.stride='uniform' and config.sample.stride_options={{'lam_min': "
+            f"{first:.6g}}}"
+        )
+
+
+def _times(times: np.ndarray) -> str:
+    return ", ".join(f"{t:.4g}" for t in times[:-1])
+
+
 def net(model: Model) -> losses.Net:
     """A model as losses take it."""
-    told = model.inputs.dropped
-    return losses.Net(model.apply, model.schedule, model.parameterization, told, model.frame_noise)
+    own = dict(features=model.features, frame_noise=model.frame_noise)
+    return losses.Net(
+        model.apply, model.schedule, model.parameterization, model.inputs.dropped, **own
+    )
 
 
 def build_loss(
@@ -204,17 +252,18 @@ def build_loss(
     Args:
         config: of the run.
         model: what is trained.
-        teacher: what it starts from, if anything.
+        teacher: what it learns from, if anything.
 
     Raises:
         ValueError: an unknown name or option.
     """
+    schedule = (teacher if config.get("teacher") else model).schedule
     options = config.loss.to_dict()
     name = options.pop("name")
     make_loss = lookup(losses.LOSSES, name, "loss")
     options = check_options(make_loss, options, "loss")
-    if "times" in options:
-        options["times"] = make(TIMES, options["times"], "times", model.schedule)
+    for times in {"times", "critic_times"} & set(options):
+        options[times] = make(TIMES, options[times], times, schedule)
     if "weighting" in options:
         options["weighting"] = _weighting(options["weighting"])
     if isinstance(options.get("weight"), Mapping):
@@ -282,13 +331,13 @@ def build_augmentation(
     return augmentation
 
 
-def build_optimizer(config: ml_collections.ConfigDict) -> Any:
-    """The optax optimizer that a config names, see `optimizer.options`."""
-    return optimizers.make_optimizer(**optimizers.options(config))
+def build_optimizer(config: ml_collections.ConfigDict, loss: losses.Loss | None = None) -> Any:
+    """The optax optimizer that a config names, for what its loss trains; default one network."""
+    return optimizers.make_optimizers(config, None if loss is None else loss.parts)
 
 
 def build_learning_rate(config: ml_collections.ConfigDict) -> Callable[[int], float]:
-    """The learning rate of a config after so many updates."""
+    """The learning rate of a config after so many updates; of several networks, the student's."""
     rate = optimizers.make_rate(**optimizers.options(config))
     return lambda updates: float(rate(updates)) if callable(rate) else rate
 

@@ -45,10 +45,16 @@ class MetricsWriter:
         """Writes the metrics of `step`, its means since the last write, and images per second.
 
         The first step, which is compiled, does not count for the speed: 0 if there was no other.
+        What a good step does not tell, NaN, is that of the last one that did; or left out.
         """
         rows = jax.device_get(self._pending)
         seconds = time.perf_counter() - self._since
         values = {name: float(value) for name, value in rows[-1].items()}
+        good = values.get("finite", False)
+        for name in [name for name, value in values.items() if good and np.isnan(value)]:
+            told = [float(row[name]) for row in rows if not np.isnan(row[name])]
+            del values[name]
+            values |= {name: told[-1]} if told else {}
         values["loss_mean"] = float(np.mean([row["loss"] for row in rows]))
         values["learning_rate"] = learning_rate
         values["images_s"] = round(batch_size * (len(rows) - self._uncounted) / seconds, 1)

@@ -1,4 +1,11 @@
-"""The optax optimizer that a config names: Adam and its kin, warm-up, decay, clipping."""
+"""The optax optimizer that a config names: Adam and its kin, warm-up, decay, clipping.
+
+Of a loss that trains several networks each has its own, and its own clipping:
+
+    config.optimizer = dict(name="adam", learning_rate=5e-4, parts=dict(critic=dict(b1=0.0)))
+
+where a section of `parts` says what is other than for the rest.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,7 +13,9 @@ from typing import Any
 import ml_collections
 import optax
 
-from ddim_jax.names import check_options, check_range
+from ddim_jax.losses import Parts
+from ddim_jax.losses.loss import STUDENT
+from ddim_jax.names import check_names, check_options, check_range
 
 OPTIMIZERS = {"adam": optax.adam, "adamw": optax.adamw, "radam": optax.radam}
 DECAYS = ("constant", "cosine", "linear")
@@ -57,6 +66,47 @@ def make_optimizer(
     return optax.chain(optax.clip_by_global_norm(clip_norm), adam) if clip_norm else adam
 
 
+def make_optimizers(
+    config: ml_collections.ConfigDict, parts: Parts | None
+) -> optax.GradientTransformation:
+    """The optimizer of a config for what a loss trains.
+
+    Args:
+        config: its section `optimizer`, and `train.steps`.
+        parts: of the loss; None: it trains one network.
+
+    Raises:
+        ValueError: an option that cannot be, or of a part that is not trained.
+    """
+    given = config.optimizer.get("parts") or {}
+    if parts is None:
+        if given:
+            raise ValueError(
+                f"config.optimizer.parts has {', '.join(given)}, and config.loss.name="
+                f"{config.loss.name!r} trains one network; leave it out"
+            )
+        return make_optimizer(**options(config))
+    check_names(given, parts.names, "config.optimizer.parts")
+    each = {name: _of_part(options(config, name), parts.turns.get(name)) for name in parts.names}
+    return optax.partition(each, {name: name for name in parts.names})
+
+
+def _of_part(
+    options: dict[str, Any], turn: Callable[[Any], Any] | None
+) -> optax.GradientTransformation:
+    """The optimizer of one part; where its turn has not come, its moments stay as they are.
+
+    The learning rate goes by the steps of the run.
+    """
+    plain = make_optimizer(**options)
+    if turn is None:
+        return plain
+    rate, constant = make_rate(**options), dict(warmup_steps=0, decay_steps=0, decay="constant")
+    unscaled = make_optimizer(**options | constant | {"learning_rate": 1.0})
+    scale = optax.scale_by_schedule if callable(rate) else optax.scale
+    return optax.chain(optax.conditionally_mask(unscaled, turn), scale(rate))
+
+
 def make_rate(
     learning_rate: float = 2e-4,
     warmup_steps: int = 0,
@@ -103,18 +153,19 @@ def make_rate(
     return rate
 
 
-def options(config: ml_collections.ConfigDict) -> dict[str, Any]:
+def options(config: ml_collections.ConfigDict, part: str = STUDENT) -> dict[str, Any]:
     """The options of `make_optimizer` in a config, where the decay is as long as the run.
 
     Args:
         config: its section `optimizer`, and `train.steps`, which decay_steps are if the section
             names a decay and has none.
+        part: of what is trained.
 
     Raises:
         ValueError: an unknown option; a run that would go on where the learning rate is 0.
     """
-    section = check_options(make_optimizer, config.optimizer.to_dict(), "optimizer")
-    length, steps = decay_steps(config), config.train.steps
+    section = check_options(make_optimizer, _section(config, part), "optimizer")
+    length, steps = decay_steps(config, part), config.train.steps
     length = check_range("config.optimizer.decay_steps", length, "[0, inf)", whole=True)
     if 0 < length < steps:
         raise ValueError(
@@ -135,9 +186,22 @@ def note(config: ml_collections.ConfigDict) -> str:
     )
 
 
-def decay_steps(config: ml_collections.ConfigDict) -> int:
+def _section(config: ml_collections.ConfigDict, part: str) -> dict[str, Any]:
+    """What a config's section `optimizer` says of a part."""
+    section = config.optimizer.to_dict()
+    own = (section.pop("parts", None) or {}).get(part) or {}
+    if {"parts", "decay_steps"} & set(own):
+        raise ValueError(
+            f"config.optimizer.parts.{part} has {', '.join(own)}: the length of a run is that of "
+            "all parts, set config.optimizer.decay_steps; how often a part is trained is said by "
+            "config.loss"
+        )
+    return section | own
+
+
+def decay_steps(config: ml_collections.ConfigDict, part: str = STUDENT) -> int:
     """The step at which the learning rate of a config is 0; 0 if it never falls."""
-    section = config.optimizer
+    section = _section(config, part)
     given, decay = section.get("decay_steps"), section.get("decay")
     if decay == "constant" or (given is None and decay is None):
         return 0

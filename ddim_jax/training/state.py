@@ -25,8 +25,9 @@ class TrainState:
 
     Attributes:
         step: int32, updates done.
-        params: network parameters, float32; or the low-rank factors that change frozen ones.
-        ema: their moving average, float32; what is sampled from.
+        params: network parameters, float32; or the low-rank factors that change frozen ones; or
+            a dict of several networks', of which one is the student, see `losses.Parts`.
+        ema: their moving average, of the student alone, float32; what is sampled from.
         opt_state: of the optax optimizer.
         key: the run's random key; step k uses `fold_in(key, k)`.
         frozen: a teacher or target copy, and what factors change, by name; or None.

@@ -80,7 +80,7 @@ def make_step(
         new = state.replace(
             step=state.step + 1,
             params=params,
-            ema=ema(state.ema, params, state.step + 1),
+            ema=ema(state.ema, loss.student(params), state.step + 1),
             opt_state=opt_state,
             frozen=loss.update_frozen(state.frozen, params, state.step + 1),
         )

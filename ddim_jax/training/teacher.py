@@ -3,8 +3,9 @@
 `config.start_from` names the network: a training workdir, a `.safetensors` file or a bundled one.
 It must be of the same images and classes, a teacher of the same schedule too, and its parameters
 must fit; inputs that only the new network has (`scalars`) start at zero effect, and so do layers
-that mix frames, where a network of pictures becomes one of clips. What it predicts may differ. The
-workdir keeps fingerprints of data and network, so that a resume can compare.
+that mix frames, where a network of pictures becomes one of clips. What it predicts may differ.
+`config.teacher` names another teacher, for losses that train a critic of it; that may be of another
+schedule. The workdir keeps fingerprints of data and networks, so that a resume can compare.
 """
 
 import hashlib
@@ -53,6 +54,21 @@ def load(config: ml_collections.ConfigDict, workdir: Path | None = None) -> Mode
         return checkpoints.load(copy)
 
 
+def of(config: ml_collections.ConfigDict, start: Model | None) -> Model | None:
+    """The model that a run learns from: that of `config.teacher`, else what it starts from.
+
+    Raises:
+        FileNotFoundError: there is no such network.
+        ValueError: it is damaged, or of other images or classes.
+    """
+    name = config.get("teacher", "")
+    if not name:
+        return start
+    teacher = checkpoints.load(name, accelerated=False)
+    _check_same(config, teacher.config, "config.teacher")
+    return teacher
+
+
 def resolve(config: ml_collections.ConfigDict, start: Model | None) -> ml_collections.ConfigDict:
     """The config with what it leaves open: as what it starts from, or as its data, are.
 
@@ -95,23 +111,12 @@ def check(
             f"the config says {mine or None}; a teacher's must be the student's"
         )
     mine, theirs = config.schedule.to_dict(), start.schedule.to_dict()
-    if needs_teacher and mine != theirs:
+    if needs_teacher and mine != theirs and not config.get("teacher"):
         raise ValueError(
             f"what config.start_from names was trained on the schedule {theirs}, the config says "
             f"{mine}; a teacher's must be the student's"
         )
-    mine, theirs = (tuple(c.data.image_shape) for c in (config, start))
-    if mine != theirs:
-        raise ValueError(
-            f"config.start_from draws images of shape {theirs}, this config's are {mine}; set "
-            "config.data.image_shape, or choose another"
-        )
-    mine, theirs = (c.model.get("num_classes", 0) for c in (config, start))
-    if mine != theirs:
-        raise ValueError(
-            f"config.start_from has {theirs} classes, this config {mine}; set "
-            f"config.model.num_classes={theirs}, or choose another"
-        )
+    _check_same(config, start, "config.start_from")
     if config.loss.name == start.loss.name == "progressive":
         steps, before = config.loss.steps, start.loss.steps
         if before != 2 * steps:
@@ -119,6 +124,23 @@ def check(
                 f"a student of {steps} steps needs a teacher of {2 * steps}, this one takes "
                 f"{before}; halve that: loss.steps={before // 2}"
             )
+
+
+def _check_same(
+    config: ml_collections.ConfigDict, start: ml_collections.ConfigDict, name: str
+) -> None:
+    mine, theirs = (tuple(c.data.image_shape) for c in (config, start))
+    if mine != theirs:
+        raise ValueError(
+            f"{name} draws images of shape {theirs}, this config's are {mine}; set "
+            "config.data.image_shape, or choose another"
+        )
+    mine, theirs = (c.model.get("num_classes", 0) for c in (config, start))
+    if mine != theirs:
+        raise ValueError(
+            f"{name} has {theirs} classes, this config {mine}; set "
+            f"config.model.num_classes={theirs}, or choose another"
+        )
 
 
 def take_over(start: Model, model: Model) -> dict[str, Any]:
@@ -151,7 +173,12 @@ def merge(params: Any, taken: dict | None) -> Any:
     return unflatten_dict(flatten_dict(params, sep="/") | taken, sep="/")
 
 
-def record(config: ml_collections.ConfigDict, start: Model | None, source: Any) -> Any:
+def record(
+    config: ml_collections.ConfigDict,
+    start: Model | None,
+    source: Any,
+    teacher: Model | None = None,
+) -> Any:
     """The config as a workdir keeps it.
 
     With the version, the names of its classes, the whole path of a stride's file, and fingerprints
@@ -171,6 +198,8 @@ def record(config: ml_collections.ConfigDict, start: Model | None, source: Any) 
             config.captions_fingerprint = digest.hexdigest()[:16]
         if start is not None:
             config.start_weights = start.fingerprint
+        if config.get("teacher"):
+            config.teacher_weights = teacher.fingerprint
     return config
 
 

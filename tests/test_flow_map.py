@@ -1,0 +1,276 @@
+"""Flow maps against the exact one of Gaussians, on straight paths and on the cosine schedule.
+
+The data are N(.3, .5^2); the numbers that are expected are of closed forms, in float64.
+"""
+
+import importlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ddim_jax import losses, predictions, sampling, schedules, solvers, strides
+from ddim_jax.losses import Net
+from tests.errors import rejects
+
+module = importlib.import_module("ddim_jax.losses.flow_map")
+FLOW, COSINE = schedules.rectified_flow(), schedules.cosine()
+M, STD = 0.3, 0.5
+X, T, S = 0.7, 0.9, 0.25
+KEYS = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(3), i))(jnp.arange(64))
+NULL = {"label": 3}
+
+
+def spread(t):
+    return jnp.sqrt(((1 - t) * STD) ** 2 + t**2)
+
+
+def jump(x, t, s):
+    """The exact map."""
+    return (1 - s) * M + spread(s) / spread(t) * (x - (1 - t) * M)
+
+
+def velocity(x, t):
+    return (t - (1 - t) * STD**2) / spread(t) ** 2 * (x - (1 - t) * M) - M
+
+
+def mean_velocity(x, t, s):
+    """The exact U, with its limit at s = t."""
+    far = jnp.abs(t - s) > 1e-3
+    return jnp.where(far, (x - jump(x, t, s)) / jnp.where(far, t - s, 1), velocity(x, (t + s) / 2))
+
+
+def bump(x, t, s):
+    return jnp.sin(2 * x + t - s / 2)
+
+
+def flow_apply(p, x, model_time, inputs, keys=None):
+    t = (model_time / 1000)[:, None]
+    if not inputs:  # the teacher
+        return velocity(x, t)
+    s = t - inputs["interval"][:, None]
+    return mean_velocity(x, t, s) + p * bump(x, t, s)
+
+
+def cosine_apply(p, x, model_time, inputs, keys=None):
+    """The same map for a network that predicts v: U = (2 t - 1) / n^2 x + v / n."""
+    t_of = lambda clock: module._t_of(COSINE.level(clock))[:, None]  # noqa: E731
+    t = t_of(model_time / 1000)
+    n = jnp.sqrt(t**2 + (1 - t) ** 2)
+    x = n * x
+    s = t_of(model_time / 1000 - inputs["interval"]) if inputs else t
+    u = mean_velocity(x, t, s) + p * bump(x, t, s) if inputs else velocity(x, t)
+    return n * (u - (2 * t - 1) / n**2 * x)
+
+
+NETS = {
+    "flow": Net(flow_apply, FLOW, predictions.flow),
+    "cosine": Net(cosine_apply, COSINE, predictions.v),
+}
+
+
+def at_one_point(monkeypatch, net, p, **options):
+    """The loss at x = .7, t = .9, s = .25, with the exact teacher."""
+    monkeypatch.setattr(module, "_pair", lambda *_: (jnp.full(1, T), jnp.full(1, S)))
+    monkeypatch.setattr(module, "normal_like", lambda keys, x: jnp.full((1, 1), 0.7))
+    loss = losses.flow_map(net, distil=True, **options)
+    frozen = {"teacher": None, "target": jnp.float32(p)}
+    batch = {"image": jnp.full((1, 1), (X - T * 0.7) / (1 - T))}
+    return loss(jnp.float32(p), frozen, batch, KEYS[:1], 0)[0]
+
+
+def test_the_oracle_is_the_one_that_is_known():
+    found = [jump(X, T, S), mean_velocity(X, T, S), velocity(X, T), velocity(jump(X, T, S), S)]
+    np.testing.assert_allclose(found, [0.56, 0.2153846154, 0.4215384615, -0.1969230769], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("kind", module.KINDS)
+def test_the_exact_map_has_no_loss(kind, name, monkeypatch):
+    assert at_one_point(monkeypatch, NETS[name], 0.0, kind=kind) < 2e-10
+
+
+RESIDUALS = {"lsd": 0.2408732883, "esd": -0.0427088017}
+
+
+@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("kind", RESIDUALS)
+def test_a_wrong_map_has_the_known_residual(kind, name, monkeypatch):
+    value = at_one_point(monkeypatch, NETS[name], 0.3, kind=kind)
+    np.testing.assert_allclose(np.sqrt(value), abs(RESIDUALS[kind]), rtol=2e-5)
+
+
+def test_psd_of_a_wrong_map(monkeypatch):
+    """By hand, of halves that meet at t = .575."""
+    u = lambda x, t, s: mean_velocity(x, t, s) + 0.3 * bump(x, t, s)  # noqa: E731
+    r = (T + S) / 2
+    first = u(X, T, r)
+    second = u(X - (T - r) * first, r, S)
+    expected = u(X, T, S) - (first + second) / 2
+    for net in NETS.values():
+        value = at_one_point(monkeypatch, net, 0.3, kind="psd")
+        np.testing.assert_allclose(value, expected**2, rtol=1e-3)
+
+
+def test_a_denoiser_is_its_own_velocity_on_every_schedule():
+    """U at s = t of exact denoisers of several predictions is v, before any training."""
+    x, t = jnp.linspace(-2, 2, 5)[:, None], jnp.array([0.05, 0.3, 0.5, 0.8, 0.97])
+    for schedule in (FLOW, COSINE, schedules.edm(), schedules.vp_linear()):
+        for prediction in ("v", "flow", "edm", "x0"):
+            parameterization = predictions.PREDICTIONS[prediction]()
+            clock = module._clock(schedule, t)
+            level = schedule.level(clock)
+
+            def apply(p, x_in, model_time, inputs, keys, level=level, of=parameterization):
+                v = velocity(x, t[:, None])
+                exact = predictions.Prediction(x - t[:, None] * v, x + (1 - t[:, None]) * v)
+                return predictions.target(of, exact, level)
+
+            net = Net(apply, schedule, parameterization)
+            found = module._velocity(net, None, x, clock, {})
+            np.testing.assert_allclose(found, velocity(x, t[:, None]), rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_ddim_draws_with_the_jumps_that_were_learned(name):
+    """One step and three on the uniform stride, whose length the network is told."""
+    net = NETS[name]
+    noise = sampling.initial_noise(sampling.sample_keys(0, np.arange(8)), (1,))
+    keys = sampling.sample_keys(0, np.arange(8))
+    sample = sampling.make_sampler(net.apply, net.parameterization, clip="none")
+    for steps in (1, 3):
+        table = solvers.ddim()(net.schedule, strides.uniform(net.schedule, steps))
+        told = {"interval": jnp.full(8, 1 / steps)}
+        found = sample(jnp.float32(0), table, noise, keys, told).x
+        np.testing.assert_allclose(found, jump(noise, 1.0, 0.0), rtol=0, atol=3e-3)
+
+
+@pytest.mark.parametrize("kind", module.KINDS)
+def test_only_the_network_that_is_trained_has_a_gradient(kind):
+    for distil in (True, False):
+        loss = losses.flow_map(NETS["flow"], kind=kind, distil=distil)
+        trees = {"params": jnp.float32(0.3), "target": jnp.float32(0.3)}
+        batch = {"image": jnp.ones((64, 1))}
+
+        def value(trees, loss=loss, batch=batch):
+            frozen = {"teacher": None, "target": trees["target"]}
+            return loss(trees["params"], frozen, batch, KEYS, 0)[0]
+
+        grads = jax.grad(value)(trees)
+        assert grads["target"] == 0 and abs(grads["params"]) > 1e-3
+        assert loss.needs_teacher == distil
+        assert (loss.target_decay is None) == (distil and kind != "psd")
+
+
+def test_rows_of_no_length_are_flow_matching():
+    """Whatever the kind; the network's velocity is wrong by a bump."""
+    batch = {"image": jnp.asarray(np.random.default_rng(0).normal(size=(64, 1)), jnp.float32)}
+    frozen, found = {"target": jnp.float32(9.0)}, []
+    for kind in module.KINDS:
+        loss = losses.flow_map(NETS["flow"], kind=kind, same=1.0)
+        value, metrics = loss(jnp.float32(0.3), frozen, batch, KEYS, 0)
+        found.append(value)
+        assert metrics["loss_jumps"] == 0
+    np.testing.assert_allclose(found, found[0], rtol=1e-5)
+    assert found[0] > 0.05
+
+
+# --- improved MeanFlow ----------------------------------------------------------------------------
+
+MEAN_FLOW = importlib.import_module("ddim_jax.losses.mean_flow")
+NOISE = {
+    # t, s -> E of the squared residual of the exact map, along the data's velocity and its own
+    (0.99999, 0.0): (0.0625, 0.25),
+    (0.7, 0.4): (0.237954, 0.487805),
+    (0.3, 0.0): (1.384083, 1.176471),
+}
+
+
+@pytest.mark.parametrize("times", NOISE)
+def test_the_noise_of_the_exact_mean_flow(times, monkeypatch):
+    """Of a residual that is linear in data and noise: the mean over signs of both is exact."""
+    z, eps = (jnp.array(signs)[:, None] for signs in ([1.0, 1, -1, -1], [1.0, -1, 1, -1]))
+    monkeypatch.setattr(MEAN_FLOW, "_interval", lambda *_: [jnp.full(4, time) for time in times])
+    monkeypatch.setattr(MEAN_FLOW, "normal_like", lambda keys, x: eps)
+    for improved, expected in zip((False, True), NOISE[times], strict=True):
+        loss = losses.mean_flow(NETS["flow"], power=0.0, improved=improved)
+        found = loss(jnp.float32(0), None, {"image": M + STD * z}, KEYS[:4], 0)[0]
+        np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_the_improved_form_regresses_on_the_velocity_of_the_data(monkeypatch):
+    """V = u + h held(du/dt), whose derivative by the parameter is that of u; the network is off."""
+
+    def apply(p, x, model_time, inputs, keys=None):
+        t, h = model_time[:, None] / 1000, inputs["interval"][:, None]
+        return mean_velocity(x, t, t - h) + p * h * bump(x, t, t - h)
+
+    u = lambda p, x, t, s: mean_velocity(x, t, s) + p * (t - s) * bump(x, t, s)  # noqa: E731
+    eps, x0 = 0.7, (X - T * 0.7) / (1 - T)
+    du = jax.jvp(lambda *at: u(0.3, *at), (X, T, S), (velocity(X, T), 1.0, 0.0))[1]
+    error = u(0.3, X, T, S) + (T - S) * du - (eps - x0)
+    monkeypatch.setattr(MEAN_FLOW, "_interval", lambda *_: (jnp.full(1, T), jnp.full(1, S)))
+    monkeypatch.setattr(MEAN_FLOW, "normal_like", lambda keys, x: jnp.full((1, 1), eps))
+    loss = losses.mean_flow(Net(apply, FLOW, predictions.flow), power=0.0, improved=True)
+    value, slope = jax.value_and_grad(
+        lambda p: loss(p, None, {"image": jnp.full((1, 1), x0)}, KEYS[:1], 0)[0]
+    )(jnp.float32(0.3))
+    np.testing.assert_allclose(value, error**2, rtol=1e-4)
+    np.testing.assert_allclose(slope, 2 * error * (T - S) * bump(X, T, S), rtol=1e-4)
+
+
+def test_a_scale_that_is_an_input_guides_to_its_own_fixed_point():
+    """v = .8 of the label and -.3 of none: at w = 3 the network must say 3."""
+    seen = []
+
+    def apply(p, x, model_time, inputs, keys=None):
+        w, none = inputs["guidance"][:, None], (inputs["label"] == 3)[:, None]
+        seen.append(w)
+        return 0 * x + jnp.where(none, -0.3, w * 0.8 + (1 - w) * -0.3) + p
+
+    net = Net(apply, FLOW, predictions.flow, NULL)
+    batch = {"image": jnp.zeros((64, 1)), "label": jnp.zeros(64, jnp.int32)}
+    with pytest.MonkeyPatch.context() as patch:  # so that eps - x0 is .8
+        patch.setattr(MEAN_FLOW, "normal_like", lambda keys, x: jnp.full((64, 1), 0.8))
+        options = dict(improved=True, label_dropout=1e-9, power=0.0)
+        loss = losses.mean_flow(net, guidance=(1.0, 8.0), **options)
+        slope = jax.grad(lambda p: loss(p, None, batch, KEYS, 0)[0])(jnp.float32(0))
+        assert abs(slope) < 1e-5
+        assert abs(jax.grad(lambda p: loss(p, None, batch, KEYS, 0)[0])(jnp.float32(0.1))) > 0.1
+        seen.clear()
+        loss(jnp.float32(0), None, batch, KEYS, 0)
+    share = np.log(np.asarray(seen[0])) / np.log(8)  # uniform, of a density of 1 / w
+    np.testing.assert_allclose(
+        np.quantile(share, (0, 0.25, 0.5, 0.75, 1)), np.arange(5) / 4, atol=0.12
+    )
+    with rejects(ValueError, "is of the improved form", "set config.loss.improved=True"):
+        losses.mean_flow(net, guidance=(1.0, 8.0))
+    with rejects(ValueError, "the lower end of config.loss.guidance"):
+        losses.mean_flow(net, guidance=(0.0, 8.0), improved=True)
+
+
+# --- times ----------------------------------------------------------------------------------------
+
+
+def test_pairs_of_times():
+    keys = jax.random.split(jax.random.key(0), 4000)
+    t, s = module._pair(keys, 0.5, 0.25)
+    assert np.all(s <= t) and np.all(t <= 1)
+    np.testing.assert_allclose(np.mean(s == t), 0.5, atol=0.03)
+    np.testing.assert_allclose(np.mean((s == 0)[s < t]), 0.25, atol=0.03)
+    np.testing.assert_allclose(np.mean(t), 2 / 3, atol=0.01)
+
+
+def test_bad_options():
+    flow = NETS["flow"]
+    with rejects(ValueError, "config.loss.kind must be one of lsd, esd, psd, got 'lmd'"):
+        losses.flow_map(flow, kind="lmd")
+    with rejects(ValueError, "config.loss.same must be in [0, 1], got 2"):
+        losses.flow_map(flow, same=2)
+    with rejects(ValueError, "are a teacher's: set config.loss.distil=True"):
+        losses.flow_map(flow, guidance_scale=2.0)
+    with rejects(ValueError, "needs a class-conditional network"):
+        losses.flow_map(flow, guidance_scale=2.0, distil=True)
+    with rejects(ValueError, "says nothing about x0 at pure noise"):
+        losses.flow_map(Net(None, FLOW, predictions.eps))

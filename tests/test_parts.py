@@ -1,0 +1,237 @@
+"""Runs of several networks at once: what is saved and drawn, resume, what cannot be."""
+
+import json
+import math
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+import ddim_jax
+from configs import digits
+from ddim_jax import experiment, parallel
+from ddim_jax.checkpoints import weights_file
+from ddim_jax.commands import configs
+from ddim_jax.training import loop, method
+from ddim_jax.training import teacher as teachers
+from tests.errors import rejects
+from tests.latent_networks import random
+from tests.processes import ROOT
+from tests.tiny import tiny
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A network of which no parameter is zero, as a file."""
+    made = experiment.build(tiny(digits.get_config(), levels=1))
+    shapes = jax.eval_shape(made.init, jax.random.key(0))
+    params = jax.tree.map(lambda leaf: random(str(leaf.shape), *leaf.shape), shapes)
+    path = tmp_path_factory.mktemp("base") / "base.safetensors"
+    weights_file.save(path, made.replace(params=params))
+    return path
+
+
+LOSS = dict(name="distribution_matching", start=5.0, every=2, gan=0.1)
+
+
+def config(base, steps=6, **loss):
+    config = tiny(digits.get_config(), levels=1)
+    config.start_from = str(base)
+    config.train.update(steps=steps, log_every=2, checkpoint_every=2, sample_every=0)
+    with config.unlocked():
+        config.loss = LOSS | loss
+        config.optimizer.parts = dict(critic=dict(learning_rate=2e-3), head=dict(b1=0.0))
+        config.sample.stride_options = dict(lam_min=-math.log(5.0))
+        config.sample.steps = 1
+    return config
+
+
+def leaves(state):
+    state = state.replace(key=jax.random.key_data(state.key))
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(state)]
+
+
+def rows(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def finished(base, tmp_path_factory):
+    """An uninterrupted run of 6 steps."""
+    workdir = tmp_path_factory.mktemp("finished")
+    return workdir, loop.train(config(base), workdir)
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(base, finished, tmp_path):
+    loop.train(config(base, steps=3), tmp_path)
+    state = loop.train(config(base), tmp_path)
+    assert sorted(state.params) == ["critic", "head", "student"]
+    for ours, theirs in zip(leaves(state), leaves(finished[1]), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_student_that_rests_tells_the_gauge_of_its_last_turn(finished):
+    """Of steps 2, 4 and 6, in which it rests; what is not finite would be no JSON."""
+    found = rows(finished[0])
+    assert [row["step"] for row in found] == [2, 4, 6]
+    assert all(np.isfinite(row["rho"]) and np.isfinite(row["loss_head"]) for row in found)
+
+
+def test_the_student_alone_is_drawn_from_a_workdir(finished, tmp_path):
+    workdir, state = finished
+    model = ddim_jax.load(workdir)
+    jax.tree.map(np.testing.assert_array_equal, model.params, jax.device_get(state.ema))
+    assert jax.tree.structure(model.params) == jax.tree.structure(state.params["student"])
+    pictures = model.draw(2, label=[3, 1])
+    weights_file.save(tmp_path / "student.safetensors", model)
+    again = ddim_jax.load(tmp_path / "student.safetensors").draw(2, label=[3, 1])
+    np.testing.assert_array_equal(pictures, again)
+
+
+def test_parts_start_as_the_teacher_which_does_not_change(base, finished):
+    start = ddim_jax.load(base).params
+    state = finished[1]
+    jax.tree.map(np.testing.assert_array_equal, state.frozen["teacher"], start)
+    for part in ("student", "critic"):
+        apart = jax.tree.map(lambda a, b: float(abs(a - b).max()), state.params[part], start)
+        assert 0 < max(jax.tree.leaves(apart)) < 0.05
+
+
+@pytest.mark.slow
+def test_another_run_starts_from_the_student(finished, tmp_path):
+    plain = config(finished[0], steps=2, gan=0.0)
+    del plain.optimizer.parts["head"]
+    state = loop.train(plain, tmp_path)
+    assert sorted(state.params) == ["critic", "student"]
+    ema = jax.device_get(finished[1].ema)
+    jax.tree.map(np.testing.assert_array_equal, state.frozen["teacher"], ema)
+
+
+def test_parts_of_another_method_are_refused(base, finished, tmp_path):
+    with rejects(ValueError, "config.loss.gan is 0.1, not 0.0"):
+        other = config(base, gan=0.0)
+        del other.optimizer.parts["head"]
+        loop.train(other, finished[0])
+    shutil.copytree(finished[0], tmp_path / "run")  # a config that was written over
+    file = tmp_path / "run" / "config.json"
+    said = json.loads(file.read_text())
+    said["loss"]["gan"] = 0.0
+    del said["optimizer"]["parts"]["head"]
+    file.write_text(json.dumps(said))
+    with rejects(
+        ValueError,
+        "checkpoint 6 is of another method: it holds critic, head, student, and the config trains",
+        "critic, student; use the config it was trained with",
+    ):
+        loop.train(other, tmp_path / "run")
+    assert ddim_jax.load(tmp_path / "run").step == 6  # the student is there all the same
+
+
+def test_a_student_may_be_of_another_schedule_than_its_teacher(base):
+    """A straight flow, taught by a denoiser on the cosine schedule; the step is traced."""
+    flow = config(base, gan=0.1, start=None)
+    flow.schedule, flow.prediction = dict(name="rectified_flow"), dict(name="flow")
+    flow.sample.stride_options = {}
+    start = ddim_jax.load(base)
+    with rejects(ValueError, "a teacher's must be the student's"):
+        teachers.check(flow, start.config, True)
+    with flow.unlocked():
+        flow.teacher = str(base)
+    teachers.check(flow, start.config, True)
+    mesh = parallel.make_mesh()
+    built = method.build(flow, start, mesh)
+    assert built.model.schedule.name == "rectified_flow" and built.teacher.schedule.name == "cosine"
+    state = loop.abstract_state(flow, built, start, mesh)
+    rows = {"image": jax.ShapeDtypeStruct((4, 8, 8, 1), np.uint8)}
+    rows["label"] = jax.ShapeDtypeStruct((4,), np.int32)
+    after, _ = jax.eval_shape(built.step, state, rows)
+    assert jax.tree.structure(after.params) == jax.tree.structure(state.params)
+    source = experiment.load_data(flow)
+    kept = teachers.record(flow, start, source, built.teacher)
+    assert kept.teacher_weights == start.fingerprint
+    flow.loss = dict(name="diffusion")
+    with rejects(ValueError, "config.teacher is for losses that train a critic"):
+        method.build(flow, start, mesh)
+
+
+def change(path, value):
+    def changed(config):
+        with config.unlocked(), config.ignore_type():
+            *sections, field = path.split(".")
+            target = config
+            for section in sections:
+                target = target[section]
+            target[field] = value
+
+    return changed
+
+
+BAD = {
+    "ratio": ("loss.every", 0, "config.loss.every must be at least 1, got 0"),
+    "part": ("optimizer.parts", {"discriminator": {}}, "config.optimizer.parts has no option"),
+    "length": ("optimizer.parts.critic.decay_steps", 5, "set config.optimizer.decay_steps"),
+    "rate": ("optimizer.parts.critic.learning_rate", -1.0, "learning_rate must be"),
+    "option": ("optimizer.parts.critic.lr", 1.0, "optimizer has no option 'lr'"),
+    "schedule": ("schedule", {"name": "vp_linear"}, "was trained on the schedule {'name': 'cos"),
+    "teacher": ("start_from", "", "this loss needs a teacher"),
+    "start": ("loss.start", 9.0, "config.sample draws at the times 0.8744, and config.loss trains"),
+    "factors": ("train.lora", {"rank": 2}, "config.train.lora changes one network"),
+    "one": ("loss", {"name": "diffusion"}, "'diffusion' trains one network; leave it out"),
+    "data": ("data.name", "pairs:nowhere", "the head of config.loss compares with real ones"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_what_cannot_be_is_refused_before_anything_is_written(name, base, tmp_path):
+    path, value, message = BAD[name]
+    wrong = config(base)
+    change(path, value)(wrong)
+    with rejects(ValueError, message):
+        loop.train(wrong, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_options_of_a_part_are_set_from_text():
+    field = "stages[1].optimizer.parts.head.learning_rate"
+    found = configs.load("digits_dmd", [(field, "1e-3")])
+    assert found.stages[1]["optimizer"]["parts"]["head"]["learning_rate"] == 1e-3
+    assert found.stages[1]["optimizer"]["parts"]["critic"]["learning_rate"] == 1e-3
+    with rejects(ValueError, "config.optimizer.parts has no field 'critik'", "'critic'"):
+        configs.load("digits", [("optimizer.parts.critik.b1", "0")])
+    with rejects(ValueError, "has no field 'lr'"):
+        configs.load("digits", [("optimizer.parts.critic.lr", "0")])
+
+
+CONFIG = """
+from tests.test_parts import config
+
+def get_config():
+    made = config({base!r}, steps=60)
+    made.train.update(log_every=1, checkpoint_every=10)
+    return made
+"""
+
+
+@pytest.mark.slow
+def test_kill_9_in_a_process_of_its_own(base, tmp_path):
+    """The same command continues, and its losses are those of an uninterrupted run."""
+    (tmp_path / "config.py").write_text(CONFIG.format(base=str(base)))
+    command = [sys.executable, "train.py", f"--config={tmp_path / 'config.py'}"]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    subprocess.run([*command, f"--workdir={whole}"], cwd=ROOT, check=True)
+    process = subprocess.Popen([*command, f"--workdir={broken}"], cwd=ROOT)
+    file = broken / "metrics.jsonl"
+    while process.poll() is None:
+        time.sleep(0.02)
+        if file.exists() and file.read_text().count("\n") >= 25:
+            process.send_signal(signal.SIGKILL)
+            break
+    assert process.wait() == -9
+    subprocess.run([*command, f"--workdir={broken}"], cwd=ROOT, check=True)
+    found = [[{n: r[n] for n in r if n != "images_s"} for r in rows(w)] for w in (broken, whole)]
+    assert found[0] == found[1] and len(found[0]) == 60
