@@ -79,9 +79,7 @@ def exact(monkeypatch):
 
         def row(params, z, e):
             draws = iter([e, z, e])  # of what the student drew, of the student, of the data
-            monkeypatch.setattr(
-                module, "normal_like", lambda keys, x: jnp.full((1, 1), next(draws))
-            )
+            monkeypatch.setattr(Net, "noise", lambda *_: jnp.full((1, 1), next(draws)))
             batch = {"image": jnp.full((1, 1), DATA[0] + DATA[1] * z)}
             return loss(params, FROZEN, batch, KEYS[:1], 0)
 
@@ -374,7 +372,7 @@ def test_drawing_is_what_the_student_was_trained_for():
     table = solvers.consistency(sigma_min=0.0)(cosine, times)
     expected = sample(jnp.float32(0.3), table, cosine.prior_std(times[0]) * noise, keys).x
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "normal_like", lambda keys, x: noise)
+        patch.setattr(Net, "noise", lambda self, keys, x: noise)
         found = module.drawn(net, jnp.float32(0.3), KEYS[:4], noise, {}, times, True, 0)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 

@@ -73,7 +73,7 @@ NETS = {
 def at_one_point(monkeypatch, net, p, **options):
     """The loss at x = .7, t = .9, s = .25, with the exact teacher."""
     monkeypatch.setattr(module, "_pair", lambda *_: (jnp.full(1, T), jnp.full(1, S)))
-    monkeypatch.setattr(module, "normal_like", lambda keys, x: jnp.full((1, 1), 0.7))
+    monkeypatch.setattr(Net, "noise", lambda self, keys, x: jnp.full((1, 1), 0.7))
     loss = losses.flow_map(net, distil=True, **options)
     frozen = {"teacher": None, "target": jnp.float32(p)}
     batch = {"image": jnp.full((1, 1), (X - T * 0.7) / (1 - T))}
@@ -192,7 +192,7 @@ def test_the_noise_of_the_exact_mean_flow(times, monkeypatch):
     """Of a residual that is linear in data and noise: the mean over signs of both is exact."""
     z, eps = (jnp.array(signs)[:, None] for signs in ([1.0, 1, -1, -1], [1.0, -1, 1, -1]))
     monkeypatch.setattr(MEAN_FLOW, "_interval", lambda *_: [jnp.full(4, time) for time in times])
-    monkeypatch.setattr(MEAN_FLOW, "normal_like", lambda keys, x: eps)
+    monkeypatch.setattr(Net, "noise", lambda self, keys, x: eps)
     for improved, expected in zip((False, True), NOISE[times], strict=True):
         loss = losses.mean_flow(NETS["flow"], power=0.0, improved=improved)
         found = loss(jnp.float32(0), None, {"image": M + STD * z}, KEYS[:4], 0)[0]
@@ -211,7 +211,7 @@ def test_the_improved_form_regresses_on_the_velocity_of_the_data(monkeypatch):
     du = jax.jvp(lambda *at: u(0.3, *at), (X, T, S), (velocity(X, T), 1.0, 0.0))[1]
     error = u(0.3, X, T, S) + (T - S) * du - (eps - x0)
     monkeypatch.setattr(MEAN_FLOW, "_interval", lambda *_: (jnp.full(1, T), jnp.full(1, S)))
-    monkeypatch.setattr(MEAN_FLOW, "normal_like", lambda keys, x: jnp.full((1, 1), eps))
+    monkeypatch.setattr(Net, "noise", lambda self, keys, x: jnp.full((1, 1), eps))
     loss = losses.mean_flow(Net(apply, FLOW, predictions.flow), power=0.0, improved=True)
     value, slope = jax.value_and_grad(
         lambda p: loss(p, None, {"image": jnp.full((1, 1), x0)}, KEYS[:1], 0)[0]
@@ -232,7 +232,7 @@ def test_a_scale_that_is_an_input_guides_to_its_own_fixed_point():
     net = Net(apply, FLOW, predictions.flow, NULL)
     batch = {"image": jnp.zeros((64, 1)), "label": jnp.zeros(64, jnp.int32)}
     with pytest.MonkeyPatch.context() as patch:  # so that eps - x0 is .8
-        patch.setattr(MEAN_FLOW, "normal_like", lambda keys, x: jnp.full((64, 1), 0.8))
+        patch.setattr(Net, "noise", lambda self, keys, x: jnp.full((64, 1), 0.8))
         options = dict(improved=True, label_dropout=1e-9, power=0.0)
         loss = losses.mean_flow(net, guidance=(1.0, 8.0), **options)
         slope = jax.grad(lambda p: loss(p, None, batch, KEYS, 0)[0])(jnp.float32(0))
