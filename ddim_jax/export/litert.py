@@ -6,7 +6,9 @@ of 1 too. Weights are float32, float16 (half the file) or int8 (a quarter; sampl
 There are no random numbers: noise comes from outside.
 """
 
+import contextlib
 import importlib.metadata
+import io
 import re
 import tempfile
 from collections.abc import Callable
@@ -142,7 +144,8 @@ def _quantized(data: bytes, int8: bool) -> bytes:
         }
         for operation in LAYERS  # and not the products of a row's own numbers
     ]
-    with tempfile.TemporaryDirectory() as folder:
+    said = io.StringIO()  # it reports on what it does
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(said):
         path = Path(folder) / f"graph{SUFFIX}"
         path.write_bytes(data)
         work = quantizer.Quantizer(str(path))
