@@ -21,7 +21,7 @@ from jax import export
 
 from ddim_jax.export import graph
 from ddim_jax.export.graph import Case, Graph
-from ddim_jax.export.made import Made, need
+from ddim_jax.export.made import Made, converting, need
 from ddim_jax.export.unlooped import unlooped
 from ddim_jax.model import Model
 from ddim_jax.recipe import Recipe
@@ -115,7 +115,7 @@ def convert(made: Graph, *, halves: bool = False, int8: bool = False) -> bytes:
     exported = export.export(jax.jit(made.call), platforms=["cpu"])(*made.inputs.values())
     context = ir.Context()
     converter_api_ext.prepare_mlir_context(context)
-    with context, ir.Location.unknown():
+    with converting("litert-converter"), context, ir.Location.unknown():
         module = ir.Module.parse(exported.mlir_module())
         config = converter_api_ext.ConvertToTFLConfig()
         converter_api_ext.run_convert_to_tfl_passes(module, passmanager.PassManager(), config)
