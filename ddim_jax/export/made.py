@@ -1,14 +1,16 @@
 """What every format makes: a file, how to draw with it, and whether it draws what JAX draws."""
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from ddim_jax import provenance
@@ -72,8 +74,6 @@ def _difference(name: str, drawn: np.ndarray, wanted: np.ndarray) -> Difference:
 
 def decoder_difference(made: Made, model: Model, cases: Sequence[Case]) -> Difference:
     """Between the pictures that a decoder's file and JAX make of the samples of the first case."""
-    import jax
-
     codec, sample = model.codec, cases[0].wanted
     wanted = jax.jit(codec.unrounded)(jax.tree.map(graph.whole, codec.params), sample)
     drawn = made.draw({"sample": np.asarray(sample)})["picture"]
@@ -101,8 +101,6 @@ def check(found: Sequence[Difference], dtype: str) -> None:
 
 def check_size(model: Model, what: str) -> None:
     """Raises ValueError, before the work, for weights that no file of the format can hold."""
-    import jax
-
     size = sum(4 * np.size(leaf) for leaf in jax.tree.leaves((model.params, model.codec.params)))
     if size > MOST_BYTES:
         raise ValueError(
@@ -121,6 +119,18 @@ def need(module: str, install: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise ValueError(f"{module} is not installed: pip install {install}") from error
+
+
+@contextlib.contextmanager
+def converting(converter: str) -> Iterator[None]:
+    """Makes a ValueError, which names the converter, of what it raises."""
+    try:
+        yield
+    except Exception as error:
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"{converter} cannot convert this network ({said}): try format=stablehlo"
+        ) from error
 
 
 def tokenizer(model: Model) -> dict[str, Any] | None:
