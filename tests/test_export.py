@@ -289,6 +289,12 @@ def test_weights_beyond_two_gigabytes_are_refused_before_the_work():
         made.check_size(model().replace(params=huge), "onnx")
 
 
+def test_a_converter_that_fails_is_named_in_one_line():
+    with pytest.raises(ValueError, match=r"^jax2onnx cannot convert this network \(no sort\)"):
+        with made.converting("jax2onnx"):
+            raise NotImplementedError("no sort\nand a trace")
+
+
 def test_litert_cannot_sort():
     from ddim_jax.export import litert
 

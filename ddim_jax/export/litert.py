@@ -6,7 +6,9 @@ of 1 too. Weights are float32, float16 (half the file) or int8 (a quarter; sampl
 There are no random numbers: noise comes from outside.
 """
 
+import contextlib
 import importlib.metadata
+import io
 import re
 import tempfile
 from collections.abc import Callable
@@ -19,7 +21,7 @@ from jax import export
 
 from ddim_jax.export import graph
 from ddim_jax.export.graph import Case, Graph
-from ddim_jax.export.made import Made, need
+from ddim_jax.export.made import Made, converting, need
 from ddim_jax.export.unlooped import unlooped
 from ddim_jax.model import Model
 from ddim_jax.recipe import Recipe
@@ -113,7 +115,7 @@ def convert(made: Graph, *, halves: bool = False, int8: bool = False) -> bytes:
     exported = export.export(jax.jit(made.call), platforms=["cpu"])(*made.inputs.values())
     context = ir.Context()
     converter_api_ext.prepare_mlir_context(context)
-    with context, ir.Location.unknown():
+    with converting("litert-converter"), context, ir.Location.unknown():
         module = ir.Module.parse(exported.mlir_module())
         config = converter_api_ext.ConvertToTFLConfig()
         converter_api_ext.run_convert_to_tfl_passes(module, passmanager.PassManager(), config)
@@ -142,7 +144,8 @@ def _quantized(data: bytes, int8: bool) -> bytes:
         }
         for operation in LAYERS  # and not the products of a row's own numbers
     ]
-    with tempfile.TemporaryDirectory() as folder:
+    said = io.StringIO()  # it reports on what it does
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(said):
         path = Path(folder) / f"graph{SUFFIX}"
         path.write_bytes(data)
         work = quantizer.Quantizer(str(path))

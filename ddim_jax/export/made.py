@@ -1,11 +1,12 @@
 """What every format makes: a file, how to draw with it, and whether it draws what JAX draws."""
 
+import contextlib
 import dataclasses
 import hashlib
 import importlib
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -121,6 +122,18 @@ def need(module: str, install: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise ValueError(f"{module} is not installed: pip install {install}") from error
+
+
+@contextlib.contextmanager
+def converting(converter: str) -> Iterator[None]:
+    """Makes a ValueError, which names the converter, of what it raises."""
+    try:
+        yield
+    except Exception as error:
+        said = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"{converter} cannot convert this network ({said}): try format=stablehlo"
+        ) from error
 
 
 def tokenizer(model: Model) -> dict[str, Any] | None:

@@ -20,7 +20,7 @@ from jax import export
 
 from ddim_jax.export import graph
 from ddim_jax.export.graph import Case, Graph
-from ddim_jax.export.made import Made, need
+from ddim_jax.export.made import Made, converting, need
 from ddim_jax.export.unlooped import unlooped
 from ddim_jax.model import Model
 from ddim_jax.recipe import Recipe
@@ -85,7 +85,7 @@ def convert(made: Graph, *, halves: bool = False) -> bytes:
     import onnx
     from jax2onnx import to_onnx
 
-    with _quiet():
+    with _quiet(), converting("jax2onnx"):
         model = to_onnx(
             made.call,
             inputs=list(made.inputs.values()),
