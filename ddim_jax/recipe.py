@@ -147,6 +147,10 @@ class Recipe:
         named, options = lookup(SOLVERS, self.solver, "solver"), dict(self.solver_options)
         data_std = options.pop("analytical_first_step", None)
         limit = {name: options.pop(name) for name in ("lam_min",) if name in options}
+        if data_std is not None:
+            check_range("analytical_first_step", data_std, "(0, 1000]", "images have about 0.5")
+        if limit.get("lam_min") is not None:
+            check_range("lam_min", limit["lam_min"], hint="None lifts it")
         options = check_options(named.make, options, f"solver {self.solver!r}")
         solver = dataclasses.replace(named.make(**options), **limit)
         return solver if data_std is None else solvers.analytical_first_step(solver, data_std)

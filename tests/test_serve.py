@@ -121,6 +121,20 @@ def test_models_of_texts_and_latents(texts):
     assert metrics._compiled == before
 
 
+def test_texts_are_encoded_no_more_than_there_are_pictures(texts, monkeypatch):
+    """And of those that were, a few are kept."""
+    desk, seen = Desk(texts.models), []
+    inputs = texts.models["sd"].inputs
+    told = type(inputs).told
+    monkeypatch.setattr(type(inputs), "told", lambda *a: seen.append(len(a[1])) or told(*a))
+    for _ in range(2):
+        drawn(texts, desk, num=1, prompt=[f"{i}" for i in range(500)], steps=1)
+    assert seen == [1]
+    for i in range(2 * engines.KEPT_TEXTS):
+        texts._told(desk.job(Asked(prompt=[f"{i}", f"{i + 0.5}"])))
+    assert sum(len(key[1]) for key in texts._texts) <= engines.KEPT_TEXTS
+
+
 @pytest.mark.parametrize("kind", slow_but(["lcm", "xl"], ()))
 def test_models_of_texts_that_are_told_more(kind):
     engine = Engine({kind: tiny_pipeline(kind)}, sizes=(1, 4)).start()
@@ -276,6 +290,9 @@ REFUSED = {
     b'{"stride": "/etc/passwd.json"}': ["stride must be a name", "reads no files"],
     b'{"stride": "karas"}': ["unknown stride 'karas'", "karras"],
     b'{"solver_options": {"eta": 2}}': ["eta"],
+    b'{"solver": "heun_churn", "solver_options": {"s_noise": 1e300}}': ["not finite in float32"],
+    b'{"solver": "unipc_2", "solver_options": {"uncorrected": 3}}': ["uncorrected must be steps"],
+    b'{"solver_options": {"lam_min": "x"}}': ["lam_min must be a number, got 'x'"],
     b'{"solver_options": {"eat": 1}}': ["no option 'eat'", "it has eta"],
     b'{"stepz": 3}': ["a request has no option 'stepz'", "did you mean 'steps'"],
     b'{"clip": "none"}': ["a request has no option 'clip'"],

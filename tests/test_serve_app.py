@@ -118,6 +118,19 @@ def test_refusals_are_json(engine, options, status, text):
     assert answer.status_code == status and text in answer.json()["error"], answer.text
 
 
+def test_an_error_of_ours_is_json_too(engine, monkeypatch):
+    monkeypatch.setattr(app.Desk, "job", lambda *_: {}["x"])
+    made = app.make_app(engine)
+
+    async def ask():
+        transport = httpx.ASGITransport(made, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://t") as client:
+            return await client.post("/draw", json={})
+
+    answer = asyncio.run(ask())
+    assert answer.status_code == 500 and "the server failed: KeyError" in answer.json()["error"]
+
+
 def test_a_body_that_does_not_say_its_length_is_cut_off(engine):
     async def endless():
         for _ in range(1000):

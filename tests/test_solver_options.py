@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from ddim_jax import schedules, solvers, strides
+from ddim_jax.recipe import Recipe
 from ddim_jax.solvers.ddim import landings
 from ddim_jax.solvers.dpm_solver import fast_orders
 from tests.oracles import GaussianData
@@ -161,3 +162,19 @@ def test_noise_over_sigma_is_as_much_as_over_log_snr():
     np.testing.assert_allclose(total(other), total(own))
     with pytest.raises(ValueError, match="path must be 'log_snr' or 'sigma', got 'time'"):
         solvers.sde_singlestep(path="time")
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"analytical_first_step": "x"}, "analytical_first_step must be a number, got 'x'"),
+        ({"analytical_first_step": 0}, r"analytical_first_step must be in \(0, 1000\], got 0"),
+        ({"analytical_first_step": 1e300}, r"in \(0, 1000\], got 1e\+300; images have about 0.5"),
+        ({"lam_min": "low"}, "lam_min must be a number, got 'low'; None lifts it"),
+        ({"uncorrected": 3}, r"uncorrected must be steps like \(0, 1\), got 3"),
+        ({"uncorrected": "012"}, "uncorrected must be steps like"),
+    ],
+)
+def test_options_of_another_type_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        Recipe(solver="unipc_2", steps=5, solver_options=options).table(VP)

@@ -63,6 +63,7 @@ def make_app(engine: Engine, limits: Limits = Limits(), token: str = "") -> fast
     app.add_middleware(Gate, metrics=engine.metrics, token=token)
     for kind in (ValueError, Refused, HTTPException):
         app.add_exception_handler(kind, _refused)
+    app.add_exception_handler(Exception, _failed)
 
     @app.post("/draw", summary="Draw pictures", **_described())
     async def draw(request: fastapi.Request) -> Any:
@@ -295,6 +296,11 @@ async def _refused(request: fastapi.Request, error: Exception) -> JSONResponse:
         said = error.detail if error.status_code not in (404, 405) else _paths(request, error)
         return _refusal(said, error.status_code, error.headers)
     return _refusal(str(error), 422)
+
+
+async def _failed(request: fastapi.Request, error: Exception) -> JSONResponse:
+    """The answer to an error of ours, which is also written to the log."""
+    return _refusal(f"the server failed: {type(error).__name__}; its log says where", 500)
 
 
 def _paths(request: fastapi.Request, error: HTTPException) -> str:

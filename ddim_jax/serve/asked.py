@@ -119,7 +119,7 @@ class Desk:
 
     def __init__(self, models: Mapping[str, Model], limits: Limits = Limits()):  # noqa: B008
         self.models, self.limits = dict(models), limits
-        self._drawable = functools.lru_cache(maxsize=1024)(self._make_drawable)
+        self._drawable = functools.lru_cache(maxsize=256)(self._make_drawable)
 
     def job(self, asked: Asked, on_estimate: Any = None) -> Job:
         """The job of a request.
@@ -137,10 +137,11 @@ class Desk:
             "num", num, f"[1, {self.limits.num}]", "ask several times for more", whole=True
         )
         names.check_range("deadline", self.deadline(asked), f"(0, {self.limits.deadline:g}]")
-        labels = model.inputs.labels(asked.label, num)
+        label = asked.label[:num] if isinstance(asked.label, list) else asked.label
+        labels = model.inputs.labels(label, num)
         return Job(
             name, drawable.recipe, drawable.table, drawable.rows,
-            num=num, labels=labels, prompts=_prompts(model, asked),
+            num=num, labels=labels, prompts=_prompts(model, asked, num),
             negative_prompt=asked.negative_prompt, seed=keys.check_seed(asked.seed),
             on_estimate=on_estimate,
         )  # fmt: skip
@@ -184,19 +185,23 @@ class Desk:
             names.check_range("steps", recipe.steps, f"[1, {self.limits.steps}]", whole=True)
         model.check(recipe)
         table = recipe.table(model.schedule)
+        with np.errstate(over="ignore"):
+            rows = row.pack(table)
+        if not np.all(np.isfinite(rows)):
+            raise ValueError(f"{given}: its table is not finite in float32; give smaller options")
         about = provenance.about(
             model, recipe, seed=0, index=np.arange(1), labels=None, batch_size=1
         )
         about["loras"] = [dict(one, path=one["path"].rpartition("/")[2]) for one in about["loras"]]
-        return Drawable(recipe, table, row.pack(table), about)
+        return Drawable(recipe, table, rows, about)
 
 
 def _count(given: Any) -> int:
     return len(given) if isinstance(given, list) else 1
 
 
-def _prompts(model: Model, asked: Asked) -> list[str] | None:
-    """The texts of a request.
+def _prompts(model: Model, asked: Asked, num: int) -> list[str] | None:
+    """The texts of a request, no more than it has pictures.
 
     Raises:
         ValueError: texts for a model that takes none, none for one that does, or too long ones.
@@ -206,7 +211,7 @@ def _prompts(model: Model, asked: Asked) -> list[str] | None:
         return None
     if asked.prompt is None or asked.prompt == []:
         raise ValueError(f"{model.name} draws from a text: give a prompt; '' for none")
-    prompts = asked.prompt if isinstance(asked.prompt, list) else [asked.prompt]
+    prompts = asked.prompt[:num] if isinstance(asked.prompt, list) else [asked.prompt]
     for field, texts in (("prompt", prompts), ("negative_prompt", [asked.negative_prompt or ""])):
         check_lengths(model, field, texts)
     return prompts

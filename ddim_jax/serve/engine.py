@@ -28,7 +28,7 @@ from ddim_jax.serve.evaluation import SIZES, Evaluation, Slot, halves, of_place
 from ddim_jax.serve.metrics import Metrics
 
 KEPT_TEXTS = 64
-"""Pairs of a prompt and a negative one whose encodings a model keeps."""
+"""Texts whose encodings are kept, of all models."""
 
 
 class Refused(RuntimeError):
@@ -303,7 +303,7 @@ class Engine:
         if key not in self._texts:
             encode = self.models[job.model].inputs.told
             self._texts[key] = encode(list(key[1]), job.negative_prompt)
-            while len(self._texts) > KEPT_TEXTS:
+            while len(self._texts) > 1 and sum(len(k[1]) + 1 for k in self._texts) > KEPT_TEXTS:
                 self._texts.popitem(last=False)
         self._texts.move_to_end(key)
         return self._texts[key]

@@ -9,6 +9,7 @@ import functools
 import json
 import os
 import threading
+import time
 from collections.abc import Mapping
 
 import jax
@@ -29,8 +30,9 @@ HELP = {
     "ddim_jax_compilations_after_start_total": "counter|Those of them since it began to serve.",
     "ddim_jax_request_seconds": "histogram|From the request to the answer of /draw.",
     "process_resident_memory_bytes": "gauge|Memory of the process.",
+    "process_start_time_seconds": "gauge|When it began, in seconds since 1970.",
 }
-_compiled = 0
+_compiled, _began = 0, time.time()
 
 
 class Metrics:
@@ -81,6 +83,7 @@ class Metrics:
             "ddim_jax_compilations_total": _compiled,
             "ddim_jax_compilations_after_start_total": since,
             "process_resident_memory_bytes": resident_bytes(),
+            "process_start_time_seconds": round(_began, 3),
         }
         values = counts | {(name, ""): value for name, value in (own | dict(gauges)).items()}
         lines = []

@@ -47,13 +47,15 @@ def unipc(
             1: only in fewer steps than that.
 
     Raises:
-        ValueError: another order, form or variant.
+        ValueError: another order, form or variant; `uncorrected` that is no tuple or list.
 
     Source: Zhao et al. 2023, algorithms 5 to 8.
     """
     check(order, form)
     if variant not in ("bh1", "bh2"):
         raise ValueError(f"variant must be 'bh1' or 'bh2', got {variant!r}")
+    if not isinstance(uncorrected, (tuple, list)):
+        raise ValueError(f"uncorrected must be steps like (0, 1), got {uncorrected!r}")
 
     def make_table(schedule: Schedule, times: np.ndarray) -> SolverTable:
         line, rows, steps = Exponential(schedule, form), Rows(schedule, times), len(times) - 1
