@@ -1,11 +1,12 @@
 """Animated emoji, 16 frames of 32 x 32 RGB: a loop, a still emoji set in motion.
 
+    python -m benchmarks.emoji_data emoji_strips.npz emoji_video.npz
     python train.py --config=emoji_video --config.data.name=npz:emoji_video.npz
     python sample.py --checkpoint=runs/emoji_video/clips
 
 As `moving_digits`: first the frames, then the clips, of which some have known frames. A quarter of
-those with known frames begin with the first frame alone, so a still picture can be animated. Text
-and labels are not told. Under 5 MB in float16.
+those with known frames begin with the first frame alone, so a still picture can be animated. Text,
+labels and frame rates are not told. Under 5 MB in float16.
 """
 
 import ml_collections
@@ -20,7 +21,9 @@ def get_config(kind: str = "frames") -> ml_collections.ConfigDict:
     lookup(KINDS, kind, "kind of clips")
     config = moving_digits(kind)
     with config.ignore_type():
-        config.data.update(name="npz:emoji_video.npz", image_shape=(32, 32, 3), resize=None)
+        config.data.update(
+            name="npz:emoji_video.npz", image_shape=(32, 32, 3), resize=None, frame_rate="own"
+        )
     config.model.update(
         out_channels=3, channels=64, channel_mults=(1, 1.5, 2), num_classes=0, dropout=0.1
     )

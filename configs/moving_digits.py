@@ -24,7 +24,8 @@ def get_config(kind: str = "frames") -> ml_collections.ConfigDict:
     """Attention over time at 8 x 8, over all places of all frames at 4 x 4, where identity is."""
     config = digits()
     with config.ignore_type():
-        config.data.update(name="moving_digits", resize=16, frames=1)
+        config.data.update(name="moving_digits", image_shape=(16, 16, 1), resize=16, frames=1)
+        config.model.update(out_channels=1, num_classes=10)
     config.model.update(channels=48, channel_mults=(1, 2), num_blocks=1, patch_size=2)
     config.loss.weighting = dict(name="snr_plus_one", most=10.0)
     config.optimizer.update(learning_rate=1e-3, warmup_steps=100, decay="cosine")

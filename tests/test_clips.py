@@ -13,7 +13,7 @@ from ddim_jax import codecs, data, experiment
 from ddim_jax.checkpoints.parts import network_shapes
 from ddim_jax.data import clip_files, moving_digits
 from ddim_jax.data.clip_files import Timeline
-from ddim_jax.data.clips import Cut, Windows
+from ddim_jax.data.frame_choice import Cut, Windows
 from ddim_jax.data.images import to_pil
 from ddim_jax.networks.autoencoder import AutoencoderKL
 from ddim_jax.training import loop

@@ -35,6 +35,15 @@ TWO_LEVELS = ("digits", "imagenet64")
 """One config for each way of resampling; a second level doubles what is compiled."""
 
 
+def made_by(start_from, tiny=lambda config: config):
+    """The config of a run, "runs/NAME", or of one stage of it, "runs/NAME/STAGE"."""
+    _, name, *stage = Path(start_from).parts
+    config = tiny(get(name))
+    if not stage:
+        return config
+    return {folder.name: part for folder, part in stages.split(config, Path("runs"))}[stage[0]]
+
+
 def started(config, start):
     """The config with what `start` trained for it: its network, its autoencoder."""
     config.start_from = start(config.start_from)
@@ -51,8 +60,9 @@ def start(tmp_path_factory):
     def train(start_from):
         if start_from not in trained:
             workdir = tmp_path_factory.mktemp("start")
-            loop.train(started(tiny(get(Path(start_from).name), levels=1), train), workdir)
-            trained[start_from] = str(workdir)
+            _, name, *stage = Path(f"runs/{start_from.removeprefix('runs/')}").parts
+            stages.train(started(tiny(get(name), levels=1), train), workdir)
+            trained[start_from] = str(workdir.joinpath(*stage))
         return trained[start_from]
 
     return train
@@ -91,8 +101,9 @@ def test_the_train_step_of_a_config_can_be_traced(name, tmp_path):
     chain = (
         [part for _, part in stages.split(config, tmp_path)] if config.get("stages") else [config]
     )
-    before = get(Path(config.start_from).name) if config.start_from else None
-    start, mesh = before and experiment.build(tiny(before, levels=1)), parallel.make_mesh()
+    name = config.start_from and f"runs/{config.start_from.removeprefix('runs/')}"
+    before = made_by(name, lambda config: tiny(config, levels=1)) if name else None
+    start, mesh = before and experiment.build(before), parallel.make_mesh()
     start = start and start.replace(params=jax.eval_shape(start.init, jax.random.key(0)))
     for part in chain:
         model = experiment.build(part)
@@ -165,8 +176,8 @@ def test_a_config_builds_at_full_size(name, monkeypatch):
     load = teacher.load
 
     def load_or_build(config, workdir=None):  # of a run that another config makes
-        kind, _, other = config.start_from.partition("/")
-        return experiment.build(get(other)) if kind == "runs" else load(config, workdir)
+        of_a_run = config.start_from.startswith("runs/")
+        return experiment.build(made_by(config.start_from)) if of_a_run else load(config, workdir)
 
     monkeypatch.setattr(teacher, "load", load_or_build)
     config = without_lpips(get(name))

@@ -10,7 +10,7 @@ import pytest
 from ddim_jax.dropping import ALONE
 from ddim_jax.inputs import FRAME_RATE
 from ddim_jax.networks import DiT, UNet, VideoDiT, VideoUNet
-from ddim_jax.networks.frames import CACHE, is_added
+from ddim_jax.networks.frames import CACHE, Clips, FrameAttention, is_added
 
 B, T, SIZE = 2, 5, 8
 UNET = dict(
@@ -198,6 +198,33 @@ def test_a_frame_rate_has_no_effect_at_first():
     unknown, eight = (apply({"params": params}, x, t, one) for one in rates)
     assert np.abs(unknown - eight).max() > 1e-4
     assert net.inputs[FRAME_RATE].null == 0.0
+
+
+def test_memory_of_attention_over_time_is_linear_in_frames():
+    def memory(frames):
+        layer, told = FrameAttention(2), Clips(frames)
+        x = jax.ShapeDtypeStruct((frames, 8, 8, 8), jnp.float32)
+        params = jax.eval_shape(lambda: layer.init(jax.random.key(0), jnp.zeros(x.shape), told))
+        loss = lambda params, x: jnp.sum(layer.apply(params, x, told) ** 2)  # noqa: E731
+        return jit(jax.grad(loss, (0, 1))).lower(params, x).compile().memory_analysis()
+
+    short, long = (memory(frames).temp_size_in_bytes / frames for frames in (64, 256))
+    assert long < 1.2 * short
+
+
+def test_a_text_is_told_once_for_all_frames():
+    text = dict(text_length=4, vocabulary=9, text_features=8, num_classes=0, depth=1)
+    picture, net = DiT(**DIT | text), VideoDiT(**DIT | text)
+    x, t, _ = clips()
+    told = {"text": jnp.arange(4)[None] + jnp.arange(B)[:, None]}
+    params = jit(lambda key: net.init(key, x, t, told)["params"])(jax.random.key(0))
+    params["out"]["kernel"] += 0.1
+    params["blocks"]["modulation"]["kernel"] += 0.1
+    found = jit(net.apply)({"params": params}, x, t, told)
+    frames = {"text": jnp.repeat(told["text"], T, axis=0)}
+    flat = x.reshape(-1, *x.shape[2:]), t.reshape(-1)
+    wanted = jit(picture.apply)({"params": image_part(params)}, *flat, frames)
+    np.testing.assert_allclose(found.reshape(wanted.shape), wanted, atol=1e-5)
 
 
 def test_what_is_no_clip_is_refused():

@@ -58,7 +58,9 @@ OUT = flags.DEFINE_string(
     "samples/NAME-0001.png, ...",
 )
 LIKE = flags.DEFINE_string(
-    "like", None, "a PNG or NPZ of this command: draws it again; flags of the recipe change that"
+    "like",
+    None,
+    "a PNG, NPZ, GIF or WebP of this command: draws it again; flags of the recipe change that",
 )
 TRAJECTORY = flags.DEFINE_string("trajectory", None, "also the clean estimates, as .gif or .png")
 OVERWRITE = flags.DEFINE_bool("overwrite", False, "replace existing files")
@@ -218,7 +220,7 @@ def _draw_folder(folder: Path) -> str:
     from ddim_jax.recipe import ADAPTIVE
 
     if LIKE.value is not None:
-        raise ValueError(f"--out={folder} is a folder; --like draws one file, a .png or .npz")
+        raise ValueError(f"--out={folder} is a folder; --like draws one file, like a .png")
     if TRAJECTORY.value is not None or OVERWRITE.value:
         raise ValueError(f"--out={folder} is a folder: it takes no --trajectory and no --overwrite")
     if known := clip_flags.said():

@@ -12,10 +12,13 @@ Frames are 32 x 32; in smaller or larger ones the digit keeps its size and has l
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from ddim_jax.data import captions, digits
+from ddim_jax.data.frame_choice import Cut
+from ddim_jax.data.images import Size, height_width
 
 SPLITS = {"train": (slice(0, 4000), 100_000), "test": (slice(4000, None), 2000)}
 """Which of the package's digits move, and the number of clips."""
@@ -120,3 +123,41 @@ class Captions(Sequence):
         if not -self._count <= index < self._count:
             raise IndexError(index)
         return self._texts[which(len(self._texts), self._seed, index % self._count)[0]]
+
+
+def open_clips(split: str, cut: Cut, size: Size, channels: int | None) -> dict[str, Any]:
+    """Fields of a `Source` of a split's clips.
+
+    Args:
+        split: "train" or "test".
+        cut: how many frames there are, and how far apart.
+        size: of the frames; None for 32 x 32.
+        channels: 1 or None for grey, 3 for RGB.
+
+    Raises:
+        ValueError: there is no such split; frames in which no digit can move.
+    """
+    height, width = height_width(size or SIDE)
+    if min(height, width) < LEAST:
+        raise ValueError(
+            f"a digit moves in frames of {LEAST} x {LEAST} or more, got {height} x {width}; 16 and "
+            "32 are usual"
+        )
+    rate = float(cut.rate) if cut.timed else RATE / cut.stride
+    options = {"frames": cut.frames or FRAMES, "size": (height, width), "step": RATE / rate}
+    of_split(split)  # is there such a split?
+    count = SPLITS[split][1]
+
+    def made(index: int) -> tuple[np.ndarray, int]:
+        clip, label = read(split, index, **options)
+        return (clip.repeat(3, axis=-1) if channels == 3 else clip), label
+
+    return {
+        "image_shape": (height, width, channels or 1),
+        "num_classes": 10,
+        "count": count,
+        "frames": options["frames"],
+        "read": made,
+        "captions": Captions(split),
+        "told": {"frame_rate": np.full(count, rate, np.float32)},
+    }

@@ -42,6 +42,7 @@ from ddim_jax.data import (
     npz,
     tfds,
 )
+from ddim_jax.data.frame_choice import Cut
 from ddim_jax.data.images import Size, fit, height_width
 from ddim_jax.names import check_range, few
 
@@ -206,7 +207,7 @@ def load(
             for side in height_width(image_size)
         )
     kind, _, path = spec.partition(":")
-    cut = clips.Cut.of(frames, frame_rate, frame_stride)
+    cut = Cut.of(frames, frame_rate, frame_stride)
     if caption and (
         spec in ("digits", "moving_digits")
         or kind in ("pairs", "latents", "npz", "folder", "clips")
@@ -214,10 +215,10 @@ def load(
         raise ValueError(
             f"caption={caption!r} is for TFDS datasets, {spec} has its own or none; leave it out"
         )
-    if cut != clips.Cut() and (spec == "digits" or kind in ("pairs", "folder")):
+    if cut != Cut() and (spec == "digits" or kind in ("pairs", "folder")):
         raise ValueError(_no_clips(spec, cut))
     if spec == "moving_digits":
-        return _moving_digits(split, cut, image_size, channels)
+        return Source(spec, **moving_digits.open_clips(split, cut, image_size, channels))
     if kind == "clips":
         path = Path(path).expanduser()
         options = (cut, image_size, channels, pad, skip_unreadable, checked)
@@ -257,7 +258,7 @@ def load(
             fields = tfds.describe(spec, image_size, channels, data_dir, cut)
             return Source(spec, count=0, read=lambda index: None, **fields)
         fields = tfds.open_dataset(spec, split, image_size, channels, data_dir, pad, cut)
-        if cut != clips.Cut() and not fields["frames"]:
+        if cut != Cut() and not fields["frames"]:
             raise ValueError(_no_clips(spec, cut))
         texts = tfds.read_captions(spec, split, data_dir, caption) if caption else ()
         return Source(spec, **fields, captions=texts)
@@ -265,7 +266,7 @@ def load(
         raise ValueError(_unknown(spec, error)) from error
 
 
-def _no_clips(spec: str, cut: clips.Cut) -> str:
+def _no_clips(spec: str, cut: Cut) -> str:
     """The message for pictures where clips are asked for."""
     return (
         f"{spec} holds still pictures, and clips are asked for (frames={cut.frames}, frame_rate="
@@ -273,31 +274,6 @@ def _no_clips(spec: str, cut: clips.Cut) -> str:
         "frame_stride out, or take moving_digits, clips:PATH, or an npz file of clips "
         "[N, T, H, W, C]"
     )
-
-
-def _moving_digits(split: str, cut: clips.Cut, size: Size, channels: int | None) -> Source:
-    """Clips of moving digits, whose frames are as large as asked for, and as far apart."""
-    height, width = height_width(size or moving_digits.SIDE)
-    if min(height, width) < moving_digits.LEAST:
-        raise ValueError(
-            f"a digit moves in frames of {moving_digits.LEAST} x {moving_digits.LEAST} or more, "
-            f"got {height} x {width}; 16 and 32 are usual"
-        )
-    frames, rate = cut.frames or moving_digits.FRAMES, moving_digits.RATE / cut.stride
-    rate = float(cut.rate) if cut.timed else rate
-    options = {"frames": frames, "size": (height, width), "step": moving_digits.RATE / rate}
-    moving_digits.of_split(split)  # is there such a split?
-    count = moving_digits.SPLITS[split][1]
-
-    def read(index: int) -> tuple[np.ndarray, int]:
-        frames, label = moving_digits.read(split, index, **options)
-        return (frames.repeat(3, axis=-1) if channels == 3 else frames), label
-
-    return Source(
-        "moving_digits", (height, width, channels or 1), 10, count, read, frames=frames,
-        captions=moving_digits.Captions(split),
-        told={"frame_rate": np.full(count, rate, np.float32)},
-    )  # fmt: skip
 
 
 def _of_arrays(
@@ -308,7 +284,7 @@ def _of_arrays(
     size: Size,
     channels: int | None,
     pad: bool,
-    cut: clips.Cut = clips.Cut(),  # noqa: B008
+    cut: Cut = Cut(),  # noqa: B008
     rates: np.ndarray | None = None,
 ) -> Source:
     """Returns a source over arrays in memory: uint8 [N, H, W, C] and integers [N], or None.
@@ -319,7 +295,7 @@ def _of_arrays(
 
     known = np.zeros(len(images), np.int32) if labels is None else labels
     moving = images.ndim == 5
-    if cut != clips.Cut() and not moving:
+    if cut != Cut() and not moving:
         raise ValueError(_no_clips(name, cut))
 
     def fitted(image: np.ndarray) -> np.ndarray:

@@ -13,7 +13,8 @@ import numpy as np
 from tqdm import tqdm
 
 from ddim_jax.data.clip_files import Timeline
-from ddim_jax.data.clips import Cut, Windows, fit_frames
+from ddim_jax.data.clips import fit_frames
+from ddim_jax.data.frame_choice import Cut, Windows
 from ddim_jax.data.images import Size, fit, height_width
 from ddim_jax.names import few
 

@@ -135,7 +135,7 @@ def roll_out(
         x, number = part
         own = jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
         denoise = denoiser({"params": model.params, CACHE: cache}, inputs, guidance)
-        x = sampling.run(denoise, table, x, own).x
+        x = sampling.run(denoise, table, x, own, frame_noise=model.frame_noise).x
         return keep(cache, x), x
 
     seen = noise[:, :0] if seen is None else seen

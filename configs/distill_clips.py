@@ -1,0 +1,46 @@
+"""Progressive distillation of networks of clips to 16, 8 and 4 steps, which know first frames too.
+
+    python train.py --config=distill_clips
+    python train.py --config=distill_clips:emoji_video --config.data.name=npz:emoji_video.npz
+    python sample.py --checkpoint=runs/distill_clips/4_step
+
+Starts from the last stage of `moving_digits` or of `emoji_video`. In a third of the clips some
+frames are known, as in the teacher's training, so that the student goes on from a first frame and
+fills in between.
+"""
+
+import importlib
+
+import ml_collections
+
+TEACHERS = ("moving_digits", "emoji_video")
+LENGTHS = {16: 1000, 8: 1000, 4: 2000}
+"""Steps of a student -> its training steps."""
+
+
+def get_config(teacher: str = "moving_digits") -> ml_collections.ConfigDict:
+    """Salimans & Ho 2022, algorithm 2; linear decay in every stage."""
+    if teacher not in TEACHERS:
+        raise ValueError(f"distill_clips is of {' and '.join(TEACHERS)}, got {teacher!r}")
+    config = importlib.import_module(f"configs.{teacher}").get_config()
+    clips, dropout = config.stages[-1], config.loss.label_dropout
+    config.start_from = f"runs/{teacher}/{clips['name']}"
+    with config.ignore_type():
+        config.data.update(clips["data"])
+        config.model.update(clips["model"])
+    config.loss = dict(name="progressive", steps=16, known=1 / 3, label_dropout=dropout)
+    config.optimizer = dict(name="adam", learning_rate=3e-4, decay="linear", clip_norm=1.0, b2=0.99)
+    config.ema = dict(name="constant", decay=0.99)
+    config.train.update(
+        batch_size=clips["train"]["batch_size"], checkpoint_every=200, sample_every=1000
+    )
+    config.stages = [
+        dict(
+            name=f"{steps}_step",
+            loss=dict(steps=steps),
+            train=dict(steps=length),
+            sample=dict(steps=steps),
+        )
+        for steps, length in LENGTHS.items()
+    ]
+    return config
