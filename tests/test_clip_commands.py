@@ -1,12 +1,14 @@
 """Commands on clips: folders of samples, files that say what drew them, a sweep."""
 
 import csv
+import dataclasses
 
 import numpy as np
 import pytest
 
 from ddim_jax import checkpoints, data, experiment, provenance, sample_folder
 from ddim_jax.evaluation import tradeoff
+from ddim_jax.training import around
 from tests.errors import rejects
 from tests.pictures import noise
 from tests.test_clip_models import config_of, shaken
@@ -49,6 +51,19 @@ def test_pictures_and_clips_are_measured_apart(model, tmp_path):
     checkpoints.save(path, model)
     with rejects(SystemExit, "'digits' are not of clips", "--features=clips:NAME"):
         tradeoff.main([f"--checkpoint={path}", f"--workdir={tmp_path}"])
+
+
+@pytest.mark.parametrize("rates, told", [({}, 0.0), ({"frame_rate": 12.0}, 12.0)])
+def test_networks_are_told_the_rate_of_clips(tmp_path, rates, told):
+    config = config_of(model=dict(frame_rate=True))
+    np.savez(tmp_path / "a.npz", images=noise(3, 4, 12, 12, 1), labels=np.arange(3), **rates)
+    source = around.told(
+        config, experiment.build(config), data.load(f"npz:{tmp_path}/a.npz", frames=4)
+    )
+    assert next(data.batches(source, 2, seed=0))["frame_rate"].tolist() == [told] * 2
+    read_alone = dataclasses.replace(source, take=None)
+    batch = next(data.batches(read_alone, 2, seed=0))
+    assert batch["frame_rate"].tolist() == [told] * 2 and batch["frame_rate"].dtype == np.float32
 
 
 @pytest.mark.slow

@@ -244,8 +244,9 @@ def check_files(
     if bad and not skip_unreadable:
         shown = "; ".join(f"{file.relative_to(root)}: {why}" for file, why in bad[:3])
         more = f"; ...{listed(root, files, sizes)}" if len(bad) > 3 else ""
+        verb = "used" if inspect else "read"
         raise ValueError(
-            f"{len(bad)} of {len(files)} {what} in {root} cannot be read ({shown}{more}); "
+            f"{len(bad)} of {len(files)} {what} in {root} cannot be {verb} ({shown}{more}); "
             "repair, convert or remove them, or set config.data.skip_unreadable=True "
             "(skip_unreadable=True in Python)"
         )

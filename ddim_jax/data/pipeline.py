@@ -48,8 +48,8 @@ def batches(
 
     Returns:
         An iterator of `{"image": uint8 [B / n, H, W, C], "label": int32 [B / n], "row": int32
-        [B / n]}`; row is the place in the global batch. It is a grain iterator, so it also has
-        `get_state`, `set_state` and `close`.
+        [B / n]}`; clips are [B / n, T, H, W, C]; row is the place in the global batch. It is a
+        grain iterator, so it also has `get_state`, `set_state` and `close`.
 
     Raises:
         ValueError: a count or seed out of range, a `process_count` that does not divide
@@ -60,8 +60,8 @@ def batches(
     _check(source, batch_size, seed, start_step, process_index, process_count)
     # threads assemble batches ahead of time; a small buffer is enough to hide the work
     read = grain.ReadOptions(num_threads=4, prefetch_buffer_size=8)
-    in_memory = getattr(source, "take", None) is not None
     placed = shuffle and getattr(source, "at", None) is not None
+    in_memory = getattr(source, "take", None) is not None and not placed
     by_number = in_memory or placed
     dataset = grain.MapDataset.source(_Rows(len(source)) if by_number else source).seed(seed)
     if shuffle:

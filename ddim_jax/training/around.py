@@ -27,6 +27,7 @@ from ddim_jax.checkpoints.parts import Pipeline, pipeline_of
 from ddim_jax.codecs import to_unit_range
 from ddim_jax.data import captions, latent_sets
 from ddim_jax.fingerprints import fingerprint
+from ddim_jax.inputs import FRAME_RATE
 from ddim_jax.model import Model
 from ddim_jax.networks.autoencoder import AutoencoderKL
 from ddim_jax.networks.clip import Tokens
@@ -225,9 +226,9 @@ def note(model: Model, source: Any) -> str:
 
 
 def told(config: ml_collections.ConfigDict, model: Model, source: Any) -> Any:
-    """The source with what the network is told of its captions; with `data.cache` as latents.
+    """The source with what the network is told of it; with `data.cache` as latents.
 
-    Each distinct caption is encoded once.
+    Each distinct caption is encoded once. Frames a second that clips do not say are 0: unknown.
 
     Args:
         config: of the run.
@@ -243,7 +244,11 @@ def told(config: ml_collections.ConfigDict, model: Model, source: Any) -> Any:
         number = {text: place for place, text in enumerate(texts)}
         places = np.array([number[text] for text in source.captions])
         encoded = model.inputs.encode(texts).items()
-        source = dataclasses.replace(source, told={k: Rows(v, places) for k, v in encoded})
+        texts = {k: Rows(v, places) for k, v in encoded}
+        source = dataclasses.replace(source, told={**source.told, **texts})
+    if model.inputs.takes(FRAME_RATE) and FRAME_RATE not in source.told:
+        unknown = {FRAME_RATE: np.zeros(len(source), np.float32)}
+        source = dataclasses.replace(source, told={**source.told, **unknown})
     if not config.data.get("cache", False) or source.autoencoder:
         return source
     mirrors = config.data.get("flip", False)
