@@ -1,4 +1,4 @@
-"""Reads the clips, first frames and moving masks that commands are given, and writes clips."""
+"""Reads the clips, first frames and moving masks that commands are given."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
