@@ -15,7 +15,7 @@ import pytest
 from absl.testing import flagsaver
 from PIL import Image
 
-from ddim_jax import checkpoints, clip_drawing, data, edit, experiment
+from ddim_jax import checkpoints, clip_drawing, data, edit, experiment, schedules
 from ddim_jax.batch_loop import Generator
 from ddim_jax.commands import sample
 from ddim_jax.dropping import ALONE
@@ -131,6 +131,41 @@ def test_frames_start_from_the_noise_of_their_place_and_windows_have_keys_of_the
     np.testing.assert_array_equal(noises[0][:, 2:], noises[1][:, :2])
     assert np.all(noises[0] != noises[3])  # between frames there is other noise
     np.testing.assert_array_equal(noises[0], model.initial_noise(jax.random.wrap_key_data(keys[0])))
+
+
+@dataclasses.dataclass(frozen=True)
+class Markov:
+    """Predicts x0 of clips of one pixel, a Gaussian chain: exactly what the data say."""
+
+    draws_clips = True
+    STD, CHAIN = 0.25, 0.8
+
+    def apply(self, variables, x, t, told, dropout_keys=None):
+        count = x.shape[1]
+        t = jnp.broadcast_to(t if t.ndim == 2 else t[:, None], x.shape[:2]) / 1000
+        level = schedules.cosine().level(t)
+        apart = np.abs(np.subtract.outer(np.arange(count), np.arange(count)))
+        cov = jnp.asarray(self.STD**2 * self.CHAIN**apart, jnp.float32)[None]
+        alpha, noise = level.alpha, jnp.eye(count)[None] * (level.sigma**2 + 1e-7)[:, None]
+        inner = alpha[:, :, None] * cov * alpha[:, None] + noise
+        solved = jnp.linalg.solve(inner, x.reshape(len(x), count, 1))
+        x0 = (cov * alpha[:, None]) @ solved
+        return x0.reshape(x.shape) * variables["params"]["one"]
+
+
+def test_long_clips_are_distributed_as_the_chain_that_windows_know():
+    """Of a chain the last frame says all that the next window can know."""
+    config = config_of(data=dict(image_shape=(1, 1, 1), resize=1), loss=LEVELS)
+    config.prediction.name = "x0"
+    model = experiment.build(config).replace(
+        network=Markov(), params={"one": np.ones((), np.float32)}
+    )
+    options = {"extend": 9, "overlap": 1, "label": 0, "batch_size": 4000}
+    options |= {"solver": "unipc_2", "steps": 80}
+    drawn = model.draw(4000, **options).reshape(4000, 9) / 127.5 - 1
+    apart = np.abs(np.subtract.outer(np.arange(9), np.arange(9)))
+    np.testing.assert_allclose(drawn.std(axis=0), Markov.STD, rtol=0.06)
+    np.testing.assert_allclose(np.corrcoef(drawn.T), Markov.CHAIN**apart, atol=0.05)
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,7 @@ def test_places_are_checked_before_anything_is_drawn(command, tmp_path, monkeypa
         ({"labels": ["cat"]}, "labels must be 0..9, got cat"),
         ({"guidance_interval": ["1"]}, "guidance_interval must be low,high"),
         ({"checkpoint": "nowhere"}, "no checkpoint 'nowhere'"),
-        ({"out": "picture.bmp"}, "--out must end in .png or .npz, got picture.bmp"),
+        ({"out": "picture.bmp"}, "--out must end in .png or .npz or .*, got picture.bmp"),
         (
             {"out": "folder", "overwrite": True},
             "folder is a folder: it takes no --trajectory and no",

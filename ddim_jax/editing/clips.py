@@ -1,4 +1,4 @@
-"""Reads the clips, first frames and moving masks that commands are given, and writes clips."""
+"""Reads the clips, first frames and moving masks that commands are given."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,8 @@ import numpy as np
 
 from ddim_jax.data import clip_files, folders, npz
 from ddim_jax.data.clip_writers import MOVING
-from ddim_jax.data.clips import Cut, fit_frames
+from ddim_jax.data.clips import fit_frames
+from ddim_jax.data.frame_choice import Cut
 from ddim_jax.data.images import fit_pil, to_pil
 from ddim_jax.model import Model
 
