@@ -254,6 +254,8 @@ def _summary(config, method: Method, source, first: int) -> str:
             f"{_count(factors):,} numbers in factors of rank {rank} of {kernels} kernels, which "
             f"change {trained}"
         )
+    if method.loss.parts is not None:
+        trained += f" of the student, beside its {' and '.join(method.loss.parts.names[1:])}"
     told = dataclasses.replace(model.inputs, class_names=tuple(config.data.get("class_names", ())))
     shape, size = " x ".join(map(str, source.image_shape)), config.data.get("resize")
     resized = "padded" if config.data.get("pad", False) else "cropped to their centre"
