@@ -259,6 +259,9 @@ class Model:
             found.append(
                 f"{self.name} was distilled for {loss.steps} steps: more of them are not better"
             )
+        if loss.get("name") == "distribution_matching" and steps != loss.get("steps", 1):
+            own = loss.get("steps", 1)
+            found.append(f"{self.name} was trained for {own} steps: more or fewer are not better")
         if recipe.solver in WEAK_IN_FEW_STEPS and steps <= 3:
             found.append(
                 f"{recipe.solver} in {steps} steps is far worse than ddim; below 4 steps take "

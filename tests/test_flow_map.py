@@ -157,8 +157,10 @@ def test_only_the_network_that_is_trained_has_a_gradient(kind):
             frozen = {"teacher": None, "target": trees["target"]}
             return loss(trees["params"], frozen, batch, KEYS, 0)[0]
 
-        grads = jax.grad(value)(trees)
+        before, grads = jax.value_and_grad(value)(trees)
         assert grads["target"] == 0 and abs(grads["params"]) > 1e-3
+        moved = abs(value(trees | {"target": jnp.float32(0.9)}) - before)
+        assert (moved > 1e-3) == (loss.target_decay is not None)
         assert loss.needs_teacher == distil
         assert (loss.target_decay is None) == (distil and kind != "psd")
 

@@ -87,6 +87,9 @@ def test_the_student_alone_is_drawn_from_a_workdir(finished, tmp_path):
     model = ddim_jax.load(workdir)
     jax.tree.map(np.testing.assert_array_equal, model.params, jax.device_get(state.ema))
     assert jax.tree.structure(model.params) == jax.tree.structure(state.params["student"])
+    assert not model.notes(model.recipe)
+    (note,) = model.notes(model.recipe.replace(steps=3))
+    assert "was trained for 1 steps" in note
     pictures = model.draw(2, label=[3, 1])
     weights_file.save(tmp_path / "student.safetensors", model)
     again = ddim_jax.load(tmp_path / "student.safetensors").draw(2, label=[3, 1])

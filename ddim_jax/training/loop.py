@@ -260,6 +260,8 @@ def _summary(config, method: Method, source, first: int) -> str:
             f"{_count(factors):,} numbers in factors of rank {rank} of {kernels} kernels, which "
             f"change {trained}"
         )
+    if method.loss.parts is not None:
+        trained += f" of the student, beside its {' and '.join(method.loss.parts.names[1:])}"
     told = dataclasses.replace(model.inputs, class_names=tuple(config.data.get("class_names", ())))
     shape = " x ".join(map(str, getattr(source, "shape", source.image_shape)))
     noun, size = getattr(source, "noun", "images"), config.data.get("resize")
