@@ -251,7 +251,10 @@ def table_and_task(model: Any, recipe: Recipe, known_by: str) -> tuple[SolverTab
         ValueError: a recipe without a table.
     """
     if recipe.solver == ADAPTIVE:
-        raise ValueError("known frames are put in at the rows of a table: adaptive has none")
+        raise ValueError(
+            "known frames are put in at the rows of a table, and solver=adaptive has none: take "
+            "another, such as ddim"
+        )
     table = drawing.padded(model, recipe.table(model.schedule))
     if known_by == "levels":
         return table, known_frames(model.schedule)

@@ -10,7 +10,6 @@ import numpy as np
 from ddim_jax.data import clip_files, folders, npz
 from ddim_jax.data.clip_writers import MOVING
 from ddim_jax.data.clips import fit_frames
-from ddim_jax.data.frame_choice import Cut
 from ddim_jax.data.images import fit_pil, to_pil
 from ddim_jax.model import Model
 
@@ -101,7 +100,8 @@ def _frames(file: Path, first: bool) -> list[Any]:
         return [to_pil(folders.read_file(file, None, 3))]
     try:
         found = clip_files.inspect(file)
-        problem = "" if first else Cut().problem(found)
+        same = first or found.steady
+        problem = "" if same else "its frames are shown for different times: write it at one rate"
     except ValueError as error:
         problem = str(error)
     if problem:
