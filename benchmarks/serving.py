@@ -203,20 +203,22 @@ def load(args: argparse.Namespace) -> bool:
         asyncio.run(drive(server.port, clients, 48, bodies))
     for _ in range(args.rounds):
         for name, (server, clients, bodies) in cases.items():
-            cpu, began = server.seconds(), time.perf_counter()
+            before, cpu, began = server.metrics(), server.seconds(), time.perf_counter()
             taken = asyncio.run(drive(server.port, clients, args.pictures, bodies))
             whole = time.perf_counter() - began
             cpu = (server.seconds() - cpu) / args.pictures
             p95 = statistics.quantiles(taken, n=20)[-1]
-            rounds[name].append((args.pictures / whole, cpu, p95))
+            evaluations, runs = (
+                server.metrics()[name] - before[name]
+                for name in ("ddim_jax_evaluations_total", "ddim_jax_runs_total")
+            )
+            rounds[name].append((args.pictures / whole, cpu, p95, evaluations / runs))
         for name, measure in alone.items():
             rounds[name].append(measure())
-    print(f"{'':28} pictures/s   CPU ms a picture   p95 s")
-    found = {}
+    print(f"{'':28} pictures/s   CPU ms a picture   p95 s   pictures an evaluation")
     for name, values in rounds.items():
-        rate, cpu, p95 = (statistics.median(column) for column in zip(*values, strict=True))
-        found[name] = rate, cpu, p95
-        print(f"{name:28} {rate:10.1f} {1e3 * cpu:18.1f} {p95:7.2f}", flush=True)
+        rate, cpu, p95, many = (statistics.median(column) for column in zip(*values, strict=True))
+        print(f"{name:28} {rate:10.1f} {1e3 * cpu:18.1f} {p95:7.2f} {many:24.1f}", flush=True)
     ratios = {
         "mixed / unmixed, rate": ("shared, 32 clients, mixed", "shared, 32 clients", 0),
         "one at a time / shared, CPU": ("one at a time, 32 clients", "shared, 32 clients", 1),
@@ -233,7 +235,7 @@ def load(args: argparse.Namespace) -> bool:
 
 
 def in_process(size: int):
-    """Measures `model.draw` of so many in this process: (pictures/s, CPU s a picture, seconds)."""
+    """Measures `model.draw` of so many in this process: rates as of `load`."""
     import ddim_jax
 
     model = ddim_jax.load(MODEL)
@@ -245,7 +247,7 @@ def in_process(size: int):
         for _ in range(calls):
             model.draw(size, **asked)
         whole, cpu = (time.perf_counter() - began) / calls, (time.process_time() - cpu) / calls
-        return size / whole, cpu / size, whole
+        return size / whole, cpu / size, whole, size
 
     return measure
 

@@ -355,6 +355,14 @@ def test_sizes_that_take_the_least_time():
     flat = ((1, 1.0), (4, 1.1), (16, 1.2))
     assert evaluation.cover(1, flat) == (1,) and evaluation.cover(3, flat) == (4,)
     assert evaluation.cover(5, flat) == (16,) and evaluation.cover(33, flat) == (16, 16, 1)
+    proportional = ((1, 0.1), (4, 0.4), (16, 1.6))
+    assert evaluation.cover(16, proportional) == (16,) and evaluation.cover(4, proportional) == (4,)
+
+
+def test_times_are_believed_as_far_as_they_make_sense():
+    """Beside other work a long evaluation seems longer than it is."""
+    assert evaluation.believed({16: 9.0, 1: 1.0, 4: 2.0}) == ((1, 1.0), (4, 2.0), (16, 8.0))
+    assert evaluation.believed({1: 5.0, 4: 2.0, 16: 3.0}) == ((1, 2.0), (4, 2.0), (16, 3.0))
 
 
 def test_numbers_for_prometheus():

@@ -259,8 +259,10 @@ class Engine:
             return
         model, slots = self.models[name], [one.slot for one in live]
         watched = [i for i, one in enumerate(live) if one.job.on_estimate]
-        x0 = self._evaluations[name].step(slots, watched)
-        self.metrics.evaluated(name, len(slots))
+        evaluation = self._evaluations[name]
+        runs = evaluation.runs
+        x0 = evaluation.step(slots, watched)
+        self.metrics.evaluated(name, len(slots), evaluation.runs - runs)
         for i, picture in zip(watched, _decoded(model, x0), strict=True):
             if picture is not None:
                 live[i].job.on_estimate(live[i].place, slots[i].at, picture)

@@ -10,6 +10,7 @@ program, so that there is one program for each size and no other.
 
 import dataclasses
 import functools
+import itertools
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -80,11 +81,13 @@ class Evaluation:
         model: whose network it is.
         sizes: numbers of slots that it is compiled for.
         seconds: what an evaluation of each size took at least.
+        runs: evaluations so far.
     """
 
     def __init__(self, model: Model, sizes: Sequence[int] = SIZES):
         self.model, self.sizes = model, tuple(sorted(sizes))
         self.seconds: dict[int, float] = {}
+        self.runs = 0
         shape = tuple(model.sample_shape)
         point = np.zeros(shape, np.float32)
         self._fresh = row.Carry(point, point, np.zeros((row.SLOTS, *shape), np.float32))
@@ -108,8 +111,6 @@ class Evaluation:
                 self._run(size, slots[:size])
             if rounds and time.perf_counter() - began > PATIENCE:
                 break
-        for smaller, larger in zip(self.sizes[-2::-1], self.sizes[:0:-1], strict=True):
-            self.seconds[smaller] = min(self.seconds[smaller], self.seconds[larger])
         return self
 
     def step(self, slots: Sequence[Slot], estimates: Sequence[int] = ()) -> np.ndarray:
@@ -123,7 +124,7 @@ class Evaluation:
             Of these [N, *sample_shape].
         """
         found, first = [], 0
-        for size in cover(len(slots), tuple(self.seconds.items())):
+        for size in cover(len(slots), believed(self.seconds)):
             chunk = slots[first : first + size]
             x0 = self._run(size, chunk)
             found += [np.asarray(x0)[i - first] for i in estimates if 0 <= i - first < len(chunk)]
@@ -140,6 +141,7 @@ class Evaluation:
         carry = jax.device_get(carry)
         for i, slot in enumerate(slots):
             slot.carry, slot.at = row.Carry(*(leaf[i] for leaf in carry)), slot.at + 1
+        self.runs += 1
         taken = time.perf_counter() - began
         self.seconds[size] = min(taken, self.seconds.get(size, taken))
         return x0
@@ -202,18 +204,33 @@ def _key(seed: Array, place: Array) -> Array:
     return jax.random.fold_in(jax.random.wrap_key_data(seed, impl="threefry2x32"), place)
 
 
+def believed(seconds: Mapping[int, float]) -> tuple[tuple[int, float], ...]:
+    """The seconds of each size, (size, seconds) each, without what other work has added.
+
+    That falls on long evaluations more than on short ones. A larger one takes no less than a
+    smaller one, and no more in proportion to its slots.
+    """
+    sizes, found = sorted(seconds), dict(seconds)
+    for small, large in itertools.pairwise(sizes):
+        found[large] = min(found[large], found[small] * large / small)
+    for large, small in itertools.pairwise(sizes[::-1]):
+        found[small] = min(found[small], found[large])
+    return tuple((size, found[size]) for size in sizes)
+
+
 @functools.lru_cache(maxsize=1024)
 def cover(count: int, seconds: tuple[tuple[int, float], ...]) -> tuple[int, ...]:
-    """The sizes that take the least time for so many slots, largest first.
+    """The sizes that take the least time for so many slots, largest first; few rather than many.
 
     Args:
         count: of slots; the last evaluation may have room for more.
-        seconds: what an evaluation of each size takes, (size, seconds) each.
+        seconds: what an evaluation of each size takes, of `believed`.
     """
     best: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
     for n in range(1, count + 1):
-        ways = ((size, taken, best[max(0, n - size)]) for size, taken in seconds)
-        best.append(min((taken + rest[0], (size, *rest[1])) for size, taken, rest in ways))
+        rests = ((size, taken, best[max(0, n - size)]) for size, taken in seconds)
+        ways = ((taken + rest[0], (size, *rest[1])) for size, taken, rest in rests)
+        best.append(min(ways, key=lambda way: (round(way[0], 6), len(way[1]))))
     return tuple(sorted(best[count][1], reverse=True))
 
 

@@ -23,7 +23,7 @@ HELP = {
     "ddim_jax_disconnects_total": "counter|Clients that left before their answer.",
     "ddim_jax_pictures_total": "counter|Pictures drawn.",
     "ddim_jax_evaluations_total": "counter|Network evaluations of a picture each.",
-    "ddim_jax_steps_total": "counter|Evaluations that any number of pictures shared.",
+    "ddim_jax_runs_total": "counter|Evaluations of programs, which pictures share.",
     "ddim_jax_waiting_pictures": "gauge|Pictures in the queue.",
     "ddim_jax_live_pictures": "gauge|Pictures that are being drawn.",
     "ddim_jax_compilations_total": "counter|Programs compiled or read from disk in this process.",
@@ -54,9 +54,9 @@ class Metrics:
         """Counts pictures."""
         self.count("ddim_jax_pictures_total", number, model=model)
 
-    def evaluated(self, model: str, slots: int) -> None:
-        """Counts one evaluation of so many slots."""
-        self.count("ddim_jax_steps_total", model=model)
+    def evaluated(self, model: str, slots: int, runs: int) -> None:
+        """Counts evaluations that so many slots shared."""
+        self.count("ddim_jax_runs_total", runs, model=model)
         self.count("ddim_jax_evaluations_total", slots, model=model)
 
     def took(self, seconds: float) -> None:
