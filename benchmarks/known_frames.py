@@ -64,15 +64,17 @@ class Measured:
     """Prints what is measured of clips beside test clips."""
 
     def __init__(self, model: Any, count: int):
-        """Reads the test clips of the model's size."""
-        source = data.load(
-            "moving_digits", "test", image_size=model.codec.size, frames=model.codec.frames
-        )
-        examples = [source[i] for i in range(count)]
-        self.real = np.stack([one["image"] for one in examples])
-        self.labels = np.array([one["label"] for one in examples])
+        """Reads the test clips of the model's size and length."""
+        self._size, self._count = model.codec.size, count
         self._network = feature_networks.load("moving_digits")
-        self._features = self._network.extract(self.real)
+        self._features: dict[int, Any] = {}
+        self.real, self.labels = self._test_clips(model.codec.frames)
+
+    def _test_clips(self, frames: int) -> tuple[np.ndarray, np.ndarray]:
+        """Clips and labels."""
+        source = data.load("moving_digits", "test", image_size=self._size, frames=frames)
+        examples = [source[i] for i in range(self._count)]
+        return tuple(np.stack([one[name] for one in examples]) for name in ("image", "label"))
 
     def row(self, name: str, clips: np.ndarray, labels: np.ndarray) -> None:
         """Prints a row of the table."""
@@ -87,7 +89,10 @@ class Measured:
         print(f"| {name} | " + " | ".join(f"{scores[c]:.3f}" for c in COLUMNS) + " |", flush=True)
 
     def _scores(self, clips: np.ndarray, labels: np.ndarray | None) -> dict[str, float]:
-        return self._network.compare(self._network.extract(clips), self._features, labels)
+        frames = clips.shape[1]
+        if frames not in self._features:
+            self._features[frames] = self._network.extract(self._test_clips(frames)[0])
+        return self._network.compare(self._network.extract(clips), self._features[frames], labels)
 
 
 def knows(model: Any, way: str) -> bool:
