@@ -178,7 +178,7 @@ BAD = {
     "ratio": ("loss.every", 0, "config.loss.every must be at least 1, got 0"),
     "part": ("optimizer.parts", {"discriminator": {}}, "config.optimizer.parts has no option"),
     "length": ("optimizer.parts.critic.decay_steps", 5, "set config.optimizer.decay_steps"),
-    "rate": ("optimizer.parts.critic.learning_rate", -1.0, "learning_rate must be"),
+    "rate": ("optimizer.parts.critic.learning_rate", -1.0, "parts.critic: config.optimizer.learn"),
     "option": ("optimizer.parts.critic.lr", 1.0, "optimizer has no option 'lr'"),
     "schedule": ("schedule", {"name": "vp_linear"}, "was trained on the schedule {'name': 'cos"),
     "teacher": ("start_from", "", "this loss needs a teacher"),

@@ -87,7 +87,12 @@ def make_optimizers(
             )
         return make_optimizer(**options(config))
     check_names(given, parts.names, "config.optimizer.parts")
-    each = {name: _of_part(options(config, name), parts.turns.get(name)) for name in parts.names}
+    each = {}
+    for name in parts.names:
+        try:
+            each[name] = _of_part(options(config, name), parts.turns.get(name))
+        except ValueError as error:
+            raise ValueError(f"config.optimizer.parts.{name}: {error}") from error
     return optax.partition(each, {name: name for name in parts.names})
 
 
