@@ -239,16 +239,18 @@ def test_students_have_a_dropout_key_for_each_row_and_teachers_none(name):
         "continuous_consistency": dict(distil=True),
         "progressive": dict(steps=2),
     }.get(name, {})
-    if name in ("guided", "progressive", "consistency", "continuous_consistency"):
+    taught = ("guided", "progressive", "consistency", "continuous_consistency")
+    if name in (*taught, "distribution_matching"):
         options["teacher"] = Net(teacher, *parts)
     loss = losses.LOSSES[name](Net(student, *parts), **options)
     params = jnp.float32(0.3)
-    loss(params, loss.freeze(params, params), {"image": IMAGES}, KEYS, 0)
+    each = params if loss.parts is None else dict.fromkeys(loss.parts.names, params)
+    loss(each, loss.freeze(params, params), {"image": IMAGES}, KEYS, 0)
     keys = [jax.random.key_data(keys) for keys in seen if keys is not None]
     assert keys and len(np.unique(np.asarray(keys[0]), axis=0)) == len(IMAGES)
     for other in keys[1:]:
         np.testing.assert_array_equal(other, keys[0])
-    assert name == "shortcut" or len(keys) == len(seen)
+    assert name in ("shortcut", "flow_map") or len(keys) == len(seen)  # averages have none
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.5])

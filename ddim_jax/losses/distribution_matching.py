@@ -194,12 +194,12 @@ def distribution_matching(
 
     def compute(params, frozen, batch, keys, step):
         data = batch["image"]
-        z_key, t_key, eps_key, inputs_key, data_key, critic_key = split(keys, 6)
+        z_key, t_key, eps_key, inputs_key, data_key, critic_key, dropout_keys = split(keys, 7)
         inputs = conditions_with_scale(batch, inputs_key, net.null, label_dropout, guidance)
         # the student's turn, and that of the others; without rests True, which compiles no choice
         on = True if every == 1 else on_turn(step)
         off = ~on if alternate else True
-        given = z_key, data, inputs, nodes, simulated, step
+        given = z_key, data, inputs, nodes, simulated, step, dropout_keys
         x = _derived_if(on, lambda p: drawn(net, p, *given))(params[STUDENT])
         made = held(x)
         point = _Point(teacher.schedule.level(times(t_key)), teacher.noise(eps_key, data), inputs)
@@ -252,7 +252,7 @@ def _flow_time(level: NoiseLevel) -> Array:
 
 def drawn(
     net: Net, params: Any, keys: Array, data: Array, inputs: dict, nodes: np.ndarray,
-    simulated: bool, step: Array,
+    simulated: bool, step: Array, dropout_keys: Array | None = None,
 ) -> Array:  # fmt: skip
     """What the student draws, [B, ...]; of K calls up to the k-th, k the same for a whole batch.
 
@@ -265,6 +265,7 @@ def drawn(
         nodes: [K + 1] times.
         simulated: the calls before are the student's own; else it is given noised data.
         step: updates done, which k is drawn by.
+        dropout_keys: [B] of the last call; None for no dropout.
     """
     levels = [jnp.asarray(field, jnp.float32) for field in net.schedule.level(nodes[:-1])]
 
@@ -285,7 +286,7 @@ def drawn(
             x = jax.lax.fori_loop(0, k, again, x)
         else:
             x = jnp.where(k > 0, add_noise(data, noise(k), at(k)), x)
-    return net.predict(params, x, at(k), inputs).x0
+    return net.predict(params, x, at(k), inputs, dropout_keys).x0
 
 
 def matching(
