@@ -48,6 +48,7 @@ RECIPE = {
     "guidance_scale": dict(type=float, help="that it is compared at, and a page begins with"),
     "guidance_interval": dict(help="low,high in sigma/alpha outside of which there is none"),
     "guidance_rescale": dict(type=float, help="0..1"),
+    "guidance_channels": dict(type=int, help="guide so many of the first channels"),
     "clip": dict(choices=("none", "static", "static_x0", "dynamic"), help="of the clean estimate"),
 }
 FLAGS = {
@@ -169,6 +170,7 @@ def _recipe(args: argparse.Namespace, own: Recipe) -> Recipe:
         guidance_scale=args.guidance_scale,
         guidance_interval=interval,
         guidance_rescale=args.guidance_rescale,
+        guidance_channels=args.guidance_channels,
         clip=args.clip,
     ).replace(stride=args.stride, steps=args.steps)
     options = parse_options(args.solver_options, "--solver_options")

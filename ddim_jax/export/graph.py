@@ -178,7 +178,7 @@ def decoder(model: Model, batch: Any) -> Graph:
 
 
 def stored_as(model: Model, dtype: str) -> Model:
-    """The model with its large arrays as float16, or as they are.
+    """The model with its kernels and other large arrays as float16, or as they are.
 
     Raises:
         ValueError: a weight is too large for float16.
@@ -188,7 +188,7 @@ def stored_as(model: Model, dtype: str) -> Model:
 
     def one(leaf):
         leaf = np.asarray(leaf)
-        if leaf.size < HALVED_FROM or leaf.dtype != np.float32:
+        if leaf.dtype != np.float32 or (leaf.ndim < 2 and leaf.size < HALVED_FROM):
             return leaf
         with np.errstate(over="ignore"):
             half = leaf.astype(np.float16)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from ddim_jax import provenance
@@ -73,8 +74,6 @@ def _difference(name: str, drawn: np.ndarray, wanted: np.ndarray) -> Difference:
 
 def decoder_difference(made: Made, model: Model, cases: Sequence[Case]) -> Difference:
     """Between the pictures that a decoder's file and JAX make of the samples of the first case."""
-    import jax
-
     codec, sample = model.codec, cases[0].wanted
     wanted = jax.jit(codec.unrounded)(jax.tree.map(graph.whole, codec.params), sample)
     drawn = made.draw({"sample": np.asarray(sample)})["picture"]
@@ -102,8 +101,6 @@ def check(found: Sequence[Difference], dtype: str) -> None:
 
 def check_size(model: Model, what: str) -> None:
     """Raises ValueError, before the work, for weights that no file of the format can hold."""
-    import jax
-
     size = sum(4 * np.size(leaf) for leaf in jax.tree.leaves((model.params, model.codec.params)))
     if size > MOST_BYTES:
         raise ValueError(
