@@ -301,6 +301,12 @@ def test_the_token_comes_from_a_file_or_the_environment(tmp_path, monkeypatch):
         command.check(command.parse([f"--token_file={tmp_path / 'token'}"]))
 
 
+def test_without_its_extra_the_command_says_which(monkeypatch):
+    monkeypatch.setitem(sys.modules, "fastapi", None)
+    with rejects(ValueError, "fastapi", "pip install 'ddim_jax[serve]'"):
+        command.run(command.parse([]))
+
+
 def test_a_taken_port_is_said_before_anything_is_loaded():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
