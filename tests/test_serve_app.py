@@ -20,7 +20,7 @@ pytest.importorskip("fastapi", reason="pip install 'ddim_jax[serve]'")
 httpx = pytest.importorskip("httpx", reason="pip install 'ddim_jax[test]'")
 
 from ddim_jax.serve import __main__ as command  # noqa: E402
-from ddim_jax.serve import answers, app  # noqa: E402
+from ddim_jax.serve import answers, app, gate  # noqa: E402
 from ddim_jax.serve.asked import Limits  # noqa: E402
 from ddim_jax.serve.engine import Engine  # noqa: E402
 from tests.errors import rejects  # noqa: E402
@@ -224,28 +224,28 @@ def test_a_client_that_leaves_frees_its_places(engine, monkeypatch, format):
 
 def test_long_answers_go_in_pieces_and_a_client_that_does_not_read_is_left(engine, monkeypatch):
     """Of what it does not take no more than a piece is kept for it."""
-    monkeypatch.setattr(app, "WRITES", 0.2)
+    monkeypatch.setattr(gate, "WRITES", 0.2)
     taken = []
 
     async def large(scope, receive, send):
         await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": bytes(3 * app.PIECE + 1)})
+        await send({"type": "http.response.body", "body": bytes(3 * gate.PIECE + 1)})
 
     async def stops(message):
         taken.append(message)
         await asyncio.sleep(10 if len(taken) == 3 else 0)
 
-    gate = app.Gate(large, engine.metrics, "")
-    asyncio.run(gate({"type": "http", "path": "/", "headers": []}, None, stops))
-    assert [len(message.get("body", b"")) for message in taken] == [0, app.PIECE, app.PIECE]
+    before = gate.Gate(large, engine.metrics, "")
+    asyncio.run(before({"type": "http", "path": "/", "headers": []}, None, stops))
+    assert [len(message.get("body", b"")) for message in taken] == [0, gate.PIECE, gate.PIECE]
     taken.clear()
 
     async def reads(message):
         taken.append(message)
 
-    asyncio.run(gate({"type": "http", "path": "/", "headers": []}, None, reads))
+    asyncio.run(before({"type": "http", "path": "/", "headers": []}, None, reads))
     assert [message.get("more_body") for message in taken[1:]] == [True, True, True, False]
-    assert sum(len(message.get("body", b"")) for message in taken) == 3 * app.PIECE + 1
+    assert sum(len(message.get("body", b"")) for message in taken) == 3 * gate.PIECE + 1
 
 
 def test_formats_by_the_header():
