@@ -20,7 +20,7 @@ pytest.importorskip("fastapi", reason="pip install 'ddim_jax[serve]'")
 httpx = pytest.importorskip("httpx", reason="pip install 'ddim_jax[test]'")
 
 from ddim_jax.serve import __main__ as command  # noqa: E402
-from ddim_jax.serve import answers, app  # noqa: E402
+from ddim_jax.serve import answers, app, gate  # noqa: E402
 from ddim_jax.serve.asked import Limits  # noqa: E402
 from ddim_jax.serve.engine import Engine  # noqa: E402
 from tests.errors import rejects  # noqa: E402
@@ -224,28 +224,28 @@ def test_a_client_that_leaves_frees_its_places(engine, monkeypatch, format):
 
 def test_long_answers_go_in_pieces_and_a_client_that_does_not_read_is_left(engine, monkeypatch):
     """Of what it does not take no more than a piece is kept for it."""
-    monkeypatch.setattr(app, "WRITES", 0.2)
+    monkeypatch.setattr(gate, "WRITES", 0.2)
     taken = []
 
     async def large(scope, receive, send):
         await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": bytes(3 * app.PIECE + 1)})
+        await send({"type": "http.response.body", "body": bytes(3 * gate.PIECE + 1)})
 
     async def stops(message):
         taken.append(message)
         await asyncio.sleep(10 if len(taken) == 3 else 0)
 
-    gate = app.Gate(large, engine.metrics, "")
-    asyncio.run(gate({"type": "http", "path": "/", "headers": []}, None, stops))
-    assert [len(message.get("body", b"")) for message in taken] == [0, app.PIECE, app.PIECE]
+    before = gate.Gate(large, engine.metrics, "")
+    asyncio.run(before({"type": "http", "path": "/", "headers": []}, None, stops))
+    assert [len(message.get("body", b"")) for message in taken] == [0, gate.PIECE, gate.PIECE]
     taken.clear()
 
     async def reads(message):
         taken.append(message)
 
-    asyncio.run(gate({"type": "http", "path": "/", "headers": []}, None, reads))
+    asyncio.run(before({"type": "http", "path": "/", "headers": []}, None, reads))
     assert [message.get("more_body") for message in taken[1:]] == [True, True, True, False]
-    assert sum(len(message.get("body", b"")) for message in taken) == 3 * app.PIECE + 1
+    assert sum(len(message.get("body", b"")) for message in taken) == 3 * gate.PIECE + 1
 
 
 def test_formats_by_the_header():
@@ -299,6 +299,12 @@ def test_the_token_comes_from_a_file_or_the_environment(tmp_path, monkeypatch):
     (tmp_path / "token").write_text("\n")
     with rejects(ValueError, "is empty; write a token"):
         command.check(command.parse([f"--token_file={tmp_path / 'token'}"]))
+
+
+def test_without_its_extra_the_command_says_which(monkeypatch):
+    monkeypatch.setitem(sys.modules, "fastapi", None)
+    with rejects(ValueError, "fastapi", "pip install 'ddim_jax[serve]'"):
+        command.run(command.parse([]))
 
 
 def test_a_taken_port_is_said_before_anything_is_loaded():

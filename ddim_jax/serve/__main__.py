@@ -86,12 +86,12 @@ def load(checkpoints: Sequence[str], dtype: str | None = None, size: Any = None)
 
 def run(args: argparse.Namespace) -> None:
     """Checks the flags, loads, compiles, serves until it is told to stop."""
-    limits, sizes, token = check(args)
     try:
         import fastapi  # noqa: F401
         import uvicorn  # noqa: F401
     except ImportError as error:
         raise ValueError(f"{error}: pip install 'ddim_jax[serve]'") from None
+    limits, sizes, token = check(args)
     from ddim_jax.serve.app import make_app
     from ddim_jax.serve.engine import Engine
 

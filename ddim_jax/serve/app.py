@@ -12,7 +12,6 @@ Errors are JSON, {"error": text}: 4xx says what to change, 429 and 503 when to a
 
 import asyncio
 import contextlib
-import hmac
 import importlib.resources
 import time
 from collections.abc import AsyncIterator
@@ -24,23 +23,18 @@ import numpy as np
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ddim_jax import experiment
 from ddim_jax.export import row
 from ddim_jax.serve import answers
 from ddim_jax.serve.asked import Asked, Desk, Limits, parse
 from ddim_jax.serve.engine import Engine, Job, Refused
-from ddim_jax.serve.metrics import Metrics
+from ddim_jax.serve.gate import Gate, refusal
 from ddim_jax.solvers import SOLVERS
 from ddim_jax.strides import STRIDES
 
-OPEN = ("/", "/health")
-"""Paths that need no token."""
-READS, WRITES = 10.0, 30.0
-"""Seconds within which a body must be there, and a client must take a piece of an answer."""
-PIECE = 2**16
-"""Bytes of an answer that are written at a time: what a client that stops reading keeps."""
+READS = 10.0
+"""Seconds within which a body must be there."""
 POLICY = (
     "default-src 'none'; img-src data:; connect-src 'self'; style-src 'unsafe-inline'; "
     "script-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -206,53 +200,6 @@ class _Drawing:
         )
 
 
-class Gate:
-    """What stands before every path: the token, and clients that do not read; it counts answers."""
-
-    def __init__(self, app: ASGIApp, metrics: Metrics, token: str):
-        self._app, self._metrics, self._token = app, metrics, token.encode()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """As of ASGI."""
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-
-        async def sent(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                self._metrics.count("ddim_jax_requests_total", status=message["status"])
-            for piece in _pieces(message):
-                async with asyncio.timeout(WRITES):
-                    await send(piece)
-
-        try:
-            if self._token and scope["path"] not in OPEN and not self._knows(scope):
-                await _refusal(
-                    "this server needs a token: send Authorization: Bearer TOKEN", 401,
-                    {"www-authenticate": "Bearer"},
-                )(scope, receive, sent)  # fmt: skip
-            else:
-                await self._app(scope, receive, sent)
-        except TimeoutError:
-            self._metrics.count("ddim_jax_disconnects_total")
-
-    def _knows(self, scope: Scope) -> bool:
-        """Whether a request has the token, in a time that does not depend on how wrong it is."""
-        given = dict(scope["headers"]).get(b"authorization", b"")
-        return hmac.compare_digest(given, b"Bearer " + self._token)
-
-
-def _pieces(message: Message):
-    """A message of ASGI, a long body in pieces."""
-    body = message.get("body", b"")
-    if message["type"] != "http.response.body" or len(body) <= PIECE:
-        yield message
-        return
-    for first in range(0, len(body), PIECE):
-        more = first + PIECE < len(body) or message.get("more_body", False)
-        yield message | {"body": body[first : first + PIECE], "more_body": more}
-
-
 async def _read(request: fastapi.Request, most: int) -> bytes:
     """The body of a request.
 
@@ -291,25 +238,21 @@ async def _left(request: fastapi.Request) -> None:
 async def _refused(request: fastapi.Request, error: Exception) -> JSONResponse:
     """The answer to an error that the client can do something about."""
     if isinstance(error, Refused):
-        return _refusal(str(error), error.status, {"retry-after": str(error.retry_after)})
+        return refusal(str(error), error.status, {"retry-after": str(error.retry_after)})
     if isinstance(error, HTTPException):
         said = error.detail if error.status_code not in (404, 405) else _paths(request, error)
-        return _refusal(said, error.status_code, error.headers)
-    return _refusal(str(error), 422)
+        return refusal(said, error.status_code, error.headers)
+    return refusal(str(error), 422)
 
 
 async def _failed(request: fastapi.Request, error: Exception) -> JSONResponse:
     """The answer to an error of ours, which is also written to the log."""
-    return _refusal(f"the server failed: {type(error).__name__}; its log says where", 500)
+    return refusal(f"the server failed: {type(error).__name__}; its log says where", 500)
 
 
 def _paths(request: fastapi.Request, error: HTTPException) -> str:
     what = f"{request.method} {request.url.path[:100]}"
     return f"{what}: {error.detail.lower()}; GET /openapi.json lists the paths and their methods"
-
-
-def _refusal(text: str, status: int, headers: Any = None) -> JSONResponse:
-    return JSONResponse({"error": text}, status, headers)
 
 
 def _described() -> dict[str, Any]:
