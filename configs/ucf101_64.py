@@ -1,6 +1,7 @@
 """Clips of UCF-101 by class: 16 frames of 64 x 64, every second one, from 13,320 videos.
 
-    tfds build ucf101 --file_format=array_record       (where tensorflow is installed)
+    pip install tensorflow                  # TFDS reads no videos without it
+    tfds build ucf101 --file_format=array_record
     python train.py --config=ucf101_64
     python train.py --config=ucf101_64 --plan=v5e:4x4
 
