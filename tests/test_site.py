@@ -153,6 +153,14 @@ def test_the_times_of_consistency_models_are_the_page_s():
     np.testing.assert_allclose(noise, [np.sqrt(second**2 - 0.002**2), 0], rtol=1e-12)
 
 
+def test_the_spacings_are_those_that_the_answer_lists():
+    lines = re.findall(r"^\| `(\w+)`.* \| (\d+), (\d+), .*?(\d+)\b", PAGES["docs/faq.md"], re.M)
+    assert [line[0] for line in lines] == ["trailing", "linspace", "leading"]
+    for spacing, *wanted in lines:
+        times = strides.uniform(schedules.ddpm_linear(), 10, spacing=spacing)[[0, 1, 9]]
+        assert [round(1000 * t) - 1 for t in times] == [int(index) for index in wanted], spacing
+
+
 # --- contributing, changes, citation --------------------------------------------------------------
 
 DIFFS = re.findall(r"```diff\n(.*?)```", PAGES["CONTRIBUTING.md"], re.S)
