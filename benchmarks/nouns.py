@@ -1,12 +1,13 @@
-"""One figure of the three nouns, for docs/concepts.md.
+"""A figure of each of the three nouns, for docs/concepts.md.
 
-    python -m benchmarks.nouns --out=nouns.png
+    python -m benchmarks.nouns --out=FOLDER
 
-Left, signal and noise of three schedules over time; in the middle, a noisy digit at five times and
-what the bundled network makes of it; right, the numbers of a table that are not zero, UniPC's.
+schedule.png has signal and noise of three schedules over time; denoiser.png a noisy digit at five
+times and what the bundled network makes of it; table.png the numbers of UniPC's table in 8 steps.
 """
 
 import argparse
+from pathlib import Path
 
 import jax.numpy as jnp
 import matplotlib.figure
@@ -24,7 +25,7 @@ def show_schedules(axes) -> None:
         level = make().level(t)
         axes.plot(t, level.alpha, f"C{color}", label=make.__name__)
         axes.plot(t, level.sigma, f"C{color}--")
-    axes.set(xlim=(1, 0), xlabel="t, from noise to picture", title="schedule: alpha, dashed sigma")
+    axes.set(xlim=(1, 0), xlabel="t, from noise to picture", title="alpha, dashed sigma")
     axes.legend(frameon=False)
 
 
@@ -43,7 +44,7 @@ def show_denoiser(axes) -> None:
     sheet = np.concatenate([np.concatenate(row, axis=2)[0, ..., 0] for row in rows])
     axes.imshow(sheet.clip(-1, 1), cmap="gray")
     axes.set(
-        title="denoiser: x, and its x0",
+        title="x, and its x0",
         xlabel="t = 0.9, 0.7 ... 0.1",
         xticks=[],
         yticks=[],
@@ -63,19 +64,21 @@ def show_table(axes) -> None:
     axes.set_xticks((edges[:-1] + edges[1:] - 1) / 2, ["store", "state", "history", "noise"])
     for edge in edges[1:-1]:
         axes.axvline(edge - 0.5, color="black", linewidth=0.5)
-    axes.set(title="solver: the table of unipc_2", ylabel="evaluation", yticks=range(rows))
+    axes.set(title="the table of unipc_2", ylabel="evaluation", yticks=range(rows))
+
+
+FIGURES = {"schedule": show_schedules, "denoiser": show_denoiser, "table": show_table}
 
 
 def main() -> None:
-    """Draws the figure."""
+    """Draws the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", default="nouns.png")
+    parser.add_argument("--out", default=".", help="folder")
     args = parser.parse_args()
-    figure = matplotlib.figure.Figure(figsize=(13, 3.6), layout="constrained")
-    axes = figure.subplots(1, 3)
-    for show, ax in zip((show_schedules, show_denoiser, show_table), axes, strict=True):
-        show(ax)
-    figure.savefig(args.out, dpi=80)
+    for name, show in FIGURES.items():
+        figure = matplotlib.figure.Figure(figsize=(6, 3), layout="constrained")
+        show(figure.subplots())
+        figure.savefig(Path(args.out, f"{name}.png"), dpi=100)
 
 
 if __name__ == "__main__":
