@@ -185,3 +185,12 @@ def test_the_version_is_the_same_everywhere():
     version = re.search(r'version="(.*?)"', (ROOT / "setup.py").read_text())[1]
     assert re.search(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), re.M)[1] == version
     assert PAGES["CHANGELOG.md"].split("\n## ")[1].startswith(version)
+
+
+def test_no_pickle_is_opened_and_no_text_is_run():
+    """As SECURITY.md says; torch reads the one `.pth` without code."""
+    forbidden = r"allow_pickle=True|import pickle|\b(eval|exec)\(|shell=True|os\.system"
+    for file in (ROOT / "ddim_jax").rglob("*.py"):
+        text = file.read_text()
+        assert not re.search(forbidden, text), file
+        assert "torch.load" not in text or "weights_only=True" in text, file
