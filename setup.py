@@ -2,6 +2,8 @@
 
 from setuptools import find_packages, setup
 
+DOCS = ["mkdocs<2", "mkdocs-material", "mkdocstrings-python"]
+
 setup(
     name="ddim_jax",
     version="0.2.0",
@@ -49,7 +51,8 @@ setup(
         "serve": ["fastapi", "httptools", "uvicorn", "uvloop; sys_platform != 'win32'"],
         "ray": ["fastapi", "ray[serve]>=2.60", "uvicorn"],
         "demo": ["gradio"],
-        "test": ["pytest", "pytest-xdist", "ruff", "fastapi", "httpx", "uvicorn"],
+        "docs": DOCS,
+        "test": ["pytest", "pytest-xdist", "ruff", "fastapi", "httpx", "uvicorn", *DOCS],
         "parity": [
             "diffusers",
             "pytorch-fid",

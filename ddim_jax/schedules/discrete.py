@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -195,7 +196,7 @@ def _of_betas(make: Callable[..., Schedule]) -> Callable[..., Schedule]:
 
 @_of_betas
 def ddpm_linear(
-    num_steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02, **options
+    num_steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02, **options: Any
 ) -> Schedule:
     """DDPM's linear betas. Source: Ho et al. 2020, section 4.
 
@@ -213,7 +214,7 @@ def ddpm_linear(
 
 @_of_betas
 def ddpm_scaled_linear(
-    num_steps: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012, **options
+    num_steps: int = 1000, beta_start: float = 0.00085, beta_end: float = 0.012, **options: Any
 ) -> Schedule:
     """Latent diffusion's betas, linear in their square root. Source: Rombach et al. 2022 (code)."""
     num_steps = _check_steps(num_steps)
@@ -223,7 +224,7 @@ def ddpm_scaled_linear(
 
 
 @_of_betas
-def ddpm_cosine(num_steps: int = 1000, max_beta: float = 0.999, **options) -> Schedule:
+def ddpm_cosine(num_steps: int = 1000, max_beta: float = 0.999, **options: Any) -> Schedule:
     """The discrete cosine schedule. Source: Nichol & Dhariwal 2021, equation 17.
 
     Its last level has lam near -9.9; solvers in sigma space start below it (their `lam_min`).
@@ -237,7 +238,7 @@ def ddpm_cosine(num_steps: int = 1000, max_beta: float = 0.999, **options) -> Sc
 
 @_of_betas
 def ddpm_sigmoid(
-    num_steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02, **options
+    num_steps: int = 1000, beta_start: float = 1e-4, beta_end: float = 0.02, **options: Any
 ) -> Schedule:
     """Betas that rise as a sigmoid over [-6, 6]. Source: Xu et al. 2022 (GeoDiff, code)."""
     num_steps = _check_steps(num_steps)
@@ -247,7 +248,7 @@ def ddpm_sigmoid(
 
 
 @_of_betas
-def trained_betas(betas: np.ndarray | None = None, **options) -> Schedule:
+def trained_betas(betas: np.ndarray | None = None, **options: Any) -> Schedule:
     """A discrete schedule by betas of one's own, [T] in (0, 1], so that a config can name it.
 
     None stands for DDPM's. Options and errors are those of `from_betas`.
