@@ -19,6 +19,7 @@ def model():
     return shaken(experiment.build(config_of()))
 
 
+@pytest.mark.slow
 def test_a_folder_of_clips_is_drawn_and_read(model, tmp_path):
     folder, given = tmp_path / "set", dict(label=[3, 5], batch_size=4, seed=1)
     assert sample_folder.draw(folder, model, num_samples=4, **given).drawn == 4

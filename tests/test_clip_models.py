@@ -147,6 +147,7 @@ def test_frames_are_cut_apart_as_often_as_is_said():
     assert np.sum(told[1]) == 7
 
 
+@pytest.mark.slow
 def test_distillation_serves_networks_of_clips():
     """At one level for a clip, of which some frames may be known."""
     batch = {"image": jnp.zeros((2, T, SIZE, SIZE, 1)), "label": jnp.arange(2)}

@@ -235,6 +235,7 @@ def test_the_same_noise_in_several_step_counts(command):
     np.testing.assert_allclose(fine["correlation"], 1)
 
 
+@pytest.mark.slow
 def test_a_walk_between_noises_and_between_images(command, tmp_path):
     out, numbers = command("interpolate", "--seeds=1,2,3", "--frames=4", "--label=3")
     assert out == "edits/interpolate-0001.png" and numbers["frames"] == 9

@@ -137,6 +137,7 @@ def trained(tmp_path_factory):
     return folder, pictures
 
 
+@pytest.mark.slow
 def test_a_tiny_training_is_kept_and_used(trained, capsys):
     folder, pictures = trained
     network = feature_networks.load(f"emoji:{folder / 'e.npz'}")

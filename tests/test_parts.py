@@ -67,6 +67,7 @@ def finished(base, tmp_path_factory):
     return workdir, loop.train(config(base), workdir)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(base, finished, tmp_path):
     loop.train(config(base, steps=3), tmp_path)
     state = loop.train(config(base), tmp_path)

@@ -139,6 +139,7 @@ def devices_here(monkeypatch):
     monkeypatch.setattr(planning, "devices", here)
 
 
+@pytest.mark.slow
 def test_drawing_latents_with_split_parameters(devices_here, monkeypatch):
     monkeypatch.setattr(parallel, "SPLIT_FROM", 2**6)
     model = tiny_pipeline()

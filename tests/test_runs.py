@@ -63,6 +63,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(finished, tmp_pat
     assert curve(tmp_path) == curve(finished[0]) and sorted(curve(tmp_path)) == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.slow
 def test_a_pmapped_run_trains_and_draws_like_a_jitted_one(finished, tmp_path):
     pmapped = config(3, sample_every=3)
     pmapped.parallel = "pmap"
@@ -330,6 +331,7 @@ def own(name, **changes):
     return configs.load("digits", [*(SMALL | {"data.name": name} | changes).items()])
 
 
+@pytest.mark.slow
 def test_one_override_trains_on_ones_own_pictures(tmp_path, capsys):
     """Classes, channels and shape follow the data; names are kept, shown, and labels."""
     spec = photos(tmp_path / "photos", ["10", "9", "dog"])

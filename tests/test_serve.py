@@ -100,6 +100,7 @@ def test_models_take_turns(engine, desk):
     assert np.abs(found[0].astype(int) - found[1]).max() > 5
 
 
+@pytest.mark.slow
 def test_models_of_texts_and_latents(texts):
     desk = Desk(texts.models)
     many = [

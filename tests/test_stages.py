@@ -73,6 +73,7 @@ def test_every_stage_starts_from_the_one_before_and_keeps_its_checkpoint(teacher
     assert (workdir / "1_step" / "samples" / "step_0000002.png").exists()
 
 
+@pytest.mark.slow
 def test_finished_stages_are_not_done_again(teacher, chain, capsys):
     workdir, state = chain
     again = stages.train(config(teacher, student(2), student(1), sample_every=2), workdir)

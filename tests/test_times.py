@@ -102,6 +102,7 @@ def test_a_distance_is_that_of_the_samples(checkpoint):
     np.testing.assert_allclose(objective(lam), expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_another_solver_starts_where_the_model_s_own_does(checkpoint):
     model = checkpoints.load(checkpoint)
     args = times.parse([f"--checkpoint={checkpoint}", "--solver=ddim", "--num_samples=150"])

@@ -85,6 +85,7 @@ def draw(student, nodes):
     return x0
 
 
+@pytest.mark.slow
 def test_the_ring_is_what_it_is_said_to_be(denoiser):
     """The exact velocity in one step; the untrained student."""
     t = jnp.ones(ring.COUNT)

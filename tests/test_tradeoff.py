@@ -149,6 +149,7 @@ def test_the_plots_are_there(swept):
             assert min(picture.size) > 200
 
 
+@pytest.mark.slow
 def test_the_same_command_draws_nothing_twice(swept, tmp_path, capsys):
     source, flags = swept
     workdir = tmp_path / "copy"
