@@ -51,7 +51,7 @@ def classifier_free(net: Network, null_inputs: Any, guidance: Guidance) -> Netwo
 
     def guided(x: Array, level: NoiseLevel, inputs: Any) -> Array:
         both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), null_inputs, inputs)
-        double = NoiseLevel(*(_twice(f, x.shape[0]) for f in level))
+        double = NoiseLevel(*(_twice(f) for f in level))
         # a batch whose size is not known, as in exported graphs, can be reshaped and not split
         null, conditional = net(jnp.concatenate([x, x]), double, both).reshape(2, *x.shape)
         low, high = guidance.interval
@@ -71,8 +71,8 @@ def classifier_free(net: Network, null_inputs: Any, guidance: Guidance) -> Netwo
     return guided
 
 
-def _twice(field: Array, batch: int) -> Array:
+def _twice(field: Array) -> Array:
     """A level's field for a batch of twice the size: a scalar and [1, T] are of all rows."""
-    shape = jnp.shape(field)
-    of_all = not shape or (len(shape) > 1 and shape[0] != batch)
+    rank = jnp.ndim(field)
+    of_all = rank == 0 or (rank > 1 and field.shape[0] == 1)
     return field if of_all else jnp.concatenate([field, field])
