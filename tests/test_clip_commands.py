@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from ddim_jax import checkpoints, data, experiment, provenance, sample_folder
+from ddim_jax.commands import sample
+from ddim_jax.data import clip_writers
 from ddim_jax.evaluation import tradeoff
 from ddim_jax.training import around
 from tests.errors import rejects
@@ -79,3 +81,8 @@ def test_a_sweep_of_clips(model, tmp_path):
     for name in ("clip FDD", "frame FDD", "bounce", "same", "flicker", "spectral", "label"):
         assert all(np.isfinite(float(record[name])) for record in records), name
     assert (tmp_path / "tradeoff_sheet.png").exists()
+
+
+def test_the_command_knows_all_endings_that_move():
+    """It has a list of its own, so that --help imports nothing large."""
+    assert sample.MOVING == clip_writers.MOVING
