@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-from ddim_jax import clip_drawing, drawing, fingerprints, programs, sampling
+from ddim_jax import abilities, clip_drawing, drawing, fingerprints, programs, sampling
 from ddim_jax.adaptive_sampling import Tolerance
 from ddim_jax.batch_loop import Generator, check_count
 from ddim_jax.codecs import Codec
@@ -31,7 +31,6 @@ from ddim_jax.denoisers import Denoiser
 from ddim_jax.dropping import Nulled
 from ddim_jax.frame_noise import FrameNoise
 from ddim_jax.inputs import Inputs
-from ddim_jax.names import check_range
 from ddim_jax.networks import winograd
 from ddim_jax.predictions import Parameterization, Prediction
 from ddim_jax.recipe import ADAPTIVE, Recipe
@@ -39,8 +38,6 @@ from ddim_jax.schedules import NoiseLevel, Schedule
 from ddim_jax.solvers import SolverTable
 
 Array = Any
-WEAK_IN_FEW_STEPS = ("heun", "plms", "s_pndm", "pndm")
-"""Solvers whose first steps leave the data where these are few and long."""
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -251,60 +248,11 @@ class Model:
 
     def notes(self, recipe: Recipe) -> list[str]:
         """What is allowed and still disappoints in a recipe, in a sentence each; mostly none."""
-        if recipe.solver == ADAPTIVE:
-            return []
-        steps, loss = len(recipe.times(self.schedule)) - 1, self.config.loss
-        found = []
-        if loss.get("name") == "progressive" and steps > loss.get("steps", steps):
-            found.append(
-                f"{self.name} was distilled for {loss.steps} steps: more of them are not better"
-            )
-        if loss.get("name") == "distribution_matching" and steps != loss.get("steps", 1):
-            own = loss.get("steps", 1)
-            found.append(f"{self.name} was trained for {own} steps: more or fewer are not better")
-        if recipe.solver in WEAK_IN_FEW_STEPS and steps <= 3:
-            found.append(
-                f"{recipe.solver} in {steps} steps is far worse than ddim; below 4 steps take "
-                "ddim, dpm_solver++_2m or unipc_2"
-            )
-        return found
+        return abilities.notes(self, recipe)
 
     def check(self, recipe: Recipe) -> None:
         """Raises ValueError for what this network was not trained for: guidance, or to draw."""
-        if self.config.loss.get("name") == "autoencoder":
-            raise ValueError(
-                f"{self.name} is an autoencoder and draws nothing; config.codec.start_from names "
-                "it where a network of its latents is trained"
-            )
-        guided, channels = recipe.guidance_scale != 1, self.sample_shape[-1]
-        if (recipe.guidance_channels or 0) > channels:
-            raise ValueError(
-                f"guidance_channels must be at most the {channels} channels of {self.name}'s "
-                f"samples, got {recipe.guidance_channels}; leave it out to guide all"
-            )
-        if self.inputs.takes("guidance"):
-            low, high = self.config.loss.get("guidance") or (1.0, 1.0)
-            if not low <= recipe.guidance_scale <= high:
-                raise ValueError(
-                    f"{self.name} was distilled for guidance scales {low} to {high}, got "
-                    f"{recipe.guidance_scale}; choose a guidance_scale between them"
-                )
-            where = (recipe.guidance_rescale, recipe.guidance_channels)
-            if tuple(recipe.guidance_interval) != (0, np.inf) or any(where):
-                raise ValueError(
-                    f"{self.name} is told its guidance scale and guides within one evaluation: "
-                    "leave out guidance_interval, guidance_rescale and guidance_channels"
-                )
-        elif guided and not self.inputs.null:
-            raise ValueError(
-                f"{self.name} is unconditional: guidance needs a class-conditional network; use "
-                "guidance_scale=1"
-            )
-        elif guided and self.config.loss.get("label_dropout", 0) == 0:
-            raise ValueError(
-                f"{self.name} was trained without label dropout, so it has no null label to guide "
-                "away from; use guidance_scale=1"
-            )
+        abilities.check(self, recipe)
 
     def conditions(
         self,
@@ -403,48 +351,15 @@ class Model:
         Raises:
             ValueError: a size that its network or its codec cannot serve; frames of pictures.
         """
-        height, width = self.codec.size
-        if frames is not None:
-            return self._with_frames(frames).sized(size)
-        if size is None:
+        height, width, frames = shape = abilities.shape(self, size, frames)
+        if shape == (*self.codec.size, self.codec.frames):
             return self
-        if np.shape(size) != (2,) or not all(side == int(side) for side in size):
-            raise ValueError(f"size must be two whole numbers, height and width, got {size!r}")
-        size = (int(size[0]), int(size[1]))
-        if size == (height, width) or size in self._ready:
-            return self._ready.get(size, self)
-        least = getattr(self.network, "multiple", 0) * (height // self.sample_shape[-3])
-        if not least:
-            raise ValueError(
-                f"{self.name} draws pictures of {height} x {width} alone: give no size"
-            )
-        for side in size:
-            if side < least or side % least:
-                raise ValueError(
-                    f"{self.name} draws pictures whose sides are multiples of {least}, got "
-                    f"{size[0]} x {size[1]}; for {side} take {max(1, round(side / least)) * least}"
-                )
-        return self._at(size, self.codec.at(*size))
-
-    def _with_frames(self, frames: int) -> "Model":
-        """The model for clips of so many frames."""
-        own = self.codec.frames
-        if not own:
-            raise ValueError(
-                f"{self.name} draws pictures: frames={frames} needs a network of clips, such as "
-                "--config=moving_digits trains"
-            )
-        frames = check_range("frames", frames, "[1, 65536]", f"{own} are usual", whole=True)
-        if frames == own or frames in self._ready:
-            return self._ready.get(frames, self)
-        return self._at(frames, self.codec.at(*self.codec.size, frames))
-
-    def _at(self, key: Any, codec: Codec) -> "Model":
-        """The model with its codec for other pictures; it is kept."""
-        inputs = self.inputs.with_channels(codec.sample_shape, self.inputs.channels)
-        sized = self._ready[key] = self.replace(codec=codec, inputs=inputs)
-        object.__setattr__(sized, "_placed", self._placed)
-        return sized
+        if shape not in self._ready:
+            codec = self.codec.at(height, width, frames)
+            inputs = self.inputs.with_channels(codec.sample_shape, self.inputs.channels)
+            sized = self._ready[shape] = self.replace(codec=codec, inputs=inputs)
+            object.__setattr__(sized, "_placed", self._placed)
+        return self._ready[shape]
 
     # --- drawing ----------------------------------------------------------------------------------
 
