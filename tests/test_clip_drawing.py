@@ -296,6 +296,7 @@ def editing(command, capsys):
     return run
 
 
+@pytest.mark.slow
 def test_clips_are_edited_by_the_commands_of_pictures(editing):
     numbers, frames = editing("invert", "--save=kept.npz")
     assert frames == T and np.load("kept.npz")["images"].shape == (3, T, SIZE, SIZE, 1)

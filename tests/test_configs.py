@@ -77,7 +77,7 @@ TRACED = (
     "moving_digits", "video256_dit",
 )  # fmt: skip
 """One of each loss and network."""
-LARGE = ("imagenet64", "lsun")
+LARGE = ("imagenet64", "lsun", "cifar10_progressive", "cifar10_reflow", "ucf101")
 """Beginnings of the names of configs whose networks take seconds to be traced at full size."""
 
 

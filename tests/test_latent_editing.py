@@ -107,6 +107,7 @@ def test_exact_inversions_under_guidance(method):
     assert rms(back - x) < 1e-3
 
 
+@pytest.mark.slow
 def test_features_in_place_of_the_tokens_that_a_network_learns():
     """It draws the same; null texts are fitted to features alone."""
     model = told_tokens()
@@ -213,6 +214,7 @@ def test_walks_between_prompts(command):
     assert both["frames"] == 4 and both["greatest_step"] > 0
 
 
+@pytest.mark.slow
 def test_walks_between_prompts_whose_tokens_the_network_learns(command, tmp_path):
     """Features are mixed: half-way between two equal prompts lies that prompt."""
     flags = ("--seeds=3", "--frames=2", "--method=ddim", "--label=noto", "--save=walk.npz")

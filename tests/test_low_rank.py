@@ -184,6 +184,7 @@ def test_a_step_of_every_network_and_loss(name, loss_name):
     np.testing.assert_allclose((high - low) / 0.006, along, rtol=0.02)
 
 
+@pytest.mark.slow
 def test_factors_are_alike_where_they_and_the_base_are_split(monkeypatch):
     monkeypatch.setattr(parallel, "SPLIT_FROM", 4)
     loss, low_rank, factors, params, frozen, batch = setting("dit", "diffusion")

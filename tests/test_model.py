@@ -92,6 +92,7 @@ def test_a_model_is_shown_in_a_line_or_two(model):
     assert len(repr(model)) < 500 and "1,4" in repr(model) and "digits" in repr(model)
 
 
+@pytest.mark.slow
 def test_the_trajectory_ends_in_the_picture(model):
     drawing = model.generate(2, trajectory=True)
     assert drawing.trajectory.shape == (3, 2, 28, 28, 1)

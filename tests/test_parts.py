@@ -76,6 +76,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(base, finished, t
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_a_student_that_rests_tells_the_gauge_of_its_last_turn(finished):
     """Of steps 2, 4 and 6, in which it rests; what is not finite would be no JSON."""
     found = rows(finished[0])
@@ -83,6 +84,7 @@ def test_a_student_that_rests_tells_the_gauge_of_its_last_turn(finished):
     assert all(np.isfinite(row["rho"]) and np.isfinite(row["loss_head"]) for row in found)
 
 
+@pytest.mark.slow
 def test_the_student_alone_is_drawn_from_a_workdir(finished, tmp_path):
     workdir, state = finished
     model = ddim_jax.load(workdir)
@@ -97,6 +99,7 @@ def test_the_student_alone_is_drawn_from_a_workdir(finished, tmp_path):
     np.testing.assert_array_equal(pictures, again)
 
 
+@pytest.mark.slow
 def test_parts_start_as_the_teacher_which_does_not_change(base, finished):
     start = ddim_jax.load(base).params
     state = finished[1]
@@ -116,6 +119,7 @@ def test_another_run_starts_from_the_student(finished, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, state.frozen["teacher"], ema)
 
 
+@pytest.mark.slow
 def test_parts_of_another_method_are_refused(base, finished, tmp_path):
     with rejects(ValueError, "config.loss.gan is 0.1, not 0.0"):
         other = config(base, gan=0.0)

@@ -59,6 +59,7 @@ def chain(teacher, tmp_path_factory):
     return workdir, stages.train(config(teacher, student(2), student(1), sample_every=2), workdir)
 
 
+@pytest.mark.slow
 def test_every_stage_starts_from_the_one_before_and_keeps_its_checkpoint(teacher, chain):
     workdir, state = chain
     first, second = (
@@ -148,6 +149,7 @@ def test_kill_9_inside_the_second_stage(teacher, tmp_path):
     assert fingerprints[0] == fingerprints[1] and checkpoints.load(broken / "1_step").step == 80
 
 
+@pytest.mark.slow
 def test_another_teacher_is_another_run(teacher, chain, tmp_path):
     other = config(teacher, student(2), student(1))
     other.start_from = str(chain[0] / "2_step")

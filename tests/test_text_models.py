@@ -131,6 +131,7 @@ def test_parameters_are_put_on_devices_once_and_batches_bring_their_inputs_alone
     assert max(placed, default=0) <= told["text"][:2].nbytes < largest
 
 
+@pytest.mark.slow
 def test_sizes_are_asked_for_and_told(model):
     wide = model.draw(1, prompt="", size=(16, 32))
     assert wide.shape == (1, 16, 32, 3)
@@ -154,6 +155,7 @@ def test_a_guidance_scale_may_be_an_input():
     assert np.abs(np.int32(low) - high).max() > 2
 
 
+@pytest.mark.slow
 def test_parts_alone(model):
     denoise = model.denoiser(prompt=PROMPTS[:2], guidance_scale=2.0)
     level = model.schedule.level(model.recipe.times(model.schedule)[0])

@@ -110,6 +110,7 @@ def reference(teacher):
     return found
 
 
+@pytest.mark.slow
 def test_progressive_distillation_from_32_steps_to_1(teacher, reference):
     student = teacher
     for steps in (16, 8, 4, 2, 1):

@@ -107,9 +107,10 @@ def swept(tmp_path_factory):
     config = get_config()
     config.model.update(channels=8, channel_mults=(1,), num_blocks=1)
     model = experiment.build(config)
-    model = model.replace(params=model.init(jax.random.key(0)), name="tiny")
+    model = model.replace(params=jax.jit(model.init)(jax.random.key(0)), name="tiny")
     checkpoints.save(workdir / "tiny.safetensors", model)
-    images = np.stack([data.load("digits")[i]["image"][..., 0] for i in range(300)])
+    digits = data.load("digits")
+    images = np.stack([digits[i]["image"][..., 0] for i in range(300)])
     np.savez(workdir / "few.npz", train_x=images)
     flags = [f"--workdir={workdir}", f"--checkpoint={workdir / 'tiny.safetensors'}"]
     flags += [f"--real=npz:{workdir / 'few.npz'}", "--num_samples=140", "--batch_size=70"]

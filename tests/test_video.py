@@ -129,8 +129,10 @@ def test_a_causal_frame_sees_none_that_is_later(name, causal):
     at = 3
     moved = jnp.zeros_like(x).at[:, at].set(1.0)
 
+    params = {"params": shaken(name)}
+
     def output(x):
-        return net.apply({"params": shaken(name)}, x, t, told)
+        return net.apply(params, x, t, told)
 
     _, change = jit(lambda x, moved: jax.jvp(output, (x,), (moved,)))(x, moved)
     most = np.abs(change).max(axis=(0, 2, 3, 4))

@@ -117,4 +117,4 @@ def _model(network, codec, inputs, config) -> Model:
         network, None, schedule, predictions.PREDICTIONS["eps"](), inputs, codec,
         Recipe("ddim", steps=6, clip="none", guidance_scale=3.0), config, "told",
     )  # fmt: skip
-    return model.replace(params=model.init(jax.random.key(0)))
+    return model.replace(params=jax.jit(model.init)(jax.random.key(0)))
