@@ -5,17 +5,27 @@
     python sample.py --checkpoint=runs/emoji --prompt="crying cat face" --labels=fluent
 
 A diffusion transformer on a flow: the style is its label, and it learns the features of the name's
-tokens itself.
+tokens itself. `--config=emoji:unet` is a UNet of as many parameters in its place, which attends to
+the tokens at its coarser level.
 """
 
 from configs.digits import get_config as digits
 from configs.emoji_vae import get_config as emoji_vae
 
 VOCABULARY, LENGTH = 2048, 16
+NETWORKS = {
+    "dit": dict(width=256, depth=5, heads=4, patch_size=2, modulation="shared"),
+    "unet": dict(
+        name="text_unet", widths=(72, 144), num_blocks=1, depths=(0, 1), heads=(4, 4), groups=8,
+        context_dim=0,
+    ),
+}  # fmt: skip
 
 
-def get_config():
+def get_config(network: str = "dit"):
     """64 tokens of a picture and 16 of its name, adaLN-single; logit-normal times."""
+    if network not in NETWORKS:
+        raise ValueError(f"emoji is drawn by {' or '.join(NETWORKS)}, got {network!r}")
     config = digits()
     with config.data.ignore_type():
         config.data.update(name="npz:emoji.npz", image_shape=(64, 64, 3), resize=None, cache=True)
@@ -30,19 +40,15 @@ def get_config():
     config.model = dict(
         name="dit",
         out_channels=4,
-        width=256,
-        depth=5,
-        heads=4,
-        patch_size=2,
         num_classes=3,
         text_length=LENGTH,
         vocabulary=VOCABULARY,
         text_features=128,
-        modulation="shared",
         time_scale=1000.0,
         dropout=0.1,
         dtype="float32",
     )
+    config.model.update(NETWORKS[network])
     config.schedule = dict(name="rectified_flow")
     config.prediction = dict(name="flow")
     config.loss = dict(

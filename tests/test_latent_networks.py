@@ -14,7 +14,7 @@ from ddim_jax.networks.autoencoder import AutoencoderKL
 from ddim_jax.networks.clip import ClipText
 from ddim_jax.networks.layers import Dropout
 from ddim_jax.networks.tiny_autoencoder import AutoencoderTiny
-from ddim_jax.networks.transformer import TextTokens, positions
+from ddim_jax.networks.transformer import positions
 from ddim_jax.training import loop
 from tests.latent_networks import CASES, GOLDEN, TIMES, ours, random, theirs, told
 from tests.selection import slow_but
@@ -220,13 +220,19 @@ def test_a_shared_modulation_is_one_layer_of_every_block_with_biases_of_their_ow
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
-def test_learnt_tokens_are_told_as_their_features_are():
-    learnt, features = SMALL["dit of learnt tokens"], SMALL["dit of features"]
-    features = features.clone(modulation="shared", context_dim=16)
+@pytest.mark.parametrize("name", ["dit of learnt tokens", "text_unet of learnt tokens"])
+def test_learnt_tokens_are_told_as_their_features_are(name):
+    unet = TextUNet(**SMALL_UNET | LEARNT | dict(context_dim=0, num_classes=4))
+    learnt = SMALL.get(name, unet)
+    layers = learnt.text_tokens.clone(name=None)
+    features = learnt.clone(vocabulary=0, context_dim=layers.width)
     x, t, inputs = arguments(learnt, size=4)
     params = moved(learnt, x, t, inputs)
-    text = TextTokens(11, 8, 1, 16).apply({"params": params["text"]}, inputs["text"])
-    as_is = params | {"text": dict(kernel=np.eye(16, dtype=np.float32), bias=np.zeros(16))}
+    text = layers.apply({"params": params["text"]}, inputs["text"])
+    as_is = dict(kernel=np.eye(layers.width, dtype=np.float32), bias=np.zeros(layers.width))
+    as_is = params | {"text": as_is}
+    if learnt is unet:
+        del as_is["text"]
     told_features = features.apply({"params": as_is}, x, t, inputs | {"text": text})
     base = learnt.apply({"params": params}, x, t, inputs)
     np.testing.assert_allclose(base, told_features, atol=1e-5)

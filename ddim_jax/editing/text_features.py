@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from ddim_jax.model import Model
-from ddim_jax.networks.transformer import TextTokens
+from ddim_jax.networks.transformer import DiT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,15 +46,17 @@ def told_features(model: Model) -> Model:
     net = model.network
     if not getattr(net, "vocabulary", 0):
         return model
-    options = (net.vocabulary, net.text_features, net.text_depth, net.width, net.dtype)
-    layers, params = TextTokens(*options), model.params["text"]
+    layers, params = net.text_tokens.clone(name=None), model.params["text"]
     encoder = jax.jit(layers.apply)
 
     def apply(ids: np.ndarray) -> Any:
         return encoder({"params": params}, ids)
 
-    network = net.clone(vocabulary=0, context_dim=net.width)
-    as_it_is = {"kernel": np.eye(net.width, dtype=np.float32), "bias": np.zeros(net.width)}
+    network = net.clone(vocabulary=0, context_dim=layers.width)
+    told = {name: leaf for name, leaf in model.params.items() if name != "text"}
+    if isinstance(net, DiT):  # which has a layer here
+        told["text"] = {"kernel": np.eye(layers.width, dtype=np.float32)}
+        told["text"]["bias"] = np.zeros(layers.width, np.float32)
     null = apply(np.full((1, net.text_length), net.inputs["text"].null, np.int32))[0]
     declared = network.inputs["text"]._replace(null=np.asarray(null))
     inputs = dataclasses.replace(
@@ -62,5 +64,4 @@ def told_features(model: Model) -> Model:
         declared=dict(model.inputs.declared) | {"text": declared},
         encode=Features(model.inputs.encode, apply),
     )
-    told = dict(model.params) | {"text": jax.tree.map(np.float32, as_it_is)}
     return model.replace(network=network, params=told, inputs=inputs)

@@ -55,6 +55,15 @@ def kept(module: type[nn.Module], remat: str, **options: Any) -> type[nn.Module]
     return nn.remat(module, policy=policy, **options) if policy else module
 
 
+def check_text(net: nn.Module) -> None:
+    """Raises ValueError unless a network is told features of a text, or learns its tokens'."""
+    if bool(net.context_dim) == bool(net.vocabulary):
+        raise ValueError(
+            "a text's tokens have features (context_dim) or are learnt (vocabulary), give one; "
+            f"got context_dim={net.context_dim}, vocabulary={net.vocabulary}"
+        )
+
+
 def check_choices(net: nn.Module, **known: Sequence[str]) -> None:
     """Checks attributes of a network that each have a few values.
 

@@ -35,7 +35,8 @@ from ddim_jax.networks.layers import (
     upsample,
     zeros,
 )
-from ddim_jax.networks.options import check_inputs, check_options, kept, scalar
+from ddim_jax.networks.options import check_inputs, check_options, check_text, kept, scalar
+from ddim_jax.networks.transformer import TextTokens
 
 GUIDANCE_UNITS = 1000.0
 
@@ -53,7 +54,11 @@ class TextUNet(nn.Module):
         text_only: levels whose positions do not attend to each other but twice to the text; () for
             none.
         text_length: tokens of a text.
-        context_dim: features of a token; inputs["text"] is [B, text_length, context_dim].
+        context_dim: features of a token; inputs["text"] is [B, text_length, context_dim]. 0: it is
+            [B, text_length] int, numbers of tokens whose features are learnt, as in `DiT`.
+        vocabulary: number of those tokens.
+        text_features: of a learnt token, a multiple of 64 or less.
+        text_depth: blocks that learnt tokens pass through.
         vector_dim: features of inputs["vector"], the pooled text of SDXL; 0 for none.
         sizes: numbers in inputs["sizes"], with a vector: in SDXL height and width of the original,
             top and left of its crop, height and width wanted, in pixels.
@@ -81,6 +86,9 @@ class TextUNet(nn.Module):
     text_only: tuple[bool, ...] = ()
     text_length: int = 77
     context_dim: int = 768
+    vocabulary: int = 0
+    text_features: int = 128
+    text_depth: int = 1
     vector_dim: int = 0
     sizes: int = 0
     size_dim: int = 256
@@ -105,7 +113,10 @@ class TextUNet(nn.Module):
 
         A text's null value is zeros; models whose null text is an encoded one replace it.
         """
-        told = {"text": Input((self.text_length, self.context_dim), null=0.0)}
+        if self.context_dim:
+            told = {"text": Input((self.text_length, self.context_dim), null=0.0)}
+        else:
+            told = {"text": Input((self.text_length,), "int32", 0)}
         if self.vector_dim:
             told["vector"] = Input((self.vector_dim,), null=0.0)
         if self.sizes:
@@ -135,7 +146,8 @@ class TextUNet(nn.Module):
         self._check(x, t, inputs, dropout_keys)
         keys = dropout_keys if self.dropout else None
         emb = nn.swish(self._embed(t, inputs)).astype(self.dtype)
-        text = inputs["text"].astype(self.dtype)
+        text = inputs["text"] if self.context_dim else self.text_tokens(inputs["text"])
+        text = text.astype(self.dtype)
         depth = len(self.widths), self.num_blocks
         block = functools.partial(self._block, emb=emb, text=text, keys=keys)
         h = self._conv(self.widths[0], "conv_in")(x)
@@ -150,6 +162,7 @@ class TextUNet(nn.Module):
 
     def _check(self, x, t, inputs, dropout_keys):
         check_options(self, down_padding=tuple(PADDINGS))
+        check_text(self)
         levels = len(self.widths)
         for name in ("depths", "heads"):
             given = getattr(self, name)
@@ -161,8 +174,8 @@ class TextUNet(nn.Module):
             raise ValueError(f"sizes={self.sizes} need a vector; give vector_dim, 1280 in SDXL")
         if self.guidance_dim and "guidance" in self.scalars:
             raise ValueError("guidance is embedded by guidance_dim or as one of scalars, not both")
-        decided_by = ["text_length", "context_dim", "vector_dim", "sizes", "guidance_dim"]
-        decided_by += ["num_classes", "scalars"]
+        decided_by = ["text_length", "context_dim", "vocabulary", "vector_dim", "sizes"]
+        decided_by += ["guidance_dim", "num_classes", "scalars"]
         check_inputs(self, x, t, inputs, dropout_keys, factors={}, decided_by=decided_by)
 
     def _conv(self, features, name, stride=1):
@@ -225,6 +238,12 @@ class TextUNet(nn.Module):
         sizes = time_embedding(inputs["sizes"].reshape(-1), self.size_dim, "adm")
         sizes = sizes.reshape(inputs["sizes"].shape[0], -1)
         return jnp.concatenate([inputs["vector"], sizes], axis=-1)
+
+    @property
+    def text_tokens(self) -> TextTokens:
+        """The layers that learn features of tokens."""
+        features, dtype = self.text_features, self.dtype
+        return TextTokens(self.vocabulary, features, self.text_depth, features, dtype, name="text")
 
     def _features(self, t):
         return time_embedding(self.time_scale * t, self.widths[0], self.time_embedding)

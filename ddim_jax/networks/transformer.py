@@ -46,6 +46,7 @@ from ddim_jax.networks.options import (
     check_divides,
     check_inputs,
     check_options,
+    check_text,
     kept,
     scalar,
 )
@@ -275,8 +276,13 @@ class DiT(nn.Module):
         """Features of a text's tokens, [B, L, width] float32."""
         if self.context_dim:
             return nn.Dense(self.width, kernel_init=fan_avg, name="text")(text)
+        return self.text_tokens(text)
+
+    @property
+    def text_tokens(self) -> TextTokens:
+        """The layers that learn features of tokens."""
         options = (self.vocabulary, self.text_features, self.text_depth, self.width, self.dtype)
-        return TextTokens(*options, name="text")(text)
+        return TextTokens(*options, name="text")
 
     def _blocks(self, block, h, emb, keys, told):
         """All blocks in a loop that is compiled once; each has dropout keys of its own."""
@@ -303,11 +309,8 @@ class DiT(nn.Module):
 
     def _check(self, x, t, inputs, dropout_keys):
         check_options(self, modulation=("block", "shared"))
-        if self.text_length and bool(self.context_dim) == bool(self.vocabulary):
-            raise ValueError(
-                "a text's tokens have features (context_dim) or are learnt (vocabulary), give one; "
-                f"got context_dim={self.context_dim}, vocabulary={self.vocabulary}"
-            )
+        if self.text_length:
+            check_text(self)
         check_divides("heads", self.heads, self.width)
         if self.width % 4:
             raise ValueError(f"width must be a multiple of 4 for the positions, got {self.width}")
