@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ddim_jax.data.sources import Source
+from ddim_jax.data.source import Source
 from ddim_jax.keys import check_seed
 
 

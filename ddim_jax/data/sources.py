@@ -23,9 +23,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
-from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -44,118 +42,13 @@ from ddim_jax.data import (
 )
 from ddim_jax.data.frame_choice import Cut
 from ddim_jax.data.images import Size, fit, height_width
+from ddim_jax.data.source import Source
 from ddim_jax.names import check_range, few
 
 _FORMS = (
     "digits, moving_digits, npz:PATH, folder:PATH, clips:PATH, pairs:FOLDER, latents:DIR, or the "
     "name of a TFDS dataset"
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """Random access to labelled uint8 images or clips of one shape, or to their latents.
-
-    Attributes:
-        name: the spec it was loaded from.
-        image_shape: (H, W, C), C = 1 or 3, of an image or frame; of latents that of their pictures.
-        num_classes: labels are 0..num_classes - 1; 0 when there are none, and every label is 0.
-        count: number of images.
-        frames: T, of clips; 0 of images.
-        read: `read(i) -> (uint8 [H, W, C], label)` for 0 <= i < count; called by many threads. Of
-            clips uint8 [T, H, W, C], here and below: their first frames.
-        at: `at(i, share)`, what `read` returns, of clips that have frames to spare: share in [0, 1)
-            says how far into these it begins; None: there are none to spare.
-        take: `take(rows) -> (uint8 [N, H, W, C], labels [N])` for rows [N], of images in memory,
-            whose batches need no loop; None: they are read one by one.
-        class_names: in the order of the labels; () where they have none but their numbers.
-        note: what was left out, in words; "" for nothing.
-        captions: a text for each image; () for none.
-        told: further entries of a record, name -> an array of `count` rows, or `inputs.Rows`.
-        mirrors: row `count + i` of `read` and `take` is the mirror of image i, which only latents
-            need: mirrored latents are not those of the mirrored picture.
-        autoencoder: of latents, what made them: section `codec` of a config, and "weights".
-    """
-
-    name: str
-    image_shape: tuple[int, int, int]
-    num_classes: int
-    count: int
-    read: Callable[[int], tuple[np.ndarray, int]] = dataclasses.field(repr=False)
-    frames: int = dataclasses.field(default=0, kw_only=True)
-    at: Callable[[int, float], tuple[np.ndarray, int]] | None = dataclasses.field(
-        default=None, repr=False, kw_only=True
-    )
-    take: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]] | None = dataclasses.field(
-        default=None, repr=False, kw_only=True
-    )
-    class_names: tuple[str, ...] = ()
-    note: str = ""
-    captions: Sequence[str] = dataclasses.field(default=(), repr=False)
-    told: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
-    mirrors: bool = False
-    autoencoder: Mapping[str, Any] = dataclasses.field(default_factory=dict, repr=False)
-
-    def __post_init__(self):
-        """Forgets names that are only the numbers of the classes."""
-        if self.class_names == tuple(map(str, range(self.num_classes))):
-            object.__setattr__(self, "class_names", ())
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of an image, (H, W, C), or of a clip, (T, H, W, C)."""
-        return (self.frames, *self.image_shape) if self.frames else self.image_shape
-
-    @property
-    def noun(self) -> str:
-        """What it holds, for messages: "images" or "clips"."""
-        return "clips" if self.frames else "images"
-
-    def __len__(self) -> int:
-        """Returns the number of images."""
-        return self.count
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """Returns `{"image": uint8 [H, W, C], "label": int32}`; negative indices count back."""
-        return self.record(index)
-
-    def record(self, index: int, share: float = 0.0) -> dict[str, Any]:
-        """The same, of a clip from as far on as `at` says."""
-        if not -self.count <= index < self.count:
-            raise IndexError(f"{self.name} has {self.count} images, got index {index}")
-        index = int(index) % self.count
-        image, label = self.at(index, share) if share and self.at else self.read(index)
-        told = {name: rows[index] for name, rows in self.told.items()}
-        return {"image": image, "label": np.int32(label)} | told
-
-    def single(self) -> Source:
-        """Clips of one frame as images."""
-
-        def first(get: Callable | None, frame: Any) -> Callable | None:
-            def image(*asked: Any) -> tuple[np.ndarray, Any]:
-                clip, label = get(*asked)
-                return clip[frame], label
-
-            return get and image
-
-        take = first(self.take, (slice(None), 0))
-        images = {"read": first(self.read, 0), "at": first(self.at, 0), "take": take}
-        return dataclasses.replace(self, frames=0, **images)
-
-    def batch(self, rows: np.ndarray, flip: np.ndarray | None = None) -> dict[str, np.ndarray]:
-        """The records of rows [N], stacked; of a source with `take`.
-
-        Args:
-            rows: [N], 0..count - 1.
-            flip: bool [N], which are mirrored; None for none.
-        """
-        own = flip is not None and self.mirrors
-        images, labels = self.take(rows + self.count * flip if own else rows)
-        if flip is not None and not own:
-            chosen = flip.reshape(-1, *[1] * (images.ndim - 1))
-            images = np.where(chosen, images[..., ::-1, :], images)
-        told = {name: values[rows] for name, values in self.told.items()}
-        return {"image": images, "label": labels.astype(np.int32)} | told
 
 
 def load(
@@ -206,64 +99,132 @@ def load(
             check_range("image_size", side, "[1, 65536]", "leave it out", whole=True)
             for side in height_width(image_size)
         )
-    kind, _, path = spec.partition(":")
-    cut = Cut.of(frames, frame_rate, frame_stride)
-    if caption and (
-        spec in ("digits", "moving_digits")
-        or kind in ("pairs", "latents", "npz", "folder", "clips")
-    ):
+    wanted = Wanted(
+        spec=spec,
+        split=split,
+        size=image_size,
+        channels=channels,
+        data_dir=data_dir,
+        pad=pad,
+        skip_unreadable=skip_unreadable,
+        checked=checked,
+        caption=caption,
+        cut=Cut.of(frames, frame_rate, frame_stride),
+    )
+    kind, colon, _ = spec.partition(":")
+    if caption and kind + colon in OPENERS:
         raise ValueError(
             f"caption={caption!r} is for TFDS datasets, {spec} has its own or none; leave it out"
         )
-    if cut != Cut() and (spec == "digits" or kind in ("pairs", "folder")):
-        raise ValueError(_no_clips(spec, cut))
-    if spec == "moving_digits":
-        return Source(spec, **moving_digits.open_clips(split, cut, image_size, channels))
-    if kind == "clips":
-        path = Path(path).expanduser()
-        options = (cut, image_size, channels, pad, skip_unreadable, checked)
-        fields, files_read = clips.open_folder(path, split, *options)
-        texts = captions.of_files(folders.split_folder(path, split), files_read)
-        return Source(f"clips:{path}", **fields, captions=texts)
-    if spec == "digits":
-        arrays = digits.read(split)
-        source = _of_arrays(spec, *arrays, (), image_size, channels, pad)
-        return dataclasses.replace(source, captions=captions.of_digits(*arrays))
-    if kind == "pairs":
-        return noise_pairs.load(path)
-    if kind == "latents":
-        path = Path(path).expanduser()
-        return Source(f"latents:{path}", **latent_sets.load(path, image_size, channels, frames))
-    if kind == "npz":
-        path = Path(path).expanduser()
-        arrays, texts = npz.read(path, split), npz.read_captions(path, split)
-        rates = None
-        if arrays[0].ndim == 5:
-            rates = npz.read_frame_rates(path, split, len(arrays[0]))
-        source = _of_arrays(f"npz:{path}", *arrays, image_size, channels, pad, cut, rates)
-        return dataclasses.replace(source, captions=texts)
-    if kind == "folder":
-        path = Path(path).expanduser()
-        options = (image_size, channels, pad, skip_unreadable, checked)
-        *fields, files_read = folders.open_folder(path, split, *options)
-        texts = captions.of_files(folders.split_folder(path, split), files_read)
-        return Source(f"folder:{path}", *fields, captions=texts)
+    return OPENERS.get(kind + colon, _tfds)(wanted)
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """What `load` was asked for: its arguments, checked."""
+
+    spec: str
+    split: str
+    size: Size
+    channels: int | None
+    data_dir: str | None
+    pad: bool
+    skip_unreadable: bool
+    checked: bool
+    caption: str | None
+    cut: Cut
+
+    @property
+    def path(self) -> Path:
+        """What comes after the colon."""
+        return Path(self.spec.partition(":")[2]).expanduser()
+
+    def still(self) -> None:
+        """Raises ValueError if clips are wanted."""
+        if self.cut != Cut():
+            raise ValueError(_no_clips(self.spec, self.cut))
+
+
+def _digits(wanted: Wanted) -> Source:
+    wanted.still()
+    arrays = digits.read(wanted.split)
+    source = _of_arrays("digits", *arrays, (), wanted)
+    return dataclasses.replace(source, captions=captions.of_digits(*arrays))
+
+
+def _moving_digits(wanted: Wanted) -> Source:
+    options = (wanted.split, wanted.cut, wanted.size, wanted.channels)
+    return Source("moving_digits", **moving_digits.open_clips(*options))
+
+
+def _npz(wanted: Wanted) -> Source:
+    path, split = wanted.path, wanted.split
+    arrays, texts = npz.read(path, split), npz.read_captions(path, split)
+    clips_of_it = arrays[0].ndim == 5
+    rates = npz.read_frame_rates(path, split, len(arrays[0])) if clips_of_it else None
+    source = _of_arrays(f"npz:{path}", *arrays, wanted, rates)
+    return dataclasses.replace(source, captions=texts)
+
+
+def _folder(wanted: Wanted) -> Source:
+    wanted.still()
+    path, split = wanted.path, wanted.split
+    options = (wanted.size, wanted.channels, wanted.pad, wanted.skip_unreadable, wanted.checked)
+    *fields, files_read = folders.open_folder(path, split, *options)
+    texts = captions.of_files(folders.split_folder(path, split), files_read)
+    return Source(f"folder:{path}", *fields, captions=texts)
+
+
+def _clips(wanted: Wanted) -> Source:
+    path, split = wanted.path, wanted.split
+    options = (wanted.size, wanted.channels, wanted.pad, wanted.skip_unreadable, wanted.checked)
+    fields, files_read = clips.open_folder(path, split, wanted.cut, *options)
+    texts = captions.of_files(folders.split_folder(path, split), files_read)
+    return Source(f"clips:{path}", **fields, captions=texts)
+
+
+def _pairs(wanted: Wanted) -> noise_pairs.PairSource:
+    wanted.still()
+    return noise_pairs.load(wanted.spec.partition(":")[2])
+
+
+def _latents(wanted: Wanted) -> Source:
+    path = wanted.path
+    fields = latent_sets.load(path, wanted.size, wanted.channels, wanted.cut.frames)
+    return Source(f"latents:{path}", **fields)
+
+
+def _tfds(wanted: Wanted) -> Source:
+    spec, split, data_dir, cut = wanted.spec, wanted.split, wanted.data_dir, wanted.cut
+    size, channels, caption = wanted.size, wanted.channels, wanted.caption
     if re.search(r"^[./~]|\.[a-z]{3,4}$", spec, re.I) and not Path(spec).expanduser().exists():
         missing = files.missing_part(Path(spec).expanduser())
         raise FileNotFoundError(
             f"{spec} does not exist{missing}; data are {_FORMS}; PATH of a folder or an npz file"
         )
     try:
-        if not checked:
-            fields = tfds.describe(spec, image_size, channels, data_dir, cut)
+        if not wanted.checked:
+            fields = tfds.describe(spec, size, channels, data_dir, cut)
             return Source(spec, count=0, read=lambda index: None, **fields)
-        fields = tfds.open_dataset(spec, split, image_size, channels, data_dir, pad, cut)
-        if cut != Cut() and not fields["frames"]:
-            raise ValueError(_no_clips(spec, cut))
+        fields = tfds.open_dataset(spec, split, size, channels, data_dir, wanted.pad, cut)
+        if not fields["frames"]:
+            wanted.still()
         texts = tfds.read_captions(spec, split, data_dir, caption) if caption else ()
         return Source(spec, **fields, captions=texts)
     except tfds.UnknownDatasetError as error:
         raise ValueError(_unknown(spec, error)) from error
+
+
+OPENERS = {
+    "digits": _digits,
+    "moving_digits": _moving_digits,
+    "npz:": _npz,
+    "folder:": _folder,
+    "clips:": _clips,
+    "pairs:": _pairs,
+    "latents:": _latents,
+}
+"""What opens a spec of this name or beginning; any other spec is of TFDS."""
 
 
 def _no_clips(spec: str, cut: Cut) -> str:
@@ -281,10 +242,7 @@ def _of_arrays(
     images: np.ndarray,
     labels: np.ndarray | None,
     class_names: tuple[str, ...],
-    size: Size,
-    channels: int | None,
-    pad: bool,
-    cut: Cut = Cut(),  # noqa: B008
+    wanted: Wanted,
     rates: np.ndarray | None = None,
 ) -> Source:
     """Returns a source over arrays in memory: uint8 [N, H, W, C] and integers [N], or None.
@@ -292,14 +250,14 @@ def _of_arrays(
     Clips are uint8 [N, T, H, W, C], with frames a second [N] if they are known. Its note names
     classes without images, which a network would draw untrained.
     """
-
     known = np.zeros(len(images), np.int32) if labels is None else labels
-    moving = images.ndim == 5
-    if cut != Cut() and not moving:
-        raise ValueError(_no_clips(name, cut))
+    moving, cut = images.ndim == 5, wanted.cut
+    if not moving:
+        wanted.still()
 
     def fitted(image: np.ndarray) -> np.ndarray:
-        return (clips.fit_frames if moving else fit)(image, size, channels, pad)
+        fit_one = clips.fit_frames if moving else fit
+        return fit_one(image, wanted.size, wanted.channels, wanted.pad)
 
     def read(index: int) -> tuple[np.ndarray, int]:
         return fitted(images[index]), known[index]
