@@ -103,7 +103,9 @@ def check_origin(
         return
     try:
         stored = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+        if not isinstance(stored, dict):
+            raise ValueError("no names and values")
+    except ValueError as error:
         raise ValueError(
             f"{path} is damaged ({error}), so nothing tells how the {what} beside it were drawn; "
             "move the folder away to draw them again"

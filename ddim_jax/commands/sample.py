@@ -125,7 +125,7 @@ def _draw() -> str:
         raise ValueError(f"--out {out} moves, and {model.name} draws pictures; give a .png or .npz")
     drawing, about = _generate(model, recipe, like, trajectory is not None)
     out = out or files.next_free(Path("samples"), model.name)
-    _write(drawing, out, trajectory, about, model)
+    _write(drawing, out, trajectory, about, model, alone=like is not None and like.alone)
     count = len(drawing.pictures)
     return f"{out}: {count} samples, {_how(model, recipe, drawing.nfe)}\n" + _times(count, drawing)
 
@@ -352,19 +352,23 @@ def arrays(drawing, about: dict, class_names: tuple[str, ...]) -> dict:
     return held | {provenance.NPZ: json.dumps(about)}
 
 
-def _write(drawing, out: Path, trajectory: Path | None, about: dict, model) -> None:
+def _write(
+    drawing, out: Path, trajectory: Path | None, about: dict, model, alone: bool = False
+) -> None:
+    """Writes the files; `alone`: a PNG holds the one sample as a folder of samples has it."""
     import numpy as np
 
-    from ddim_jax import data, experiment, files
+    from ddim_jax import data, experiment, files, sample_folder
 
-    overwrite = OVERWRITE.value
-
+    overwrite, rate = OVERWRITE.value, experiment.frame_rate(model.config)
+    rate *= (about["clips"] or {}).get("interpolate", 1)
     if out.suffix == ".npz":
         held = arrays(drawing, about, model.inputs.class_names)
         files.save(out, lambda file: np.savez(file, **held))
+    elif out.suffix == ".png" and alone:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        sample_folder.write(out, drawing.pictures[0], about, rate)
     elif out.suffix in MOVING:
-        rate = experiment.frame_rate(model.config)
-        rate *= (about["clips"] or {}).get("interpolate", 1)
         data.save_clips(
             out, drawing.pictures, rate, drawing.labels, overwrite=overwrite, about=about
         )
