@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import warnings
 
 import jax
 import numpy as np
@@ -100,6 +101,19 @@ def test_guidance_and_batches_of_any_size(bundled, images):
     ours, theirs = whole.invert(trip, x, labels).state, parts.invert(trip, x, labels).state
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), ours, theirs)
     np.testing.assert_allclose(parts.draw(trip.down, theirs, labels), x, atol=1e-3)
+
+
+def test_latents_that_are_no_noise_are_said_and_good_ones_are_not(bundled, images):
+    x, labels = images
+    trip = round_trip(bundled.schedule, "bdia", steps=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make_editor(bundled).invert(trip, x, labels)
+        make_editor(bundled, guidance_scale=15.0).invert(trip, x, labels)
+    wild = bundled.replace(params=jax.tree.map(lambda leaf: 3 * leaf, bundled.params))
+    with pytest.warns(UserWarning, match="4 of 4 images .* size up to .*, where noise has 1, .*un"):
+        far = make_editor(wild).invert(trip, x, labels).state.evaluate
+    assert np.all(np.isfinite(far))
 
 
 @pytest.mark.parametrize(
