@@ -120,8 +120,10 @@ COMMANDS = {
     actions.compare: {},
     actions.interpolate: {
         "seeds": dict(
-            type=whole_numbers, default=[], help="walk between noises with these indices"
-        ),
+            type=whole_numbers,
+            default=[],
+            help="walk between noises with these indices; of prompts without images 0 for all",
+        ),  # fmt: skip
         "frames": dict(type=int, default=9, help="from one end to the next"),
         "grid": dict(type=int, default=0, help="between four ends, so many a side"),
         "between": dict(
@@ -223,6 +225,8 @@ def run(args: argparse.Namespace) -> None:
     model = checkpoints.load(args.checkpoint, dtype=args.dtype, lora=args.lora)
     _check_moves(model, args)
     args.steps = args.steps or _steps(model, args)
+    if args.command == "interpolate" and _prompts_alone(args):
+        args.seeds = [0]
     args.work(model.sized(size), args)
 
 
@@ -233,6 +237,15 @@ def _check_moves(model: Model, args: argparse.Namespace) -> None:
         files.check_new(args.out, what="--out", suffixes=endings, overwrite=args.overwrite)
     if args.alone and not model.codec.frames:
         raise ValueError(f"--alone is of the frames of clips, and {model.name} draws pictures")
+
+
+def _prompts_alone(args: argparse.Namespace) -> bool:
+    """Whether a walk is asked for between prompts, and neither noises nor images are named."""
+    names = ("images", "index", "num", "only", "shuffle")
+    named = any(
+        vars(args)[name] != COMMON[name].get("default") for name in names if vars(args)[name]
+    )
+    return not args.seeds and not named and len(command_line.prompts(args.prompt)) > 1
 
 
 def _steps(model: Model, args: argparse.Namespace) -> list[int]:

@@ -146,8 +146,9 @@ def _like():
     of_files = (clip_flags.FIRST_FRAME, clip_flags.FROM_CLIP, clip_flags.RESIZE)
     of_clips = (clip_flags.FRAMES, clip_flags.EXTEND, clip_flags.OVERLAP, clip_flags.INTERPOLATE)
     for flag in (
-        *(NUM_SAMPLES, LABELS, PROMPT, NEGATIVE_PROMPT, SIZE, SEED, BATCH_SIZE),
+        *(NUM_SAMPLES, LABELS, PROMPT, NEGATIVE_PROMPT, SIZE, SEED),
         *(*of_files, *of_clips, clip_flags.KNOWN_BY),
+        *(() if PLAN.value else (BATCH_SIZE,)),  # of a plan it changes no picture
     ):
         if not flags.FLAGS[flag.name].using_default_value:
             raise ValueError(f"--like draws the pictures of a file and takes no --{flag.name}")
@@ -163,6 +164,7 @@ def _generate(model, recipe, like, trajectory: bool):
     prompts, known = None if like else _prompts(model), clip_flags.asked(model, like)
     negative_prompt = NEGATIVE_PROMPT.value
     count, seed, batch_size = _count(prompts, known), SEED.value, _batch_size(model)
+    prompts = prompts and prompts[:count]
     asked = {"label": _labels(), "prompt": prompts, "negative_prompt": negative_prompt}
     if like is not None:
         count, seed, batch_size = len(like.index), like.seed, like.batch_size
@@ -199,11 +201,23 @@ def _prompts(model) -> list[str] | None:
 
 
 def _count(prompts: list[str] | None, known: dict) -> int:
-    """`--num_samples`; of prompts and of given pictures and clips one each."""
-    given = [known[name] for name in ("first_frame", "from_clip") if name in known]
-    each = max(map(len, [prompts or [], *given]))
-    own = flags.FLAGS["num_samples"].using_default_value
-    return each if each and own else NUM_SAMPLES.value
+    """`--num_samples`; by default one of each prompt, given picture and clip, if there are some.
+
+    Where it is fewer than those, or than the labels, it says what is left out.
+    """
+    given = {name: known[name] for name in ("first_frame", "from_clip") if name in known}
+    given = {"prompt": prompts or []} | given
+    each = max(map(len, given.values()))
+    if each and flags.FLAGS["num_samples"].using_default_value:
+        return each
+    count = NUM_SAMPLES.value
+    for name, some in (given | {"labels": LABELS.value}).items():
+        if left := max(len(some) - count, 0):
+            said = (
+                f"--num_samples={count} is fewer than the {len(some)} of --{name}: {left} left out"
+            )
+            print(f"note: {said}", file=sys.stderr)
+    return count
 
 
 def _batch_size(model) -> int:
@@ -276,9 +290,18 @@ def _plan() -> str:
     """What drawing a batch needs on devices that may not be here."""
     from ddim_jax import planning
 
-    model, recipe = _load()
+    like = _like()
+    known = (like.clips if like is not None else clip_flags.said()) or {}
+    if without := [*known, *(["trajectory"] if TRAJECTORY.value else [])]:
+        raise ValueError(
+            "--plan is of a batch that is drawn at once from noise, without its trajectory, and "
+            f"takes no --{without[0]}"
+            + (f"; {LIKE.value} was drawn with it" if like and known else "")
+        )
+    model, recipe = _load(like)
     print(f"compiling for {PLAN.value}, which may take minutes ...")
-    batch_size = _batch_size(model)
+    own = like is not None and flags.FLAGS["batch_size"].using_default_value
+    batch_size = like.batch_size if own else _batch_size(model)
     plan = planning.plan_sampling(
         model,
         recipe,

@@ -225,8 +225,8 @@ def _warn_far_off(latents: np.ndarray) -> None:
         warnings.warn(
             f"{many} of {len(sizes)} images were inverted to latents of a size up to "
             f"{sizes.max():.2g}, where noise has 1, so what is drawn from them means little: the "
-            "network is untrained, or knows no such images; else take less guidance, more steps, or "
-            "another method",
+            "network is untrained, or knows no such images; or else take less guidance, more steps "
+            "or another method",
             stacklevel=3,
         )
 
