@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import itertools
 import json
 import os
 import shutil
@@ -63,6 +64,36 @@ def save(path: Path, write: Callable[[BinaryIO], Any]) -> None:
             raise error from None
         reason = error.strerror or error
         raise OSError(f"{path} could not be written ({reason}); it is kept as {spare}") from error
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder that appears whole or not at all: it is filled under another, new name first.
+
+    Args:
+        path: must not exist. The folder that holds it is made where needed.
+
+    Yields:
+        The folder to be filled, which is removed where that fails.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        part = path.with_name(f"{path.name}.{os.getpid()}-{number}.part")
+        with contextlib.suppress(FileExistsError):
+            part.mkdir()  # one that is there is not ours
+            break
+    interrupts.unfinished.add(part)
+    try:
+        yield part
+        part.replace(path)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    finally:
+        interrupts.unfinished.discard(part)
 
 
 @contextlib.contextmanager
