@@ -72,13 +72,25 @@ def prompts(given: Iterable[str]) -> list[str]:
             continue
         file = Path(one[1:]).expanduser()
         if not file.is_file():
-            raise ValueError(f"--prompt={one}: there is no file {file} of prompts")
+            where = files.missing_part(file)
+            raise ValueError(f"--prompt={one}: there is no file {one[1:]!r} of prompts{where}")
         lines = files.read_text(file).split("\n")
         found = [line.strip() for line in lines if line.strip()]
         if not found:
             raise ValueError(f"--prompt={one} has no text; write one in each line")
         texts += found
     return texts
+
+
+def negative_prompt(given: str | None) -> str | None:
+    """The text of a flag that takes one for all; None as it is.
+
+    Raises:
+        ValueError: @FILE, which only prompts are read from.
+    """
+    if (given or "").startswith("@"):
+        raise ValueError(f"--negative_prompt is one text for all, no file: write it, got {given!r}")
+    return given
 
 
 def size(given: str | None) -> tuple[int, int] | None:

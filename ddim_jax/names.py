@@ -256,5 +256,6 @@ def _join_brackets(parts: Iterable[str]) -> Iterator[str]:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Returns the nearest of the known names in brackets, for a message; "" if none is near."""
-    close = difflib.get_close_matches(str(name), list(known), 1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    nearest = {one.casefold(): one for one in map(str, known)}
+    close = difflib.get_close_matches(str(name).casefold(), list(nearest), 1)
+    return f" (did you mean {nearest[close[0]]!r}?)" if close else ""

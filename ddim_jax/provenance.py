@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from ddim_jax import experiment
+from ddim_jax import experiment, files
 from ddim_jax.adaptive_sampling import Tolerance
 from ddim_jax.data.clip_writers import DESCRIPTION
 from ddim_jax.data.images import TEXT
@@ -214,7 +214,7 @@ def read(path: str | Path) -> Drawn:
         ValueError: it does not say so.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"no picture {path}")
+        raise FileNotFoundError(f"no picture {str(path)!r}{files.missing_part(Path(path))}")
     found = None
     try:
         text, size = _text(Path(path))

@@ -449,7 +449,8 @@ def test_inpainting_by_a_network_made_for_it(command):
         ("interpolate", ["--method=null_text"], 0, "fits null texts to one picture"),
         ("interpolate", ["--prompt=a", "--prompt=b", "--prompt=c"], 0, "a walk between 3 prompts"),
         ("interpolate", ["--seeds=-1,2"], 0, "--seeds must be in .0, 2147483647., got -1"),
-        ("invert", ["--prompt=@none.txt"], 0, "none.txt"),
+        ("invert", ["--prompt=@none.txt"], 0, "no file 'none.txt' of prompts .*has no 'none.txt'"),
+        ("invert", ["--negative_prompt=@bad.txt"], 0, "--negative_prompt is one text for all, no"),
         ("translate", [], 0, "needs --toward, a class, or --target"),
     ],
 )

@@ -103,7 +103,7 @@ def test_a_plan_of_what_a_file_says(command, monkeypatch, tmp_path, capsys):
         (again | {"labels": ["1"]}, "takes no --labels"),
         (again | {"trajectory": "t.gif"}, "--plan .* takes no --trajectory"),
         ({"plan": "v5e:4", "from_clip": ["a.gif"]}, "--plan .* takes no --from_clip"),
-        (again | {"like": "none.png"}, "no picture none.png"),
+        (again | {"like": "none.png"}, "no picture 'none.png'"),
     ]:
         with pytest.raises(SystemExit, match=message):
             command(**flags)
@@ -209,6 +209,14 @@ def test_places_are_checked_before_anything_is_drawn(command, tmp_path, monkeypa
             "tolerance must be positive, got 0.0",
         ),
         ({"tolerance": 0.1}, "--tolerance is for --solver=adaptive, got ddim"),
+        ({"out": "--overwrite"}, "--out needs a value, and the next flag follows: --overwrite"),
+        ({"labels": ["--seed=3"]}, "--labels needs a value, and the next flag follows"),
+        ({"prompt": ["--out=a.png"]}, "--prompt needs a value, and the next flag follows"),
+        ({"negative_prompt": "@bad.txt"}, "--negative_prompt is one text for all, no file"),
+        ({"quick": True}, "--quick is for --plan"),
+        ({"plan": ""}, "--plan must be like v5e:4x4 or h100:8, .* got ''"),
+        ({"like": "", "num_samples": None}, "no picture ''"),
+        ({"solver": "Unipc-2"}, "unknown solver 'Unipc-2' .did you mean 'unipc_2'"),
     ],
 )
 def test_bad_flags_end_with_a_clear_line(command, flags, message):

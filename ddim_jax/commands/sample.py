@@ -18,6 +18,7 @@ from ddim_jax.commands.flags import (
     DISTRIBUTED,
     PLAN,
     QUICK,
+    check_values,
     define_whole,
     list_in_help,
     short_help,
@@ -83,8 +84,11 @@ def run(argv: list[str]) -> None:
     parallel.use_compilation_cache()
     command_line.show_notes()
     try:
+        check_values(run.__module__)
+        if QUICK.value and PLAN.value is None:
+            raise ValueError("--quick is for --plan, say for which devices, like --plan=v5e:4")
         parallel.join(DISTRIBUTED.value)
-        if PLAN.value:
+        if PLAN.value is not None:
             print(_plan())
         else:
             print(f"{_draw()}, {time.perf_counter() - start:.1f} s in all")
@@ -159,10 +163,10 @@ def _generate(model, recipe, like, trajectory: bool):
     """The drawing, and what its files are to hold."""
     import numpy as np
 
-    from ddim_jax import provenance
+    from ddim_jax import command_line, provenance
 
     prompts, known = None if like else _prompts(model), clip_flags.asked(model, like)
-    negative_prompt = NEGATIVE_PROMPT.value
+    negative_prompt = command_line.negative_prompt(NEGATIVE_PROMPT.value)
     count, seed, batch_size = _count(prompts, known), SEED.value, _batch_size(model)
     prompts = prompts and prompts[:count]
     asked = {"label": _labels(), "prompt": prompts, "negative_prompt": negative_prompt}
@@ -212,7 +216,8 @@ def _count(prompts: list[str] | None, known: dict) -> int:
         return each
     count = NUM_SAMPLES.value
     for name, some in (given | {"labels": LABELS.value}).items():
-        if left := max(len(some) - count, 0):
+        if 0 < count < len(some):
+            left = len(some) - count
             said = (
                 f"--num_samples={count} is fewer than the {len(some)} of --{name}: {left} left out"
             )
@@ -230,7 +235,7 @@ def _batch_size(model) -> int:
 
 def _draw_folder(folder: Path) -> str:
     """Draws this process's samples of a large set; returns what was done."""
-    from ddim_jax import files, sample_folder
+    from ddim_jax import command_line, files, sample_folder
     from ddim_jax.recipe import ADAPTIVE
 
     if LIKE.value is not None:
@@ -256,7 +261,7 @@ def _draw_folder(folder: Path) -> str:
         num_samples=_count(prompts, {}),
         label=_labels(),
         prompt=prompts,
-        negative_prompt=NEGATIVE_PROMPT.value,
+        negative_prompt=command_line.negative_prompt(NEGATIVE_PROMPT.value),
         batch_size=_batch_size(model),
         seed=SEED.value,
         parallel=PARALLEL.value,

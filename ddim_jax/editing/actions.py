@@ -45,7 +45,7 @@ def told(model: Model, args: argparse.Namespace, texts: Sequence[str]) -> dict[s
         ValueError: `--prompt` or `--negative_prompt` for a network that takes none.
     """
     given = vars(args)  # some commands do not have these flags
-    negative = given.get("negative_prompt")
+    negative = command_line.negative_prompt(given.get("negative_prompt"))
     apart = {"alone": True} if given.get("alone") else {}
     if not model.inputs.takes("text"):
         if given.get("prompt") or negative is not None:
