@@ -37,6 +37,14 @@ def _show_warning(message, category, filename, lineno, file=None, line=None) -> 
         sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
 
 
+def _whole_number(text: str) -> int:
+    """Of a flag, for a message that names no function."""
+    try:
+        return names.whole_number(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a whole number, got {text!r}") from None
+
+
 class Parser(argparse.ArgumentParser):
     """Of a command's flags, as which `run` writes arguments in messages; 2.0 is a whole number."""
 
@@ -45,7 +53,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, *args, **options):
         """As of argparse."""
         super().__init__(*args, **options)
-        self.register("type", int, names.whole_number)
+        self.register("type", int, _whole_number)
 
     def parse_args(self, *args, **options) -> argparse.Namespace:
         """As of argparse."""

@@ -22,6 +22,8 @@ its options.
 import argparse
 import functools
 import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -37,12 +39,19 @@ from ddim_jax.names import check_range, whole_number
 
 def numbers(text: str) -> list[float]:
     """Reads numbers like 0.3,0.5."""
-    return [float(part) for part in text.split(",")]
+    return _listed(text, float, "numbers like 0.3,0.5")
 
 
 def whole_numbers(text: str) -> list[int]:
     """Reads whole numbers like 3,14,15."""
-    return [whole_number(part) for part in text.split(",")]
+    return _listed(text, whole_number, "whole numbers like 3,14,15")
+
+
+def _listed(text: str, read: Callable[[str], Any], what: str) -> list[Any]:
+    try:
+        return [read(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be {what}, got {text!r}") from None
 
 
 COMMON = {
@@ -203,6 +212,10 @@ def run(args: argparse.Namespace) -> None:
     """Checks the paths, loads the model, edits, writes."""
     args.began = time.time()
     keys.check_seed(args.seed, "--seed")
+    for name, value in vars(args).items():
+        text = name == "negative_prompt" or (args.command, name) == ("translate", "toward")
+        if value == "" and not text:
+            raise ValueError(f"--{name} is empty: give it a value, or leave it out")
     for name, least in LEAST.items():
         if vars(args).get(name) is not None:
             check_range(f"--{name}", vars(args)[name], f"[{least}, {MOST}]", whole=True)

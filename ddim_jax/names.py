@@ -12,6 +12,7 @@ A section is a mapping with a `name`; its other entries are options of the funct
 
 import ast
 import difflib
+import functools
 import inspect
 import math
 import numbers
@@ -145,7 +146,9 @@ def make(known: Mapping[str, Callable], section: Mapping[str, Any], what: str, *
     if "name" not in options:
         raise ValueError(f"{what} needs a name, one of {', '.join(known)}, got {options}")
     function = lookup(known, options.pop("name"), what)
-    return function(*args, **check_options(function, options, what))
+    if args:  # which are no options
+        function = functools.partial(function, *args)
+    return function(**check_options(function, options, what))
 
 
 def parse_options(text: str | Iterable[str], what: str) -> dict[str, Any]:

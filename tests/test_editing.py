@@ -332,7 +332,16 @@ def test_translation_and_sdedit(command, checkpoint):
         (("invert", "--num=0"), "--num must be in .1, 1000000., got 0"),
         (("inpaint", "--mask=random:half"), "--mask=random:SHARE needs a number like 0.5"),
         (("inpaint", "--operator=blur:x", "--method=dps"), "--operator=blur: needs a number like"),
-        (("interpolate", "--seeds=1,2", "--grid=4"), "a grid needs 4 corners"),
+        (("interpolate", "--seeds=1,2", "--grid=4"), "a grid needs 4 corners.*got 2 and --grid=4"),
+        (("interpolate", "--seeds=1,2,3,4", "--grid=1"), "sides of 2 or more, got 4 and --grid=1"),
+        (("interpolate", "--grid=3", "--num=5"), "a grid needs 4 corners.*got 5"),
+        (("interpolate", "--num=1"), "a walk needs two ends or more, got 1; name them by --seeds"),
+        (("interpolate", "--seeds=7"), "a walk needs two ends or more, got 1"),
+        (("compare", "--images=there.png"), "compare draws noises, .* takes no --images"),
+        (("invert", "--images="), "--images is empty: give it a value, or leave it out"),
+        (("arithmetic", "--toward=", "--away=digits"), "--toward is empty"),
+        (("invert", "--stride=karras:steps=3"), "stride 'karras' has no option 'steps'"),
+        (("invert", "--stride=karras", "--steps=2"), "2 steps are too few to invert.*take more"),
         (("arithmetic", "--toward=empty", "--away=digits"), "empty"),
     ],
 )
@@ -345,6 +354,23 @@ def test_errors_are_one_line(command, flags, message, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(SystemExit, match=message):
         command(*flags)
+
+
+@pytest.mark.parametrize(
+    "flag, message",
+    [
+        ("--steps=10,", "argument --steps: must be whole numbers like 3,14,15, got '10,'"),
+        ("--steps=2.5", "argument --steps: must be whole numbers like 3,14,15, got '2.5'"),
+        ("--index=", "argument --index: must be whole numbers like 3,14,15, got ''"),
+        ("--strength=a", "argument --strength: must be numbers like 0.3,0.5, got 'a'"),
+        ("--num=two", "argument --num: must be a whole number, got 'two'"),
+        ("--guidance_scale=x", "argument --guidance_scale: invalid float value: 'x'"),
+    ],
+)
+def test_values_that_cannot_be_read(flag, message, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        edit.main(["sdedit", flag])
+    assert message in capsys.readouterr().err
 
 
 def test_images_of_another_size_are_resized_only_when_asked(checkpoint, tmp_path, monkeypatch):
