@@ -13,10 +13,8 @@ import importlib.util
 import numpy as np
 
 import ddim_jax
-from benchmarks import common
+from benchmarks import browser, common
 from ddim_jax.export import graph, litert, made, onnx_file, stablehlo, tables
-from tests import browser
-from tests.test_export_page import READY, serving
 
 TABLE = "ddim:4"
 
@@ -53,10 +51,10 @@ def main(argv=None):
     generator = model.generator(model.recipe)
     given = model.conditions(1, model.recipe, np.zeros(1, np.int32), found[TABLE])
     jobs["JAX"] = lambda: list(generator.batches(found[TABLE], np.arange(1), **given))
-    with browser.Browser.start() as chromium, serving(args.page or ".") as address:
+    with browser.Browser.start() as chromium, browser.served(args.page or ".") as address:
         if args.page:
             page = chromium.open(address)
-            page.wait(READY, seconds=300)
+            page.wait(browser.READY, seconds=300)
             print(f"the page: first picture after {page.evaluate('page.first'):.0f} ms")
             options = f"{{name: 'digits_4step', table: '{TABLE}', guidance: 1.2, repeats: 1}}"
             jobs["the page, float16"] = lambda: page.evaluate(f"page.time({options})")

@@ -37,6 +37,14 @@ def _show_warning(message, category, filename, lineno, file=None, line=None) -> 
         sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
 
 
+def _whole_number(text: str) -> int:
+    """Of a flag, for a message that names no function."""
+    try:
+        return names.whole_number(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a whole number, got {text!r}") from None
+
+
 class Parser(argparse.ArgumentParser):
     """Of a command's flags, as which `run` writes arguments in messages; 2.0 is a whole number."""
 
@@ -45,7 +53,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, *args, **options):
         """As of argparse."""
         super().__init__(*args, **options)
-        self.register("type", int, names.whole_number)
+        self.register("type", int, _whole_number)
 
     def parse_args(self, *args, **options) -> argparse.Namespace:
         """As of argparse."""
@@ -72,13 +80,25 @@ def prompts(given: Iterable[str]) -> list[str]:
             continue
         file = Path(one[1:]).expanduser()
         if not file.is_file():
-            raise ValueError(f"--prompt={one}: there is no file {file} of prompts")
+            where = files.missing_part(file)
+            raise ValueError(f"--prompt={one}: there is no file {one[1:]!r} of prompts{where}")
         lines = files.read_text(file).split("\n")
         found = [line.strip() for line in lines if line.strip()]
         if not found:
             raise ValueError(f"--prompt={one} has no text; write one in each line")
         texts += found
     return texts
+
+
+def negative_prompt(given: str | None) -> str | None:
+    """The text of a flag that takes one for all; None as it is.
+
+    Raises:
+        ValueError: @FILE, which only prompts are read from.
+    """
+    if (given or "").startswith("@"):
+        raise ValueError(f"--negative_prompt is one text for all, no file: write it, got {given!r}")
+    return given
 
 
 def size(given: str | None) -> tuple[int, int] | None:

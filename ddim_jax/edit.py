@@ -22,6 +22,8 @@ its options.
 import argparse
 import functools
 import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -37,12 +39,19 @@ from ddim_jax.names import check_range, whole_number
 
 def numbers(text: str) -> list[float]:
     """Reads numbers like 0.3,0.5."""
-    return [float(part) for part in text.split(",")]
+    return _listed(text, float, "numbers like 0.3,0.5")
 
 
 def whole_numbers(text: str) -> list[int]:
     """Reads whole numbers like 3,14,15."""
-    return [whole_number(part) for part in text.split(",")]
+    return _listed(text, whole_number, "whole numbers like 3,14,15")
+
+
+def _listed(text: str, read: Callable[[str], Any], what: str) -> list[Any]:
+    try:
+        return [read(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be {what}, got {text!r}") from None
 
 
 COMMON = {
@@ -120,8 +129,10 @@ COMMANDS = {
     actions.compare: {},
     actions.interpolate: {
         "seeds": dict(
-            type=whole_numbers, default=[], help="walk between noises with these indices"
-        ),
+            type=whole_numbers,
+            default=[],
+            help="walk between noises with these indices; of prompts without images 0 for all",
+        ),  # fmt: skip
         "frames": dict(type=int, default=9, help="from one end to the next"),
         "grid": dict(type=int, default=0, help="between four ends, so many a side"),
         "between": dict(
@@ -201,6 +212,10 @@ def run(args: argparse.Namespace) -> None:
     """Checks the paths, loads the model, edits, writes."""
     args.began = time.time()
     keys.check_seed(args.seed, "--seed")
+    for name, value in vars(args).items():
+        text = name == "negative_prompt" or (args.command, name) == ("translate", "toward")
+        if value == "" and not text:
+            raise ValueError(f"--{name} is empty: give it a value, or leave it out")
     for name, least in LEAST.items():
         if vars(args).get(name) is not None:
             check_range(f"--{name}", vars(args)[name], f"[{least}, {MOST}]", whole=True)
@@ -223,6 +238,8 @@ def run(args: argparse.Namespace) -> None:
     model = checkpoints.load(args.checkpoint, dtype=args.dtype, lora=args.lora)
     _check_moves(model, args)
     args.steps = args.steps or _steps(model, args)
+    if args.command == "interpolate" and _prompts_alone(args):
+        args.seeds = [0]
     args.work(model.sized(size), args)
 
 
@@ -233,6 +250,15 @@ def _check_moves(model: Model, args: argparse.Namespace) -> None:
         files.check_new(args.out, what="--out", suffixes=endings, overwrite=args.overwrite)
     if args.alone and not model.codec.frames:
         raise ValueError(f"--alone is of the frames of clips, and {model.name} draws pictures")
+
+
+def _prompts_alone(args: argparse.Namespace) -> bool:
+    """Whether a walk is asked for between prompts, and neither noises nor images are named."""
+    names = ("images", "index", "num", "only", "shuffle")
+    named = any(
+        vars(args)[name] != COMMON[name].get("default") for name in names if vars(args)[name]
+    )
+    return not args.seeds and not named and len(command_line.prompts(args.prompt)) > 1
 
 
 def _steps(model: Model, args: argparse.Namespace) -> list[int]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import itertools
 import json
 import os
 import shutil
@@ -66,6 +67,36 @@ def save(path: Path, write: Callable[[BinaryIO], Any]) -> None:
 
 
 @contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A folder that appears whole or not at all: it is filled under another, new name first.
+
+    Args:
+        path: must not exist. The folder that holds it is made where needed.
+
+    Yields:
+        The folder to be filled, which is removed where that fails.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for number in itertools.count(1):
+        part = path.with_name(f"{path.name}.{os.getpid()}-{number}.part")
+        with contextlib.suppress(FileExistsError):
+            part.mkdir()  # one that is there is not ours
+            break
+    interrupts.unfinished.add(part)
+    try:
+        yield part
+        part.replace(path)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    finally:
+        interrupts.unfinished.discard(part)
+
+
+@contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
     """Adds the path to an OSError raised inside that names no file, as that of a full disk."""
     try:
@@ -103,7 +134,9 @@ def check_origin(
         return
     try:
         stored = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+        if not isinstance(stored, dict):
+            raise ValueError("no names and values")
+    except ValueError as error:
         raise ValueError(
             f"{path} is damaged ({error}), so nothing tells how the {what} beside it were drawn; "
             "move the folder away to draw them again"

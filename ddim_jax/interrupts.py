@@ -22,7 +22,7 @@ PATIENCE = 0.5
 """Seconds within which a second Ctrl-C is taken for the first, which some shells send twice."""
 
 unfinished: set = set()
-"""Paths of files that are half written, to be removed."""
+"""Paths of files and folders that are half written, to be removed."""
 
 _kept = "nothing was written"
 _received: int | None = None
@@ -85,13 +85,23 @@ def _watch(reader: int) -> None:
             os.write(2, b"stopping after this step, which is saved; Ctrl-C again stops at once\n")
 
 
+def _remove_folder(path) -> None:
+    for folder, _, names in os.walk(path, topdown=False):
+        try:
+            for name in names:
+                os.unlink(os.path.join(folder, name))
+            os.rmdir(folder)
+        except OSError:
+            continue
+
+
 def _leave(number: int) -> None:
     """Says in one line what is kept, and ends the process."""
     for part in list(unfinished):
         try:
             os.unlink(part)
-        except OSError:
-            continue  # not begun, or complete
+        except OSError:  # not begun, complete, or a folder
+            _remove_folder(part)
     try:
         sys.stdout.flush()
     except (OSError, ValueError):

@@ -12,6 +12,7 @@ A section is a mapping with a `name`; its other entries are options of the funct
 
 import ast
 import difflib
+import functools
 import inspect
 import math
 import numbers
@@ -145,7 +146,9 @@ def make(known: Mapping[str, Callable], section: Mapping[str, Any], what: str, *
     if "name" not in options:
         raise ValueError(f"{what} needs a name, one of {', '.join(known)}, got {options}")
     function = lookup(known, options.pop("name"), what)
-    return function(*args, **check_options(function, options, what))
+    if args:  # which are no options
+        function = functools.partial(function, *args)
+    return function(**check_options(function, options, what))
 
 
 def parse_options(text: str | Iterable[str], what: str) -> dict[str, Any]:
@@ -256,5 +259,6 @@ def _join_brackets(parts: Iterable[str]) -> Iterator[str]:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Returns the nearest of the known names in brackets, for a message; "" if none is near."""
-    close = difflib.get_close_matches(str(name), list(known), 1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    nearest = {one.casefold(): one for one in map(str, known)}
+    close = difflib.get_close_matches(str(name).casefold(), list(nearest), 1)
+    return f" (did you mean {nearest[close[0]]!r}?)" if close else ""

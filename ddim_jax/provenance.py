@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from ddim_jax import experiment
+from ddim_jax import experiment, files
 from ddim_jax.adaptive_sampling import Tolerance
 from ddim_jax.data.clip_writers import DESCRIPTION
 from ddim_jax.data.images import TEXT
@@ -51,6 +51,7 @@ class Drawn:
         frames: of clips, how many were drawn at once; None: the model's own.
         clips: what was known of them and from which files, as of `commands/clip_flags.py`; None for
             none.
+        alone: the file is the one picture itself, as those in a folder of samples are, no sheet.
     """
 
     recipe: Recipe
@@ -70,6 +71,7 @@ class Drawn:
     around: dict[str, str] | None = None
     frames: int | None = None
     clips: dict[str, Any] | None = None
+    alone: bool = False
 
     def lora_files(self) -> tuple[str, ...]:
         """The LoRA files, as `checkpoints.load` takes them.
@@ -212,11 +214,14 @@ def read(path: str | Path) -> Drawn:
         ValueError: it does not say so.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"no picture {path}")
+        raise FileNotFoundError(f"no picture {str(path)!r}{files.missing_part(Path(path))}")
     found = None
     try:
-        found = json.loads(_text(Path(path)))
-        return _drawn(found)
+        text, size = _text(Path(path))
+        found = json.loads(text)
+        drawn = _drawn(found)
+        alone = len(drawn.index) == 1 and size is not None and size == drawn.size
+        return dataclasses.replace(drawn, alone=alone)
     except (KeyError, OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile):
         pass
     if isinstance(found, dict) and "command" in found:
@@ -272,15 +277,18 @@ def _plain(content: Any) -> Any:
     return json.loads(json.dumps(content, default=lambda value: np.asarray(value).tolist()))
 
 
-def _text(path: Path) -> str:
+def _text(path: Path) -> tuple[str, tuple[int, int] | None]:
+    """The JSON in a file, and the (height, width) of a PNG: a sheet is larger than a picture."""
     if path.suffix == ".npz":
         with np.load(path) as arrays:
-            return str(arrays[NPZ])
+            return str(arrays[NPZ]), None
     with Image.open(path) as image:
         image.load()  # the chunk may come after the pixels
         if path.suffix == ".webp":
-            return image.getexif()[DESCRIPTION]
-        return image.info["comment" if path.suffix == ".gif" else TEXT]
+            return image.getexif()[DESCRIPTION], None
+        if path.suffix == ".gif":
+            return image.info["comment"], None
+        return image.info[TEXT], (image.height, image.width)
 
 
 def _compact(values: np.ndarray) -> list[int]:

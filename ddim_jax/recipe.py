@@ -8,6 +8,7 @@ many, and a stride is learned for one. Names become functions here and in `exper
 """
 
 import dataclasses
+import functools
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
@@ -249,9 +250,9 @@ def make_times(
     Raises:
         ValueError: an unknown name or option, steps out of range.
     """
-    make = lookup(STRIDES, stride, "stride")
-    options = check_options(make, options or {}, f"stride {stride!r}")
-    return make(schedule, DEFAULT_STEPS if steps is None else steps, **options)
+    steps = DEFAULT_STEPS if steps is None else steps
+    make = functools.partial(lookup(STRIDES, stride, "stride"), schedule, steps)
+    return make(**check_options(make, options or {}, f"stride {stride!r}"))
 
 
 def whole_path(stride: str | None) -> str | None:

@@ -6,8 +6,8 @@
                    3/0000013.png    sample 13, of class 3 (without classes: 0000013.png)
 
 Sample i is decided by the seed and by i alone, so a set does not depend on how many processes draw
-it, and rerunning the command resumes it. `folder:samples/digits` reads the set, `clips:...` one of
-clips.
+it, and rerunning the command resumes it; prompts and labels added behind those of all samples
+extend it. `folder:samples/digits` reads the set, `clips:...` one of clips.
 """
 
 import sys
@@ -27,6 +27,8 @@ from ddim_jax.model import Model
 from ddim_jax.recipe import Recipe
 
 ABOUT = "samples.json"
+TOLD = ("prompts", "labels")
+"""Settings that are lists, in rotation, which may grow at the end."""
 MAKES_TABLE = ("solver", "steps", "solver_options")
 """Fields of a recipe that are kept beside the digest of its table, and the stride's name."""
 
@@ -72,7 +74,8 @@ def draw(
         recipe: how, with a table; default the model's own.
         num_samples: of the whole set; a greater number extends what is there.
         label: classes, by number or name, in rotation; default all.
-        prompt: of a network that is told texts, a list of them in rotation.
+        prompt: of a network that is told texts, a list of them in rotation. It may go on where that
+            of the folder ends, and so may the classes, if no sample there is of a second rotation.
         negative_prompt: what to guide away from; default the model's null text.
         batch_size: samples at a time in each process.
         seed: of the whole set.
@@ -97,11 +100,12 @@ def draw(
     if prompt is not None:
         about |= {"prompts": list(prompt), "negative_prompt": negative_prompt}
     made = {name: getattr(recipe, name) for name in MAKES_TABLE} | {"stride": recipe.stride_name}
-    files.check_origin(folder / ABOUT, about, "samples", made)
+    shorter = _longer(folder, about)
+    files.check_origin(folder / ABOUT, about | shorter, "samples", made)
     places = paths(folder, model.inputs.num_classes, labels, num_samples)
     mine = np.concatenate([np.arange(0), *_shares(num_samples, batch_size)])
     missing = mine[~_exist(places[i] for i in mine)]
-    _make_folders(folder, about | {"recipe": made}, places)
+    _make_folders(folder, about | {"recipe": made}, places, shorter)
     interrupts.keeping(f"what is drawn is kept in {folder}; the same command draws the rest")
     generator, total = model.generator(recipe, parallel=parallel), len(mine)
     with _bar(folder, total, total - len(missing)) as bar:
@@ -122,7 +126,7 @@ def draw(
                     own = None if labels is None else labels[i : i + 1]
                     text = None if prompt is None else [prompt[i % len(prompt)]]
                     about = drawn | provenance.places(np.array([i]), own, text)
-                    _write(places[i], picture, about, experiment.frame_rate(model.config))
+                    write(places[i], picture, about, experiment.frame_rate(model.config))
                 bar.update(len(result.x))
     existing = total - len(missing)
     return Report(len(missing), existing, generator.compile_seconds, generator.seconds)
@@ -133,6 +137,36 @@ def _rotation(model: Model, label: Any) -> list[int] | None:
     if label is None or not np.size(label):
         return None
     return model.inputs.labels(label, np.size(label)).tolist()
+
+
+def _longer(folder: Path, about: dict[str, Any]) -> dict[str, Any]:
+    """The lists of `TOLD` as the folder has them, where those of `about` go on behind them.
+
+    Raises:
+        ValueError: the folder has samples of their second rotation, of which more would change
+            what they were told.
+    """
+    try:
+        stored = files.read_json(folder / ABOUT)
+    except (OSError, ValueError):  # there is none, or `check_origin` says it
+        return {}
+    found = {}
+    for name in TOLD:
+        old, new = stored.get(name), about.get(name)
+        if old and new and len(new) > len(old) and new[: len(old)] == old:
+            found[name] = old
+    if not found:
+        return {}
+    count = 1 + max(
+        (int(path.stem) for path in folder.rglob("*.png") if path.stem.isdecimal()), default=-1
+    )
+    for name, old in found.items():
+        if count > len(old):
+            raise ValueError(
+                f"{folder} holds {count} samples of {len(old)} {name} in rotation, and with "
+                f"{len(about[name])} sample {len(old)} would be another; choose another folder"
+            )
+    return found
 
 
 def _bar(folder: Path, total: int, initial: int) -> tqdm:
@@ -161,19 +195,34 @@ def _exist(paths: Iterable[Path]) -> np.ndarray:
     return np.array([path.exists() and path.stat().st_size > 0 for path in paths], bool)
 
 
-def _make_folders(folder: Path, about: dict[str, Any], paths: list[Path]) -> None:
+def _make_folders(
+    folder: Path, about: dict[str, Any], paths: list[Path], shorter: dict[str, Any]
+) -> None:
+    """Makes them, and says before any other file what the samples are, or are from now on."""
     folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / ABOUT).exists():  # before any other file: it makes the folder one of samples
+    if not (folder / ABOUT).exists():
         files.write_json(folder / ABOUT, about)
+    elif shorter:
+        stored = files.read_json(folder / ABOUT)
+        files.write_json(folder / ABOUT, stored | {name: about[name] for name in shorter})
     for parent in {path.parent for path in paths}:
         parent.mkdir(exist_ok=True)
 
 
-def _write(path: Path, picture: np.ndarray, about: dict[str, Any], frame_rate: float) -> None:
-    def write(file: BinaryIO) -> None:
+def write(path: Path, picture: np.ndarray, about: dict[str, Any], frame_rate: float) -> None:
+    """Writes one sample: a picture uint8 [H, W, C] as PNG, a clip [T, H, W, C] as a moving one.
+
+    Args:
+        path: of the file; one that exists is replaced. Its folder must exist.
+        picture: the sample.
+        about: of `provenance`, kept in the file.
+        frame_rate: of a clip.
+    """
+
+    def content(file: BinaryIO) -> None:
         if picture.ndim == 4:
             write_apng(file, picture, frame_rate, about)
         else:
             write_png(file, to_pil(picture), about)
 
-    files.replace(path, write, durable=False)
+    files.replace(path, content, durable=False)

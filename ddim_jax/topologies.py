@@ -73,7 +73,7 @@ def devices(topology: str) -> Iterator[Mesh]:
         ValueError: an unknown chip, a shape that there is not, a compiler that is not installed.
     """
     name, _, shape = topology.partition(":")
-    if name not in CHIPS or not re.fullmatch(r"\d+(x\d+)*", shape):
+    if name not in CHIPS or not re.fullmatch(r"0*[1-9]\d*(x0*[1-9]\d*)*", shape):
         raise ValueError(
             f"--plan must be like v5e:4x4 or h100:8, with one of {', '.join(CHIPS)}, got "
             f"{topology!r}"

@@ -1,6 +1,7 @@
 """The house: a module imports only what lies below it, and no imports run in a circle."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,16 @@ def test_no_imports_run_in_a_circle():
 
     for name in sorted(set(MODULES) - {""}):
         visit(name)
+
+
+@pytest.mark.parametrize(
+    "folder, above", [("ddim_jax", "benchmarks|tests"), ("benchmarks", "tests")]
+)
+def test_tests_import_from_benchmarks_and_both_from_the_package(folder, above):
+    """Not the other way round, nor in code that they write."""
+    for path in (PACKAGE.parent / folder).rglob("*.py"):
+        found = re.search(rf"^\s*(from|import) ({above})\b", path.read_text(), re.MULTILINE)
+        assert not found, f"{path}: {found[0]}"
 
 
 def test_no_loss_imports_another_and_none_knows_a_config():

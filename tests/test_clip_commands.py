@@ -9,6 +9,7 @@ import pytest
 from ddim_jax import checkpoints, data, experiment, provenance, sample_folder
 from ddim_jax.commands import sample
 from ddim_jax.data import clip_writers
+from ddim_jax.drawing import Drawing
 from ddim_jax.evaluation import tradeoff
 from ddim_jax.training import around
 from tests.errors import rejects
@@ -47,6 +48,20 @@ def test_a_file_of_clips_can_be_drawn_again(model, tmp_path, suffix):
     drawn = provenance.read(tmp_path / f"a{suffix}")
     assert (drawn.seed, drawn.labels.tolist(), drawn.recipe) == (1, [3, 5] * 2, model.recipe)
     drawn.check(model, model.recipe)
+
+
+def test_a_clip_alone_is_told_from_a_sheet_of_its_frames(model, tmp_path):
+    labels, clip = np.int32([3]), noise(1, *model.codec.picture_shape)
+    given = dict(seed=1, index=np.arange(1), labels=labels, batch_size=4)
+    about = provenance.about(model, model.recipe, **given)
+    data.save_clips(tmp_path / "sheet.png", clip, about=about)
+    sample_folder.write(tmp_path / "alone.png", clip[0], about, 8.0)
+    assert not provenance.read(tmp_path / "sheet.png").alone
+    assert provenance.read(tmp_path / "alone.png").alone
+    drawing = Drawing(clip, labels, None, np.ones(1), 0.0, 0.0)
+    sample.flags.FLAGS(["sample.py"])
+    sample._write(drawing, tmp_path / "again.png", None, about, model, alone=True)
+    assert (tmp_path / "again.png").read_bytes() == (tmp_path / "alone.png").read_bytes()
 
 
 def test_pictures_and_clips_are_measured_apart(model, tmp_path):

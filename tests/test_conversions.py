@@ -47,7 +47,7 @@ def test_a_folder_to_a_file_and_back(folder, tmp_path, capsys):
     export.main([str(file), str(back)])
     assert "as diffusers reads it" in capsys.readouterr().out
     same(pipelines.read(back), whole)
-    with pytest.raises(SystemExit, match="export: the file .* exists; choose another name"):
+    with pytest.raises(SystemExit, match="checkpoints: the file .* exists; choose another name"):
         export.main([str(folder), str(file)])
 
 
@@ -198,11 +198,13 @@ def test_exported_factors_have_the_shapes_of_their_network(name, tmp_path, monke
 
 def test_what_has_nothing_to_convert_says_so(folder, tmp_path):
     for out in ("new.safetensors", "new"):
-        with pytest.raises(SystemExit, match="export: shapes:sd15 has shapes and no weights to"):
+        with pytest.raises(
+            SystemExit, match="checkpoints: shapes:sd15 has shapes and no weights to"
+        ):
             export.main(["shapes:sd15", str(tmp_path / out)])
-    with pytest.raises(SystemExit, match="export: the file must end in .safetensors, got"):
+    with pytest.raises(SystemExit, match="checkpoints: the file must end in .safetensors, got"):
         export.main([str(folder), str(tmp_path / "new.bin")])
-    with pytest.raises(SystemExit, match="export: .*model is not a training workdir"):
+    with pytest.raises(SystemExit, match="checkpoints: .*model is not a training workdir"):
         export.main([str(folder), str(tmp_path / "new.safetensors"), "--lora"])
     assert not list(tmp_path.iterdir())
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import warnings
 
 import jax
 import numpy as np
@@ -100,6 +101,19 @@ def test_guidance_and_batches_of_any_size(bundled, images):
     ours, theirs = whole.invert(trip, x, labels).state, parts.invert(trip, x, labels).state
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), ours, theirs)
     np.testing.assert_allclose(parts.draw(trip.down, theirs, labels), x, atol=1e-3)
+
+
+def test_latents_that_are_no_noise_are_said_and_good_ones_are_not(bundled, images):
+    x, labels = images
+    trip = round_trip(bundled.schedule, "bdia", steps=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make_editor(bundled).invert(trip, x, labels)
+        make_editor(bundled, guidance_scale=15.0).invert(trip, x, labels)
+    wild = bundled.replace(params=jax.tree.map(lambda leaf: 3 * leaf, bundled.params))
+    with pytest.warns(UserWarning, match="4 of 4 images .* size up to .*, where noise has 1, .*un"):
+        far = make_editor(wild).invert(trip, x, labels).state.evaluate
+    assert np.all(np.isfinite(far))
 
 
 @pytest.mark.parametrize(
@@ -318,7 +332,16 @@ def test_translation_and_sdedit(command, checkpoint):
         (("invert", "--num=0"), "--num must be in .1, 1000000., got 0"),
         (("inpaint", "--mask=random:half"), "--mask=random:SHARE needs a number like 0.5"),
         (("inpaint", "--operator=blur:x", "--method=dps"), "--operator=blur: needs a number like"),
-        (("interpolate", "--seeds=1,2", "--grid=4"), "a grid needs 4 corners"),
+        (("interpolate", "--seeds=1,2", "--grid=4"), "a grid needs 4 corners.*got 2 and --grid=4"),
+        (("interpolate", "--seeds=1,2,3,4", "--grid=1"), "sides of 2 or more, got 4 and --grid=1"),
+        (("interpolate", "--grid=3", "--num=5"), "a grid needs 4 corners.*got 5"),
+        (("interpolate", "--num=1"), "a walk needs two ends or more, got 1; name them by --seeds"),
+        (("interpolate", "--seeds=7"), "a walk needs two ends or more, got 1"),
+        (("compare", "--images=there.png"), "compare draws noises, .* takes no --images"),
+        (("invert", "--images="), "--images is empty: give it a value, or leave it out"),
+        (("arithmetic", "--toward=", "--away=digits"), "--toward is empty"),
+        (("invert", "--stride=karras:steps=3"), "stride 'karras' has no option 'steps'"),
+        (("invert", "--stride=karras", "--steps=2"), "2 steps are too few to invert.*take more"),
         (("arithmetic", "--toward=empty", "--away=digits"), "empty"),
     ],
 )
@@ -331,6 +354,23 @@ def test_errors_are_one_line(command, flags, message, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(SystemExit, match=message):
         command(*flags)
+
+
+@pytest.mark.parametrize(
+    "flag, message",
+    [
+        ("--steps=10,", "argument --steps: must be whole numbers like 3,14,15, got '10,'"),
+        ("--steps=2.5", "argument --steps: must be whole numbers like 3,14,15, got '2.5'"),
+        ("--index=", "argument --index: must be whole numbers like 3,14,15, got ''"),
+        ("--strength=a", "argument --strength: must be numbers like 0.3,0.5, got 'a'"),
+        ("--num=two", "argument --num: must be a whole number, got 'two'"),
+        ("--guidance_scale=x", "argument --guidance_scale: invalid float value: 'x'"),
+    ],
+)
+def test_values_that_cannot_be_read(flag, message, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        edit.main(["sdedit", flag])
+    assert message in capsys.readouterr().err
 
 
 def test_images_of_another_size_are_resized_only_when_asked(checkpoint, tmp_path, monkeypatch):

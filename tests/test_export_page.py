@@ -1,21 +1,19 @@
 """The page: JAX's random numbers in JavaScript, and the whole of it in a real browser."""
 
-import functools
-import http.server
 import json
 import shutil
 import subprocess
-import threading
 import warnings
 
 import jax
 import numpy as np
 import pytest
 
+from benchmarks import browser
 from ddim_jax import keys
 from ddim_jax.export import tables, web
 from ddim_jax.networks.tokenizer import Tokenizer
-from tests import browser, tokenizer_texts
+from tests import tokenizer_texts
 from tests.test_export import model
 
 # --- random numbers -------------------------------------------------------------------------------
@@ -113,36 +111,17 @@ def site(tmp_path_factory):
     folder, own = tmp_path_factory.mktemp("site") / "page", model()
     found = tables.collect(own.schedule, own.recipe, ["ddim", "ddpm", "unipc_2"], [2, 3, 6])
     web.write(folder, [(own, own.recipe)], [found], "float16")
-    with serving(folder) as address:
+    with browser.served(folder) as address:
         yield address
 
 
-class serving:  # noqa: N801
-    def __init__(self, folder):
-        class Quiet(http.server.SimpleHTTPRequestHandler):
-            def log_message(self, *arguments):
-                pass
-
-        handler = functools.partial(Quiet, directory=folder)
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-
-    def __enter__(self):
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
-        return f"http://127.0.0.1:{self._server.server_port}/"
-
-    def __exit__(self, *error):
-        self._server.shutdown()
-        self._server.server_close()
-
-
 SAID = "document.getElementById('said').textContent"
-READY = "window.page?.ready"
 
 
 def test_the_page_in_a_browser(site):
     with browser.Browser.start() as chromium:
         page = chromium.open(site, width=390, height=844)
-        page.wait(READY)
+        page.wait(browser.READY)
         assert "10 pictures, 3 evaluations" in page.evaluate(SAID)
         apart = page.evaluate("page.compare()")
         assert set(apart) == {"ddim:3", "unipc_2:6"} and max(apart.values()) < 1e-4
@@ -203,7 +182,7 @@ def _check_offline(page):
               downloadThroughput=-1, uploadThroughput=-1)  # fmt: skip
     page.evaluate("window.page = undefined")
     page.call("Page.reload")
-    page.wait(READY)
+    page.wait(browser.READY)
     assert "10 pictures, 3 evaluations" in page.evaluate(SAID)
     assert page.evaluate("crossOriginIsolated"), "threads need it, and the service worker gives it"
 

@@ -1,11 +1,30 @@
 import errno
 import json
+import os
 import shutil
 
 import pytest
 
 from ddim_jax import files
 from tests.errors import rejects
+
+
+def test_a_new_folder_is_whole_or_not_there_and_deletes_nothing(tmp_path):
+    path = tmp_path / "deep" / "new"
+    ours = [path.with_name(f"new.{end}") for end in ("part", f"{os.getpid()}-1.part")]
+    for folder in ours:
+        folder.mkdir(parents=True)
+        (folder / "mine.txt").touch()
+    with pytest.raises(KeyError), files.new_folder(path) as part:
+        (part / "half").touch()
+        raise KeyError
+    assert sorted(path.parent.iterdir()) == sorted(ours)
+    with files.new_folder(path) as part:
+        (part / "a.txt").touch()
+        assert not path.exists()
+    assert [*path.iterdir()] == [path / "a.txt"]
+    assert all((folder / "mine.txt").exists() for folder in ours)
+    assert sorted(path.parent.iterdir()) == sorted([*ours, path])
 
 
 def test_check_new(tmp_path):

@@ -79,12 +79,17 @@ def test_no_code_that_runs_outside_of_python_holds_it_up():
     assert "stopped by Ctrl-C" in stop(process)
 
 
-def test_half_written_files_are_removed(tmp_path):
-    code = (
-        f"{BEGIN} import time, pathlib; from ddim_jax import files;"
-        f"write = lambda file: (file.write(b'half'), print('ready', flush=True), time.sleep(60));"
-        f"files.replace(pathlib.Path({str(tmp_path / 'a')!r}), write)"
-    )
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_half_written_files_are_removed(tmp_path, what):
+    path = f"pathlib.Path({str(tmp_path / 'a')!r})"
+    code = f"{BEGIN} import time, pathlib; from ddim_jax import files\n"
+    code += {
+        "file": "write = lambda file: (file.write(b'half'), print('ready', flush=True), "
+        f"time.sleep(60)); files.replace({path}, write)",
+        "folder": f"with files.new_folder({path}) as part:\n"
+        "    (part / 'b').mkdir(); (part / 'b' / 'c').write_text('half')\n"
+        f"    {READY} time.sleep(60)",
+    }[what]
     process = start("-c", code)
     read_until(process.stdout, "ready")
     stop(process)

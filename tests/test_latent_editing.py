@@ -148,11 +148,12 @@ def command(tmp_path, monkeypatch, capsys):
     for i, picture in enumerate(PICTURES):
         Image.fromarray(picture).save(tmp_path / "images" / f"{i}.png")
 
-    def run(name, *flags, model=None, target=None):
+    def run(name, *flags, model=None, target=None, images="images"):
         model = told_latents() if model is None else model
         found = {"digits": model, "target": target}  # by default the first
         monkeypatch.setattr(edit.checkpoints, "load", lambda name, **options: found[name])
-        edit.main([name, "--images=images", "--steps=4", *flags])
+        named = [] if images is None else [f"--images={images}"]
+        edit.main([name, *named, "--steps=4", *flags])
         out = capsys.readouterr().out.splitlines()[-1].split(": ")[0]
         return json.loads((tmp_path / out).with_suffix(".json").read_text())
 
@@ -207,11 +208,27 @@ def test_the_models_own_solver_takes_its_own_steps(tmp_path, monkeypatch, capsys
     assert f"strength 1: {count} evaluations" in capsys.readouterr().out
 
 
-def test_walks_between_prompts(command):
+def test_texts_without_an_image_are_said(capsys):
+    for count, said in {2: "note: 3 texts for 2 images: 1 left out\n", 3: ""}.items():
+        pictures.Asked.of(told_latents().inputs, count, None, ["a", "b", "c"])
+        assert capsys.readouterr().err == said
+
+
+def test_walks_between_prompts(command, tmp_path):
     flags = (f"--prompt={CAT}", "--prompt=the sea", "--frames=3", "--method=ddim")
     assert command("interpolate", "--seeds=3", *flags)["frames"] == 4
     both = command("interpolate", "--seeds=3,5", "--between=slerp", *flags)
     assert both["frames"] == 4 and both["greatest_step"] > 0
+    (tmp_path / "texts.txt").write_text(f"{CAT}\nthe sea\n")
+    for prompts in (flags, ("--prompt=@texts.txt", *flags[2:])):  # alone: all are of one noise
+        alone = command("interpolate", *prompts, images=None)
+        assert alone["step"] == command("interpolate", "--seeds=0", *flags)["step"]
+
+
+@pytest.mark.parametrize("named", ["--index=0,1,2", "--num=3", "--only=7", "--shuffle"])
+def test_a_walk_between_prompts_and_images_that_are_named_is_between_both(command, named):
+    with pytest.raises(SystemExit, match="digits holds images of shape .*--images names others"):
+        command("interpolate", "--prompt=a", "--prompt=b", named, images=None)
 
 
 @pytest.mark.slow
@@ -434,7 +451,8 @@ def test_inpainting_by_a_network_made_for_it(command):
         ("interpolate", ["--method=null_text"], 0, "fits null texts to one picture"),
         ("interpolate", ["--prompt=a", "--prompt=b", "--prompt=c"], 0, "a walk between 3 prompts"),
         ("interpolate", ["--seeds=-1,2"], 0, "--seeds must be in .0, 2147483647., got -1"),
-        ("invert", ["--prompt=@none.txt"], 0, "none.txt"),
+        ("invert", ["--prompt=@none.txt"], 0, "no file 'none.txt' of prompts .*has no 'none.txt'"),
+        ("invert", ["--negative_prompt=@bad.txt"], 0, "--negative_prompt is one text for all, no"),
         ("translate", [], 0, "needs --toward, a class, or --target"),
     ],
 )

@@ -312,7 +312,9 @@ def test_an_exported_file_is_read_back(base, finished, tmp_path, capsys):
     found, _ = lora.apply(path, 1.0, start.params, start.network)
     for ours, theirs in zip(*map(jax.tree.leaves, (found, model.params)), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-7)
-    with pytest.raises(SystemExit, match=r"export: .* trained a whole network|is not a training"):
+    with pytest.raises(
+        SystemExit, match=r"checkpoints: .* trained a whole network|is not a training"
+    ):
         export.main([str(tmp_path), str(tmp_path / "no.safetensors"), "--lora"])
 
 

@@ -187,7 +187,7 @@ def test_what_is_no_whole_number(text, capsys):
     parser.add_argument("--num", type=int)
     with pytest.raises(SystemExit):
         parser.parse_args([f"--num={text}"])
-    assert "argument --num: invalid int value" in capsys.readouterr().err
+    assert "argument --num: must be a whole number, got" in capsys.readouterr().err
 
 
 WHOLE = [

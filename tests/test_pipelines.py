@@ -358,7 +358,10 @@ def test_one_network_alone(folder, tmp_path):
     assert "codec" not in config and tuple(config.data.image_shape) == (8, 8, 4)
     assert pipelines.is_folder(folder / "transformer") and pipelines.is_folder(folder)
     assert not pipelines.is_folder(folder / "scheduler")
+    (tmp_path / "alone.part").mkdir()
+    (tmp_path / "alone.part" / "notes.txt").touch()
     pipelines.write(tmp_path / "alone", pipelines.read(folder / "transformer"))
+    assert (tmp_path / "alone.part" / "notes.txt").exists()  # it is not ours
     back = pipelines.read(tmp_path / "alone")
     same(back.params, pipelines.read(folder).params)
     with pytest.raises(ValueError, match="holds a AutoencoderKL, no network that draws"):

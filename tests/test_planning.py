@@ -190,7 +190,9 @@ def test_a_train_step_that_encodes_its_pictures(devices_here, monkeypatch):
     assert first < found[False] - found[True]
 
 
-@pytest.mark.parametrize("topology", ["v5e", "b200:8", "v5e:", "v5e:4x", "h100:2x4x"])
+@pytest.mark.parametrize(
+    "topology", ["", "v5e", "b200:8", "v5e:", "v5e:4x", "h100:2x4x", "v5e:0", "h100:8x0"]
+)
 def test_unknown_devices(topology):
     with pytest.raises(ValueError, match="--plan must be like v5e:4x4 or h100:8, with one of v4,"):
         with devices(topology):

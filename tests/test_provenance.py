@@ -93,6 +93,10 @@ def test_one_picture_of_a_folder_is_drawn_again(command, model, tmp_path):  # no
         command(like=str(path), out=str(out), num_samples=None, steps=None)
         (picture,) = np.load(out)["images"]
         np.testing.assert_array_equal(picture[..., 0], pixels(path))
+    out = tmp_path / "new" / "again.png"  # the picture as it was, no sheet of one
+    command(like=str(path), out=str(out), num_samples=None, steps=None)
+    np.testing.assert_array_equal(pixels(out), pixels(path))
+    assert provenance.read(out).alone and provenance.read(out).index == drawn.index
 
 
 def test_the_grids_of_training_are_drawn_again(command, model, tmp_path):  # noqa: F811

@@ -8,7 +8,7 @@ import pytest
 from absl.testing import flagsaver
 from PIL import Image
 
-from ddim_jax import checkpoints, data
+from ddim_jax import checkpoints, data, planning, provenance
 from ddim_jax.commands import sample
 from ddim_jax.drawing import Drawing
 from ddim_jax.evaluation import retrieval
@@ -63,6 +63,50 @@ def test_arrays_hold_the_texts_they_were_drawn_for(command, monkeypatch, tmp_pat
     monkeypatch.setattr(checkpoints, "load", lambda *args, **options: told)
     command(checkpoint="told", prompt=["a cat", "the sea"], num_samples=3, out="told.npz")
     assert data.load(f"npz:{tmp_path / 'told.npz'}").captions == ("a cat", "the sea", "a cat")
+
+
+def test_what_num_samples_leaves_out_is_said(command, monkeypatch, tmp_path, capsys):
+    told = told_latents(names=("one", "two"))
+    monkeypatch.setattr(checkpoints, "load", lambda *args, **options: told)
+    given = dict(checkpoint="told", prompt=["a cat", "the sea", "snow"])
+    for number, drawn, said in (
+        (None, 3, []),
+        (4, 4, []),
+        (2, 2, ["=2 is fewer than the 3 of --prompt: 1 left out"]),
+    ):
+        command(**given, num_samples=number, out=f"{drawn}.npz")
+        assert len(np.load(tmp_path / f"{drawn}.npz")["images"]) == drawn
+        notes = [line for line in capsys.readouterr().err.splitlines() if "note: " in line]
+        assert len(notes) == len(said) and all(map(str.__contains__, notes, said))
+    assert provenance.read(tmp_path / "2.npz").prompts == ["a cat", "the sea"]
+    command(**given, labels=["0", "1"], num_samples=1, out="set")
+    said = capsys.readouterr().err
+    assert "than the 3 of --prompt: 2 left out" in said
+    assert "than the 2 of --labels: 1 left out" in said
+
+
+def test_a_plan_of_what_a_file_says(command, monkeypatch, tmp_path, capsys):
+    command(out="a.npz", num_samples=3, labels=["5"], solver="unipc_2", steps=3, guidance_scale=1.0)
+    planned = []
+
+    def plan_sampling(model, recipe, topology, **options):
+        planned.append((model.name, recipe.solver, recipe.steps, topology, options["batch_size"]))
+        return planning.Plan(topology, 4, 1e9, 0, 1.0, 1.0, {}, 1.0)
+
+    monkeypatch.setattr(planning, "plan_sampling", plan_sampling)
+    again = dict(like="a.npz", plan="v5e:4", num_samples=None, steps=None)
+    command(**again)
+    command(**again, batch_size=8)
+    assert planned == [("digits", "unipc_2", 3, "v5e:4", size) for size in (3, 8)]
+    assert "Drawing 3 samples, unipc_2" in capsys.readouterr().out
+    for flags, message in [
+        (again | {"labels": ["1"]}, "takes no --labels"),
+        (again | {"trajectory": "t.gif"}, "--plan .* takes no --trajectory"),
+        ({"plan": "v5e:4", "from_clip": ["a.gif"]}, "--plan .* takes no --from_clip"),
+        (again | {"like": "none.png"}, "no picture 'none.png'"),
+    ]:
+        with pytest.raises(SystemExit, match=message):
+            command(**flags)
 
 
 def test_the_checkpoints_own_guidance_scale_is_the_default(command, tmp_path, model):
@@ -165,6 +209,17 @@ def test_places_are_checked_before_anything_is_drawn(command, tmp_path, monkeypa
             "tolerance must be positive, got 0.0",
         ),
         ({"tolerance": 0.1}, "--tolerance is for --solver=adaptive, got ddim"),
+        ({"out": "--overwrite"}, "--out needs a value, and the next flag follows: --overwrite"),
+        ({"labels": ["--seed=3"]}, "--labels needs a value, and the next flag follows"),
+        ({"prompt": ["--out=a.png"]}, "--prompt needs a value, and the next flag follows"),
+        ({"negative_prompt": "@bad.txt"}, "--negative_prompt is one text for all, no file"),
+        ({"quick": True}, "--quick is for --plan"),
+        ({"stride_options": ["steps=3"]}, "'uniform' has no option 'steps'.*; it has [a-z_, ]+$"),
+        ({"stride_options": ["schedule=a"]}, "stride 'uniform' has no option 'schedule'"),
+        ({"stride": ""}, "--stride is empty"),
+        ({"plan": ""}, "--plan must be like v5e:4x4 or h100:8, .* got ''"),
+        ({"like": "", "num_samples": None}, "no picture ''"),
+        ({"solver": "Unipc-2"}, "unknown solver 'Unipc-2' .did you mean 'unipc_2'"),
     ],
 )
 def test_bad_flags_end_with_a_clear_line(command, flags, message):

@@ -1,5 +1,6 @@
 """Folders of samples: the same by any number of processes, continued, never mixed, readable."""
 
+import json
 import re
 
 import numpy as np
@@ -7,7 +8,9 @@ import pytest
 from PIL import Image
 
 from ddim_jax import checkpoints, data, sample_folder
+from ddim_jax.recipe import Recipe
 from tests.processes import finish, start
+from tests.told_latents import told_latents
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +75,52 @@ def test_other_samples_are_not_mixed_in(model, drawn, change, what):
     model = model.replace(recipe=model.recipe.replace(**changed))
     with pytest.raises(ValueError, match=f"set holds samples .* drawn with another {what}; choose"):
         sample_folder.draw(drawn, model, **given)
+
+
+@pytest.fixture(scope="module")
+def told():
+    return told_latents(names=("one", "two", "three")).replace(recipe=Recipe(steps=2, clip="none"))
+
+
+def test_prompts_and_labels_added_at_the_end_extend_a_set(told, tmp_path):
+    """Pictures that are there stay, and all are as of a set drawn at once."""
+    texts, labels = ["a cat", "the sea", "a hill", "snow"], [2, 0, 1, 2]
+    for name, counts in {"set": (2, 2, 4), "whole": (4,)}.items():
+        for n in counts:
+            given = dict(prompt=texts[:n], label=labels[:n], seed=3)
+            report = sample_folder.draw(tmp_path / name, told, num_samples=n, **given)
+        assert report.drawn == (2 if name == "set" else 4)
+    grown, whole = read(tmp_path / "set"), read(tmp_path / "whole")
+    assert sorted(grown) == sorted(whole) and len(grown) == 4
+    for name in grown:
+        assert np.abs(grown[name].astype(int) - whole[name]).max() <= 1
+    about = [
+        json.loads((tmp_path / name / "samples.json").read_text()) for name in ("set", "whole")
+    ]
+    assert about[0] == about[1] and about[0]["prompts"] == texts
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (dict(prompt=["a dog", "the sea", "snow"]), "drawn with another prompts; choose"),
+        (dict(prompt=["a cat"]), "drawn with another prompts; choose"),
+        (
+            dict(prompt=["a cat", "the sea", "snow"]),
+            "3 samples of 2 prompts in rotation, .*sample 2",
+        ),
+        (dict(prompt=["a cat", "the sea", "snow"], seed=4), "3 samples of 2 prompts in rotation"),
+        (dict(label=[0, 1]), "3 samples of 1 labels in rotation, .*sample 1"),
+        (dict(label=None), "drawn with another labels"),
+    ],
+)
+def test_a_set_is_not_extended_where_its_pictures_would_be_others(told, tmp_path, change, message):
+    given = dict(prompt=["a cat", "the sea"], label=[0], num_samples=3)
+    sample_folder.draw(tmp_path / "set", told, **given)
+    with pytest.raises(ValueError, match=f"set holds .*{message}"):
+        sample_folder.draw(tmp_path / "set", told, **given | change)
+    about = json.loads((tmp_path / "set" / "samples.json").read_text())
+    assert (about["prompts"], about["labels"]) == (["a cat", "the sea"], [0])
 
 
 def test_names_of_classes_sort_like_their_numbers(tmp_path):

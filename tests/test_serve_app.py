@@ -80,6 +80,9 @@ def test_answers_in_every_format(engine, tmp_path):
     said = draw(engine, body | {"format": "json"}, headers={"accept": "image/png"}).json()
     files = [base64.b64decode(file) for file in said["pictures"]]
     assert_equal(np.stack([picture(file) for file in files]), wanted)
+    (tmp_path / "second.png").write_bytes(files[1])
+    about = provenance.read(tmp_path / "second.png")  # of that one, not of all
+    assert (about.index.tolist(), about.labels.tolist(), about.alone) == ([1], [4], True)
     assert said["labels"] == [3, 4] and said["seed"] == 5 and said["evaluations"] == 6
     refused = draw(engine, body, headers={"accept": "text/html"})
     assert refused.status_code == 422 and "image/png" in refused.json()["error"]

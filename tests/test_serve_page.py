@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from tests import browser
+from benchmarks import browser
 
 pytest.importorskip("fastapi", reason="pip install 'ddim_jax[serve]'")
 

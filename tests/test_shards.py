@@ -94,9 +94,10 @@ def test_samples_drawn_in_another_way_are_not_mixed(model, tmp_path):
     limited = dataclasses.replace(RECIPE, guidance_scale=2.0, guidance_interval=(0.1, 3.0))
     with pytest.raises(ValueError, match="drawn with another guidance_interval and guidance_sca"):
         folder_of(model, tmp_path, limited)
-    (tmp_path / "cell.json").write_text("{")
-    with pytest.raises(ValueError, match=r"cell.json is damaged .*move the folder away"):
-        folder_of(model, tmp_path)
+    for damaged in ("{", "[1]"):
+        (tmp_path / "cell.json").write_text(damaged)
+        with pytest.raises(ValueError, match=r"cell.json is damaged .*move the folder away"):
+            folder_of(model, tmp_path)
 
 
 def test_identity_is_json_and_names_every_setting(model):

@@ -76,7 +76,7 @@ def encode(texts):
 def told_latents(further: int = 0, kind: str = "inpaint", names=(), **options) -> Model:
     """The model; with further channels, of that kind; with classes of these names."""
     config = ml_collections.ConfigDict()
-    config.model, config.schedule, config.prediction = {}, {}, {}
+    config.data, config.model, config.schedule, config.prediction = {}, {}, {}, {}
     config.loss = dict(name="diffusion", label_dropout=0.1)
     if further:
         config.extra = dict(channels=further, kind=kind)

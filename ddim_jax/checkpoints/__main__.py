@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--lora", action="store_true", help="its low-rank factors alone, for peft")
     args = parser.parse_args(argv)
-    command_line.run("export", lambda: _export(args))
+    command_line.run("checkpoints", lambda: _export(args))
 
 
 def _export(args: argparse.Namespace) -> None:

@@ -108,13 +108,14 @@ def write(path: Path, config: ml_collections.ConfigDict, params: Any) -> None:
     _check_read_again(config, options, scheduler)
     net = experiment.build_network(config.model)
     tensors = to_theirs(tensor_names.unet(net), jax.device_get(params))
-    for folder, name, content in (
-        ("unet", "config.json", options),
-        ("scheduler", "scheduler_config.json", scheduler),
-    ):
-        (path / folder).mkdir(parents=True)
-        files.write_json(path / folder / name, content)
-    tensor_files.save(path / "unet" / WEIGHTS, tensors, {"format": "pt"})
+    with files.new_folder(Path(path)) as part:
+        for folder, name, content in (
+            ("unet", "config.json", options),
+            ("scheduler", "scheduler_config.json", scheduler),
+        ):
+            (part / folder).mkdir()
+            files.write_json(part / folder / name, content)
+        tensor_files.save(part / "unet" / WEIGHTS, tensors, {"format": "pt"})
 
 
 def _check_read_again(config: ml_collections.ConfigDict, options: dict, scheduler: dict) -> None:

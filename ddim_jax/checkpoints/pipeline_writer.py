@@ -1,7 +1,6 @@
 """Writes a `Pipeline` as a folder that diffusers reads; see `pipelines`."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +39,7 @@ def write(folder: str | Path, pipeline: Pipeline) -> None:
         return
     files.check_new(folder, overwrite=None)
     content, scheduler = _their_components(pipeline), _their_scheduler(config)
-    part = folder.with_name(f"{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
+    with files.new_folder(folder) as part:
         for place, (kind, options, tensors) in content.items():
             (part / place).mkdir(parents=True, exist_ok=True)
             files.write_json(part / place / "config.json", options)
@@ -55,10 +52,6 @@ def write(folder: str | Path, pipeline: Pipeline) -> None:
             files.write_json(part / "scheduler" / "scheduler_config.json", scheduler)
         if config.get("codec"):
             files.write_json(part / "model_index.json", _their_index(config, content, scheduler))
-        part.replace(folder)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
 
 
 def linear_projection(config: ml_collections.ConfigDict) -> bool:

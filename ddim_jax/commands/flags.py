@@ -39,6 +39,18 @@ def list_in_help(module: str) -> None:
             flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
 
 
+def check_values(module: str) -> None:
+    """Checks that no flag of a module has taken the next one for its value: `--out --overwrite`.
+
+    Raises:
+        ValueError: one has.
+    """
+    for flag in flags.FLAGS.get_key_flags_for_module(module):
+        values = flag.value if isinstance(flag.value, list) else [flag.value]
+        if taken := [one for one in values if isinstance(one, str) and one.startswith("--")]:
+            raise ValueError(f"--{flag.name} needs a value, and the next flag follows: {taken[0]}")
+
+
 def short_help(argv: list[str]) -> list[str]:
     """The arguments with `-h` as `--help`, which is what absl knows."""
     return ["--help" if argument == "-h" else argument for argument in argv]

@@ -42,6 +42,8 @@ def recipe(own):
     from ddim_jax.names import parse_options  # here: --help is to be quick
     from ddim_jax.recipe import ADAPTIVE
 
+    if STRIDE.value == "":
+        raise ValueError("--stride is empty: give it a name, or leave it out")
     chosen = own.replace(
         solver=SOLVER.value,
         guidance_scale=GUIDANCE_SCALE.value,

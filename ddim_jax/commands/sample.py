@@ -18,6 +18,7 @@ from ddim_jax.commands.flags import (
     DISTRIBUTED,
     PLAN,
     QUICK,
+    check_values,
     define_whole,
     list_in_help,
     short_help,
@@ -83,8 +84,11 @@ def run(argv: list[str]) -> None:
     parallel.use_compilation_cache()
     command_line.show_notes()
     try:
+        check_values(run.__module__)
+        if QUICK.value and PLAN.value is None:
+            raise ValueError("--quick is for --plan, say for which devices, like --plan=v5e:4")
         parallel.join(DISTRIBUTED.value)
-        if PLAN.value:
+        if PLAN.value is not None:
             print(_plan())
         else:
             print(f"{_draw()}, {time.perf_counter() - start:.1f} s in all")
@@ -125,7 +129,7 @@ def _draw() -> str:
         raise ValueError(f"--out {out} moves, and {model.name} draws pictures; give a .png or .npz")
     drawing, about = _generate(model, recipe, like, trajectory is not None)
     out = out or files.next_free(Path("samples"), model.name)
-    _write(drawing, out, trajectory, about, model)
+    _write(drawing, out, trajectory, about, model, alone=like is not None and like.alone)
     count = len(drawing.pictures)
     return f"{out}: {count} samples, {_how(model, recipe, drawing.nfe)}\n" + _times(count, drawing)
 
@@ -146,8 +150,9 @@ def _like():
     of_files = (clip_flags.FIRST_FRAME, clip_flags.FROM_CLIP, clip_flags.RESIZE)
     of_clips = (clip_flags.FRAMES, clip_flags.EXTEND, clip_flags.OVERLAP, clip_flags.INTERPOLATE)
     for flag in (
-        *(NUM_SAMPLES, LABELS, PROMPT, NEGATIVE_PROMPT, SIZE, SEED, BATCH_SIZE),
+        *(NUM_SAMPLES, LABELS, PROMPT, NEGATIVE_PROMPT, SIZE, SEED),
         *(*of_files, *of_clips, clip_flags.KNOWN_BY),
+        *(() if PLAN.value else (BATCH_SIZE,)),  # of a plan it changes no picture
     ):
         if not flags.FLAGS[flag.name].using_default_value:
             raise ValueError(f"--like draws the pictures of a file and takes no --{flag.name}")
@@ -158,11 +163,12 @@ def _generate(model, recipe, like, trajectory: bool):
     """The drawing, and what its files are to hold."""
     import numpy as np
 
-    from ddim_jax import provenance
+    from ddim_jax import command_line, provenance
 
     prompts, known = None if like else _prompts(model), clip_flags.asked(model, like)
-    negative_prompt = NEGATIVE_PROMPT.value
+    negative_prompt = command_line.negative_prompt(NEGATIVE_PROMPT.value)
     count, seed, batch_size = _count(prompts, known), SEED.value, _batch_size(model)
+    prompts = prompts and prompts[:count]
     asked = {"label": _labels(), "prompt": prompts, "negative_prompt": negative_prompt}
     if like is not None:
         count, seed, batch_size = len(like.index), like.seed, like.batch_size
@@ -199,11 +205,24 @@ def _prompts(model) -> list[str] | None:
 
 
 def _count(prompts: list[str] | None, known: dict) -> int:
-    """`--num_samples`; of prompts and of given pictures and clips one each."""
-    given = [known[name] for name in ("first_frame", "from_clip") if name in known]
-    each = max(map(len, [prompts or [], *given]))
-    own = flags.FLAGS["num_samples"].using_default_value
-    return each if each and own else NUM_SAMPLES.value
+    """`--num_samples`; by default one of each prompt, given picture and clip, if there are some.
+
+    Where it is fewer than those, or than the labels, it says what is left out.
+    """
+    given = {name: known[name] for name in ("first_frame", "from_clip") if name in known}
+    given = {"prompt": prompts or []} | given
+    each = max(map(len, given.values()))
+    if each and flags.FLAGS["num_samples"].using_default_value:
+        return each
+    count = NUM_SAMPLES.value
+    for name, some in (given | {"labels": LABELS.value}).items():
+        if 0 < count < len(some):
+            left = len(some) - count
+            said = (
+                f"--num_samples={count} is fewer than the {len(some)} of --{name}: {left} left out"
+            )
+            print(f"note: {said}", file=sys.stderr)
+    return count
 
 
 def _batch_size(model) -> int:
@@ -216,7 +235,7 @@ def _batch_size(model) -> int:
 
 def _draw_folder(folder: Path) -> str:
     """Draws this process's samples of a large set; returns what was done."""
-    from ddim_jax import files, sample_folder
+    from ddim_jax import command_line, files, sample_folder
     from ddim_jax.recipe import ADAPTIVE
 
     if LIKE.value is not None:
@@ -242,7 +261,7 @@ def _draw_folder(folder: Path) -> str:
         num_samples=_count(prompts, {}),
         label=_labels(),
         prompt=prompts,
-        negative_prompt=NEGATIVE_PROMPT.value,
+        negative_prompt=command_line.negative_prompt(NEGATIVE_PROMPT.value),
         batch_size=_batch_size(model),
         seed=SEED.value,
         parallel=PARALLEL.value,
@@ -276,9 +295,18 @@ def _plan() -> str:
     """What drawing a batch needs on devices that may not be here."""
     from ddim_jax import planning
 
-    model, recipe = _load()
+    like = _like()
+    known = (like.clips if like is not None else clip_flags.said()) or {}
+    if without := [*known, *(["trajectory"] if TRAJECTORY.value else [])]:
+        raise ValueError(
+            "--plan is of a batch that is drawn at once from noise, without its trajectory, and "
+            f"takes no --{without[0]}"
+            + (f"; {LIKE.value} was drawn with it" if like and known else "")
+        )
+    model, recipe = _load(like)
     print(f"compiling for {PLAN.value}, which may take minutes ...")
-    batch_size = _batch_size(model)
+    own = like is not None and flags.FLAGS["batch_size"].using_default_value
+    batch_size = like.batch_size if own else _batch_size(model)
     plan = planning.plan_sampling(
         model,
         recipe,
@@ -352,19 +380,23 @@ def arrays(drawing, about: dict, class_names: tuple[str, ...]) -> dict:
     return held | {provenance.NPZ: json.dumps(about)}
 
 
-def _write(drawing, out: Path, trajectory: Path | None, about: dict, model) -> None:
+def _write(
+    drawing, out: Path, trajectory: Path | None, about: dict, model, alone: bool = False
+) -> None:
+    """Writes the files; `alone`: a PNG holds the one sample as a folder of samples has it."""
     import numpy as np
 
-    from ddim_jax import data, experiment, files
+    from ddim_jax import data, experiment, files, sample_folder
 
-    overwrite = OVERWRITE.value
-
+    overwrite, rate = OVERWRITE.value, experiment.frame_rate(model.config)
+    rate *= (about["clips"] or {}).get("interpolate", 1)
     if out.suffix == ".npz":
         held = arrays(drawing, about, model.inputs.class_names)
         files.save(out, lambda file: np.savez(file, **held))
+    elif out.suffix == ".png" and alone:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        sample_folder.write(out, drawing.pictures[0], about, rate)
     elif out.suffix in MOVING:
-        rate = experiment.frame_rate(model.config)
-        rate *= (about["clips"] or {}).get("interpolate", 1)
         data.save_clips(
             out, drawing.pictures, rate, drawing.labels, overwrite=overwrite, about=about
         )

@@ -11,7 +11,7 @@ from pathlib import Path
 from absl import app, flags, logging
 
 from ddim_jax import interrupts
-from ddim_jax.commands.flags import DISTRIBUTED, PLAN, QUICK, list_in_help, short_help
+from ddim_jax.commands.flags import DISTRIBUTED, PLAN, QUICK, check_values, list_in_help, short_help
 
 CONFIG = flags.DEFINE_string(
     "config", "digits", "what to train: a file, or a name in configs/; --config.a.b=c sets a field"
@@ -35,11 +35,12 @@ def run(argv: list[str], overrides: list) -> None:
     logging.set_verbosity(logging.WARNING)  # orbax logs every save in ten lines
     parallel.use_compilation_cache()
     try:
+        check_values(run.__module__)
         config = configs.load(CONFIG.value, overrides)
-        if QUICK.value and not PLAN.value:
+        if QUICK.value and PLAN.value is None:
             raise ValueError("--quick is for --plan, say for which devices, like --plan=v5e:4x4")
         parallel.join(DISTRIBUTED.value)
-        if PLAN.value:
+        if PLAN.value is not None:
             _plan(config, PLAN.value)
             return
         interrupts.keeping("the same command resumes from what is saved")

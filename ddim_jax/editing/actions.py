@@ -45,7 +45,7 @@ def told(model: Model, args: argparse.Namespace, texts: Sequence[str]) -> dict[s
         ValueError: `--prompt` or `--negative_prompt` for a network that takes none.
     """
     given = vars(args)  # some commands do not have these flags
-    negative = given.get("negative_prompt")
+    negative = command_line.negative_prompt(given.get("negative_prompt"))
     apart = {"alone": True} if given.get("alone") else {}
     if not model.inputs.takes("text"):
         if given.get("prompt") or negative is not None:
@@ -157,6 +157,9 @@ def _plot_errors(args: argparse.Namespace, table: list[dict]) -> None:
 
 def compare(model: Model, args: argparse.Namespace) -> None:
     """Draws the same noises in several numbers of steps, and measures how the pictures differ."""
+    for name in ("images", "index", "only", "shuffle", "resize"):
+        if vars(args)[name]:
+            raise ValueError(f"compare draws noises, the first --num, and takes no --{name}")
     noise = start_noise(model, args, np.arange(args.num))
     labels, texts = model.inputs.labels(args.label, args.num), command_line.prompts(args.prompt)
     editor, table = make_editor(model, args), []
@@ -189,6 +192,7 @@ def interpolate(model: Model, args: argparse.Namespace) -> None:
     given = told(editor.model, args, texts)
     if args.grid and given and len(texts) > 1:
         raise ValueError("--grid walks between images or noises; give one --prompt")
+    _check_ends(args, len(args.seeds or x), len(texts))
     if args.seeds:
         ends = start_noise(model, args, args.seeds)
     else:
@@ -209,6 +213,18 @@ def interpolate(model: Model, args: argparse.Namespace) -> None:
     asked = Asked.of(model.inputs, len(rows[-1]), labels, texts if len(texts) == 1 else ())
     rows = {str(i): row for i, row in enumerate(rows)}
     write(model, args, rows, numbers, columns, asked=asked)
+
+
+def _check_ends(args: argparse.Namespace, count: int, prompts: int) -> None:
+    """Raises ValueError where a walk has too few images or noises and prompts, a grid not four."""
+    way_out = "name them by --seeds, --index or --num"
+    if args.grid and (count != 4 or args.grid < 2):
+        raise ValueError(
+            f"a grid needs 4 corners and sides of 2 or more, got {count} and --grid={args.grid}; "
+            f"{way_out}"
+        )
+    if not args.grid and max(count, prompts) < 2:
+        raise ValueError(f"a walk needs two ends or more, got {count}; {way_out}, or by --prompt")
 
 
 def _walk_of_prompts(ends: Array, texts: dict, frames: int, between: Any) -> tuple[Array, dict]:

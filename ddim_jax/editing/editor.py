@@ -15,6 +15,7 @@ whatever the images, labels, strengths and masks.
 """
 
 import sys
+import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -33,6 +34,9 @@ from ddim_jax.sampling import RunResult, Task
 from ddim_jax.solvers import SolverTable, State
 
 Array = Any
+FAR_OFF = 4.0
+"""Root mean square of an image's latent from which it is no noise; under a guidance scale of 15 it
+was 2 at most."""
 
 
 class Latents(NamedTuple):
@@ -98,6 +102,7 @@ class Editor:
             if collect:
                 residuals.append(_residual(result.collected["x"], trip.repeats))
         state = jax.tree.map(lambda *parts: np.concatenate(parts), *states)
+        _warn_far_off(state.evaluate)
         return Latents(state, np.concatenate(residuals) if residuals else None)
 
     def draw(
@@ -157,6 +162,7 @@ class Editor:
         given = {"told": told, "recipe": self._recipe.replace(guidance_scale=1.0)}
         states = [result.state for result in self._run(trip.up, x, labels, "inverting", **given)]
         state = jax.tree.map(lambda *parts: np.concatenate(parts), *states)
+        _warn_far_off(state.evaluate)
         drawn = self._run(trip.down, state, labels, "drawing", ("x",), **given)
         points = np.concatenate([result.collected["x"] for result in drawn], axis=1)
         goals = np.stack([*points[:-1], np.asarray(x, np.float32)], axis=1)  # [N, S, ...]
@@ -210,6 +216,19 @@ class Editor:
                 f"{self.model.name} takes {kind} [N, {', '.join(map(str, wanted))}], got "
                 f"{list(x.shape)}; crop and resize them first"
             )
+
+
+def _warn_far_off(latents: np.ndarray) -> None:
+    """Warns of latents that no noise comes near; good ones, even under much guidance, are below."""
+    sizes = np.sqrt(np.mean(latents.astype(np.float64) ** 2, axis=tuple(range(1, latents.ndim))))
+    if many := int(np.sum(sizes > FAR_OFF)):
+        warnings.warn(
+            f"{many} of {len(sizes)} images were inverted to latents of a size up to "
+            f"{sizes.max():.2g}, where noise has 1, so what is drawn from them means little: the "
+            "network is untrained, or knows no such images; or else take less guidance, more steps "
+            "or another method",
+            stacklevel=3,
+        )
 
 
 def _residual(x: np.ndarray, repeats: int) -> np.ndarray:

@@ -225,7 +225,7 @@ class _Rotation:
         if np.any(self._turn > 1.5):
             raise ValueError(
                 f"{len(times) - 1} steps are too few to invert: one of them spans almost the whole "
-                "angle between noise and image; take at least 2"
+                "angle between noise and image; take more"
             )
 
     def velocity(self, rows: Rows, k: int, at: float | None = None) -> Combination:

@@ -4,6 +4,7 @@ import argparse
 import itertools
 import json
 import shlex
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,7 +40,13 @@ class Asked(NamedTuple):
 
     @classmethod
     def of(cls, inputs: Inputs, count: int, labels: Any, texts: Sequence[str]) -> "Asked":
-        """Of labels and texts as they are given, in rotation, to a network with these inputs."""
+        """Of labels and texts as they are given, in rotation, to a network with these inputs.
+
+        It says so where there are more texts than pictures.
+        """
+        if len(texts) > count and inputs.takes("text"):
+            left = f"{len(texts) - count} left out"
+            print(f"note: {len(texts)} texts for {count} images: {left}", file=sys.stderr)
         if labels is not None:
             labels = inputs.labels(labels, count)
         if not texts or not inputs.takes("text"):
@@ -87,6 +94,7 @@ def read_pictures(
         OSError: a file that is not there, or cannot be read.
     """
     frames, shape = model.codec.frames, tuple(model.codec.picture_shape)
+    own = "" if spec or args.images else ", --images names others"
     spec = spec or args.images or (model.config.data.name if frames else "digits")
     given = vars(args)  # some commands do not have all flags
     texts = command_line.prompts(given.get("prompt") or ())
@@ -117,7 +125,7 @@ def read_pictures(
     if pictures.shape[1:] != shape:
         raise ValueError(
             f"{spec} holds images of shape {pictures.shape[1:]}, {model.name} draws {shape}; "
-            "--resize crops and resizes them"
+            f"--resize crops and resizes them{own}"
         )
     asked = given.get("label")
     return pictures, labels if asked is None else asked, texts or captions

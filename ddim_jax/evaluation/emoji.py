@@ -15,6 +15,7 @@ import argparse
 import functools
 import io
 import itertools
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -211,13 +212,12 @@ def write(path: Path, params: Any, pictures: Emoji, widths: tuple[int, ...]) -> 
     about = {"styles": pictures.styles, "categories": pictures.categories, "widths": widths}
     names = (pictures.names, pictures.styles, pictures.emoji, pictures.style)
     nothing = np.zeros((len(pictures.emoji), emoji_encoder.FEATURES), np.float32)
-    partly = path.with_name(path.name + ".partly")
-    emoji_encoder.save(partly, params, about, Gallery(*names, nothing, *head))
     flat = pictures.images.reshape(len(pictures.images), -1)
     _, first, which = np.unique(flat, axis=0, return_index=True, return_inverse=True)
-    # by the weights as they are kept
-    pool = emoji_encoder.load(partly).extract(pictures.images[first]).pool[which.ravel()]
-    partly.unlink()
+    with tempfile.TemporaryDirectory() as folder:  # by the weights as they are kept
+        partly = Path(folder) / "encoder.npz"
+        emoji_encoder.save(partly, params, about, Gallery(*names, nothing, *head))
+        pool = emoji_encoder.load(partly).extract(pictures.images[first]).pool[which.ravel()]
     emoji_encoder.save(path, params, about, Gallery(*names, pool, *head))
     return emoji_encoder.load(path)
 

@@ -74,9 +74,18 @@ def body(
         "solver": job.recipe.solver,
         "evaluations": len(job.rows),
         "guidance_scale": job.recipe.guidance_scale,
-        "pictures": [text_png(picture, about) for picture in pictures],
+        "pictures": [
+            text_png(picture, about | _place(job, i)) for i, picture in enumerate(pictures)
+        ],
     }
     return json.dumps(said).encode()
+
+
+def _place(job: Job, i: int) -> dict[str, Any]:
+    """What the file of picture i alone says, instead of what that of all of them does."""
+    label = None if job.labels is None else job.labels[i : i + 1]
+    text = None if job.prompts is None else [job.prompts[i % len(job.prompts)]]
+    return provenance.places(np.array([i]), label, text)
 
 
 def png(image: Any, about: Mapping[str, Any] | None = None) -> bytes:

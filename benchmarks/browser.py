@@ -1,12 +1,16 @@
 """A headless Chromium driven over a pipe, by the DevTools protocol; nothing to be installed for it.
 
-with Browser.start() as browser:
-    page = browser.open("http://127.0.0.1:8000/", width=390, height=844)
-    page.evaluate("document.title")
+    with served("page") as address, Browser.start() as browser:
+        page = browser.open(address, width=390, height=844)
+        page.evaluate("document.title")
+
+Benchmarks and tests of pages use it.
 """
 
 import base64
 import contextlib
+import functools
+import http.server
 import itertools
 import json
 import os
@@ -14,7 +18,9 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -30,7 +36,30 @@ def find():
     return os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
 
 
+READY = "window.page?.ready"
+"""What is true when the page of `ddim_jax.export` can draw."""
+
+
+@contextlib.contextmanager
+def served(folder: str | os.PathLike) -> Iterator[str]:
+    """The address at which the files of a folder are served meanwhile, without special headers."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *arguments):
+            pass
+
+    handler = functools.partial(Quiet, directory=folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}/"
+        finally:
+            server.shutdown()
+
+
 class Browser:
+    """A running browser; `start` begins one."""
+
     def __init__(self, process, commands, answers):
         self._process, self._commands, self._answers = process, commands, answers
         self._numbers, self._buffer, self.events = itertools.count(1), b"", []
@@ -38,6 +67,7 @@ class Browser:
     @classmethod
     @contextlib.contextmanager
     def start(cls, *flags):
+        """One that ends with the `with`; flags are of Chromium."""
         read_commands, commands = os.pipe()
         answers, write_answers = os.pipe()
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
@@ -81,6 +111,7 @@ class Browser:
         return json.loads(message)
 
     def open(self, url, width=1024, height=768, scale=1, dark=False):
+        """A page of this size in a tab of its own."""
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         page = Page(self, session)
@@ -95,10 +126,13 @@ class Browser:
 
 
 class Page:
+    """A page in a tab."""
+
     def __init__(self, browser, session):
         self._browser, self._session = browser, session
 
     def call(self, method, **params):
+        """As of `Browser`, to this tab."""
         return self._browser.call(method, self._session, **params)
 
     def evaluate(self, expression):
