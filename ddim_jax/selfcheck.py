@@ -90,7 +90,12 @@ def deterministic(model: Model) -> np.ndarray:
 
 def stochastic(model: Model, batch_size: int = 6) -> np.ndarray:
     """Six digits by DDIM with fresh noise in each of 10 steps; uint8 [6, 28, 28, 1]."""
-    how = {"solver": "ddim", "solver_options": {"eta": 1.0}, "steps": 10, "guidance_scale": 1.0}
+    how: dict[str, Any] = {
+        "solver": "ddim",
+        "solver_options": {"eta": 1.0},
+        "steps": 10,
+        "guidance_scale": 1.0,
+    }
     return model.draw(6, seed=2**40 + 1, batch_size=batch_size, **how)
 
 
@@ -169,7 +174,7 @@ def check_orders() -> Iterator[Line]:
         if name in ("dpm_solver++_2m", "unipc_2") and solver.make is not None:
             solver = solver.make(lower_order_final=False)
         for steps in STEPS:
-            times = VP.time_of(np.linspace(*span, steps + 1))
+            times = VP.time_of(np.linspace(span[0], span[1], steps + 1))
             times[[0, -1]] = SPAN
             table = solver(VP, times)
             errors.append(np.abs(table.run_numpy(mixture, x / table.start[0]) - end).max())
