@@ -14,6 +14,7 @@ setup(
     packages=[*find_packages(include=["ddim_jax", "ddim_jax.*"]), "ddim_jax.assets.configs"],
     package_dir={"ddim_jax.assets.configs": "configs"},
     package_data={
+        "ddim_jax": ["py.typed"],
         "ddim_jax.assets": ["*.npz", "*.safetensors"],
         "ddim_jax.export": ["page/*"],
         "ddim_jax.serve": ["*.html"],

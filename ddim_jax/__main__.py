@@ -23,6 +23,7 @@ COMMANDS = {
     "latents": ("ddim_jax.data.latents", "encode a data set to latents, once"),
     "features": ("ddim_jax.evaluation.own_features", "train a feature network on own pictures"),
     "retrieval": ("ddim_jax.evaluation.retrieval", "say how often the asked emoji is drawn"),
+    "selfcheck": ("ddim_jax.selfcheck", "check this installation, for an issue about it"),
     "sanity": ("ddim_jax.evaluation.sanity_check", "check a distance on real and damaged pictures"),
 }
 """Commands by name."""

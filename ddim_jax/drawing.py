@@ -75,8 +75,9 @@ def generate(
     """
     count, table = len(index), padded(model, recipe.table(model.schedule))
     adaptive = isinstance(table, Tolerance)
-    total = -(-count // min(batch_size, count)) * (1 if adaptive else table.nfe)
-    options = {"progress": tick} if progress and not adaptive else {}
+    rows = 1 if isinstance(table, Tolerance) else table.nfe
+    total = -(-count // min(batch_size, count)) * rows
+    options: dict[str, Any] = {"progress": tick} if progress and not adaptive else {}
     options |= {"collect": ("x0",)} if trajectory else {}
     with bar(total, "batch" if adaptive else "eval", progress) as shown:
         generator = model.kept_generator(recipe, parallel, **options)
@@ -85,7 +86,7 @@ def generate(
         pictures, estimates, nfe = [], [], []
         for _, result in generator.batches(table, index, seed=seed, batch_size=batch_size, **given):
             pictures.append(model.pictures(result.x))
-            nfe.append(np.broadcast_to(result.nfe if adaptive else table.nfe, len(result.x)))
+            nfe.append(np.broadcast_to(result.nfe if adaptive else rows, len(result.x)))
             if trajectory:
                 estimates.append(np.stack([model.pictures(x) for x in result.collected["x0"]]))
             shown.update(adaptive)

@@ -16,7 +16,7 @@ import functools
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -71,11 +71,12 @@ class Model:
     step: int = 0
     frame_noise: FrameNoise | None = None
     loras: tuple[dict[str, Any], ...] = ()
+    _ready: ClassVar[dict[Any, Any]]  # of each instance, see below
+    _placed: ClassVar[dict[Any, Any]]
 
     def __post_init__(self):
         """Makes room for what is ready for drawing, which an instance keeps and no copy has."""
-        object.__setattr__(self, "_ready", {})
-        object.__setattr__(self, "_placed", {})
+        self.__dict__.update(_ready={}, _placed={})
 
     def __repr__(self) -> str:
         count = sum(leaf.size for leaf in jax.tree.leaves(self.params))
@@ -107,7 +108,8 @@ class Model:
         inputs = self.inputs
         if inputs.encode is not None:
             texts = {"params": tuple(text_params), "tokenizers": tuple(tokenizers)}
-            inputs = dataclasses.replace(inputs, encode=dataclasses.replace(inputs.encode, **texts))
+            encode: Any = inputs.encode
+            inputs = dataclasses.replace(inputs, encode=dataclasses.replace(encode, **texts))
         codec = self.codec if codec_params is None else self.codec.given(codec_params)
         return self.replace(params=params, codec=codec, inputs=inputs)
 
@@ -214,10 +216,8 @@ class Model:
         chosen = self.recipe.replace(**recipe)
         self.check(chosen)
         count = max(_asked(label), _asked(prompt))
-        if label is None and self.inputs.num_classes:
-            labels = self.null_labels(1)
-        else:
-            labels = self.inputs.labels(label, count)
+        nulls = label is None and self.inputs.num_classes
+        labels = self.null_labels(1) if nulls else self.inputs.labels(label, count)
         conditions = self.conditions(
             count, chosen, labels, prompt=prompt, negative_prompt=negative_prompt
         )
@@ -289,14 +289,13 @@ class Model:
         scale, guidance = recipe.guidance_scale, recipe.guidance
         if self.inputs.takes("guidance"):
             guidance = None  # one evaluation does the work of two
-        interval = self._interval(table) if self.inputs.takes("interval") else None
-        interval = None if interval is None else np.full(count, interval)
+        length = self._interval(table) if self.inputs.takes("interval") else None
         height, width = self.codec.size
         inputs = self.inputs.arrays(
             labels,
             np.full(count, scale),
-            interval,
-            sizes=np.float32([height, width, 0, 0, height, width]),
+            None if length is None else np.full(count, length),
+            sizes=np.array([height, width, 0, 0, height, width], np.float32),
             texts=self.inputs.texts(prompt, negative_prompt, count, guidance is not None),
             channels=channels,
             frame_rate=frame_rate,
@@ -358,7 +357,7 @@ class Model:
             codec = self.codec.at(height, width, frames)
             inputs = self.inputs.with_channels(codec.sample_shape, self.inputs.channels)
             sized = self._ready[shape] = self.replace(codec=codec, inputs=inputs)
-            object.__setattr__(sized, "_placed", self._placed)
+            sized.__dict__["_placed"] = self._placed
         return self._ready[shape]
 
     # --- drawing ----------------------------------------------------------------------------------
@@ -468,7 +467,12 @@ class Model:
         plan = clip_drawing.plan(self, known)
         told = {"prompt": prompt, "negative_prompt": negative_prompt} | clips
         index = np.arange(count) if index is None else index
-        asked = {"seed": seed, "batch_size": batch_size, "progress": progress, "parallel": parallel}
+        asked: dict[str, Any] = {
+            "seed": seed,
+            "batch_size": batch_size,
+            "progress": progress,
+            "parallel": parallel,
+        }
         if plan is not None:
             if trajectory:
                 raise ValueError("a trajectory is of clips that are drawn at once, from noise")

@@ -12,7 +12,7 @@ import functools
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import ml_collections
 import numpy as np
@@ -114,7 +114,7 @@ class Recipe:
         """
         changes = {name: value for name, value in changes.items() if value is not None}
         solver = SOLVERS.get(changes.get("solver", self.solver))
-        options = inspect.signature(solver.make).parameters if solver else ()
+        options = inspect.signature(solver.make).parameters if solver and solver.make else {}
         for name in changes.keys() - {field.name for field in dataclasses.fields(self)}:
             if name in options:
                 given = f"solver_options={{{name!r}: {changes[name]!r}}}"
@@ -164,7 +164,7 @@ class Recipe:
                 schedule.
         """
         if _is_file(self.stride):
-            return self._learned().times_on(schedule)
+            return self._learned(self.stride).times_on(schedule)
         solver = self.make_solver()
         options = {"lam_min": solver.lam_min, "terminal": solver.terminal}
         options |= self.stride_options
@@ -179,11 +179,11 @@ class Recipe:
         if self.solver == ADAPTIVE:
             return self._tolerance()
         if _is_file(self.stride):
-            return self._learned().table(schedule, self.make_solver())
+            return self._learned(self.stride).table(schedule, self.make_solver())
         return self.make_solver()(schedule, self.times(schedule))
 
-    def _learned(self) -> learned.LearnedStride:
-        stride = learned.load(self.stride)
+    def _learned(self, path: str) -> learned.LearnedStride:
+        stride = learned.load(path)
         if self.stride_options or self.steps not in (None, stride.steps):
             raise ValueError(
                 f"{self.stride} holds {stride.steps} steps from its own noisy end; give neither "
@@ -260,7 +260,7 @@ def whole_path(stride: str | None) -> str | None:
     return str(Path(stride).absolute()) if _is_file(stride) else stride
 
 
-def _is_file(stride: str | None) -> bool:
+def _is_file(stride: str | None) -> TypeGuard[str]:
     return stride is not None and stride.endswith(".json")
 
 

@@ -124,7 +124,7 @@ def run(
         return carry, {name: seen[name] for name in collect}
 
     rows = jnp.arange(table.slot.shape[0])
-    per_row = table._replace(start=None, end=None)
+    per_row = table._replace(start=None, end=NoiseLevel(None, None, None, None))
     (state, _), collected = jax.lax.scan(body, (state, history), (rows, per_row))
     final = state.evaluate
     if constrain is not None:
@@ -211,11 +211,15 @@ def make_sampler(
         params, table, x, keys, inputs=None, guidance: Guidance | None = None, known: Any = None
     ) -> RunResult:
         denoise = denoiser(params, inputs, guidance, known)
-        hook = constrain and (lambda x, level, keys: constrain(x, level, keys, known))
-        options = dict(collect=collect, progress=progress, frame_noise=frame_noise)
+        hook = None if constrain is None else functools.partial(_with_known, constrain, known)
+        options: dict[str, Any] = dict(collect=collect, progress=progress, frame_noise=frame_noise)
         return run(denoise, table, x, keys, constrain=hook, **options)
 
     return jax.jit(sample)
+
+
+def _with_known(constrain: Callable, known: Any, x: Array, level: NoiseLevel, keys: Array) -> Array:
+    return constrain(x, level, keys, known)
 
 
 def make_denoiser(

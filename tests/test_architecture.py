@@ -48,7 +48,7 @@ LAYERS = [
     ["topologies", "sample_folder", "evaluation", "export"],
     ["planning", "editing", "strides.fit", "data.latents", "serve"],
     ["commands", "demo", "edit", "checkpoints.__main__", "export.__main__", "models"]
-    + ["serve.__main__", "serve.ray_app"],
+    + ["serve.__main__", "serve.ray_app", "selfcheck"],
     ["__main__"],
 ]
 """Of every module; imports go to the same layer or a lower one."""

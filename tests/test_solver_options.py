@@ -72,6 +72,19 @@ def test_whole_landings():
         solvers.plms(landing="far")
 
 
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (solvers.midpoint(exact_middle=True), "exact_middle needs a discrete schedule"),
+        (solvers.ddim(landing=3), "landing=3 needs a discrete schedule"),
+        (solvers.pndm(landing=3), "landing=3 needs a discrete schedule"),
+    ],
+)
+def test_what_goes_by_index_refuses_a_continuous_schedule(made, said):
+    with pytest.raises(ValueError, match=said + ", got vp_linear; leave it out"):
+        made(VP, strides.uniform(VP, 5, lam_min=made.lam_min))
+
+
 def test_an_inverse_ends_at_the_noisy_end():
     table = solvers.ddim(inverse=True)(LINEAR, strides.uniform(LINEAR, 5))
     assert table.end.t == 1 and table.level.t[0] == 0

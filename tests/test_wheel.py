@@ -52,8 +52,8 @@ def run(installed, cwd, *command):
 def test_the_wheel_draws_in_an_empty_folder(installed, tmp_path):
     where = run(installed, tmp_path, "-c", "import ddim_jax; print(ddim_jax.__file__)")
     assert where.stdout.startswith(str(installed)), where
-    for page in ("export/page/index.html", "serve/page.html"):
-        assert (installed / "ddim_jax" / page).exists()
+    for name in ("export/page/index.html", "serve/page.html", "py.typed"):
+        assert (installed / "ddim_jax" / name).exists()
     result = run(installed, tmp_path, "-m", "ddim_jax", "sample", "--num_samples=2", "--steps=2")
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "samples" / "digits-0001.png").stat().st_size > 500

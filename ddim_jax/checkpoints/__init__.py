@@ -141,7 +141,7 @@ def load_codec(folder: str | Path, size: tuple[int, int] = (256, 256)) -> Codec:
 
 def _merged(model: Model, path: Path, scale: float) -> Model:
     """The model with a LoRA in the weights of its network and its text encoders."""
-    texts = model.inputs.encode
+    texts: Any = model.inputs.encode
     encoders = zip(texts.params, texts.networks, strict=True) if texts else ()
     params, text_params = loras.apply(path, scale, model.params, model.network, encoders)
     model = model.with_parts(
@@ -164,8 +164,7 @@ def _cast(model: Model, dtype: str) -> Model:
         return leaf if leaf.dtype == dtype else leaf.astype(dtype)
 
     texts = model.inputs.encode
-    around = jax.tree.map(cast, (model.codec.params, getattr(texts, "params", ())))
-    model = model.with_parts(
-        jax.tree.map(cast, model.params), *around, getattr(texts, "tokenizers", ())
-    )
+    parts = model.params, model.codec.params, getattr(texts, "params", ())
+    params, codec, of_texts = jax.tree.map(cast, parts)
+    model = model.with_parts(params, codec, of_texts, getattr(texts, "tokenizers", ()))
     return model.replace(network=model.network.clone(dtype=dtype))

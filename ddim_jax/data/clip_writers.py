@@ -66,9 +66,15 @@ def save_clips(
             "save_grid writes pictures, clips[None] is one clip"
         )
     if path.suffix == ".png":
-        options = {"columns": columns, "scale": scale, "overwrite": overwrite, "about": about}
-        return save_grid(path, clips, labels, **options)
-    options = {"columns": columns, "scale": scale, "padding": 2 if len(clips) > 1 else 0}
+        sheet: dict[str, Any] = {
+            "columns": columns,
+            "scale": scale,
+            "overwrite": overwrite,
+            "about": about,
+        }
+        return save_grid(path, clips, labels, **sheet)
+    options: dict[str, Any] = {"columns": columns, "scale": scale}
+    options["padding"] = 2 if len(clips) > 1 else 0
     frames = [grid(clips[:, t], labels, **options) for t in range(clips.shape[1])]
     if path.suffix == ".mp4":
         content = _mp4(frames, frame_rate)

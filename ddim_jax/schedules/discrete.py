@@ -190,7 +190,7 @@ def _of_betas(make: Callable[..., Schedule]) -> Callable[..., Schedule]:
         p for p in inspect.signature(from_betas).parameters.values() if p.kind is p.KEYWORD_ONLY
     ]
     kept = [p for p in own if p.kind is not p.VAR_KEYWORD] + [p for p in shared if p.name != "name"]
-    make.__signature__ = inspect.Signature(kept)
+    vars(make)["__signature__"] = inspect.Signature(kept)
     return make
 
 

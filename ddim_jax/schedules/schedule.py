@@ -100,6 +100,19 @@ class Schedule:
         with np.errstate(over="ignore"):
             return xp.clip(self.inverse(lam), clean, noise)
 
+    def indices(self, what: str) -> int:
+        """T, how many indices a discrete schedule has.
+
+        Args:
+            what: needs them, for the message.
+
+        Raises:
+            ValueError: the schedule is continuous.
+        """
+        if self.num_steps is None:
+            raise ValueError(f"{what} needs a discrete schedule, got {self.name}; leave it out")
+        return self.num_steps
+
     def prior_std(self, t: float) -> float:
         """Standard deviation of the noise that sampling starts from at time `t`.
 

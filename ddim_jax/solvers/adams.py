@@ -26,7 +26,7 @@ import numpy as np
 from ddim_jax.schedules import Schedule
 from ddim_jax.solvers.dpm_solver_multistep import step_orders
 from ddim_jax.solvers.pndm import ADAMS_BASHFORTH
-from ddim_jax.solvers.rows import POINT, Rows, combine
+from ddim_jax.solvers.rows import POINT, Combination, Rows, combine
 from ddim_jax.solvers.solver import LIMIT, MakeTable, Solver
 from ddim_jax.solvers.table import SolverTable
 
@@ -43,7 +43,8 @@ def _multistep(
     """The common loop: the order grows with the history."""
 
     def make_table(schedule: Schedule, times: np.ndarray) -> SolverTable:
-        rows, seen = Rows(schedule, times), []
+        rows = Rows(schedule, times)
+        seen: list[Combination] = []
         with np.errstate(divide="ignore", invalid="ignore"):
             level = schedule.level(times)
             u = level.sigma / level.alpha

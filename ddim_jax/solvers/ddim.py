@@ -110,9 +110,9 @@ def check_landing(landing: str | int) -> None:
 
 def jump_of(schedule: Schedule, steps: int, landing: str | int) -> int | None:
     """How many indices each of so many steps goes down; None for "next"."""
-    if landing == "whole":
-        return schedule.num_steps // steps
-    return None if landing == "next" else landing
+    if isinstance(landing, int):
+        return landing
+    return None if landing == "next" else schedule.indices("landing='whole'") // steps
 
 
 def landings(schedule: Schedule, times: np.ndarray, landing: str | int) -> np.ndarray:
@@ -129,9 +129,7 @@ def landings(schedule: Schedule, times: np.ndarray, landing: str | int) -> np.nd
     check_landing(landing)
     if landing == "next":
         return times[1:]
-    if schedule.num_steps is None:
-        raise ValueError(f"landing='whole' needs a discrete schedule, got {schedule.name}")
-    total = schedule.num_steps
+    total = schedule.indices(f"landing={landing!r}")
     below = np.round(times[:-1] * total) - 1 - jump_of(schedule, len(times) - 1, landing)
     return np.where(below < 0, times[-1], (below + 1) / total)
 

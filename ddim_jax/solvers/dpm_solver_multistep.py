@@ -81,7 +81,7 @@ def multistep(
         lam, level = schedule.half_log_snr(times), schedule.level(times)
         clean = level.sigma[-1] == 0
         orders = step_orders(order, steps, clean, lower_order_final, euler_at_final)
-        seen = []  # (lam, prediction), newest first
+        seen: list = []  # (lam, prediction), newest first
         for k in range(steps):
             s, t, h = times[k], times[k + 1], lam[k + 1] - lam[k]
             if clean and k == steps - 1:
@@ -109,7 +109,7 @@ def multistep(
     )
 
 
-def _change(line: Exponential, span: float, h: float, seen: list, derivative: str, exact: bool):
+def _change(line: Exponential, span: float, h: float, seen: list, derivative: str, exact):
     """`q1 m + q2 D1 + q3 D2` with derivatives from the history; q over `span`, steps in h."""
     q1, q2, q3 = line.q(span)
     lams, ms = zip(*seen, strict=True)

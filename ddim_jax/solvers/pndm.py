@@ -84,7 +84,7 @@ def _pseudo_rk4(write: _Writer, step: _Step) -> Combination:
     t, s = step.t, step.s
     middle = lands = (t + s) / 2
     if step.jump is not None:
-        total = write.schedule.num_steps
+        total = write.schedule.indices("landing")
         half = round(step.jump * total) // 2 / total
         middle, lands = s + half, t - half
     slopes, point = [], POINT
@@ -116,10 +116,11 @@ def _solver(
 
     def make_table(schedule: Schedule, times: np.ndarray) -> SolverTable:
         steps, lands = len(times) - 1, landings(schedule, times, landing)
-        rows, seen = Rows(schedule, np.append(times[0], lands)), []
+        rows = Rows(schedule, np.append(times[0], lands))
+        seen: list[Combination] = []
         write = _Writer(schedule, rows, average)
-        jump = jump_of(schedule, steps, landing)
-        jump = None if jump is None else jump / schedule.num_steps
+        down = jump_of(schedule, steps, landing)
+        jump = None if down is None else down / schedule.indices("landing")
         with np.errstate(divide="ignore", invalid="ignore"):
             level, after = schedule.level(times), schedule.level(lands)
             du = after.sigma / after.alpha - (level.sigma / level.alpha)[:-1]

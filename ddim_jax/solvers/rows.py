@@ -13,7 +13,7 @@ In a row POINT and BASE are the points before its move; a prediction may be used
 and holds a history slot until its last use.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -53,7 +53,7 @@ class Combination:
 POINT, BASE, NOISE = (Combination({name: 1.0}) for name in ("point", "base", "noise"))
 
 
-def combine(weights: Sequence[float], terms: Sequence[Combination]) -> Combination:
+def combine(weights: Iterable[float], terms: Sequence[Combination]) -> Combination:
     """The sum of `weight * term`."""
     pairs = zip(weights, terms, strict=True)
     return sum((weight * term for weight, term in pairs), Combination({}))
@@ -73,7 +73,10 @@ class Rows:
     ):
         self.schedule, self._times = schedule, times
         self._start = np.array(start or (schedule.prior_std(times[0]), 0.0))
-        self._at, self._told, self._store, self._moves = [], [], [], []
+        self._at: list[float] = []
+        self._told: list[float | None] = []
+        self._store: list[tuple[float, float]] = []
+        self._moves: list[tuple[Combination, Combination]] = []
 
     def predict(
         self, t: float, *, x0: float = 0.0, eps: float = 0.0, told: float | None = None
@@ -134,7 +137,8 @@ class Rows:
                 for symbol, weight in point.weights.items():
                     if isinstance(symbol, int) and weight != 0:
                         last_use[symbol] = k
-        slot, free_after = [], []  # free_after[i]: the row in which slot i is used last
+        slot: list[int] = []
+        free_after: list[int] = []  # free_after[i]: the row in which slot i is used last
         for k, last in enumerate(last_use):
             free = [i for i, row in enumerate(free_after) if row < k]
             if not free:

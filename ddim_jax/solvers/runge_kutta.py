@@ -21,7 +21,7 @@ Sources: Karras et al. 2022 (arXiv:2206.00364), algorithms 1 and 2; Song et al. 
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -71,7 +71,7 @@ Step = Callable[[Rows, Knot, Knot, Callable[[float], Knot]], None]
 """Writes the rows of one step between two knots; the last argument finds the knot at a clock u."""
 
 
-def _one_step(name: str, space: str, stages: int, step: Step, **facts) -> Solver:
+def _one_step(name: str, space: str, stages: int, step: Step, **facts: Any) -> Solver:
     """The solver that takes a step of order `stages` everywhere but into the clean end."""
     if space not in SPACES:
         raise ValueError(f"unknown space {space!r}; the spaces are {', '.join(SPACES)}")
@@ -90,13 +90,10 @@ def _one_step(name: str, space: str, stages: int, step: Step, **facts) -> Solver
                 step(rows, now, after, knot_at)
         return rows.table()
 
-    return Solver(
-        make_table=make_table,
-        stages=stages,
-        lam_min=LIMIT if space == "sigma" else None,
-        name=name,
-        **{"source": EDM, "order": stages} | facts,
-    )
+    facts.setdefault("source", EDM)
+    facts.setdefault("order", stages)
+    lam_min = LIMIT if space == "sigma" else None
+    return Solver(make_table=make_table, stages=stages, lam_min=lam_min, name=name, **facts)
 
 
 def _slope(rows: Rows, at: Knot) -> Combination:
@@ -175,7 +172,7 @@ def midpoint(
         u = np.sqrt(now.u * down.u) if space == "sigma" else (now.u + down.u) / 2
         middle = knot_at(u)
         rows.move(_along(POINT, now, middle, _slope(rows, now)), base=POINT)
-        told = rows.schedule.num_steps * middle.t - 1 if exact_middle else None
+        told = rows.schedule.indices("exact_middle") * middle.t - 1 if exact_middle else None
         slope = rows.predict(middle.t, x0=middle.slope[0], eps=middle.slope[1], told=told)
         to = _along(BASE, now, down, slope)
         std = after.n * after.u * np.sqrt(1 - share)

@@ -37,9 +37,9 @@ def staggered(table: SolverTable, delays: Sequence[int], schedule: Schedule) -> 
     Raises:
         ValueError: delays that are none, a padded table, one of clips already.
     """
-    delays = _checked(table, delays)
-    rows, frames = len(table.slot), len(delays)
-    total, weights = rows + delays.max(), _by_age(table)
+    first_rows = _checked(table, delays)
+    rows, frames = len(table.slot), len(first_rows)
+    total, weights = rows + first_rows.max(), _by_age(table)
     slots = weights.shape[-1]
 
     def blank(*shape: int) -> np.ndarray:
@@ -49,7 +49,7 @@ def staggered(table: SolverTable, delays: Sequence[int], schedule: Schedule) -> 
     state[:, [0, 1], [0, 1]] = 1.0  # at rest, a frame keeps both points
     level = NoiseLevel(*(blank() for _ in NoiseLevel._fields))
     clean = schedule.level(np.float64(schedule.t_span[1]))
-    for f, first in enumerate(delays):
+    for f, first in enumerate(first_rows):
         own = slice(first, first + rows)
         store[own, :, f], noise[own, :, f] = table.store, table.noise
         state[own, :, :, f] = table.state
@@ -75,8 +75,8 @@ def staggered(table: SolverTable, delays: Sequence[int], schedule: Schedule) -> 
     )
 
 
-def _checked(table: SolverTable, delays: Sequence[int]) -> np.ndarray:
-    given, delays = delays, np.asarray(delays)
+def _checked(table: SolverTable, given: Sequence[int]) -> np.ndarray:
+    delays = np.asarray(given)
     whole = delays.ndim == 1 and len(delays) and np.issubdtype(delays.dtype, np.integer)
     if not whole or delays.min() != 0:
         raise ValueError(f"delays must be rows, one whole number a frame, from 0 on, got {given}")

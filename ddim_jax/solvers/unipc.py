@@ -61,7 +61,7 @@ def unipc(
         line, rows, steps = Exponential(schedule, form), Rows(schedule, times), len(times) - 1
         lam, clean = schedule.half_log_snr(times), schedule.level(times[-1]).sigma == 0
         orders = step_orders(order, steps, clean, lower_order_final)
-        seen = []  # (lam, prediction), newest first
+        seen: list = []  # (lam, prediction), newest first
 
         def step(k: int, point: Combination, seen: list, corrected_by: Combination | None = None):
             base, c = line.base(point, times[k], times[k + 1])

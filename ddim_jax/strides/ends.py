@@ -72,7 +72,7 @@ def finite_noisy_end(schedule: Schedule, lam_min: float | None, name: str) -> tu
 
 def indices(schedule: Schedule, noise: float, knots: int) -> int:
     """How many indices there are up to `noise`."""
-    total = int(round(noise * schedule.num_steps))
+    total = int(round(noise * schedule.indices("times by index")))
     if knots > total:
         raise ValueError(
             f"{knots} points do not fit on the {total} indices up to t = {noise}; use fewer steps "
@@ -83,7 +83,7 @@ def indices(schedule: Schedule, noise: float, knots: int) -> int:
 
 def at_index(schedule: Schedule, index) -> np.ndarray:
     """The times of indices."""
-    return (np.asarray(index, np.float64) + 1) / schedule.num_steps
+    return (np.asarray(index, np.float64) + 1) / schedule.indices("times by index")
 
 
 def finish(schedule: Schedule, times: np.ndarray, terminal: str) -> np.ndarray:

@@ -26,6 +26,8 @@ Sources: Chen et al. 2024 (GITS, arXiv:2405.11326) and their code; Watson et al.
 (arXiv:2106.03802); Sabour et al. 2024 (Align Your Steps, arXiv:2404.14507).
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from ddim_jax.names import check_range
@@ -218,7 +220,7 @@ def curvature(
         raise ValueError(
             f"last must be in [{ratio[-1]:.4g}, {ratio[0]:.4g}), the trajectory's, got {last}"
         )
-    to_clock = {"sigma": np.negative, "lam": lambda ratio: -np.log(ratio)}[space]  # both rise
+    to_clock: Callable = np.negative if space == "sigma" else lambda ratio: -np.log(ratio)  # rise
     clock = to_clock(ratio)
     error = _derivative(trajectory, clock, order, space)
     if propagate:

@@ -124,7 +124,8 @@ def propose(
         steps: intervals.
         order: of the solver.
     """
-    makers, proposed = families(order), {}
+    makers = families(order)
+    proposed: dict[Candidate, np.ndarray] = {}
     for candidate in candidates:
         ending = schedule
         if candidate.last is not None:
@@ -157,7 +158,7 @@ def choose(
         held_out: what distances are measured on; nothing of it is in the evidence.
         steps: intervals.
     """
-    order, lam_min = drawer.solver.order, drawer.solver.lam_min
+    order, lam_min = drawer.solver.order or 1, drawer.solver.lam_min
     few = held_out.take(np.arange(min(FEW, len(held_out.noise))))
 
     def race(candidates: Iterable[Candidate], teacher: TeacherSamples, what: str):
