@@ -24,8 +24,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ddim_jax.dropping import nulled
-from ddim_jax.guidance import Guidance, classifier_free
+from ddim_jax.losses.guides import classifier_free
 from ddim_jax.losses.loss import (
     Loss,
     Net,
@@ -36,7 +35,7 @@ from ddim_jax.losses.loss import (
     split,
 )
 from ddim_jax.names import check_range
-from ddim_jax.predictions import expand, predict
+from ddim_jax.predictions import expand
 from ddim_jax.schedules import NoiseLevel, Schedule
 
 Array = Any
@@ -82,6 +81,7 @@ def flow_map(
     same = (0.0 if distil and kind != "psd" else 0.5) if same is None else same
     _check(net, kind, distil, same, to_data, target_decay, guidance_scale, guidance, label_dropout)
     teacher, schedule = teacher or net, net.schedule
+    teacher = classifier_free(teacher, guidance_scale) if guidance_scale != 1 else teacher
     averaged = kind == "psd" or not distil
 
     def compute(params, frozen, batch, keys, step):
@@ -99,7 +99,7 @@ def flow_map(
 
         def velocity(x, clock):
             if distil:
-                return _taught(teacher, frozen["teacher"], x, clock, inputs, guidance_scale)
+                return _velocity(teacher, frozen["teacher"], x, clock, inputs)
             told = inputs | {"interval": 0 * clock}
             return _velocity(net, frozen["target"], x, clock, told)
 
@@ -137,20 +137,6 @@ def _velocity(net: Net, params, x: Array, clock: Array, inputs: dict, dropout_ke
     x0, eps = net.predict(
         params, expand(level.alpha + level.sigma, x) * x, level, inputs, dropout_keys
     )
-    return eps - x0
-
-
-def _taught(teacher: Net, params, x: Array, clock: Array, inputs: dict, scale: float) -> Array:
-    """The teacher's velocity, guided."""
-    level = teacher.schedule.level(clock)
-    x = expand(level.alpha + level.sigma, x) * x
-
-    def output(x, level, inputs):
-        return teacher.output(params, x, level, inputs)
-
-    if scale != 1:
-        output = classifier_free(output, nulled(inputs, teacher.null), Guidance(scale))
-    x0, eps = predict(teacher.parameterization, x, level, output(x, level, inputs))
     return eps - x0
 
 
