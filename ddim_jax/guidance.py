@@ -30,7 +30,8 @@ class Guidance(NamedTuple):
 
     Attributes:
         scale: [B] or scalar, g; 1 is conditional only, 0 unconditional.
-        interval: (low, high] in `sigma / alpha` (EDM's sigma) outside of which g is 1.
+        interval: (low, high] in `sigma / alpha` (EDM's sigma) outside of which g is 1; a low end of
+            0 is inside.
         rescale: in [0, 1], how far the output's std is brought back to the conditional one's.
         channels: how many of the first channels are guided, as DiT's and SiT's code does; None for
             all.
@@ -81,8 +82,9 @@ def autoguidance(net: Network, weak: Network, guidance: Guidance) -> Network:
 def _away(better: Array, worse: Array, level: NoiseLevel, guidance: Guidance) -> Array:
     """`worse + g (better - worse)`, inside the interval, in the channels, rescaled."""
     low, high = guidance.interval
-    # sigma / alpha in (low, high], without dividing by an alpha of 0
-    inside = (level.sigma > low * level.alpha) & ~(level.sigma > high * level.alpha)
+    # sigma / alpha in (low, high], or from 0 on, without dividing by an alpha of 0
+    above = (level.sigma > low * level.alpha) | (jnp.asarray(low) <= 0)
+    inside = above & ~(level.sigma > high * level.alpha)
     excess = jnp.where(inside, jnp.asarray(guidance.scale, better.dtype) - 1, 0.0)
     excess = expand(excess, better)
     if guidance.channels is not None:

@@ -65,7 +65,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> TrainState:
     if start is not None:
         teacher.check(config, start.config, method.loss.needs_teacher)
     source = experiment.load_data(config) if source is None else source
-    config = teacher.record(config, start, source, method.teacher)
+    config = teacher.record(config, start, source, method.teacher, method.weak)
     check_data(config, source)
     abstract_state(config, method, start, mesh)  # traces it: errors come before files
     with lock.locked(workdir):
@@ -244,8 +244,8 @@ def _initialiser(config, method: Method, start: Model | None):
         opt_state = method.optimizer.init(params)
         return TrainState(jnp.int32(0), params, ema, opt_state, run_key, frozen)
 
-    teacher_params = method.teacher and method.teacher.params
-    return init, (jax.random.key(config.seed), *jax.device_get((taken, teacher_params)))
+    taught_by = method.teacher_params
+    return init, (jax.random.key(config.seed), *jax.device_get((taken, taught_by)))
 
 
 def _summary(config, method: Method, source, first: int) -> str:

@@ -20,11 +20,12 @@ from ddim_jax.data import augmentation as augmentations
 from ddim_jax.dropping import AUGMENT
 from ddim_jax.losses import TIMES, WEIGHTINGS, lpips
 from ddim_jax.losses.distribution_matching import HEAD
+from ddim_jax.losses.guides import OWN, WEAK
 from ddim_jax.model import Model
 from ddim_jax.names import check_names, check_options, check_range, lookup, make
 from ddim_jax.networks import AUTOENCODERS, low_rank
 from ddim_jax.networks.low_rank import LowRank
-from ddim_jax.training import fields
+from ddim_jax.training import fields, guide
 from ddim_jax.training import optimizer as optimizers
 from ddim_jax.training import teacher as teachers
 from ddim_jax.training.sample_grid import SampleGrid
@@ -43,6 +44,7 @@ class Method(NamedTuple):
         step: compiled `(state, batch, codec_params) -> (state, metrics)`.
         low_rank: the factors that are trained in place of the parameters; None: the parameters.
         teacher: what it learns from, if anything.
+        weak: what the teacher is guided away from, if anything.
     """
 
     model: Model
@@ -52,6 +54,14 @@ class Method(NamedTuple):
     step: Callable
     low_rank: LowRank | None = None
     teacher: Model | None = None
+    weak: Model | None = None
+
+    @property
+    def teacher_params(self) -> Any:
+        """The parameters of the teacher, with those of what guides it, as its loss takes them."""
+        if self.weak is not None:
+            return {OWN: self.teacher.params, WEAK: self.weak.params}
+        return self.teacher and self.teacher.params
 
 
 def build(
@@ -76,8 +86,10 @@ def build(
         model = model.with_parts(None, *around[2:])
     check(config, model, mesh.size)
     teacher = teachers.of(config, start)
-    loss = build_loss(config, model, teacher)
+    weak = guide.weak_of(config, teacher)
+    loss = build_loss(config, model, teacher, weak)
     check_loss(config, model, loss)
+    guide.check(config, loss, teacher)
     optimizer, ema = build_optimizer(config, loss), build_ema(config)
     accumulate, sample = config.train.get("accumulate", 1), experiment.samples_latents(config)
     shapes = jax.eval_shape(model.init, jax.random.key(0))  # traces it, which checks its options
@@ -97,7 +109,7 @@ def build(
 
     step_fn = parallel.parallelise_step(step, config.parallel, mesh)
     rate = build_learning_rate(config)
-    return Method(model, loss, optimizer, rate, step_fn, low_rank, teacher)
+    return Method(model, loss, optimizer, rate, step_fn, low_rank, teacher, weak)
 
 
 def build_low_rank(
@@ -237,15 +249,28 @@ def _times(times: np.ndarray) -> str:
 
 
 def net(model: Model) -> losses.Net:
-    """A model as losses take it."""
-    own = dict(features=model.features, frame_noise=model.frame_noise)
-    return losses.Net(
-        model.apply, model.schedule, model.parameterization, model.inputs.dropped, **own
-    )
+    """A model as losses take it; it is not told a guidance scale that it does not take."""
+
+    def untold(function):
+        if model.inputs.takes("guidance") or function is None:
+            return function
+
+        def asked(params, x, model_time, inputs, *keys):
+            inputs = {name: value for name, value in inputs.items() if name != "guidance"}
+            return function(params, x, model_time, inputs, *keys)
+
+        return asked
+
+    own = dict(features=untold(model.features), frame_noise=model.frame_noise)
+    apply, null = untold(model.apply), model.inputs.dropped
+    return losses.Net(apply, model.schedule, model.parameterization, null, **own)
 
 
 def build_loss(
-    config: ml_collections.ConfigDict, model: Model, teacher: Model | None = None
+    config: ml_collections.ConfigDict,
+    model: Model,
+    teacher: Model | None = None,
+    weak: Model | None = None,
 ) -> losses.Loss:
     """The loss that a config's section `loss` names.
 
@@ -253,6 +278,7 @@ def build_loss(
         config: of the run.
         model: what is trained.
         teacher: what it learns from, if anything.
+        weak: what the teacher is guided away from, if anything.
 
     Raises:
         ValueError: an unknown name or option.
@@ -276,7 +302,7 @@ def build_loss(
     if colon and kind in lpips.POOLINGS:
         options["distance"] = lpips.load(path, lpips.POOLINGS[kind])
     if teacher is not None and "teacher" in inspect.signature(make_loss).parameters:
-        options["teacher"] = net(teacher)
+        options["teacher"] = guide.wrapped(config, net(teacher), weak and net(weak))
     return make_loss(net(model), **options)
 
 

@@ -24,7 +24,7 @@ from ddim_jax.training import optimizer as optimizers
 SAME_ON_RESUME = (
     *("data", "model", "schedule", "prediction", "loss", "optimizer", "ema", "seed"),
     *("train.batch_size", "train.lora", "start_weights", "teacher_weights"),
-    *("codec", "text", "frame_noise"),
+    *("codec", "text", "frame_noise", "guide", "weak_weights"),
 )
 DATA, CAPTIONS = "data_fingerprint", "captions_fingerprint"
 """Compared on a resume too; workdirs of earlier versions lack them."""

@@ -65,7 +65,7 @@ def of(config: ml_collections.ConfigDict, start: Model | None) -> Model | None:
     if not name:
         return start
     teacher = checkpoints.load(name, accelerated=False)
-    _check_same(config, teacher.config, "config.teacher")
+    check_same(config, teacher.config, "config.teacher")
     return teacher
 
 
@@ -116,7 +116,7 @@ def check(
             f"what config.start_from names was trained on the schedule {theirs}, the config says "
             f"{mine}; a teacher's must be the student's"
         )
-    _check_same(config, start, "config.start_from")
+    check_same(config, start, "config.start_from")
     if config.loss.name == start.loss.name == "progressive":
         steps, before = config.loss.steps, start.loss.steps
         if before != 2 * steps:
@@ -126,9 +126,16 @@ def check(
             )
 
 
-def _check_same(
+def check_same(
     config: ml_collections.ConfigDict, start: ml_collections.ConfigDict, name: str
 ) -> None:
+    """Raises ValueError unless two networks draw images of one shape and as many classes.
+
+    Args:
+        config: of the run.
+        start: of the other network.
+        name: the field that names that, for messages.
+    """
     mine, theirs = (tuple(c.data.image_shape) for c in (config, start))
     if mine != theirs:
         raise ValueError(
@@ -178,6 +185,7 @@ def record(
     start: Model | None,
     source: Any,
     teacher: Model | None = None,
+    weak: Model | None = None,
 ) -> Any:
     """The config as a workdir keeps it.
 
@@ -200,6 +208,8 @@ def record(
             config.start_weights = start.fingerprint
         if config.get("teacher"):
             config.teacher_weights = teacher.fingerprint
+        if weak is not None:
+            config.weak_weights = weak.fingerprint
     return config
 
 
