@@ -4,6 +4,7 @@ Strings become functions here for what only training needs; `experiment.py` buil
 that can be wrong with a config is found by `build`, before any long work.
 """
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -124,7 +125,7 @@ def build_low_rank(
         start: what it starts from, if anything.
 
     Raises:
-        ValueError: an option that cannot be; nothing to start from, or another network.
+        ValueError: an option that cannot be; nothing to start from, or another architecture.
     """
     made = low_rank.of(config.train.get("lora"))
     if made is None:
@@ -133,11 +134,8 @@ def build_low_rank(
         raise ValueError(
             "config.train.lora changes a trained network: name it with config.start_from"
         )
-    if new := sorted(set(model.inputs.declared) - set(start.inputs.declared)):
-        raise ValueError(
-            f"config.train.lora changes layers that there are, and {start.name} has none for "
-            f"{new[0]!r}; train the network without config.train.lora first"
-        )
+    new = teachers.new_parameters(shapes, teachers.take_over(start, model))
+    made = dataclasses.replace(made, whole=(*made.whole, *new))
     made.kernels(shapes)
     return made
 

@@ -10,6 +10,7 @@ schedule. The workdir keeps fingerprints of data and networks, so that a resume 
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from ddim_jax.recipe import whole_path
 
 SECTIONS = ("model", "schedule", "prediction")
 """Of a config, what its network is."""
+ADDED = ("scalars", "interval_scale", "time_scale", "dropout", "remat", "dtype")
+"""Fields of a section model that change no parameter that is taken over."""
 
 
 def load(config: ml_collections.ConfigDict, workdir: Path | None = None) -> Model | None:
@@ -73,7 +76,8 @@ def resolve(config: ml_collections.ConfigDict, start: Model | None) -> ml_collec
     """The config with what it leaves open: as what it starts from, or as its data, are.
 
     Autoencoder and text encoders are those of what it starts from, if that has any. A config
-    without a section `model` takes all sections of the network from there, and its recipe.
+    without a section `model`, or with one that has only fields in `ADDED`, takes all other sections
+    of the network from there, and its recipe.
 
     Raises:
         FileNotFoundError: the data are not there.
@@ -90,14 +94,25 @@ def resolve(config: ml_collections.ConfigDict, start: Model | None) -> ml_collec
     config = config.copy_and_resolve_references()
     with config.unlocked():
         theirs, names = start.config or {}, ["codec", "text"]
-        if "model" not in config:
-            names += SECTIONS
-            config.sample = {**theirs.get("sample", {}), **config.get("sample", {})}
+        added = config.get("model", {})
+        if set(added) <= set(ADDED):
+            names += [name for name in SECTIONS if name == "model" or name not in config]
+            config.sample = _recipe(theirs.get("sample", {}), config.get("sample", {}))
         for name in names:
             if section := theirs.get(name):
                 config[name] = ml_collections.ConfigDict(section)
+        if added and "model" in names:
+            with config.model.ignore_type():
+                config.model.update(added)
     shape, classes = start.codec.picture_shape[-3:], start.inputs.num_classes
     return experiment.resolve(config, Source(start.name, shape, classes, 0, None))
+
+
+def _recipe(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> dict[str, Any]:
+    """A section `sample` over another; a solver or stride that is named has its own options."""
+    replaced = {f"{name}_options" for name in ("solver", "stride") if name in mine}
+    kept = {name: value for name, value in dict(theirs).items() if name not in replaced}
+    return {**kept, **dict(mine)}
 
 
 def check(
@@ -159,7 +174,7 @@ def take_over(start: Model, model: Model) -> dict[str, Any]:
     wanted = flatten_dict(jax.eval_shape(model.init, jax.random.key(0)), sep="/")
     taken = flatten_dict(start.params, sep="/")
     new_inputs = set(model.inputs.declared) - set(start.inputs.declared)
-    layers = {f"{name}_{k}" for name in new_inputs for k in range(2)}
+    layers = {f"{name}_{k}" for name in new_inputs for k in range(2)} | new_inputs
     needed = {
         name: leaf
         for name, leaf in wanted.items()
@@ -171,6 +186,16 @@ def take_over(start: Model, model: Model) -> dict[str, Any]:
             f"there and {differs[1]} in the config; give the config the same section model"
         )
     return taken
+
+
+def new_parameters(shapes: Any, taken: dict[str, Any]) -> list[str]:
+    """Paths of the parameters that a network has and what it starts from has not.
+
+    Args:
+        shapes: of the network's parameters.
+        taken: of `take_over`.
+    """
+    return sorted(set(flatten_dict(shapes, sep="/")) - set(taken))
 
 
 def merge(params: Any, taken: dict | None) -> Any:
