@@ -10,9 +10,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddim_jax import losses, predictions, sampling, schedules, solvers, strides
+from configs import digits
+from ddim_jax import (
+    denoisers,
+    dropping,
+    experiment,
+    losses,
+    predictions,
+    sampling,
+    schedules,
+    solvers,
+    strides,
+)
+from ddim_jax.guidance import Guidance, classifier_free
 from ddim_jax.losses import Net
+from ddim_jax.predictions import expand
 from tests.errors import rejects
+from tests.tiny import tiny
 
 module = importlib.import_module("ddim_jax.losses.flow_map")
 FLOW, COSINE = schedules.rectified_flow(), schedules.cosine()
@@ -169,6 +183,29 @@ def test_ddim_draws_with_the_jumps_that_were_learned(name):
         told = {"interval": jnp.full(8, 1 / steps)}
         found = sample(jnp.float32(0), table, noise, keys, told).x
         np.testing.assert_allclose(found, jump(noise, 1.0, 0.0), rtol=0, atol=3e-3)
+
+
+@pytest.mark.parametrize(("solver", "steps"), [("ddim", 4), ("tcd", 4), ("lcm", 3), ("tcd", 1)])
+def test_a_network_is_told_where_each_row_goes(solver, steps):
+    """Between s and the next time there is noise alone, of which it is not told; guided or not."""
+    config = tiny(digits.get_config(), levels=1)
+    config.model.scalars = ("interval",)
+    model = experiment.build(config)
+    recipe = model.recipe.replace(solver=solver, steps=steps, guidance_scale=2.0)
+    table = recipe.table(model.schedule)
+    given = model.conditions(2, recipe, np.array([1, 2]), table)
+    assert (dropping.SLOPE in given["inputs"]) == (solver != "ddim" and steps > 1)
+    told = lambda p, x, t, inputs: expand(inputs["interval"], x) + 0 * x  # noqa: E731
+    net = classifier_free(
+        denoisers.network(told, None), model._nulled(given["inputs"]), Guidance(2.0)
+    )
+    gamma, x = {"ddim": 0.0, "tcd": 0.3, "lcm": 1.0}[solver], jnp.zeros((2, 8, 8, 1))
+    nodes = np.append(table.level.t, table.end.t)
+    for k in range(steps):
+        level = schedules.NoiseLevel(*(field[k] for field in table.level))
+        found = net(x, level, given["inputs"])
+        expected = nodes[k] - (1 - gamma) * nodes[k + 1]
+        np.testing.assert_allclose(found, np.full(x.shape, expected), atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", module.KINDS)
