@@ -45,12 +45,8 @@ NAMED = {
 """Sections whose `name` is one of a table."""
 WRITTEN: dict[str, dict[str, Any]] = {
     "": {
-        "seed": 0,
-        "parallel": "jit",
-        "start_from": "",
-        "teacher": "",
-        "guide": None,
-        "stages": (),
+        **{"seed": 0, "parallel": "jit", "start_from": "", "teacher": "", "guide": None},
+        **{"teacher_dtype": "float32", "stages": ()},
     },
     "data": {
         **{"name": "", "split": "train", "data_dir": "", "flip": False, "skip_unreadable": False},

@@ -228,6 +228,7 @@ def abstract_state(
 def _initialiser(config, method: Method, start: Model | None):
     """A function to the first state, and its arguments."""
     parts, example = method.loss.parts, (method.teacher or method.model).example()
+    dtype = config.get("teacher_dtype", "float32")
     taken = None if start is None else teacher.take_over(start, method.model)
 
     def init(key, taken, teacher_params):
@@ -237,7 +238,8 @@ def _initialiser(config, method: Method, start: Model | None):
             base, teacher_params = {BASE: params}, {}  # the base changed by nothing is the teacher
             params = method.low_rank.init(params_key, params)
         ema = jax.tree.map(jnp.copy, params)
-        frozen = (method.loss.freeze(params, teacher_params) or {}) | base or None
+        held = teacher.cast(teacher_params, dtype)
+        frozen = (method.loss.freeze(params, held) or {}) | base or None
         if parts is not None:
             others = parts.init(jax.random.fold_in(params_key, 1), teacher_params, example)
             params = {STUDENT: params} | others

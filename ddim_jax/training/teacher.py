@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -29,6 +30,8 @@ from ddim_jax.recipe import whole_path
 
 SECTIONS = ("model", "schedule", "prediction")
 """Of a config, what its network is."""
+DTYPES = ("float32", "bfloat16")
+"""Of the parameters of a teacher."""
 ADDED = ("scalars", "interval_scale", "time_scale", "dropout", "remat", "dtype")
 """Fields of a section model that change no parameter that is taken over."""
 
@@ -196,6 +199,18 @@ def new_parameters(shapes: Any, taken: dict[str, Any]) -> list[str]:
         taken: of `take_over`.
     """
     return sorted(set(flatten_dict(shapes, sep="/")) - set(taken))
+
+
+def cast(params: Any, dtype: str) -> Any:
+    """A teacher's parameters as they are kept; "bfloat16" takes half the memory.
+
+    Raises:
+        ValueError: another dtype.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"config.teacher_dtype must be {' or '.join(DTYPES)}, got {dtype!r}")
+    whole = lambda leaf: leaf.astype(dtype) if leaf.dtype == jnp.float32 else leaf  # noqa: E731
+    return jax.tree.map(whole, params)
 
 
 def merge(params: Any, taken: dict | None) -> Any:
