@@ -15,6 +15,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from ddim_jax.dropping import SLOPE
 from ddim_jax.predictions import Parameterization, Prediction, expand, predict, split_known
 from ddim_jax.schedules import NoiseLevel
 
@@ -31,13 +32,18 @@ Denoiser = Callable[[Array, NoiseLevel], Prediction]
 def network(apply: Apply, params: Any) -> Network:
     """Binds parameters, and spreads the level's model time over the batch.
 
-    Model time is [B], or [B, T] where each frame of clips has a level of its own.
+    Model time is [B], or [B, T] where each frame of clips has a level of its own. Of a network that
+    is told how far to jump, inputs may hold by how much further it is from t, see `dropping.SLOPE`.
     """
 
     def call(x: Array, level: NoiseLevel, inputs: Any) -> Array:
         ones = jnp.ones_like(x.reshape(x.shape[0], -1)[:, 0])
         if jnp.ndim(level.model_time) > 1:
             ones = ones[:, None]
+        if SLOPE in (inputs or {}):
+            inputs = dict(inputs)
+            slope = inputs.pop(SLOPE)
+            inputs |= {"interval": inputs["interval"] + slope * (level.t * ones)}
         return apply(params, x, level.model_time * ones, inputs)
 
     return call

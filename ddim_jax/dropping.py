@@ -21,6 +21,10 @@ ALONE = "alone"
 """Input that says whether the frames of a clip are cut apart, each a picture of its own; never
 dropped. Where it is not told they belong together."""
 
+SLOPE = "interval_slope"
+"""Where steps are not equally long: by how much "interval" grows for each unit of t. It is no input
+of a network, see `denoisers.network`."""
+
 
 def nulled(inputs: dict[str, Array], null: Mapping[str, Any]) -> dict[str, Array]:
     """The inputs with every row of those in `null` replaced by its null value.

@@ -28,7 +28,7 @@ from ddim_jax.adaptive_sampling import Tolerance
 from ddim_jax.batch_loop import Generator, check_count
 from ddim_jax.codecs import Codec
 from ddim_jax.denoisers import Denoiser
-from ddim_jax.dropping import Nulled
+from ddim_jax.dropping import SLOPE, Nulled
 from ddim_jax.frame_noise import FrameNoise
 from ddim_jax.inputs import Inputs
 from ddim_jax.networks import winograd
@@ -36,6 +36,7 @@ from ddim_jax.predictions import Parameterization, Prediction
 from ddim_jax.recipe import ADAPTIVE, Recipe
 from ddim_jax.schedules import NoiseLevel, Schedule
 from ddim_jax.solvers import SolverTable
+from ddim_jax.solvers.jumps import line
 
 Array = Any
 
@@ -289,7 +290,7 @@ class Model:
         scale, guidance = recipe.guidance_scale, recipe.guidance
         if self.inputs.takes("guidance"):
             guidance = None  # one evaluation does the work of two
-        length = self._interval(table) if self.inputs.takes("interval") else None
+        length, slope = self.jumps(table)
         height, width = self.codec.size
         inputs = self.inputs.arrays(
             labels,
@@ -301,24 +302,27 @@ class Model:
             frame_rate=frame_rate,
             alone=alone,
         )
+        if slope:
+            inputs |= {SLOPE: np.full(count, slope, np.float32)}
         return {"inputs": inputs, "guidance": guidance}
 
     def passes(self, recipe: Recipe) -> int:
         """Forward passes that one network evaluation takes: 2 with classifier-free guidance."""
         return 1 + (recipe.guidance is not None and not self.inputs.takes("guidance"))
 
-    def _interval(self, table: SolverTable | Tolerance | None) -> float | None:
-        """How far each step of a table goes in t."""
-        if not isinstance(table, SolverTable):
-            return None
-        gaps = -np.diff(np.append(table.level.t, table.end.t))
-        if np.ptp(gaps) > 1e-6:
-            raise ValueError(
-                "this network is told how long its steps are, and the table's differ "
-                f"({gaps.min():.3g} to {gaps.max():.3g}); use a one-stage solver on the uniform "
-                "stride, such as ddim"
-            )
-        return float(gaps.mean())
+    def jumps(self, table: SolverTable | Tolerance | None) -> tuple[float | None, float]:
+        """How far each step of a table goes in t, as `solvers.jumps.line`, of a network told that.
+
+        Returns:
+            (base, slope); (None, 0) of other networks, and without a table.
+
+        Raises:
+            ValueError: as of `solvers.jumps.line`.
+        """
+        if not self.inputs.takes("interval") or not isinstance(table, SolverTable):
+            return None, 0.0
+        base, slope = line(table, self.schedule)
+        return base - slope * self.schedule.t_span[1], slope
 
     def generator(
         self, recipe: Recipe | None = None, *, parallel: str = "jit", **options: Any

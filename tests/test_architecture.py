@@ -129,6 +129,7 @@ def test_tests_import_from_benchmarks_and_both_from_the_package(folder, above):
 def test_no_loss_imports_another_and_none_knows_a_config():
     losses = {name for name in MODULES if name.startswith("losses.")}
     shared = {"losses.loss", "losses.weightings", "losses.time_samplers", "losses.level_pairs"}
+    shared |= {"losses.guides", "losses.matching_terms", "losses.rollout"}
     for name in losses - shared:
         others = {other for other in imports(name) if other in losses} - shared
         assert not others, f"{name} imports {sorted(others)}"

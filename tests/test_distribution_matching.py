@@ -4,8 +4,6 @@ The data are N(.3, .5^2), the student draws N(-.2, .8^2) and the critic knows it
 flow. The numbers that are expected are integrals of closed forms, by quadrature in float64.
 """
 
-import importlib
-
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -14,7 +12,8 @@ import optax
 import pytest
 
 from ddim_jax import losses, parallel, predictions, sampling, schedules, solvers, strides
-from ddim_jax.losses import Net
+from ddim_jax.losses import Net, rollout
+from ddim_jax.losses import matching_terms as terms
 from ddim_jax.predictions import expand
 from ddim_jax.training import state as states
 from ddim_jax.training.optimizer import make_optimizers
@@ -23,7 +22,6 @@ from ddim_jax.training.step import make_step
 from tests.errors import rejects
 from tests.selection import slow_but
 
-module = importlib.import_module("ddim_jax.losses.distribution_matching")
 FLOW = schedules.rectified_flow()
 DATA, MADE, T = jnp.array([0.3, 0.5]), jnp.array([-0.2, 0.8]), 0.6
 A, S = 1 - T, T
@@ -125,14 +123,14 @@ def test_score_identity_distillation(alpha, exact):
 
 def surrogate(divergence):
     """Gradient of the matching term with the exact ratio in h, times (alpha / sigma)^2."""
-    h = module.DIVERGENCES[divergence](jnp.exp(ratio(None, 0 * Z + noised(MADE)[1])))
+    h = terms.DIVERGENCES[divergence](jnp.exp(ratio(None, 0 * Z + noised(MADE)[1])))
 
     def value(p):
         x, x_t = noised(p)
         at = jnp.full(len(x), 1000 * T)
         real, fake = (denoise(q, jax.lax.stop_gradient(x_t), at, {})[:, None] for q in (DATA, MADE))
-        terms, rho = module.matching(x[:, None], real, fake, h, "dmd", 1.0, False)
-        return jnp.sum(jnp.asarray(W, jnp.float32) * terms)
+        rows, rho = terms.matching(x[:, None], real, fake, h, "dmd", 1.0, False)
+        return jnp.sum(jnp.asarray(W, jnp.float32) * rows)
 
     return (A / S) ** 2 * jax.grad(value)(MADE)
 
@@ -152,9 +150,9 @@ def test_other_divergences():
 def test_ratios_are_relative_to_rows_of_their_noise_level():
     t = jnp.array([0.05, 0.06, 0.5, 0.51])
     logit = jnp.log(jnp.array([1.0, 3.0, 10.0, 10.0]))
-    h = module.ratio_weight(logit, FLOW.level(t), module.DIVERGENCES["forward_kl"])
+    h = terms.ratio_weight(logit, FLOW.level(t), terms.DIVERGENCES["forward_kl"])
     close(h, (0.5, 1.5, 1, 1))
-    far = module.ratio_weight(jnp.array([-50.0, 50.0]), FLOW.level(t[:2]), lambda r: r)
+    far = terms.ratio_weight(jnp.array([-50.0, 50.0]), FLOW.level(t[:2]), lambda r: r)
     close(far, np.array([0.1, 20.0]) / 10.05)
 
 
@@ -192,14 +190,14 @@ def test_the_teacher_is_guided_and_the_critic_is_not():
 def test_the_weight_is_of_the_distance_to_the_teacher():
     x, real, fake = (jnp.asarray(np.random.default_rng(k).normal(size=(3, 2, 5))) for k in range(3))
     step = lambda normalise: jax.grad(  # noqa: E731
-        lambda x: module.matching(x, real, fake, jnp.ones(3), "dmd", 1.0, normalise)[0].sum()
+        lambda x: terms.matching(x, real, fake, jnp.ones(3), "dmd", 1.0, normalise)[0].sum()
     )(x)
     w = 1 / (np.abs(x - real).mean((1, 2), keepdims=True) + 1e-5)
     np.testing.assert_allclose(step(True), w * step(False), rtol=1e-5)
     np.testing.assert_allclose(step(False), -(real - fake) / 10, rtol=1e-5)
 
 
-@pytest.mark.parametrize("objective", module.OBJECTIVES)
+@pytest.mark.parametrize("objective", terms.OBJECTIVES)
 def test_the_gauge_is_one_where_the_critic_is_right(objective, exact):
     x, x_t = noised(MADE)
     at = jnp.full(len(x), 1000 * T)
@@ -207,7 +205,7 @@ def test_the_gauge_is_one_where_the_critic_is_right(objective, exact):
     d = np.float64(real - fake)
     close((W * d * np.float64(real - x)).sum() / (W * d**2).sum(), 1, 1e-5)
     rows = [v[:, None] for v in (x, real, fake)]
-    found = module.matching(*rows, jnp.ones(len(x)), objective, 1.0, True)[1]
+    found = terms.matching(*rows, jnp.ones(len(x)), objective, 1.0, True)[1]
     np.testing.assert_allclose(found, (d * np.float64(real - x)).sum() / (d**2).sum(), rtol=1e-4)
 
 
@@ -341,7 +339,7 @@ def test_a_student_of_several_steps_sees_what_it_will_see_in_drawing():
     with jax.disable_jit():
         for step in range(10):
             seen.clear()
-            module.drawn(net, jnp.float32(0.5), keys, data, {}, times, True, jnp.int32(step))
+            rollout.drawn(net, jnp.float32(0.5), keys, data, {}, times, True, jnp.int32(step))
             counts.append(len(seen))
             for t, x in seen.items():
                 np.testing.assert_allclose(np.std(x), expected[t], rtol=0.04)
@@ -355,7 +353,7 @@ def test_only_the_last_call_has_a_derivative(simulated):
     data, times = jnp.ones((4, 1)), strides.uniform(FLOW, 2)
 
     def x0(p, step):
-        return module.drawn(net, p, keys, data, {}, times, simulated, step)
+        return rollout.drawn(net, p, keys, data, {}, times, simulated, step)
 
     for step in range(4):
         value, slope = jax.jvp(lambda p, k=step: x0(p, jnp.int32(k)), (0.7,), (1.0,))
@@ -374,7 +372,7 @@ def test_drawing_is_what_the_student_was_trained_for():
     expected = sample(jnp.float32(0.3), table, cosine.prior_std(times[0]) * noise, keys).x
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Net, "noise", lambda self, keys, x: noise)
-        found = module.drawn(net, jnp.float32(0.3), KEYS[:4], noise, {}, times, True, 0)
+        found = rollout.drawn(net, jnp.float32(0.3), KEYS[:4], noise, {}, times, True, 0)
     np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 

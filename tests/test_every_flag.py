@@ -65,9 +65,11 @@ ACCEPTED = {
     "schedule.log_snr_max schedule.sigma_max train.checkpoint_every train.keep train.log_every "
     "train.sample_every train.steps loss.huber loss.pairs.every loss.pairs.base loss.pairs.slope "
     "loss.pairs.rate loss.pairs.sigma_max loss.floor loss.every loss.limit loss.times.rate "
-    "loss.weighting.gamma",
+    "loss.weighting.gamma loss.weighting.most loss.times.low loss.times.high "
+    "loss.times.sigma_min loss.times.sigma_max loss.times.rho",
     "nan": "data.data_dir",
-    "inf": "data.data_dir schedule.log_snr_max loss.pairs.sigma_max",
+    "inf": "data.data_dir schedule.log_snr_max loss.pairs.sigma_max loss.times.high "
+    "loss.weighting.most",
     "word": "data.data_dir",
 }
 """Fields that may have such a value: no others do."""

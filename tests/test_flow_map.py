@@ -10,9 +10,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ddim_jax import losses, predictions, sampling, schedules, solvers, strides
+from configs import digits
+from ddim_jax import (
+    denoisers,
+    dropping,
+    experiment,
+    losses,
+    predictions,
+    sampling,
+    schedules,
+    solvers,
+    strides,
+)
+from ddim_jax.guidance import Guidance, classifier_free
 from ddim_jax.losses import Net
+from ddim_jax.predictions import expand
 from tests.errors import rejects
+from tests.tiny import tiny
 
 module = importlib.import_module("ddim_jax.losses.flow_map")
 FLOW, COSINE = schedules.rectified_flow(), schedules.cosine()
@@ -101,6 +115,31 @@ def test_a_wrong_map_has_the_known_residual(kind, name, monkeypatch):
     np.testing.assert_allclose(np.sqrt(value), abs(RESIDUALS[kind]), rtol=2e-5)
 
 
+@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.99, 1.0])
+def test_the_tangent_of_align_your_flow(share, name, monkeypatch):
+    """g / (|g| + .1) of the known residual at r = 1, and of U - v at r = 0; linear between."""
+    bump_here = np.sin(2 * X + T - S / 2)
+    g = (1 - share) * (0.2153846154 + 0.3 * bump_here - 0.4215384615) - share * RESIDUALS["esd"]
+    options = dict(kind="esd", derivative=share, tangent_floor=0.1)
+    value = lambda p: at_one_point(monkeypatch, NETS[name], p, **options)  # noqa: E731
+    found, slope = jax.value_and_grad(value)(0.3)
+    np.testing.assert_allclose(found, (g / (abs(g) + 0.1)) ** 2, rtol=2e-4)
+    np.testing.assert_allclose(slope, 2 * g / (abs(g) + 0.1) * bump_here, rtol=2e-4)
+    if share == 1:
+        assert value(0.0) < 1e-9
+
+
+def test_the_tangent_warms_up(monkeypatch):
+    """r is 0 at first, half of its end half-way, and stays there in the end."""
+    shares = [module._share(0.99, step, 100) for step in (0, 50, 100, 1000)]
+    np.testing.assert_allclose(shares, [0, 0.495, 0.99, 0.99], rtol=1e-6)
+    assert module._share(1.0, 0, 0) == 1.0
+    first = at_one_point(monkeypatch, NETS["flow"], 0.3, kind="esd", warmup_steps=10)
+    plain = at_one_point(monkeypatch, NETS["flow"], 0.3, kind="esd", derivative=0.0)
+    np.testing.assert_allclose(first, plain, rtol=1e-6)
+
+
 def test_psd_of_a_wrong_map(monkeypatch):
     """By hand, of halves that meet at t = .575."""
     u = lambda x, t, s: mean_velocity(x, t, s) + 0.3 * bump(x, t, s)  # noqa: E731
@@ -144,6 +183,29 @@ def test_ddim_draws_with_the_jumps_that_were_learned(name):
         told = {"interval": jnp.full(8, 1 / steps)}
         found = sample(jnp.float32(0), table, noise, keys, told).x
         np.testing.assert_allclose(found, jump(noise, 1.0, 0.0), rtol=0, atol=3e-3)
+
+
+@pytest.mark.parametrize(("solver", "steps"), [("ddim", 4), ("tcd", 4), ("lcm", 3), ("tcd", 1)])
+def test_a_network_is_told_where_each_row_goes(solver, steps):
+    """Between s and the next time there is noise alone, of which it is not told; guided or not."""
+    config = tiny(digits.get_config(), levels=1)
+    config.model.scalars = ("interval",)
+    model = experiment.build(config)
+    recipe = model.recipe.replace(solver=solver, steps=steps, guidance_scale=2.0)
+    table = recipe.table(model.schedule)
+    given = model.conditions(2, recipe, np.array([1, 2]), table)
+    assert (dropping.SLOPE in given["inputs"]) == (solver != "ddim" and steps > 1)
+    told = lambda p, x, t, inputs: expand(inputs["interval"], x) + 0 * x  # noqa: E731
+    net = classifier_free(
+        denoisers.network(told, None), model._nulled(given["inputs"]), Guidance(2.0)
+    )
+    gamma, x = {"ddim": 0.0, "tcd": 0.3, "lcm": 1.0}[solver], jnp.zeros((2, 8, 8, 1))
+    nodes = np.append(table.level.t, table.end.t)
+    for k in range(steps):
+        level = schedules.NoiseLevel(*(field[k] for field in table.level))
+        found = net(x, level, given["inputs"])
+        expected = nodes[k] - (1 - gamma) * nodes[k + 1]
+        np.testing.assert_allclose(found, np.full(x.shape, expected), atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", module.KINDS)
@@ -257,17 +319,27 @@ def test_a_scale_that_is_an_input_guides_to_its_own_fixed_point():
 
 def test_pairs_of_times():
     keys = jax.random.split(jax.random.key(0), 4000)
-    t, s = module._pair(keys, 0.5, 0.25)
+    t, s = module._pair(keys, 0.5, 0.25, None)
     assert np.all(s <= t) and np.all(t <= 1)
     np.testing.assert_allclose(np.mean(s == t), 0.5, atol=0.03)
     np.testing.assert_allclose(np.mean((s == 0)[s < t]), 0.25, atol=0.03)
     np.testing.assert_allclose(np.mean(t), 2 / 3, atol=0.01)
+    t, s = module._pair(keys, 0.0, 0.0, (-0.8, 1.0))  # AYF's
+    assert np.all(s >= 0) and np.all(s < t) and np.all(t <= 1)
+    np.testing.assert_allclose(np.mean(t - s), 0.34, atol=0.01)
+    np.testing.assert_allclose(np.mean(s / (1 - (t - s))), 0.5, atol=0.02)
 
 
 def test_bad_options():
     flow = NETS["flow"]
     with rejects(ValueError, "config.loss.kind must be one of lsd, esd, psd, got 'lmd'"):
         losses.flow_map(flow, kind="lmd")
+    with rejects(ValueError, "are of kind 'esd', got 'lsd'; leave them out"):
+        losses.flow_map(flow, kind="lsd", tangent_floor=0.1)
+    with rejects(ValueError, "config.loss.jumps must be (mean, std), got 0.5"):
+        losses.flow_map(flow, jumps=0.5)
+    with rejects(ValueError, "config.loss.derivative must be in [0, 1]"):
+        losses.flow_map(flow, kind="esd", derivative=2)
     with rejects(ValueError, "config.loss.same must be in [0, 1], got 2"):
         losses.flow_map(flow, same=2)
     with rejects(ValueError, "are a teacher's: set config.loss.distil=True"):

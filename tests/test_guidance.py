@@ -118,6 +118,16 @@ def test_interval_holds_at_pure_noise():
     np.testing.assert_array_equal(cut, alone(MEANS, "v", level))
 
 
+def test_an_interval_from_zero_holds_at_the_clean_end():
+    """Where losses ask for a velocity, and samplers never do."""
+    clean = LEVEL._replace(alpha=jnp.float32(1.0), sigma=jnp.float32(0.0))
+    net = lambda x, level, cond: 0 * x + expand(cond, x)  # noqa: E731
+    for low, scale in ((0.0, 3.0), (1e-3, 1.0)):
+        found = classifier_free(net, jnp.full(B, NULL), Guidance(3.0, (low, 5.0)))
+        expected = NULL + scale * (MEANS - NULL)
+        np.testing.assert_allclose(found(noisy(), clean, MEANS)[:, 0, 0, 0], expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize("phi", [0.7, 1.0])
 def test_rescale(phi):
     """F (phi std(F_cond) / std(F) + 1 - phi), stds per sample (Lin et al. 2024, section 3.4)."""

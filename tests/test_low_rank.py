@@ -330,16 +330,39 @@ def test_a_teacher_starts_from_the_base(base, tmp_path):
     assert again.frozen["teacher"] == {} and int(again.step) == 2
 
 
+@pytest.mark.slow
+def test_layers_of_new_inputs_are_trained_whole(base, tmp_path):
+    """They begin without effect, and are kept and drawn with; no LoRA file can hold them."""
+    guided = config(base, 2, loss=dict(name="guided", guidance=(1.0, 4.0)), whole=("norm_out/*",))
+    guided.model.scalars = ("guidance",)
+    loop.train(guided, tmp_path / "run")
+    guided.train.steps = 4
+    state = loop.train(guided, tmp_path / "run")
+    found = flatten_dict(state.params, sep="/")
+    whole = {path for path in found if path.rpartition("/")[2] not in ("up", "down")}
+    new = {f"guidance_{k}/{name}" for k in range(2) for name in ("kernel", "bias")}
+    assert whole == new | {"norm_out/scale", "norm_out/bias"}
+    model = ddim_jax.load(tmp_path / "run")
+    flat = flatten_dict(model.params, sep="/")
+    ema = flatten_dict(jax.device_get(state.ema), sep="/")
+    assert all(np.array_equal(flat[path], ema[path]) for path in whole)
+    assert np.abs(flat["guidance_1/kernel"]).max() > 0
+    assert model.draw(2, guidance_scale=2.0).shape == (2, 8, 8, 1)
+    with pytest.raises(SystemExit, match="was trained whole; export the whole network"):
+        export.main([str(tmp_path / "run"), str(tmp_path / "no.safetensors"), "--lora"])
+    export.main([str(tmp_path / "run"), str(tmp_path / "merged.safetensors")])
+    merged = ddim_jax.load(tmp_path / "merged.safetensors").params
+    jax.tree.map(np.testing.assert_array_equal, merged, model.params)
+
+
 def test_what_cannot_be_is_refused_before_anything_is_written(base, tmp_path):
     none = config("")
     with rejects(ValueError, "config.train.lora changes a trained network", "config.start_from"):
         loop.train(none, tmp_path / "a")
     with rejects(ValueError, "no kernel is 'atention'"):
         loop.train(config(base, targets=("atention",)), tmp_path / "a")
-    guided = config(base, loss=dict(name="guided", guidance=(1.0, 4.0)))
-    guided.model.scalars = ("guidance",)
-    with rejects(ValueError, "base has none for 'guidance'", "without config.train.lora first"):
-        loop.train(guided, tmp_path / "a")
+    with rejects(ValueError, "config.train.lora.whole: no parameter is 'norm'", "conv_in/b"):
+        loop.train(config(base, whole=("norm",)), tmp_path / "a")
     assert not (tmp_path / "a").exists()
 
 

@@ -167,6 +167,30 @@ def test_a_student_may_be_of_another_schedule_than_its_teacher(base):
         method.build(flow, start, mesh)
 
 
+def test_a_teacher_may_be_kept_at_half_the_precision(base):
+    """The student and the critic, which start as it, are not; the loss is the same to that."""
+    found = {}
+    start, mesh = ddim_jax.load(base), parallel.make_mesh()
+    for dtype in ("float32", "bfloat16"):
+        asked = config(base, gan=0.0)
+        del asked.optimizer.parts["head"]
+        with asked.unlocked():
+            asked.teacher_dtype = dtype
+        built = method.build(asked, start, mesh)
+        state = loop.init_state(asked, built, start, mesh)
+        assert {leaf.dtype.name for leaf in jax.tree.leaves(state.frozen)} == {dtype}
+        assert {leaf.dtype.name for leaf in jax.tree.leaves(state.params)} == {"float32"}
+        images = np.tanh(random("images", 4, 8, 8, 1))
+        rows = {"image": images, "label": np.arange(4, dtype=np.int32)}
+        keys = jax.random.split(jax.random.key(0), 4)
+        found[dtype] = built.loss(state.params, state.frozen, rows, keys, 0)[1]
+    for name in ("loss_student", "loss_critic"):
+        np.testing.assert_allclose(*(found[d][name] for d in found), rtol=0.05, atol=1e-3)
+    asked.teacher_dtype = "float16"
+    with rejects(ValueError, "config.teacher_dtype must be float32 or bfloat16, got 'float16'"):
+        loop.abstract_state(asked, built, start, mesh)
+
+
 def change(path, value):
     def changed(config):
         with config.unlocked(), config.ignore_type():

@@ -54,6 +54,7 @@ unipc_2             3 S    no  any  uniform Zhao et al. 2023, arXiv:2302.04867
 unipc_3             4 S    no  any  uniform Zhao et al. 2023, arXiv:2302.04867
 consistency         - S    yes any  uniform Song et al. 2023, arXiv:2303.01469
 lcm                 - S    yes any  uniform Luo et al. 2023, arXiv:2310.04378
+tcd                 - S    yes any  uniform Zheng et al. 2024, arXiv:2402.19159
 """
 FACTS = [line.split(maxsplit=6) for line in FACTS.strip().splitlines()]
 
@@ -80,7 +81,8 @@ def test_facts_by_name(line):
 
 
 def test_consistency_models_are_not_asked_where_they_are_the_identity():
-    assert {s.name for s in SOLVERS.values() if s.terminal != "zero"} == {"consistency", "lcm"}
+    names = {s.name for s in SOLVERS.values() if s.terminal != "zero"}
+    assert names == {"consistency", "lcm", "tcd"}
     assert SOLVERS["lcm"].nfe(4, "skip") == SOLVERS["lcm"].nfe(4) == 4
     assert SOLVERS["heun"].nfe(4, "skip") == 7 and SOLVERS["heun"].nfe(4, "min") == 8
 

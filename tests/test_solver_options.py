@@ -5,8 +5,10 @@ import pytest
 
 from ddim_jax import schedules, solvers, strides
 from ddim_jax.recipe import Recipe
+from ddim_jax.solvers import jumps
 from ddim_jax.solvers.ddim import landings
 from ddim_jax.solvers.dpm_solver import fast_orders
+from tests.errors import rejects
 from tests.oracles import GaussianData
 
 VP = schedules.vp_linear()
@@ -133,6 +135,100 @@ def test_gamma_goes_from_ddim_to_latent_consistency():
     np.testing.assert_allclose(kept**2 + half.noise[:, 0] ** 2, after.sigma**2, atol=1e-12)
     with pytest.raises(ValueError, match="gamma must be in .0, 1., and 1 unless sigma_min is 0"):
         solvers.consistency(gamma=0.5)
+
+
+ROWS = {
+    # flow and cosine, 4 steps, gamma .3: weights of x, of x0 and of the noise, row by row
+    "flow": [
+        (0.276316, 0.25, 0.697244), (0.358974, 0.410256, 0.421325), (0.318182, 0.590909, 0.192847),
+        (0, 1, 0),
+    ],
+    "cosine": [
+        (0.413985, 0.382683, 0.825936), (0.469017, 0.527622, 0.558782),
+        (0.368489, 0.663319, 0.280276), (0, 1, 0),
+    ],
+}  # fmt: skip
+CONTINUOUS = {"flow": schedules.rectified_flow(), "cosine": schedules.cosine()}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_rows_of_gamma_sampling(name):
+    schedule = CONTINUOUS[name]
+    times = strides.uniform(schedule, 4)
+    table = solvers.SOLVERS["tcd"](schedule, times)
+    x0, eps = (table.history[:, 0, 0, None] * table.store).T  # of x = alpha x0 + sigma eps
+    alpha, sigma = table.level.alpha, table.level.sigma
+    found = np.stack([eps / sigma, x0 - eps * alpha / sigma, table.noise[:, 0]], 1)
+    np.testing.assert_allclose(found, ROWS[name], atol=2e-6 if name == "flow" else 5e-5)
+    ddim = solvers.SOLVERS["tcd"].make(gamma=0.0)(schedule, times)
+    for one, other in zip(ddim, solvers.ddim()(schedule, times), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-12)
+    lcm = solvers.SOLVERS["tcd"].make(gamma=1.0)(schedule, times)
+    for one, other in zip(lcm, solvers.SOLVERS["lcm"](schedule, times), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def ends(name, steps, gamma, contracted=1.0):
+    """Mean and std that a sampler ends with whose network is told its jump, of N(.3, .5^2).
+
+    It answers with the jump of the exact map, contracted about the mean; both are linear, so two
+    points and the noise's weights say all.
+    """
+    schedule, m, std = CONTINUOUS[name], 0.3, 0.5
+    table = solvers.SOLVERS["tcd"].make(gamma=gamma)(schedule, strides.uniform(schedule, steps))
+    base, slope = jumps.line(table, schedule)
+    np.testing.assert_allclose(jumps.jumps(table, schedule), base + slope * table.level.t)
+    spread = lambda level: np.hypot(level.alpha * std, level.sigma)  # noqa: E731
+
+    def denoise(x, level):
+        after = schedule.level(np.maximum(level.t - (base + slope * level.t), 0.0))
+        to = after.alpha * m + contracted * spread(after) / spread(level) * (x - level.alpha * m)
+        det = level.alpha * after.sigma - level.sigma * after.alpha
+        x0 = (after.sigma * x - level.sigma * to) / det
+        return x0, (level.alpha * to - after.alpha * x) / det
+
+    def run(x, noise):
+        return table.run_numpy(denoise, np.float64(x), np.asarray(noise, np.float64))
+
+    none = np.zeros(steps)
+    mean = run(0.0, none)
+    parts = [run(1.0, none) - mean] + [run(0.0, row) - mean for row in np.eye(steps)]
+    return mean, np.sqrt(np.sum(np.square(parts)))
+
+
+@pytest.mark.parametrize("name", CONTINUOUS)
+def test_gamma_sampling_is_exact_for_the_exact_map(name):
+    for steps in (1, 2, 4):
+        for gamma in (0.0, 0.3, 1.0):
+            # the cosine schedule begins with a signal of 5e-5
+            off = 1e-9 if name == "flow" else 5e-5
+            np.testing.assert_allclose(ends(name, steps, gamma), (0.3, 0.5), atol=off)
+
+
+def test_noise_repairs_a_map_that_contracts():
+    found = [ends("flow", 8, gamma, 0.98)[1] for gamma in (0.0, 0.3, 1.0)]
+    np.testing.assert_allclose(found, [0.4254, 0.4661, 0.4719], atol=1e-4)
+
+
+def test_jumps_are_where_rows_go():
+    """Of steps that are equally long, or on a line; of others, and of two stages, there is none."""
+    flow, vp = schedules.rectified_flow(), schedules.vp_linear()
+    times = strides.uniform(flow, 4)
+    for gamma, long in ((0.0, [0.25] * 4), (1.0, [1, 0.75, 0.5, 0.25]), (0.5, [5, 4, 3, 2])):
+        table = solvers.SOLVERS["tcd"].make(gamma=gamma)(flow, times)
+        long = np.array(long) / (8 if gamma == 0.5 else 1)
+        np.testing.assert_allclose(jumps.jumps(table, flow), long, atol=1e-9)
+        np.testing.assert_allclose(jumps.jumps(table.pad(6, 3), flow), long, atol=1e-9)
+    assert jumps.line(solvers.ddim()(vp, strides.uniform(vp, 5)), vp) == pytest.approx((0.2, 0))
+    up = strides.uniform(flow, 4)[:-1][::-1]  # inversion
+    np.testing.assert_allclose(jumps.jumps(solvers.ddim()(flow, up), flow), -0.25, atol=1e-9)
+    linear = strides.uniform(LINEAR, 4)  # whole indices, of 1000
+    base, slope = jumps.line(solvers.SOLVERS["tcd"](LINEAR, linear), LINEAR)
+    assert abs(slope - 0.3) < 0.01 and abs(base - 0.7 / 4) < 0.01
+    with rejects(ValueError, "no length of their own", "tcd to add noise"):
+        jumps.jumps(solvers.multistep(2)(flow, times), flow)
+    with rejects(ValueError, "the table's differ", "on the uniform stride"):
+        jumps.line(solvers.ddim()(flow, np.array([1, 0.9, 0.5, 0.2, 0])), flow)
 
 
 def test_ancestral_midpoints_keep_the_marginals():

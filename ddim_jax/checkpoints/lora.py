@@ -241,10 +241,16 @@ def save(
 
     Raises:
         FileExistsError: the file exists.
-        ValueError: another ending; a kernel that published networks do not have.
+        ValueError: another ending; a kernel that published networks do not have, or parameters
+            that are trained whole.
     """
     path = files.check_new(path, what="the file", suffixes=(".safetensors",), overwrite=None)
     flat, tensors = flatten_dict(jax.device_get(factors), sep="/"), {}
+    if whole := [path for path in flat if path.rpartition("/")[2] not in ("down", "up")]:
+        raise ValueError(
+            f"a LoRA file holds factors alone, and {min(whole)} was trained whole; export the "
+            "whole network: leave out --lora"
+        )
     prefix = "transformer." if isinstance(net, DiT) else "unet."
     options = {}
     if isinstance(net, TextUNet):

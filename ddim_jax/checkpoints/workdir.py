@@ -10,6 +10,7 @@ networks of latents and texts `around.py` keeps the rest.
 """
 
 import contextlib
+import dataclasses
 import gc
 import logging as standard_logging
 import sys
@@ -21,6 +22,7 @@ import jax
 import ml_collections
 import orbax.checkpoint as ocp
 from absl import logging
+from flax.traverse_util import flatten_dict
 
 from ddim_jax import experiment, files
 from ddim_jax.checkpoints import architecture, around, weights_file
@@ -118,7 +120,10 @@ def read_factors(path: Path) -> Changed:
     base = weights_file.read(file, file.stem)
     if config.get("start_weights") not in (None, base.fingerprint):
         raise ValueError(f"{file} is another network than the one that the run started from")
-    like = jax.eval_shape(changes.init, jax.random.key(0), base.params)
+    shapes = jax.eval_shape(experiment.build(config).init, jax.random.key(0))
+    new = set(flatten_dict(shapes, sep="/")) - set(flatten_dict(base.params, sep="/"))
+    changes = dataclasses.replace(changes, whole=(*changes.whole, *sorted(new)))
+    like = jax.eval_shape(changes.init, jax.random.key(0), shapes)
     return Changed(base, changes, *_read_ema(path, like))
 
 

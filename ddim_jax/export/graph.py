@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddim_jax.dropping import NULL
+from ddim_jax.dropping import NULL, SLOPE
 from ddim_jax.export import row
 from ddim_jax.keys import initial_noise, sample_keys
 from ddim_jax.model import Model
@@ -265,6 +265,11 @@ def cases(
         texts = {"prompt": list(prompts)} if model.inputs.takes("text") and prompts else {}
         try:
             given = model.conditions(count, recipe, labels, table, **texts)
+            if SLOPE in given["inputs"]:
+                raise ValueError(
+                    f"{name} takes steps of several lengths, and the exported network is told one "
+                    "for all; use ddim on the uniform stride"
+                )
         except ValueError:  # as of a network that is told the length of its steps
             if found:
                 continue

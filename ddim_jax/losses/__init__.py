@@ -11,7 +11,7 @@
     autoencoder             pictures to latents and back
 
 `time_samplers` and `level_pairs` draw the noise levels at which a loss is evaluated, `weightings`
-weigh its error there, `lpips` is a learned distance of images.
+weigh its error there, `guides` guide a teacher, `lpips` is a learned distance of images.
 """
 
 from collections.abc import Callable
@@ -23,6 +23,7 @@ from ddim_jax.losses.diffusion import diffusion
 from ddim_jax.losses.distribution_matching import PARTS, distribution_matching
 from ddim_jax.losses.flow_map import flow_map
 from ddim_jax.losses.guided import guided
+from ddim_jax.losses.guides import GUIDES
 from ddim_jax.losses.level_pairs import PAIRS, POINTS, LevelPairs, adaptive_decay
 from ddim_jax.losses.loss import Loss, Net, Parts
 from ddim_jax.losses.mean_flow import mean_flow
@@ -46,6 +47,6 @@ LOSSES: dict[str, Callable[..., Loss]] = {
 """Losses by the name that configs use; each is made from a `Net` and its options."""
 
 __all__ = [
-    "LOSSES", "PAIRS", "PARTS", "POINTS", "TIMES", "WEIGHTINGS", "LevelPairs", "Loss", "Net",
-    "Parts", "Weighting", "adaptive_decay", *LOSSES,
+    "GUIDES", "LOSSES", "PAIRS", "PARTS", "POINTS", "TIMES", "WEIGHTINGS", "LevelPairs", "Loss",
+    "Net", "Parts", "Weighting", "adaptive_decay", *LOSSES,
 ]  # fmt: skip

@@ -13,19 +13,23 @@ at pure noise is such a U of jumps of no length. What makes it a flow map, with 
     esd   | U - held(v - h dU/dt) |^2,  along (v, 1, 0) in (x, t, s)     MeanFlow's, sCM's
     psd   | U - held(mean of two jumps that meet half-way) |^2             shortcut models'
 
+"Align your flow" (AYF) takes esd's residual g as `g / (|g| + 0.1)`, with r h dU/dt where r rises
+from 0 to 0.99: it begins as flow matching, which stays in part.
+
 v is a teacher's velocity, or that of a moving average of the network, which learns it from data in
 rows with s = t. lsd needs no derivative by t and x: the embedding of time may be as fast as ever.
 
 Sources: Boffi et al. 2025 (arXiv:2505.18825: lsd, esd, psd); Sabour et al. 2025 (arXiv:2506.14603).
 """
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from ddim_jax.dropping import nulled
-from ddim_jax.guidance import Guidance, classifier_free
+from ddim_jax.losses.guides import classifier_free
 from ddim_jax.losses.loss import (
     Loss,
     Net,
@@ -36,7 +40,7 @@ from ddim_jax.losses.loss import (
     split,
 )
 from ddim_jax.names import check_range
-from ddim_jax.predictions import expand, predict
+from ddim_jax.predictions import expand
 from ddim_jax.schedules import NoiseLevel, Schedule
 
 Array = Any
@@ -51,6 +55,10 @@ def flow_map(
     distil: bool = False,
     same: float | None = None,
     to_data: float = 0.25,
+    jumps: tuple[float, float] | None = None,
+    derivative: float = 1.0,
+    warmup_steps: int = 0,
+    tangent_floor: float | None = None,
     target_decay: float = 0.99,
     guidance_scale: float = 1.0,
     guidance: tuple[float, float] | None = None,
@@ -67,6 +75,10 @@ def flow_map(
         same: share of rows with s = t; default a half, and none of lsd and esd with a teacher,
             which hold there too.
         to_data: share of the other rows with s = 0.
+        jumps: mean and std of logit(h), and s is uniform below 1 - h; None: t and s are uniform.
+        derivative: r, how much of esd's derivative counts.
+        warmup_steps: of esd, in which r rises from 0.
+        tangent_floor: of esd, c of `g / (|g| + c)`, |g| over the whole sample; None: g as it is.
         target_decay: mu of the moving average that velocities and halves are taken from.
         guidance_scale: g by which a teacher is guided, in two evaluations; 1: none.
         guidance: range of the scale that all networks take as an input (see `guided`); None: none.
@@ -77,21 +89,23 @@ def flow_map(
         ValueError: an unknown kind, a share out of range, guidance without a teacher or classes, a
             prediction that says nothing about x0 at pure noise.
 
-    Source: Boffi et al. 2025, equations 15 to 18.
+    Source: Boffi et al. 2025, equations 15 to 18; Sabour et al. 2025 (AYF).
     """
     same = (0.0 if distil and kind != "psd" else 0.5) if same is None else same
     _check(net, kind, distil, same, to_data, target_decay, guidance_scale, guidance, label_dropout)
     teacher, schedule = teacher or net, net.schedule
-    averaged = kind == "psd" or not distil
+    teacher = classifier_free(teacher, guidance_scale) if guidance_scale != 1 else teacher
+    _check_tangent(kind, jumps, derivative, warmup_steps, tangent_floor)
+    floor, averaged = tangent_floor, kind == "psd" or not distil
 
     def compute(params, frozen, batch, keys, step):
         data = batch["image"]
         pair_key, eps_key, inputs_key, dropout_keys = split(keys, 4)
-        clock_t, clock_s = (_clock(schedule, time) for time in _pair(pair_key, same, to_data))
-        t, s = (_t_of(schedule.level(clock)) for clock in (clock_t, clock_s))
-        h, eps = t - s, net.noise(eps_key, data)
+        pair = _pair(pair_key, same, to_data, jumps)
+        jump = _Jump.between(schedule, *(_clock(schedule, time) for time in pair))
+        eps = net.noise(eps_key, data)
         inputs = conditions_with_scale(batch, inputs_key, net.null, label_dropout, guidance)
-        x = add_noise(data, eps, NoiseLevel(t, 1 - t, t, t))
+        x = add_noise(data, eps, NoiseLevel(jump.t, 1 - jump.t, jump.t, jump.t))
 
         def mean(params, x, clock, interval):
             told = inputs | {"interval": interval}
@@ -99,36 +113,96 @@ def flow_map(
 
         def velocity(x, clock):
             if distil:
-                return _taught(teacher, frozen["teacher"], x, clock, inputs, guidance_scale)
+                return _velocity(teacher, frozen["teacher"], x, clock, inputs)
             told = inputs | {"interval": 0 * clock}
             return _velocity(net, frozen["target"], x, clock, told)
 
-        now = velocity(x, clock_t) if distil and (kind == "esd" or same) else eps - data
+        u = functools.partial(mean, params)
+        now = velocity(x, jump.clock_t) if distil and (kind == "esd" or same) else eps - data
         if kind == "lsd":
-            at = lambda interval: mean(params, x, clock_t, interval)  # noqa: E731
-            u, slope = jax.jvp(at, (clock_t - clock_s,), (jnp.ones_like(t),))
-            change = u + expand(h / _pace(schedule, clock_s), x) * slope
-            there = velocity(held(x - expand(h, x) * u), clock_s)
-            error = change - held(jnp.where(expand(h == 0, x), now, there))
+            error = _lsd(u, velocity, now, x, jump)
         elif kind == "esd":
             if not distil:
-                now = jnp.where(expand(h == 0, x), now, velocity(x, clock_t))
-            pace, one = _pace(schedule, clock_t), jnp.ones_like(t)
-            fixed = lambda x, clock, gap: mean(held(params), x, clock, gap)  # noqa: E731
-            along = (expand(pace, x) * held(now), one, one)
-            slope = jax.jvp(fixed, (x, clock_t, clock_t - clock_s), along)[1]
-            wanted = now - expand(h / pace, x) * slope
-            error = mean(params, x, clock_t, clock_t - clock_s) - held(wanted)
+                now = jnp.where(expand(jump.h == 0, x), now, velocity(x, jump.clock_t))
+            share = _share(derivative, step, warmup_steps)
+            error = _esd(u, functools.partial(mean, held(params)), now, x, jump, share, floor)
         else:
-            halves = _halves(net, frozen["target"], x, t, s, inputs)
-            wanted = jnp.where(expand(h == 0, x), now, halves)
-            error = mean(params, x, clock_t, clock_t - clock_s) - held(wanted)
+            halves = _halves(net, frozen["target"], x, jump.t, jump.s, inputs)
+            wanted = jnp.where(expand(jump.h == 0, x), now, halves)
+            error = u(x, jump.clock_t, jump.interval) - held(wanted)
         squared = jnp.mean(error**2, axis=tuple(range(1, x.ndim)))
         value = jnp.mean(squared)
-        return value, {"loss": value, "loss_jumps": jnp.mean(jnp.where(h > 0, squared, 0))}
+        return value, {"loss": value, "loss_jumps": jnp.mean(jnp.where(jump.h > 0, squared, 0))}
 
     decay = (lambda step: target_decay) if averaged else None
     return Loss(compute, needs_teacher=distil, target_decay=decay)
+
+
+class _Jump(NamedTuple):
+    """From t to s, [B] each, and both by the schedule's clock; the derivatives of t and s by it."""
+
+    t: Array
+    s: Array
+    clock_t: Array
+    clock_s: Array
+    pace_t: Array
+    pace_s: Array
+
+    @classmethod
+    def between(cls, schedule: Schedule, clock_t: Array, clock_s: Array) -> "_Jump":
+        t, s = (_t_of(schedule.level(clock)) for clock in (clock_t, clock_s))
+        return cls(t, s, clock_t, clock_s, *(_pace(schedule, c) for c in (clock_t, clock_s)))
+
+    @property
+    def h(self) -> Array:
+        """How far it is."""
+        return self.t - self.s
+
+    @property
+    def interval(self) -> Array:
+        """The same by the clock, as the network is told."""
+        return self.clock_t - self.clock_s
+
+
+def _lsd(u: Callable, velocity: Callable, now: Array, x: Array, jump: _Jump) -> Array:
+    """`d_s f - held(v(f, s))` with `d_s f = U - h d_s U`; at s = t, U less the velocity there."""
+    at = lambda interval: u(x, jump.clock_t, interval)  # noqa: E731
+    mean, slope = jax.jvp(at, (jump.interval,), (jnp.ones_like(jump.t),))  # -d_s U by the clock
+    change = mean + expand(jump.h / jump.pace_s, x) * slope
+    there = velocity(held(x - expand(jump.h, x) * mean), jump.clock_s)
+    return change - held(jnp.where(expand(jump.h == 0, x), now, there))
+
+
+def _esd(
+    u: Callable, fixed: Callable, now: Array, x: Array, jump: _Jump, share: Any, floor: float | None
+) -> Array:
+    """`U - held(v - r h dU/dt)`, along (v, 1, 0) in (x, t, s); or that, g, as `g / (|g| + floor)`.
+
+    Args:
+        u: the network's mean velocity, of (x, clock, interval).
+        fixed: the same, without a derivative by its parameters.
+        now: [B, ...] the velocity v at x.
+        x: [B, ...].
+        jump: [B].
+        share: r; 1 is whole.
+        floor: added to the norm; None: there is none.
+    """
+    one = jnp.ones_like(jump.t)
+    along = (expand(jump.pace_t, x) * held(now), one, one)
+    mean, slope = jax.jvp(fixed, (x, jump.clock_t, jump.interval), along)
+    wanted = now - expand(share * jump.h / jump.pace_t, x) * slope
+    if floor is not None:
+        g = mean - wanted
+        norm = jnp.sqrt(jnp.sum(g**2, axis=tuple(range(1, x.ndim)), keepdims=True))
+        wanted = mean - g / (norm + floor)
+    return u(x, jump.clock_t, jump.interval) - held(wanted)
+
+
+def _share(most: float, step: Array, warmup_steps: int) -> Any:
+    """How much of the derivative counts, r: rises to `most`."""
+    if not warmup_steps:
+        return most
+    return most * jnp.minimum(1.0, jnp.asarray(step, jnp.float32) / warmup_steps)
 
 
 def _velocity(net: Net, params, x: Array, clock: Array, inputs: dict, dropout_keys=None) -> Array:
@@ -137,20 +211,6 @@ def _velocity(net: Net, params, x: Array, clock: Array, inputs: dict, dropout_ke
     x0, eps = net.predict(
         params, expand(level.alpha + level.sigma, x) * x, level, inputs, dropout_keys
     )
-    return eps - x0
-
-
-def _taught(teacher: Net, params, x: Array, clock: Array, inputs: dict, scale: float) -> Array:
-    """The teacher's velocity, guided."""
-    level = teacher.schedule.level(clock)
-    x = expand(level.alpha + level.sigma, x) * x
-
-    def output(x, level, inputs):
-        return teacher.output(params, x, level, inputs)
-
-    if scale != 1:
-        output = classifier_free(output, nulled(inputs, teacher.null), Guidance(scale))
-    x0, eps = predict(teacher.parameterization, x, level, output(x, level, inputs))
     return eps - x0
 
 
@@ -164,10 +224,17 @@ def _halves(net: Net, params, x: Array, t: Array, s: Array, inputs: dict) -> Arr
     return (first + second) / 2
 
 
-def _pair(keys: Array, same: float, to_data: float) -> tuple[Array, Array]:
+def _pair(
+    keys: Array, same: float, to_data: float, jumps: tuple[float, float] | None
+) -> tuple[Array, Array]:
     """t and s [B], uniform over 0 <= s <= t <= 1; in some rows s is t, in some of the others 0."""
     u = jax.vmap(lambda key: jax.random.uniform(key, (4,)))(keys)
     t, s = u[:, :2].max(axis=1), u[:, :2].min(axis=1)
+    if jumps is not None:
+        z = jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, 1)))(keys)
+        h = jax.nn.sigmoid(jumps[0] + jumps[1] * z)
+        s = u[:, 0] * (1 - h)
+        t = s + h
     s = jnp.where(u[:, 3] < to_data, 0.0, s)
     return t, jnp.where(u[:, 2] < same, t, s)
 
@@ -187,6 +254,24 @@ def _pace(schedule: Schedule, clock: Array) -> Array:
     """The derivative of sigma / (alpha + sigma) by the schedule's time, [B]."""
     clock = jnp.maximum(clock, schedule.t_min)
     return jax.jvp(lambda c: _t_of(schedule.level(c)), (clock,), (jnp.ones_like(clock),))[1]
+
+
+def _check_tangent(kind, jumps, derivative, warmup_steps, floor) -> None:
+    check_range("config.loss.derivative", derivative, "[0, 1]", "0.99 is AYF's, 1 all of it")
+    check_range("config.loss.warmup_steps", warmup_steps, "[0, inf)", "0 is none", whole=True)
+    if floor is not None:
+        check_range("config.loss.tangent_floor", floor, "(0, inf)", "0.1 is usual")
+    if kind != "esd" and (derivative != 1 or warmup_steps or floor is not None):
+        raise ValueError(
+            "config.loss.derivative, warmup_steps and tangent_floor are of kind 'esd', got "
+            f"{kind!r}; leave them out"
+        )
+    if jumps is None:
+        return
+    if not isinstance(jumps, (list, tuple)) or len(jumps) != 2:
+        raise ValueError(f"config.loss.jumps must be (mean, std), got {jumps}; (-0.8, 1) is AYF's")
+    check_range("the mean of config.loss.jumps", jumps[0], "[-50, 50]", "-0.8 is AYF's")
+    check_range("the std of config.loss.jumps", jumps[1], "[0, 50]", "1 is AYF's")
 
 
 def _check(net, kind, distil, same, to_data, decay, scale, guidance, label_dropout) -> None:

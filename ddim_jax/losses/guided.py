@@ -12,8 +12,7 @@ Sources: Meng et al. 2023 (arXiv:2210.03142), section 3.1 (their w is g - 1); Sa
 
 import jax
 
-from ddim_jax.dropping import nulled
-from ddim_jax.guidance import Guidance, classifier_free
+from ddim_jax.losses.guides import classifier_free
 from ddim_jax.losses.loss import (
     Loss,
     Net,
@@ -28,7 +27,6 @@ from ddim_jax.losses.loss import (
 )
 from ddim_jax.losses.time_samplers import TimeSampler, uniform
 from ddim_jax.losses.weightings import TRUNCATED_SNR, Weighting
-from ddim_jax.predictions import predict
 
 
 def guided(
@@ -51,7 +49,8 @@ def guided(
         weighting: by lam; None is the plain mean over F.
         label_dropout: probability that the inputs of a row become null, for both networks.
         known: of clips, probability that some frames are known to all networks.
-        teacher: if another network than the student's, or one that predicts something else.
+        teacher: if another network than the student's, or one that predicts something else. It is
+            guided by the scale, unless it is guided by itself, see `guides`.
 
     Raises:
         ValueError: label_dropout outside [0, 1], guidance without classes, or a range that is none.
@@ -61,18 +60,8 @@ def guided(
     check_known(known)
     times = times or uniform(net.schedule)
     teacher = teacher or net
-
-    def teach(params, x, level, inputs):
-        """The teacher's prediction, guided by the scale in the student's inputs, if any."""
-
-        def output(x, level, inputs):
-            return teacher.output(params, x, level, inputs)
-
-        if guidance is not None:
-            scale = inputs["guidance"]
-            inputs = {name: value for name, value in inputs.items() if name != "guidance"}
-            output = classifier_free(output, nulled(inputs, net.null), Guidance(scale))
-        return predict(teacher.parameterization, x, level, output(x, level, inputs))
+    if guidance is not None and teacher.guided is None:
+        teacher = classifier_free(teacher)
 
     def compute(params, frozen, batch, keys, step):
         x0 = batch["image"]
@@ -81,7 +70,7 @@ def guided(
         level = with_known(level, net.schedule, known_key, x0.shape[1], known)
         x = add_noise(x0, net.noise(eps_key, x0), level)
         inputs = conditions_with_scale(batch, inputs_key, net.null, label_dropout, guidance)
-        wanted = jax.lax.stop_gradient(teach(frozen["teacher"], x, level, inputs))
+        wanted = jax.lax.stop_gradient(teacher.predict(frozen["teacher"], x, level, inputs))
         output = net.output(params, x, level, inputs, dropout_keys)
         lam = net.schedule.half_log_snr(level.t)
         return regress(output, net.parameterization, level, lam, wanted, weighting)

@@ -109,6 +109,9 @@ class Net(NamedTuple):
         frame_noise: of clips, how the noise of frames is correlated; None: it is not.
         features: `(params, x, model_time, inputs) -> h`, what the network makes of x half-way, [B,
             H, W, C] or [B, C]; None if it does not say.
+        guided: `(params, x, level, inputs) -> F` of a teacher that is guided, see `guides`; None:
+            it is not.
+        own: of the parameters of a teacher its own, beside those of what guides it.
     """
 
     apply: Apply
@@ -117,6 +120,13 @@ class Net(NamedTuple):
     null: Mapping[str, Any] = {}
     features: Callable[[Any, Array, Array, dict[str, Array]], Array] | None = None
     frame_noise: Callable[[Array], Array] | None = None
+    guided: Callable[[Any, Array, NoiseLevel, dict[str, Array]], Array] | None = None
+    own: Callable[[Any], Any] = lambda params: params
+
+    @property
+    def alone(self) -> "Net":
+        """The network without what guides it."""
+        return self._replace(guided=None, own=lambda params: params)
 
     def noise(self, keys: Array, x: Array) -> Array:
         """Draws the noise of samples x [B, ...], one key per row."""
@@ -125,13 +135,15 @@ class Net(NamedTuple):
 
     def output(self, params, x, level: NoiseLevel, inputs, dropout_keys=None) -> Array:
         """Returns F at x [B, ...] and levels [B] or [B, T]; with dropout if keys [B] are given."""
+        if self.guided is not None:
+            return self.guided(params, x, level, inputs)
         scale = expand(self.parameterization(level).input_scale, x)
         return self.apply(params, scale * x, level.model_time, inputs, dropout_keys)
 
     def middle(self, params, x, level: NoiseLevel, inputs) -> Array:
         """Returns the features half-way at x [B, ...] and levels [B]."""
         scale = expand(self.parameterization(level).input_scale, x)
-        return self.features(params, scale * x, level.model_time, inputs)
+        return self.features(self.own(params), scale * x, level.model_time, inputs)
 
     def predict(self, params, x, level: NoiseLevel, inputs, dropout_keys=None) -> Prediction:
         """Returns x0 and eps at x [B, ...] and levels [B] or [B, T]."""

@@ -7,6 +7,7 @@
 A kernel [I, O] has down [I, r] and up [r, O], a convolution [3, 3, I, O] down [3, 3, I, r]; of
 layers that are stacked, [N, I, O], each has its own. Queries, keys and values that share a kernel
 share down. No network knows of it: what is trained are the factors, what is run the merged kernels.
+Layers that the network did not have before are trained whole, in the same tree.
 
 Source: Hu et al. 2021 (arXiv:2106.09685), section 4.1.
 """
@@ -14,7 +15,7 @@ Source: Hu et al. 2021 (arXiv:2106.09685), section 4.1.
 import dataclasses
 import fnmatch
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -38,6 +39,8 @@ class LowRank:
         rank: r, inner size of each change.
         alpha: a change counts alpha / rank; None: as much as rank, so 1.
         targets: names in `GROUPS`, or patterns of a kernel's path like "mid_*/conv_?/kernel".
+        whole: patterns of parameters that are trained themselves, beside the factors. In a run the
+            layers of new inputs always are.
 
     Raises:
         ValueError: rank or alpha out of range, or no targets.
@@ -46,6 +49,7 @@ class LowRank:
     rank: int = 4
     alpha: float | None = None
     targets: tuple[str, ...] = ("attention",)
+    whole: tuple[str, ...] = ()
 
     def __post_init__(self):
         """Checks what does not depend on a network."""
@@ -70,10 +74,12 @@ class LowRank:
             params: of a network, or their shapes.
 
         Raises:
-            ValueError: a target that no kernel has.
+            ValueError: a target that no kernel has, a pattern that no parameter has.
         """
         shapes = {path: leaf.shape for path, leaf in flatten_dict(params, sep="/").items()}
-        shapes = {path: shape for path, shape in shapes.items() if path.endswith("/kernel")}
+        self._whole(shapes)
+        is_changed = lambda p: p.endswith("/kernel") and not _fits(p, self.whole)  # noqa: E731
+        shapes = {path: shape for path, shape in shapes.items() if is_changed(path)}
         found = []
         for target in self.targets:
             chosen = [path for path in shapes if _chosen(target, path, shapes)]
@@ -93,7 +99,8 @@ class LowRank:
             params: of the network.
 
         Returns:
-            The tree of the parameters with `down` and `up`, float32, in the place of each kernel.
+            The tree of the parameters with `down` and `up`, float32, in the place of each kernel,
+            and what is trained whole as it is.
         """
         shapes, factors = flatten_dict(params, sep="/"), {}
         for path in self.kernels(params):
@@ -105,7 +112,8 @@ class LowRank:
             factors[f"{place}down"] = jax.random.uniform(own, shape, minval=-bound, maxval=bound)
             stacked = before if len(before) == 1 else []
             factors[f"{place}up"] = jnp.zeros((*stacked, self.rank, features))
-        return unflatten_dict(factors, sep="/")
+        whole = {path: jnp.asarray(shapes[path]) for path in self._whole(shapes)}
+        return unflatten_dict(factors | whole, sep="/")
 
     def merge(self, params: Any, factors: Any) -> Any:
         """The parameters, changed; the same ones if there are no factors.
@@ -121,7 +129,18 @@ class LowRank:
             change = jnp.matmul(down, up, precision="highest")
             kernel = flat[f"{place}kernel"]
             flat[f"{place}kernel"] = kernel + change.astype(kernel.dtype)
+        flat |= {path: leaf for path, leaf in factors.items() if _fits(path, self.whole)}
         return unflatten_dict(flat, sep="/")
+
+    def _whole(self, paths: Collection[str]) -> list[str]:
+        """Of these paths those that are trained whole."""
+        for pattern in self.whole:
+            if not fnmatch.filter(paths, pattern):
+                raise ValueError(
+                    f"config.train.lora.whole: no parameter is {pattern!r}; it is a pattern of "
+                    f"paths like {min(paths)}"
+                )
+        return [path for path in paths if _fits(path, self.whole)]
 
 
 def of(section: Mapping[str, Any] | None) -> LowRank | None:
@@ -134,9 +153,15 @@ def of(section: Mapping[str, Any] | None) -> LowRank | None:
         return None
     options = dict(section)
     check_options(LowRank, options, "config.train.lora")
-    targets = options.get("targets", LowRank.targets)
-    targets = ",".join((targets,) if isinstance(targets, str) else map(str, targets))
-    return LowRank(**options | {"targets": tuple(filter(None, targets.split(",")))})
+    for name in ("targets", "whole"):
+        given = options.get(name, getattr(LowRank, name))
+        text = ",".join((given,) if isinstance(given, str) else map(str, given))
+        options[name] = tuple(filter(None, text.split(",")))
+    return LowRank(**options)
+
+
+def _fits(path: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)
 
 
 def _chosen(target: str, path: str, shapes: Mapping[str, tuple]) -> bool:

@@ -185,6 +185,11 @@ class Desk:
             names.check_range("steps", recipe.steps, f"[1, {self.limits.steps}]", whole=True)
         model.check(recipe)
         table = recipe.table(model.schedule)
+        if model.jumps(table)[1]:
+            raise ValueError(
+                f"{given}: this network is told how long its steps are, and a server tells it one "
+                "length for all; use ddim on the uniform stride"
+            )
         with np.errstate(over="ignore"):
             rows = row.pack(table)
         if not np.all(np.isfinite(rows)):

@@ -71,6 +71,7 @@ _MAKERS: dict[str, Callable[..., Solver]] = {
     "unipc_3": partial(unipc, 3),
     "consistency": consistency,
     "lcm": partial(consistency, sigma_min=0.0),
+    "tcd": partial(consistency, sigma_min=0.0, gamma=0.3),
 }
 
 SOLVERS: dict[str, Solver] = {name: _named(name, make) for name, make in _MAKERS.items()}

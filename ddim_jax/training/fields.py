@@ -32,6 +32,7 @@ NAMED = {
     "prediction": PREDICTIONS,
     "ema": EMAS,
     "frame_noise": FRAME_NOISES,
+    "guide": losses.GUIDES,
     "loss": losses.LOSSES,
     "loss.times": losses.TIMES,
     "loss.critic_times": losses.TIMES,
@@ -43,7 +44,10 @@ NAMED = {
 }
 """Sections whose `name` is one of a table."""
 WRITTEN: dict[str, dict[str, Any]] = {
-    "": {"seed": 0, "parallel": "jit", "start_from": "", "teacher": "", "stages": ()},
+    "": {
+        **{"seed": 0, "parallel": "jit", "start_from": "", "teacher": "", "guide": None},
+        **{"teacher_dtype": "float32", "stages": ()},
+    },
     "data": {
         **{"name": "", "split": "train", "data_dir": "", "flip": False, "skip_unreadable": False},
         **{"image_shape": None, "channels": None, "resize": None, "pad": False},

@@ -65,7 +65,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> TrainState:
     if start is not None:
         teacher.check(config, start.config, method.loss.needs_teacher)
     source = experiment.load_data(config) if source is None else source
-    config = teacher.record(config, start, source, method.teacher)
+    config = teacher.record(config, start, source, method.teacher, method.weak)
     check_data(config, source)
     abstract_state(config, method, start, mesh)  # traces it: errors come before files
     with lock.locked(workdir):
@@ -228,6 +228,7 @@ def abstract_state(
 def _initialiser(config, method: Method, start: Model | None):
     """A function to the first state, and its arguments."""
     parts, example = method.loss.parts, (method.teacher or method.model).example()
+    dtype = config.get("teacher_dtype", "float32")
     taken = None if start is None else teacher.take_over(start, method.model)
 
     def init(key, taken, teacher_params):
@@ -237,15 +238,16 @@ def _initialiser(config, method: Method, start: Model | None):
             base, teacher_params = {BASE: params}, {}  # the base changed by nothing is the teacher
             params = method.low_rank.init(params_key, params)
         ema = jax.tree.map(jnp.copy, params)
-        frozen = (method.loss.freeze(params, teacher_params) or {}) | base or None
+        held = teacher.cast(teacher_params, dtype)
+        frozen = (method.loss.freeze(params, held) or {}) | base or None
         if parts is not None:
             others = parts.init(jax.random.fold_in(params_key, 1), teacher_params, example)
             params = {STUDENT: params} | others
         opt_state = method.optimizer.init(params)
         return TrainState(jnp.int32(0), params, ema, opt_state, run_key, frozen)
 
-    teacher_params = method.teacher and method.teacher.params
-    return init, (jax.random.key(config.seed), *jax.device_get((taken, teacher_params)))
+    taught_by = method.teacher_params
+    return init, (jax.random.key(config.seed), *jax.device_get((taken, taught_by)))
 
 
 def _summary(config, method: Method, source, first: int) -> str:

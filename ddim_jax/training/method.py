@@ -4,6 +4,7 @@ Strings become functions here for what only training needs; `experiment.py` buil
 that can be wrong with a config is found by `build`, before any long work.
 """
 
+import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -20,11 +21,12 @@ from ddim_jax.data import augmentation as augmentations
 from ddim_jax.dropping import AUGMENT
 from ddim_jax.losses import TIMES, WEIGHTINGS, lpips
 from ddim_jax.losses.distribution_matching import HEAD
+from ddim_jax.losses.guides import OWN, WEAK
 from ddim_jax.model import Model
 from ddim_jax.names import check_names, check_options, check_range, lookup, make
 from ddim_jax.networks import AUTOENCODERS, low_rank
 from ddim_jax.networks.low_rank import LowRank
-from ddim_jax.training import fields
+from ddim_jax.training import fields, guide
 from ddim_jax.training import optimizer as optimizers
 from ddim_jax.training import teacher as teachers
 from ddim_jax.training.sample_grid import SampleGrid
@@ -43,6 +45,7 @@ class Method(NamedTuple):
         step: compiled `(state, batch, codec_params) -> (state, metrics)`.
         low_rank: the factors that are trained in place of the parameters; None: the parameters.
         teacher: what it learns from, if anything.
+        weak: what the teacher is guided away from, if anything.
     """
 
     model: Model
@@ -52,6 +55,14 @@ class Method(NamedTuple):
     step: Callable
     low_rank: LowRank | None = None
     teacher: Model | None = None
+    weak: Model | None = None
+
+    @property
+    def teacher_params(self) -> Any:
+        """The parameters of the teacher, with those of what guides it, as its loss takes them."""
+        if self.weak is not None:
+            return {OWN: self.teacher.params, WEAK: self.weak.params}
+        return self.teacher and self.teacher.params
 
 
 def build(
@@ -76,8 +87,10 @@ def build(
         model = model.with_parts(None, *around[2:])
     check(config, model, mesh.size)
     teacher = teachers.of(config, start)
-    loss = build_loss(config, model, teacher)
+    weak = guide.weak_of(config, teacher)
+    loss = build_loss(config, model, teacher, weak)
     check_loss(config, model, loss)
+    guide.check(config, loss, teacher)
     optimizer, ema = build_optimizer(config, loss), build_ema(config)
     accumulate, sample = config.train.get("accumulate", 1), experiment.samples_latents(config)
     shapes = jax.eval_shape(model.init, jax.random.key(0))  # traces it, which checks its options
@@ -97,7 +110,7 @@ def build(
 
     step_fn = parallel.parallelise_step(step, config.parallel, mesh)
     rate = build_learning_rate(config)
-    return Method(model, loss, optimizer, rate, step_fn, low_rank, teacher)
+    return Method(model, loss, optimizer, rate, step_fn, low_rank, teacher, weak)
 
 
 def build_low_rank(
@@ -112,7 +125,7 @@ def build_low_rank(
         start: what it starts from, if anything.
 
     Raises:
-        ValueError: an option that cannot be; nothing to start from, or another network.
+        ValueError: an option that cannot be; nothing to start from, or another architecture.
     """
     made = low_rank.of(config.train.get("lora"))
     if made is None:
@@ -121,11 +134,8 @@ def build_low_rank(
         raise ValueError(
             "config.train.lora changes a trained network: name it with config.start_from"
         )
-    if new := sorted(set(model.inputs.declared) - set(start.inputs.declared)):
-        raise ValueError(
-            f"config.train.lora changes layers that there are, and {start.name} has none for "
-            f"{new[0]!r}; train the network without config.train.lora first"
-        )
+    new = teachers.new_parameters(shapes, teachers.take_over(start, model))
+    made = dataclasses.replace(made, whole=(*made.whole, *new))
     made.kernels(shapes)
     return made
 
@@ -237,15 +247,28 @@ def _times(times: np.ndarray) -> str:
 
 
 def net(model: Model) -> losses.Net:
-    """A model as losses take it."""
-    own = dict(features=model.features, frame_noise=model.frame_noise)
-    return losses.Net(
-        model.apply, model.schedule, model.parameterization, model.inputs.dropped, **own
-    )
+    """A model as losses take it; it is not told a guidance scale that it does not take."""
+
+    def untold(function):
+        if model.inputs.takes("guidance") or function is None:
+            return function
+
+        def asked(params, x, model_time, inputs, *keys):
+            inputs = {name: value for name, value in inputs.items() if name != "guidance"}
+            return function(params, x, model_time, inputs, *keys)
+
+        return asked
+
+    own = dict(features=untold(model.features), frame_noise=model.frame_noise)
+    apply, null = untold(model.apply), model.inputs.dropped
+    return losses.Net(apply, model.schedule, model.parameterization, null, **own)
 
 
 def build_loss(
-    config: ml_collections.ConfigDict, model: Model, teacher: Model | None = None
+    config: ml_collections.ConfigDict,
+    model: Model,
+    teacher: Model | None = None,
+    weak: Model | None = None,
 ) -> losses.Loss:
     """The loss that a config's section `loss` names.
 
@@ -253,6 +276,7 @@ def build_loss(
         config: of the run.
         model: what is trained.
         teacher: what it learns from, if anything.
+        weak: what the teacher is guided away from, if anything.
 
     Raises:
         ValueError: an unknown name or option.
@@ -276,7 +300,7 @@ def build_loss(
     if colon and kind in lpips.POOLINGS:
         options["distance"] = lpips.load(path, lpips.POOLINGS[kind])
     if teacher is not None and "teacher" in inspect.signature(make_loss).parameters:
-        options["teacher"] = net(teacher)
+        options["teacher"] = guide.wrapped(config, net(teacher), weak and net(weak))
     return make_loss(net(model), **options)
 
 

@@ -24,7 +24,7 @@ from ddim_jax.training import optimizer as optimizers
 SAME_ON_RESUME = (
     *("data", "model", "schedule", "prediction", "loss", "optimizer", "ema", "seed"),
     *("train.batch_size", "train.lora", "start_weights", "teacher_weights"),
-    *("codec", "text", "frame_noise"),
+    *("codec", "text", "frame_noise", "guide", "weak_weights", "teacher_dtype"),
 )
 DATA, CAPTIONS = "data_fingerprint", "captions_fingerprint"
 """Compared on a resume too; workdirs of earlier versions lack them."""
@@ -138,6 +138,7 @@ def _settings(config: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
     config["data"]["resize"] = config["data"]["resize"] or 0
     for name in ("class_names", "skip_unreadable"):  # of the data, which have a fingerprint
         config["data"].pop(name, None)
+    config.setdefault("teacher_dtype", "float32")
     optimizer = config["optimizer"]
     steps = optimizer.pop("decay_steps", None)  # which follow the length of the run
     falls = optimizer.get("decay") or ("cosine" if steps else "constant")

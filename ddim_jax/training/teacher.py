@@ -10,10 +10,12 @@ schedule. The workdir keeps fingerprints of data and networks, so that a resume 
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
@@ -28,6 +30,10 @@ from ddim_jax.recipe import whole_path
 
 SECTIONS = ("model", "schedule", "prediction")
 """Of a config, what its network is."""
+DTYPES = ("float32", "bfloat16")
+"""Of the parameters of a teacher."""
+ADDED = ("scalars", "interval_scale", "time_scale", "dropout", "remat", "dtype")
+"""Fields of a section model that change no parameter that is taken over."""
 
 
 def load(config: ml_collections.ConfigDict, workdir: Path | None = None) -> Model | None:
@@ -65,7 +71,7 @@ def of(config: ml_collections.ConfigDict, start: Model | None) -> Model | None:
     if not name:
         return start
     teacher = checkpoints.load(name, accelerated=False)
-    _check_same(config, teacher.config, "config.teacher")
+    check_same(config, teacher.config, "config.teacher")
     return teacher
 
 
@@ -73,7 +79,8 @@ def resolve(config: ml_collections.ConfigDict, start: Model | None) -> ml_collec
     """The config with what it leaves open: as what it starts from, or as its data, are.
 
     Autoencoder and text encoders are those of what it starts from, if that has any. A config
-    without a section `model` takes all sections of the network from there, and its recipe.
+    without a section `model`, or with one that has only fields in `ADDED`, takes all other sections
+    of the network from there, and its recipe.
 
     Raises:
         FileNotFoundError: the data are not there.
@@ -90,14 +97,25 @@ def resolve(config: ml_collections.ConfigDict, start: Model | None) -> ml_collec
     config = config.copy_and_resolve_references()
     with config.unlocked():
         theirs, names = start.config or {}, ["codec", "text"]
-        if "model" not in config:
-            names += SECTIONS
-            config.sample = {**theirs.get("sample", {}), **config.get("sample", {})}
+        added = config.get("model", {})
+        if set(added) <= set(ADDED):
+            names += [name for name in SECTIONS if name == "model" or name not in config]
+            config.sample = _recipe(theirs.get("sample", {}), config.get("sample", {}))
         for name in names:
             if section := theirs.get(name):
                 config[name] = ml_collections.ConfigDict(section)
+        if added and "model" in names:
+            with config.model.ignore_type():
+                config.model.update(added)
     shape, classes = start.codec.picture_shape[-3:], start.inputs.num_classes
     return experiment.resolve(config, Source(start.name, shape, classes, 0, None))
+
+
+def _recipe(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> dict[str, Any]:
+    """A section `sample` over another; a solver or stride that is named has its own options."""
+    replaced = {f"{name}_options" for name in ("solver", "stride") if name in mine}
+    kept = {name: value for name, value in dict(theirs).items() if name not in replaced}
+    return {**kept, **dict(mine)}
 
 
 def check(
@@ -116,7 +134,7 @@ def check(
             f"what config.start_from names was trained on the schedule {theirs}, the config says "
             f"{mine}; a teacher's must be the student's"
         )
-    _check_same(config, start, "config.start_from")
+    check_same(config, start, "config.start_from")
     if config.loss.name == start.loss.name == "progressive":
         steps, before = config.loss.steps, start.loss.steps
         if before != 2 * steps:
@@ -126,9 +144,16 @@ def check(
             )
 
 
-def _check_same(
+def check_same(
     config: ml_collections.ConfigDict, start: ml_collections.ConfigDict, name: str
 ) -> None:
+    """Raises ValueError unless two networks draw images of one shape and as many classes.
+
+    Args:
+        config: of the run.
+        start: of the other network.
+        name: the field that names that, for messages.
+    """
     mine, theirs = (tuple(c.data.image_shape) for c in (config, start))
     if mine != theirs:
         raise ValueError(
@@ -152,7 +177,7 @@ def take_over(start: Model, model: Model) -> dict[str, Any]:
     wanted = flatten_dict(jax.eval_shape(model.init, jax.random.key(0)), sep="/")
     taken = flatten_dict(start.params, sep="/")
     new_inputs = set(model.inputs.declared) - set(start.inputs.declared)
-    layers = {f"{name}_{k}" for name in new_inputs for k in range(2)}
+    layers = {f"{name}_{k}" for name in new_inputs for k in range(2)} | new_inputs
     needed = {
         name: leaf
         for name, leaf in wanted.items()
@@ -164,6 +189,28 @@ def take_over(start: Model, model: Model) -> dict[str, Any]:
             f"there and {differs[1]} in the config; give the config the same section model"
         )
     return taken
+
+
+def new_parameters(shapes: Any, taken: dict[str, Any]) -> list[str]:
+    """Paths of the parameters that a network has and what it starts from has not.
+
+    Args:
+        shapes: of the network's parameters.
+        taken: of `take_over`.
+    """
+    return sorted(set(flatten_dict(shapes, sep="/")) - set(taken))
+
+
+def cast(params: Any, dtype: str) -> Any:
+    """A teacher's parameters as they are kept; "bfloat16" takes half the memory.
+
+    Raises:
+        ValueError: another dtype.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"config.teacher_dtype must be {' or '.join(DTYPES)}, got {dtype!r}")
+    whole = lambda leaf: leaf.astype(dtype) if leaf.dtype == jnp.float32 else leaf  # noqa: E731
+    return jax.tree.map(whole, params)
 
 
 def merge(params: Any, taken: dict | None) -> Any:
@@ -178,6 +225,7 @@ def record(
     start: Model | None,
     source: Any,
     teacher: Model | None = None,
+    weak: Model | None = None,
 ) -> Any:
     """The config as a workdir keeps it.
 
@@ -200,6 +248,8 @@ def record(
             config.start_weights = start.fingerprint
         if config.get("teacher"):
             config.teacher_weights = teacher.fingerprint
+        if weak is not None:
+            config.weak_weights = weak.fingerprint
     return config
 
 
