@@ -306,6 +306,11 @@ class Model:
                 "away from; use guidance_scale=1"
             )
 
+    def check_weights(self) -> None:
+        """Raises ValueError where it has shapes alone, as those of `pipelines.shapes`."""
+        if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(self.params)):
+            raise ValueError(f"{self.name} has shapes and no weights: it can be planned with alone")
+
     def conditions(
         self,
         count: int,
@@ -545,8 +550,7 @@ class Model:
         recipe = recipe or self.recipe
         self.check(recipe)
         count, batch_size = check_count(count, batch_size)
-        if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(self.params)):
-            raise ValueError(f"{self.name} has shapes and no weights: it can be planned with alone")
+        self.check_weights()
         if prompt is None and self.inputs.takes("text"):
             raise ValueError("this network draws from a text: give a prompt; '' for none")
         known = {name: clips.pop(name) for name in clip_drawing.OPTIONS if name in clips}
