@@ -388,6 +388,7 @@ class Model:
             parallel: a name in `batch_loop.MODES`.
             **options: of a sampler with a table: collect, task, progress.
         """
+        self.check_weights()
         sampler = self.sampler(recipe, **options)
         options = dict(prepare=self.prepared, mode=parallel, placed=self._placed)
         options["frame_noise"] = self.frame_noise

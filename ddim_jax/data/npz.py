@@ -122,6 +122,8 @@ def _explain_errors(path: Path) -> Iterator[None]:
 
 def fault(error: Exception) -> str:
     """Why numpy could not read a file, without its advice to unpickle it."""
+    if isinstance(error, KeyError):
+        return f"it has no {error.args[0]!r}"
     return "it is none, or holds Python objects" if "pickle" in str(error) else str(error)
 
 
