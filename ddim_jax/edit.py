@@ -163,7 +163,7 @@ COMMANDS = {
             f"{', '.join(MASKS)}, of clips frames:4-11 or frames:odd",
         ),
         "jump_length": dict(type=int, help="of repaint; default a 25th of the steps"),
-        "resamplings": dict(type=int, default=5, help="of repaint"),
+        "resamplings": dict(type=int, help="of repaint; default 5"),
         "strength": dict(
             type=float, default=1.0, help="of latents: share of the way, as of sdedit"
         ),
@@ -236,6 +236,7 @@ def run(args: argparse.Namespace) -> None:
             check(path, what=f"--{flag}", suffixes=(".npz",))
     files.check_apart(out=args.out, **written)
     model = checkpoints.load(args.checkpoint, dtype=args.dtype, lora=args.lora)
+    model.check_weights()
     _check_moves(model, args)
     args.steps = args.steps or _steps(model, args)
     if args.command == "interpolate" and _prompts_alone(args):

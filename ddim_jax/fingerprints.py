@@ -16,8 +16,13 @@ def fingerprint(params: Any) -> str:
     """sha256 of parameters: of their names, shapes and float32 bytes.
 
     Of more than `MOST_HASHED` numbers some of each array, evenly spaced: all would take seconds.
+
+    Raises:
+        ValueError: they are shapes alone.
     """
     digest, flat = hashlib.sha256(), flatten_dict(params, sep="/")
+    if any(isinstance(value, jax.ShapeDtypeStruct) for value in flat.values()):
+        raise ValueError("shapes without weights can be planned with alone: name a checkpoint")
     every = -(-sum(leaf.size for leaf in flat.values()) // MOST_HASHED)
     for name, value in sorted(flat.items()):
         digest.update(f"{name}{value.shape}".encode())

@@ -255,6 +255,11 @@ class Model:
         """Raises ValueError for what this network was not trained for: guidance, or to draw."""
         abilities.check(self, recipe)
 
+    def check_weights(self) -> None:
+        """Raises ValueError where it has shapes alone, as those of `pipelines.shapes`."""
+        if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(self.params)):
+            raise ValueError(f"{self.name} has shapes and no weights: it can be planned with alone")
+
     def conditions(
         self,
         count: int,
@@ -334,6 +339,7 @@ class Model:
             parallel: a name in `batch_loop.MODES`.
             **options: of a sampler with a table: collect, task, progress.
         """
+        self.check_weights()
         sampler = self.sampler(recipe, **options)
         options = dict(prepare=self.prepared, mode=parallel, placed=self._placed)
         options["frame_noise"] = self.frame_noise
@@ -463,8 +469,7 @@ class Model:
         recipe = recipe or self.recipe
         self.check(recipe)
         count, batch_size = check_count(count, batch_size)
-        if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(self.params)):
-            raise ValueError(f"{self.name} has shapes and no weights: it can be planned with alone")
+        self.check_weights()
         if prompt is None and self.inputs.takes("text"):
             raise ValueError("this network draws from a text: give a prompt; '' for none")
         known = {name: clips.pop(name) for name in clip_drawing.OPTIONS if name in clips}

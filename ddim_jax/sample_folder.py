@@ -88,6 +88,7 @@ def draw(
     """
     recipe, folder = recipe or model.recipe, Path(folder)
     model.check(recipe)
+    model.check_weights()
     num_samples, batch_size = check_count(num_samples, batch_size)
     seed = keys.check_seed(seed)
     table, labels = recipe.table(model.schedule), model.inputs.labels(label, num_samples)

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.emoji_analogies import analogies
+from ddim_jax import data
 from ddim_jax.evaluation import (
     asked,
     emoji,
@@ -177,6 +178,8 @@ def test_training_goes_on_from_an_encoder(trained, tmp_path):
     "flags, message",
     [
         (["--widths=a"], "--widths must be like 64,128,160"),
+        (["--widths=8,8"], "--widths must be like 64,128,160, 1 to 4999 each, got '8,8'"),
+        (["--widths=8,8,0"], "--widths must be like .* got '8,8,0'"),
         (["--minutes=0"], "--minutes must be in"),
         (["--steps=0"], "--steps must be"),
         (["--data=none.npz"], "no emoji at none.npz"),
@@ -204,6 +207,13 @@ def test_what_retrieval_refuses(trained, tmp_path):
         feature_networks.load(f"emoji:{tmp_path / 'bare.npz'}")
     with pytest.raises(FileNotFoundError, match="no emoji encoder at"):
         feature_networks.load("emoji:none.npz")
+    with pytest.raises(SystemExit, match="--worst must be at least 0, got -1"):
+        retrieval.main([f"--pictures=npz:{tmp_path / 'bare.npz'}", "--worst=-1"])
+    (tmp_path / "note.npz").write_text("no arrays")
+    for read in (feature_networks.load, data.load):
+        kind = "emoji" if read is feature_networks.load else "npz"
+        with pytest.raises(ValueError, match="it is none, or holds Python objects"):
+            read(f"{kind}:{tmp_path / 'note.npz'}")
 
 
 def test_analogies_are_those_that_the_words_say():

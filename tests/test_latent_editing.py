@@ -6,6 +6,7 @@ import re
 import shlex
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -206,6 +207,15 @@ def test_the_models_own_solver_takes_its_own_steps(tmp_path, monkeypatch, capsys
     Image.fromarray(PICTURES[0]).save("a.png")
     edit.main(["sdedit", "--images=a.png", f"--prompt={CAT}", "--strength=1", *flags])
     assert f"strength 1: {count} evaluations" in capsys.readouterr().out
+
+
+def test_shapes_without_weights_edit_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shapes = told_latents()
+    shapes = shapes.replace(params=jax.eval_shape(lambda: shapes.params))
+    monkeypatch.setattr(edit.checkpoints, "load", lambda *args, **options: shapes)
+    with pytest.raises(SystemExit, match="told has shapes and no weights: it can be planned with"):
+        edit.main(["sdedit", "--num=1", "--resize"])
 
 
 def test_texts_without_an_image_are_said(capsys):
@@ -443,6 +453,14 @@ def test_inpainting_by_a_network_made_for_it(command):
         ("inpaint", [], 4, "further channels of kind 'edit', which inpaint has not"),
         ("inpaint", ["--mask=small.png"], 0, "is 5 x 5, the images are 16 x 16; white is known"),
         ("inpaint", ["--strength=0.5"], 0, "--method=repaint starts from noise; use --method=repl"),
+        ("inpaint", ["--solver=ddim"], 0, "repaint is a solver itself and takes no --solver"),
+        ("inpaint", ["--jump_length=9"], 0, "--jump_length must be below the 4 --steps, got 9"),
+        (
+            "inpaint",
+            ["--method=replacement", "--resamplings=2"],
+            0,
+            "--resamplings is of --method=repaint, got --method=replacement",
+        ),
         ("sdedit", [], 5, "is told what to keep of a picture: use inpaint"),
         ("sdedit", ["--size=16x17"], 0, "sides are multiples of 2, got 16 x 17; for 17 take 16"),
         ("sdedit", ["--size=16"], 0, "--size must be HEIGHTxWIDTH like 512x768, got '16'"),

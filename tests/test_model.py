@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import ddim_jax
-from ddim_jax import checkpoints, experiment, sampling, strides
+from ddim_jax import checkpoints, experiment, sample_folder, sampling, strides
 from ddim_jax.evaluation import feature_networks
 from ddim_jax.inputs import Inputs
 from ddim_jax.recipe import Recipe
@@ -224,6 +224,17 @@ def test_all_of_a_hundred_bundled_digits_are_read_as_asked():
     model = checkpoints.load("digits")
     logits = feature_networks.load("digits").extract(model.draw(100)).logits
     np.testing.assert_array_equal(logits.argmax(1), np.arange(100) % 10)
+
+
+def test_shapes_without_weights_can_be_planned_with_alone(model, tmp_path):
+    shapes = model.replace(params=jax.eval_shape(lambda: model.params))
+    assert shapes.sampler() is not None
+    works = (shapes.draw, shapes.generator, lambda: shapes.fingerprint)
+    folder = lambda: sample_folder.draw(tmp_path / "set", shapes, num_samples=1)  # noqa: E731
+    for work in (*works, folder):
+        with pytest.raises(ValueError, match="shapes without weights|shapes and no weights"):
+            work()
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_fingerprint_of_a_large_model_looks_at_some_of_each_array(monkeypatch):

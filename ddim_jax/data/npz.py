@@ -115,9 +115,16 @@ def _explain_errors(path: Path) -> Iterator[None]:
         yield
     except Exception as error:  # zipfile, pickle, zlib and numpy each raise their own
         raise ValueError(
-            f"{path} cannot be read as an npz file of plain arrays ({error}); write it again with "
-            "numpy.savez(path, images=..., labels=...)"
+            f"{path} cannot be read as an npz file of plain arrays ({fault(error)}); write it "
+            "again with numpy.savez(path, images=..., labels=...)"
         ) from error
+
+
+def fault(error: Exception) -> str:
+    """Why numpy could not read a file, without its advice to unpickle it."""
+    if isinstance(error, KeyError):
+        return f"it has no {error.args[0]!r}"
+    return "it is none, or holds Python objects" if "pickle" in str(error) else str(error)
 
 
 def _choose_keys(path: Path, keys: Sequence[str], split: str) -> tuple[str, str | None]:

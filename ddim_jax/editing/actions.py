@@ -284,6 +284,7 @@ def translate(model: Model, args: argparse.Namespace) -> None:
 def _target(model: Model, args: argparse.Namespace) -> Editor:
     """Of `--target`, whose samples must be shaped as the model's."""
     target = checkpoints.load(args.target, dtype=args.dtype).sized(command_line.size(args.size))
+    target.check_weights()
     shapes = [list(one.sample_shape) for one in (target, model)]
     if shapes[0] != shapes[1]:
         raise ValueError(

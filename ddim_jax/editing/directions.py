@@ -76,6 +76,11 @@ def _brightness(model: Model, x: Array) -> Array:
 
 def _add_direction(model: Model, args: argparse.Namespace, toward: Images, away: Images) -> None:
     """Adds the direction from the latents of some images to those of others, in `--strength`s."""
+    if np.array_equal(toward.x, away.x):
+        raise ValueError(
+            "both sides are the same images, so there is no direction from one to the other; give "
+            "others"
+        )
     editor, trip = make_editor(model, args), code_trip(model, args)
     images = Images(*read(model, args))
 

@@ -13,7 +13,7 @@ from ddim_jax.editing.actions import make_editor, table_recipe, told
 from ddim_jax.editing.editor import squared_error
 from ddim_jax.editing.frames import KnownFrames, known_frames
 from ddim_jax.editing.judging import judge
-from ddim_jax.editing.latent_inpainting import inpaint_latents
+from ddim_jax.editing.latent_inpainting import check_of_repaint, inpaint_latents, repaint_table
 from ddim_jax.editing.restoration import Known, Operator
 from ddim_jax.model import Model
 from ddim_jax.names import lookup
@@ -31,6 +31,7 @@ def inpaint(model: Model, args: argparse.Namespace) -> None:
         return
     args.restoration = args.restoration or _usual(model, args)
     _check(model, args)
+    check_of_repaint(args, args.restoration)
     x, labels, texts = pictures.read(model, args)
     operator, mask = _operator(args, x.shape)
     table, task = _table_and_task(model, args, operator)
@@ -99,8 +100,12 @@ def _operator(
         "grey": restoration.grey,
     }
     operator = lookup(makers, name, "operator")()
+    if value and name in ("mask", "grey"):
+        raise ValueError(f"--operator={name} takes no number, got {args.operator!r}")
     if name == "mask":
         return operator, pictures.read_mask(args, shape)
+    if args.mask != "right":
+        raise ValueError(f"--mask={args.mask} is for --operator=mask, got --operator={name}")
     if args.restoration in ("repaint", "replacement"):
         raise ValueError(
             f"--method={args.restoration} replaces pixels, and --operator={name} keeps none; use "
@@ -119,9 +124,7 @@ def _table_and_task(
         return table_recipe(args, "ddim").table(model.schedule), known_frames(model.schedule)
     recipe = table_recipe(args, solver, eta=eta)
     if args.restoration == "repaint":
-        jump = max(1, recipe.steps // 25) if args.jump_length is None else args.jump_length
-        times = recipe.times(model.schedule)
-        table = restoration.repaint(model.schedule, times, jump, args.resamplings)
+        table = repaint_table(model, args, recipe)
     else:
         table = recipe.table(model.schedule)
     tasks = {"ddnm": restoration.ddnm, "dps": restoration.dps}

@@ -35,6 +35,7 @@ Array = np.ndarray
 def inpaint_latents(model: Model, args: argparse.Namespace) -> None:
     """Completes pictures by a model of latents."""
     method = _method(model, args)
+    check_of_repaint(args, method)
     originals, labels, texts = pictures.read_pictures(model, args)
     mask = pictures.read_mask(args, originals.shape)
     codec, editor = model.codec, make_editor(model, args, model.recipe.guidance_scale)
@@ -45,9 +46,7 @@ def inpaint_latents(model: Model, args: argparse.Namespace) -> None:
     noise = start_noise(model, args, np.arange(len(y)))
     if method == "repaint":
         recipe = table_recipe(args, "ddim")
-        jump = max(1, recipe.steps // 25) if args.jump_length is None else args.jump_length
-        times = recipe.times(model.schedule)
-        table, x = restoration.repaint(model.schedule, times, jump, args.resamplings), noise
+        table, x = repaint_table(model, args, recipe), noise
     else:
         table, x = start(model, own_recipe(model, args), args.strength, y, noise)
     if method != "network":
@@ -70,6 +69,31 @@ def inpaint_latents(model: Model, args: argparse.Namespace) -> None:
     rows = {"image": originals, "known": known, "restored": restored}
     asked = pictures.Asked.of(model.inputs, len(y), labels, texts)
     pictures.write(model, args, rows, numbers | judge(model, rows, asked), asked=asked)
+
+
+def check_of_repaint(args: argparse.Namespace, method: str) -> None:
+    """Raises ValueError for flags of RePaint beside another method, and of others beside it."""
+    if method == "repaint" and args.solver is not None:
+        raise ValueError("--method=repaint is a solver itself and takes no --solver")
+    for flag in ("jump_length", "resamplings"):
+        if method != "repaint" and getattr(args, flag) is not None:
+            raise ValueError(f"--{flag} is of --method=repaint, got --method={method}")
+
+
+def repaint_table(model: Model, args: argparse.Namespace, recipe: Recipe) -> SolverTable:
+    """RePaint's by `--jump_length` and `--resamplings`, on the stride of a recipe.
+
+    Raises:
+        ValueError: jumps as long as all the steps, which would be none.
+    """
+    if args.jump_length is not None and args.jump_length >= recipe.steps:
+        raise ValueError(
+            f"--jump_length must be below the {recipe.steps} --steps, got {args.jump_length}; a "
+            "25th of them is usual"
+        )
+    jump = args.jump_length or max(1, recipe.steps // 25)
+    times = recipe.times(model.schedule)
+    return restoration.repaint(model.schedule, times, jump, args.resamplings or 5)
 
 
 def known_cells(model: Model, mask: Array) -> Array:

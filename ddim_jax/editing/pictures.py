@@ -203,6 +203,7 @@ def read_mask(args: argparse.Namespace, shape: tuple[int, ...]) -> Array:
 
 
 def _mask_of_file(path: Path, size: tuple[int, int], resize: bool) -> Array:
+    folders.check_files(path.parent, [path])
     grey = folders.read_file(path, size if resize else None, 1)[..., 0]
     if grey.shape != size:
         raise ValueError(

@@ -29,6 +29,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from ddim_jax import command_line, files, keys
+from ddim_jax.data import npz
 from ddim_jax.evaluation import emoji_encoder
 from ddim_jax.evaluation.emoji_damage import damaged
 from ddim_jax.evaluation.emoji_encoder import SIZE, Encoder
@@ -88,7 +89,8 @@ def read(path: str | Path) -> Emoji:
         names, styles = map(str, given["name"]), map(str, given["styles"])
         style = given["style"].astype(int)
     except (ValueError, KeyError, OSError) as error:
-        raise ValueError(f"{path} holds no emoji as this command reads them: {error}") from None
+        why = npz.fault(error)
+        raise ValueError(f"{path} holds no emoji as this command reads them: {why}") from None
     if images.shape[1:] != (SIZE, SIZE, 3):
         raise ValueError(f"pictures must be {SIZE} x {SIZE}, {path} has {images.shape[1:3]}")
     of_pictures = category[emoji]
@@ -270,10 +272,10 @@ def run(args: argparse.Namespace) -> None:
     if args.steps is not None:
         check_range("--steps", args.steps, "[1, inf)", whole=True)
     keys.check_seed(args.seed, "--seed")
-    try:
-        widths = tuple(int(width) for width in args.widths.split(","))
-    except ValueError:
-        raise ValueError(f"--widths must be like 64,128,160, got {args.widths!r}") from None
+    given = args.widths.split(",")
+    if len(given) != 3 or not all(one.strip().isdecimal() and 0 < int(one) < 5000 for one in given):
+        raise ValueError(f"--widths must be like 64,128,160, 1 to 4999 each, got {args.widths!r}")
+    widths = tuple(int(width) for width in given)
     out = files.check_new(args.out, what="--out", overwrite=None)
     pictures = read(args.data)
     rows, unseen, others = np.arange(len(pictures.emoji)), np.arange(0), np.arange(0)

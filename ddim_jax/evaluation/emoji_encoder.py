@@ -27,6 +27,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from ddim_jax import data
+from ddim_jax.data import npz
 from ddim_jax.evaluation.features import FeatureNetwork, Features
 from ddim_jax.evaluation.gallery import Gallery
 from ddim_jax.networks.layers import space_to_depth
@@ -145,7 +146,7 @@ def read(path: Path) -> tuple[Any, dict[str, Any], Gallery]:
         styles, _, _ = tuple(about["styles"]), about["categories"], about["widths"]
         head = [flat[f"emoji/{part}"].astype(np.float32) for part in ("kernel", "bias")]
     except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is no emoji encoder: {error}") from None
+        raise ValueError(f"{path} is no emoji encoder: {npz.fault(error)}") from None
     params = unflatten_dict({k: jnp.asarray(v, jnp.float32) for k, v in flat.items()}, sep="/")
     of, pool = (kept["name"].astype(int), kept["style"].astype(int)), kept["pool"] * kept["scale"]
     return params, about, Gallery(names, styles, *of, pool, *head)

@@ -231,6 +231,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def run(args: argparse.Namespace) -> None:
     """Checks, says the cost, measures and writes."""
     model = checkpoints.load(args.checkpoint)
+    model.check_weights()
     images = read(model, args)
     method = METHODS[args.method](model, images, args)
     training = args.split.startswith("train")

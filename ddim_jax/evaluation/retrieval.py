@@ -16,6 +16,7 @@ from ddim_jax import command_line, data
 from ddim_jax.data import Source
 from ddim_jax.evaluation import feature_networks, features
 from ddim_jax.evaluation.gallery import Gallery, found
+from ddim_jax.names import check_range
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -32,6 +33,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Reads, looks for every picture, and prints."""
+    check_range("--worst", args.worst, "[0, inf)", whole=True)
     network, source = feature_networks.load(args.features), data.load(args.pictures, args.split)
     gallery = network.gallery
     if gallery is None:

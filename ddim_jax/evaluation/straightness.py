@@ -82,6 +82,7 @@ def run(args: argparse.Namespace) -> None:
     keys.check_seed(args.seed, "--seed")
     check_count(args.num_samples, args.num_samples)
     model = checkpoints.load(args.checkpoint)
+    model.check_weights()
     asked = find(model.inputs, args.asked, args.asked_split)
     values = measure(model, args.steps, args.num_samples, args.seed, asked)
     error = values.std(ddof=1) / np.sqrt(len(values)) if len(values) > 1 else 0.0

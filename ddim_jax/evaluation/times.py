@@ -189,6 +189,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def run(args: argparse.Namespace) -> None:
     """Checks, searches and writes."""
     model = checkpoints.load(args.checkpoint)
+    model.check_weights()
     solver = args.solver or model.recipe.solver
     paths = {n: Path(args.out) / f"{model.name}-{solver}-{n}.json" for n in args.steps}
     for path in paths.values():

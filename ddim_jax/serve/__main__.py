@@ -77,6 +77,7 @@ def load(checkpoints: Sequence[str], dtype: str | None = None, size: Any = None)
     for given in checkpoints:
         name, checkpoint, loras = named(given)
         model = sources.load(checkpoint, dtype=dtype, lora=loras).sized(size)
+        model.check_weights()
         name = name or model.name
         if name in models:
             raise ValueError(f"two models are called {name!r}: name them, as in other={checkpoint}")

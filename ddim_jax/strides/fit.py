@@ -291,6 +291,7 @@ def _check(args: argparse.Namespace) -> None:
 def run(args: argparse.Namespace) -> None:
     """Learns, writes, plots, measures."""
     model = checkpoints.load(args.checkpoint)
+    model.check_weights()
     folder, overwrite = Path(args.out), args.overwrite
     paths = {steps: folder / f"{model.name}-{args.solver}-{steps}.json" for steps in args.steps}
     for path in paths.values():
