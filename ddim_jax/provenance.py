@@ -9,7 +9,6 @@ hold the command instead.
 
 import dataclasses
 import json
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import jax
 import numpy as np
 from PIL import Image
 
-from ddim_jax import experiment
+from ddim_jax import experiment, files
 from ddim_jax.adaptive_sampling import Tolerance
 from ddim_jax.data.clip_writers import DESCRIPTION
 from ddim_jax.data.images import TEXT
@@ -217,7 +216,7 @@ def read(path: str | Path) -> Drawn:
     try:
         found = json.loads(_text(Path(path)))
         return _drawn(found)
-    except (KeyError, OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile):
+    except (*files.ODD, OSError, ValueError):
         pass
     if isinstance(found, dict) and "command" in found:
         raise ValueError(f"{path} is an edited picture, made by: {found['command']}")
