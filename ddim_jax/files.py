@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -105,6 +106,27 @@ def naming(path: Path) -> Iterator[None]:
         if error.errno and not error.filename:
             error.filename = str(path)
         raise
+
+
+ODD = (AttributeError, LookupError, TypeError, ArithmeticError, zipfile.BadZipFile, EOFError)
+"""What code raises where a file holds something else than it expects."""
+
+
+@contextlib.contextmanager
+def interpreting(what: str | os.PathLike) -> Iterator[None]:
+    """Says of what was read that it is damaged, where its parts are not what they should be.
+
+    Args:
+        what: the path of the file, or what else it is, for the message.
+
+    Raises:
+        ValueError: a part is missing, or of another kind.
+    """
+    try:
+        yield
+    except ODD as error:
+        why = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{what} is damaged, or holds something else ({why})") from error
 
 
 LATER = ("autoencoder", "text_encoders")

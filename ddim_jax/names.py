@@ -33,7 +33,7 @@ def lookup(known: Mapping[str, Any], name: str, what: str) -> Any:
     Raises:
         ValueError: an unknown name; the message gives the nearest and lists all known ones.
     """
-    if name not in known:
+    if name not in tuple(known):  # of values that have no hash too
         raise ValueError(
             f"unknown {what} {name!r}{did_you_mean(name, known)}; it is one of {', '.join(known)}"
         )

@@ -9,7 +9,6 @@ hold the command instead.
 
 import dataclasses
 import json
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -222,7 +221,7 @@ def read(path: str | Path) -> Drawn:
         drawn = _drawn(found)
         alone = len(drawn.index) == 1 and size is not None and size == drawn.size
         return dataclasses.replace(drawn, alone=alone)
-    except (KeyError, OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile):
+    except (*files.ODD, OSError, ValueError):
         pass
     if isinstance(found, dict) and "command" in found:
         raise ValueError(f"{path} is an edited picture, made by: {found['command']}")

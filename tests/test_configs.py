@@ -314,6 +314,13 @@ def test_a_wrong_config_is_refused_before_any_work(path, value, message, tmp_pat
     assert not (tmp_path / "run").exists()
 
 
+def test_a_section_sample_may_be_short():
+    """As where a config writes it anew: a recipe has defaults, and so has the grid."""
+    config = change("sample.steps", 4)
+    config.sample = dict(steps=4)
+    SampleGrid.check(experiment.build(config))
+
+
 def test_a_refused_model_does_not_lock_the_workdir(tmp_path):
     """The corrected command must run in the directory that the wrong one named."""
     with pytest.raises(ValueError, match="remat must be one of"):

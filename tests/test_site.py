@@ -14,6 +14,7 @@ from ddim_jax.solvers import SOLVERS
 from tests.oracles import Mixture, level_of
 from tests.test_readme import PAGES, ROOT
 
+NOTEBOOKS = sorted(file.name for file in (ROOT / "notebooks").glob("*.ipynb"))
 MISSING = [n for n in ("mkdocs", "material", "mkdocstrings") if not importlib.util.find_spec(n)]
 
 
@@ -30,8 +31,8 @@ def site(tmp_path_factory):
 
 
 def test_the_site_has_every_page(site):
-    for page in set(PAGES) - {"README.md", "docs/index.md"}:
-        assert (site / page.split("/")[-1].removesuffix(".md").lower() / "index.html").exists()
+    for page in [*PAGES.keys() - {"README.md", "docs/index.md"}, *NOTEBOOKS]:
+        assert (site / page.split("/")[-1].rpartition(".")[0].lower() / "index.html").exists()
 
 
 def test_the_site_fetches_nothing_from_elsewhere(site):
@@ -55,7 +56,8 @@ def test_every_page_is_in_the_navigation():
     pages = {page.split("/")[-1] for page in PAGES} - {"README.md"}
     roots = {page.lower() for page in PAGES if "/" not in page} - {"readme.md"}
     docs = {page.removeprefix("docs/") for page in PAGES if "/" in page}
-    assert len(pages) == len(listed) and set(listed) == docs | roots
+    docs |= {name.replace(".ipynb", ".md") for name in NOTEBOOKS}
+    assert len(pages) + len(NOTEBOOKS) == len(listed) and set(listed) == docs | roots
 
 
 @pytest.mark.parametrize("page", ["start", "concepts", "migration"])

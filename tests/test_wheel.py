@@ -21,7 +21,7 @@ def installed(tmp_path_factory):
     ).stdout.split("\0")  # fmt: skip
     names = [n for n in names if (ROOT / n).is_file()] or _all_files()
     for name in names:
-        if name.startswith(("ddim_jax/", "configs/", "setup.py", "pyproject.toml")):
+        if name.startswith(("ddim_jax/", "configs/", "setup.py", "pyproject.toml", "LICENSE")):
             (source / name).parent.mkdir(parents=True, exist_ok=True)
             (source / name).write_bytes((ROOT / name).read_bytes())
     pip = [sys.executable, "-m", "pip", "-q", "--disable-pip-version-check"]
@@ -38,7 +38,7 @@ def _all_files():
         for folder in ("ddim_jax", "configs")
         for path in (ROOT / folder).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
-    ] + ["setup.py", "pyproject.toml"]
+    ] + ["setup.py", "pyproject.toml", "LICENSE"]
 
 
 def run(installed, cwd, *command):
@@ -57,6 +57,15 @@ def test_the_wheel_draws_in_an_empty_folder(installed, tmp_path):
     result = run(installed, tmp_path, "-m", "ddim_jax", "sample", "--num_samples=2", "--steps=2")
     assert result.returncode == 0, result.stderr
     assert (tmp_path / "samples" / "digits-0001.png").stat().st_size > 500
+
+
+def test_the_wheel_holds_the_licences_of_what_it_holds(installed):
+    (licence,) = installed.glob("ddim_jax-*.dist-info/**/LICENSE")
+    assert licence.read_text() == (ROOT / "LICENSE").read_text()
+    assets = installed / "ddim_jax" / "assets"
+    listed = (assets / "LICENSES.md").read_text()
+    for file in assets.iterdir():
+        assert file.suffix in (".py", ".md", "") or f"`{file.name}`" in listed, file.name
 
 
 def test_the_wheel_finds_configs_by_name(installed, tmp_path):

@@ -19,7 +19,7 @@ from ddim_jax.checkpoints import tensor_files, tensor_names
 from ddim_jax.checkpoints.diffusers_schedulers import scheduler, sections
 from ddim_jax.checkpoints.scheduler_options import BETAS, PREDICTIONS, Options
 from ddim_jax.checkpoints.tensors import to_ours, to_theirs
-from ddim_jax.names import make
+from ddim_jax.names import check_range, make
 from ddim_jax.networks.layers import group_count
 
 __all__ = ["WEIGHTS", "is_folder", "read", "scheduler", "write"]
@@ -255,6 +255,8 @@ def _model(o: Options) -> dict[str, Any]:
     """The arguments of our UNet."""
     o.only(**FIXED)
     widths = o.get("block_out_channels", [224, 448, 672, 896])
+    for width in widths:
+        check_range(f"{o.name}: block_out_channels", width, "[1, 65536]", whole=True)
     down, up = (o.get(f"{way}_block_types", ()) for way in ("down", "up"))
     for kind in (*down, *up):
         if kind not in PLAIN + ATTENTION:

@@ -30,6 +30,7 @@ from ddim_jax.checkpoints.scheduler_options import (
     read_threshold,
     read_uneven,
 )
+from ddim_jax.files import interpreting
 from ddim_jax.names import lookup, make
 from ddim_jax.recipe import Recipe
 from ddim_jax.schedules import SCHEDULES, Schedule
@@ -51,8 +52,9 @@ def scheduler(config: Mapping[str, Any]) -> tuple[Recipe, Schedule]:
             no counterpart here.
     """
     parts = sections(config)
-    recipe = Recipe.of(ml_collections.ConfigDict({"sample": parts["sample"]}))
-    return recipe, make(SCHEDULES, parts["schedule"], "schedule")
+    with interpreting(f"the scheduler {config.get('_class_name')}"):
+        recipe = Recipe.of(ml_collections.ConfigDict({"sample": parts["sample"]}))
+        return recipe, make(SCHEDULES, parts["schedule"], "schedule")
 
 
 def sections(config: Mapping[str, Any]) -> Sections:
@@ -63,7 +65,8 @@ def sections(config: Mapping[str, Any]) -> Sections:
     name = config.get("_class_name", "DDIMScheduler")
     read = lookup(CLASSES, name, "diffusers scheduler")
     options = Options(name, config)
-    parts = read(options)
+    with interpreting(f"the scheduler {name}"):
+        parts = read(options)
     options.check_all_known(OTHER_OPTIONS)
     return parts
 

@@ -38,7 +38,8 @@ def read(path: Path, name: str) -> Model:
     pipeline, step = read_pipeline(path, "float32")
     if pipeline.codec_params is None:  # small: ready for drawing
         pipeline = pipeline._replace(params=jax.tree.map(jnp.asarray, pipeline.params))
-    return parts.model_of(pipeline, name).replace(step=step)
+    with files.interpreting(path):
+        return parts.model_of(pipeline, name).replace(step=step)
 
 
 def read_pipeline(path: Path, dtype: str | None = None) -> tuple[Pipeline, int]:
@@ -60,13 +61,14 @@ def read_pipeline(path: Path, dtype: str | None = None) -> tuple[Pipeline, int]:
             f"{FORMAT!r}); export a workdir with python -m ddim_jax.checkpoints, or give the "
             "folder that diffusers wrote"
         )
-    config = experiment.resolve(experiment.of_file(json.loads(metadata["config"])))
-    found = {name: cast(tensors[name], dtype, name) for name in tensors}
-    made = json.loads(metadata.get("tokenizers", "[]"))
-    tokenizers = tuple(Tokenizer(**options) for options in made)
-    pipeline = parts.of_flat(config, found)._replace(tokenizers=tokenizers)
-    parts.check(pipeline, str(path))
-    return pipeline, int(metadata["step"])
+    with files.interpreting(path):
+        config = experiment.resolve(experiment.of_file(json.loads(metadata["config"])))
+        found = {name: cast(tensors[name], dtype, name) for name in tensors}
+        made = json.loads(metadata.get("tokenizers", "[]"))
+        tokenizers = tuple(Tokenizer(**options) for options in made)
+        pipeline = parts.of_flat(config, found)._replace(tokenizers=tokenizers)
+        parts.check(pipeline, str(path))
+        return pipeline, int(metadata["step"])
 
 
 def save(path: str | Path, model: Model, dtype: str | None = "float32") -> None:

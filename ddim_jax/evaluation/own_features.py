@@ -103,13 +103,13 @@ def feature_network(path: Path) -> FeatureNetwork:
     if not path.is_file():
         raise FileNotFoundError(f"no feature network at {path}; own_features trains one")
     try:
-        with np.load(path) as file:
+        with files.interpreting(path), np.load(path) as file:
             flat = {name: file[name] for name in file.files}
-        about = json.loads(str(flat.pop("about"))) if "about" in flat else None
-        classes = len(flat["Dense_1/bias"])
-    except (ValueError, KeyError, OSError) as error:
+            about = json.loads(str(flat.pop("about"))) if "about" in flat else None
+            classes = len(flat["Dense_1/bias"])
+            shape = tuple(about["image_shape"]) if about else (28, 28, 1)
+    except (ValueError, OSError) as error:
         raise ValueError(f"{path} is no feature network of own_features: {error}") from None
-    shape = tuple(about["image_shape"]) if about else (28, 28, 1)
     params = unflatten_dict({k: jnp.asarray(v, jnp.float32) for k, v in flat.items()}, sep="/")
     net = Classifier(classes, halvings(shape))
 

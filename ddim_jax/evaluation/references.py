@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ddim_jax import files
 from ddim_jax.evaluation.features import FeatureNetwork
 from ddim_jax.evaluation.metrics import Moments
 
@@ -92,15 +93,16 @@ def load(path: str | Path) -> Reference:
             f"{path} must hold mu [D] and sigma [D, D], as pytorch-fid and ADM write them; it has "
             f"{', '.join(arrays) or 'nothing'}"
         )
-    about = json.loads(str(arrays["about"])) if "about" in arrays else {}
-    count = about.get("count")
-    return Reference(
-        name=about.get("name", path.name),
-        pool=_moments(path, arrays, "mu", "sigma", count),
-        spatial=_moments(path, arrays, "mu_s", "sigma_s", count) if "mu_s" in arrays else None,
-        network_sha256=about.get("network_sha256"),
-        resize=about.get("resize"),
-    )
+    with files.interpreting(path):
+        about = json.loads(str(arrays["about"])) if "about" in arrays else {}
+        count = about.get("count")
+        return Reference(
+            name=about.get("name", path.name),
+            pool=_moments(path, arrays, "mu", "sigma", count),
+            spatial=_moments(path, arrays, "mu_s", "sigma_s", count) if "mu_s" in arrays else None,
+            network_sha256=about.get("network_sha256"),
+            resize=about.get("resize"),
+        )
 
 
 def _moments(path, arrays, mean: str, covariance: str, count: int | None) -> Moments:

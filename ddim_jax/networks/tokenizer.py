@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from ddim_jax.files import read_json, read_text
+from ddim_jax.files import interpreting, read_json, read_text
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 SPECIAL = re.compile(f"({re.escape(START)}|{re.escape(END)})")
@@ -67,11 +67,13 @@ class Tokenizer:
             pad: the token that pads.
 
         Raises:
-            ValueError: start, end or pad is no token, or there is no room for a text.
+            ValueError: start, end or pad is no token; a number is none; no room for a text.
         """
         for token in (START, END, pad):
             if token not in numbers:
                 raise ValueError(f"the vocabulary of {len(numbers)} tokens has no {token!r}")
+        if odd := [token for token, n in numbers.items() if type(n) is not int or n < 0][:1]:
+            raise ValueError(f"tokens have whole numbers, {odd[0]!r} has {numbers[odd[0]]!r}")
         if length < 3:
             raise ValueError(f"a text needs room for start, end and a token, got length {length}")
         self.length, self.pad = length, numbers[pad]
@@ -90,11 +92,13 @@ class Tokenizer:
         """
         folder = Path(folder)
         options = _read_json(folder / "tokenizer_config.json") or {}
-        numbers, merges = _vocabulary(folder)
-        pad = options.get("pad_token") or END
-        length = options.get("model_max_length") or LENGTH
-        length = length if length < 10**6 else LENGTH  # files without one say 10 ** 30
-        return cls(numbers, merges, int(length), pad if isinstance(pad, str) else pad["content"])
+        with interpreting(f"the tokenizer in {folder}"):
+            numbers, merges = _vocabulary(folder)
+            pad = options.get("pad_token") or END
+            length = options.get("model_max_length") or LENGTH
+            length = length if length < 10**6 else LENGTH  # files without one say 10 ** 30
+            pad = pad if isinstance(pad, str) else pad["content"]
+            return cls(numbers, merges, int(length), pad)
 
     @classmethod
     def of_texts(

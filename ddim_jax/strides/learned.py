@@ -135,8 +135,10 @@ def load(path: str | Path) -> LearnedStride:
     if set(fields) != known:
         wrong = sorted(set(fields) ^ known)
         raise ValueError(f"{path} is damaged: fields {', '.join(wrong)} are missing or unknown")
-    for name in ("times", "lam", "history"):
-        fields[name] = None if fields[name] is None else np.asarray(fields[name], np.float64)
+    with files.interpreting(path):
+        for name in ("times", "lam", "history"):
+            optional = name == "history" and fields[name] is None
+            fields[name] = None if optional else np.asarray(fields[name], np.float64)
     times = fields["times"]
     if times.ndim != 1 or len(times) < 2 or not np.all(np.diff(times) < 0):
         raise ValueError(f"{path} is damaged: its times must fall from noise to clean")

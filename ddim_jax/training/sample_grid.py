@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import ml_collections
 import numpy as np
 from tqdm import tqdm
 
@@ -40,7 +41,7 @@ class Reconstructions:
 
     def __init__(self, model: Model, source: Any, folder: Path):
         """Arguments as of `grid`; reads the pictures."""
-        count = min(model.config.sample.num_samples, len(source))
+        count = min(_count(model.config), len(source))
         places = np.linspace(0, len(source) - 1, count).astype(int)
         self._folder, self._pictures = folder, np.stack([source[int(i)]["image"] for i in places])
         empty = np.zeros(len(self._pictures), np.float32)
@@ -81,7 +82,7 @@ class SampleGrid:
         """
         self._folder, config = folder, model.config
         self._model, self._generator = model, model.generator()
-        self._count, self._seed = config.sample.num_samples, config.seed
+        self._count, self._seed = _count(config), config.seed
         self._table = self.check(model)
         labels = model.inputs.labels(None, self._count)
         self._labels = labels
@@ -97,7 +98,7 @@ class SampleGrid:
     @staticmethod
     def check(model: Model):
         """The table of the model's recipe; raises ValueError if the model cannot use it."""
-        count, hint = model.config.sample.num_samples, "for none set config.train.sample_every=0"
+        count, hint = _count(model.config), "for none set config.train.sample_every=0"
         check_range("config.sample.num_samples", count, "[1, 100000]", hint, whole=True)
         scale, inputs = model.recipe.guidance_scale, model.inputs
         _check_prompts(model.config.sample.get("prompts"), inputs.takes("text"))
@@ -167,3 +168,8 @@ def _check_prompts(prompts: Any, told: bool) -> None:
         raise ValueError(
             f"config.sample.prompts={prompts!r} are for networks that are told texts; drop them"
         )
+
+
+def _count(config: ml_collections.ConfigDict) -> int:
+    """How many pictures a grid has, 40 unless the config says."""
+    return config.sample.get("num_samples", 40)
