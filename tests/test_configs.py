@@ -22,7 +22,7 @@ from tests.selection import slow_but
 from tests.tiny import tiny, without_lpips
 
 ROOT = Path(__file__).parent.parent
-WITHOUT_NETWORK = {"sd_lora"}
+WITHOUT_NETWORK = {"sd_lora", "sd_lcm_lora", "sd_dmd2", "imagenet256_dmd2"}
 """Configs whose network is that of `start_from`, which a user gives."""
 NAMES = sorted({file.stem for file in (ROOT / "configs").glob("*.py")} - WITHOUT_NETWORK)
 

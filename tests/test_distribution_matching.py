@@ -346,6 +346,21 @@ def test_a_student_of_several_steps_sees_what_it_will_see_in_drawing():
     assert max(counts) == 4 and min(counts) < 4
 
 
+def test_a_student_that_jumps_is_asked_for_the_clean_end():
+    seen = []
+
+    def apply(p, x, model_time, inputs, keys=None):
+        seen.append((round(float(model_time[0])), round(1000 * float(inputs["interval"][0]))))
+        return p * x
+
+    net = Net(apply, FLOW, predictions.x0, jumps=True)
+    times, data = strides.uniform(FLOW, 3), jnp.zeros((4, 1))
+    with jax.disable_jit():
+        for step in range(6):
+            rollout.drawn(net, jnp.float32(0.5), KEYS[:4], data, {}, times, True, jnp.int32(step))
+    assert {t for t, _ in seen} == {1000, 667, 333} and all(t == long for t, long in seen)
+
+
 @pytest.mark.parametrize("simulated", [True, False])
 def test_only_the_last_call_has_a_derivative(simulated):
     """x0 = p x: at the second call d x0 / d p is its input, whose own p is held."""

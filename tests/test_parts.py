@@ -167,6 +167,33 @@ def test_a_student_may_be_of_another_schedule_than_its_teacher(base):
         method.build(flow, start, mesh)
 
 
+def test_a_flow_map_may_be_the_student(base):
+    """It is asked for jumps to the clean end; the denoiser that teaches it is told of none."""
+    asked = config(base, gan=0.0, steps=2)
+    del asked.optimizer.parts["head"]
+    with asked.unlocked():
+        asked.model.scalars, asked.teacher = ("interval",), str(base)
+        asked.sample.update(steps=2, solver="lcm", solver_options={})
+    start, mesh = ddim_jax.load(base), parallel.make_mesh()
+    model = experiment.build(asked).replace(params=start.params, name="map")
+    built = method.build(asked, start, mesh)
+    state = loop.abstract_state(asked, built, start, mesh)
+    rows = {"image": jax.ShapeDtypeStruct((4, 8, 8, 1), np.uint8)}
+    rows["label"] = jax.ShapeDtypeStruct((4,), np.int32)
+    after, _ = jax.eval_shape(built.step, state, rows)
+    assert "interval_0" in after.params["student"] and "interval_0" not in after.params["critic"]
+    told = {"interval": model.jumps(model.recipe.table(model.schedule))}
+    np.testing.assert_allclose(told["interval"], (0.0, 1.0), atol=1e-6)
+    asked.sample.solver = "ddim"  # which does not simulate what the student is trained on
+    with rejects(
+        ValueError, "config.sample.solver='ddim' goes from time to time otherwise", "'lcm'"
+    ):
+        method.build(asked, start, mesh)
+    asked.teacher = ""
+    with rejects(ValueError, "map is told how far to jump", "name one with config.teacher"):
+        method.build(asked, model, mesh)
+
+
 def test_a_teacher_may_be_kept_at_half_the_precision(base):
     """The student and the critic, which start as it, are not; the loss is the same to that."""
     found = {}

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from ddim_jax import checkpoints, parallel
+from ddim_jax.commands import configs
 from ddim_jax.training import loop, method, teacher
 from tests import published_pipelines as published
 from tests.errors import rejects
@@ -91,6 +92,23 @@ def config_of(name, start, factors):
                 stride_options=dict(lam_min=-np.log(2.5)), steps=1,
             )  # fmt: skip
     return teacher.resolve(config, start)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["sd_lcm_lora sd", "sd_dmd2 sd", "imagenet256_dmd2 dit"])
+def test_the_configs_for_published_networks(name, start):
+    """At tiny size; nothing is compiled."""
+    name, begun = name.split()
+    model, mesh = start(begun), parallel.make_mesh()
+    config = configs.load(name, [("start_from", "start"), ("data.cache", "True")])
+    config.train.batch_size = 2
+    config = teacher.resolve(config, model)
+    built = method.build(config, model, mesh)
+    assert built.model.network.remat == config.model.get("remat", "none")
+    traced(config, built, model, mesh)
+    if config.get("teacher_dtype") == "bfloat16":
+        held = loop.abstract_state(config, built, model, mesh).frozen["teacher"]
+        assert {leaf.dtype.name for leaf in jax.tree.leaves(held)} == {"bfloat16"}
 
 
 @pytest.mark.parametrize("case", slow_but(CASES, ALWAYS))

@@ -45,10 +45,17 @@ MOST = {
     "lsd, distilled": (dict(kind="lsd", distil=True), 2),
     "esd, distilled": (dict(kind="esd", distil=True), 4),
     "psd, distilled": (dict(kind="psd", distil=True), 15),
+    "ayf, distilled": (
+        dict(
+            kind="esd", distil=True, tangent_floor=0.1, derivative=0.99, warmup_steps=200,
+            jumps=(-0.8, 1.0),
+        ),
+        15,
+    ),
     "lsd": (dict(kind="lsd", to_data=0.0), 10),
     "esd": (dict(kind="esd", to_data=0.0), 10),
     "psd": (dict(kind="psd", to_data=0.0), 40),
-}
+}  # fmt: skip
 
 
 @pytest.mark.slow

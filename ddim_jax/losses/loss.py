@@ -112,6 +112,7 @@ class Net(NamedTuple):
         guided: `(params, x, level, inputs) -> F` of a teacher that is guided, see `guides`; None:
             it is not.
         own: of the parameters of a teacher its own, beside those of what guides it.
+        jumps: whether it is told how far to jump, the input "interval".
     """
 
     apply: Apply
@@ -122,6 +123,7 @@ class Net(NamedTuple):
     frame_noise: Callable[[Array], Array] | None = None
     guided: Callable[[Any, Array, NoiseLevel, dict[str, Array]], Array] | None = None
     own: Callable[[Any], Any] = lambda params: params
+    jumps: bool = False
 
     @property
     def alone(self) -> "Net":

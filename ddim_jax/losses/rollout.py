@@ -1,7 +1,8 @@
 """What a student of K calls draws while it is trained, at the times that sampling asks it at.
 
 At the first time it is given pure noise of that level. At the k-th it is given its own k - 1 calls
-before, noised again to that level ("backward simulation"), as in sampling; or real data, noised.
+before, noised again to that level ("backward simulation"), as in sampling; or real data, noised. A
+network that is told how far to jump, such as a flow map, is asked for jumps to the clean end.
 
 Source: Yin et al. 2024 (arXiv:2405.14867), sections 4.4 and 4.5.
 """
@@ -67,11 +68,14 @@ def drawn(
     def at(k):
         return NoiseLevel(*(jnp.full(len(data), field[k]) for field in levels))
 
+    def told(k):
+        return inputs | ({"interval": at(k).t - net.schedule.t_span[1]} if net.jumps else {})
+
     def noise(k):
         return net.noise(jax.vmap(lambda key: jax.random.fold_in(key, k))(keys), data)
 
     def again(k, x):
-        x0 = net.predict(held(params), x, at(k), inputs).x0
+        x0 = net.predict(held(params), x, at(k), told(k)).x0
         return add_noise(x0, noise(k + 1), at(k + 1))
 
     x, k, calls = float(net.schedule.prior_std(nodes[0])) * noise(0), 0, len(nodes) - 1
@@ -81,4 +85,4 @@ def drawn(
             x = jax.lax.fori_loop(0, k, again, x)
         else:
             x = jnp.where(k > 0, add_noise(data, noise(k), at(k)), x)
-    return net.predict(params, x, at(k), inputs, dropout_keys).x0
+    return net.predict(params, x, at(k), told(k), dropout_keys).x0

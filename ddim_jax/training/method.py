@@ -26,6 +26,7 @@ from ddim_jax.model import Model
 from ddim_jax.names import check_names, check_options, check_range, lookup, make
 from ddim_jax.networks import AUTOENCODERS, low_rank
 from ddim_jax.networks.low_rank import LowRank
+from ddim_jax.solvers import consistency
 from ddim_jax.training import fields, guide
 from ddim_jax.training import optimizer as optimizers
 from ddim_jax.training import teacher as teachers
@@ -89,7 +90,7 @@ def build(
     teacher = teachers.of(config, start)
     weak = guide.weak_of(config, teacher)
     loss = build_loss(config, model, teacher, weak)
-    check_loss(config, model, loss)
+    check_loss(config, model, loss, teacher)
     guide.check(config, loss, teacher)
     optimizer, ema = build_optimizer(config, loss), build_ema(config)
     accumulate, sample = config.train.get("accumulate", 1), experiment.samples_latents(config)
@@ -208,8 +209,18 @@ def check(config: ml_collections.ConfigDict, model: Model, devices: int) -> None
         )
 
 
-def check_loss(config: ml_collections.ConfigDict, model: Model, loss: losses.Loss) -> None:
+def check_loss(
+    config: ml_collections.ConfigDict,
+    model: Model,
+    loss: losses.Loss,
+    teacher: Model | None = None,
+) -> None:
     """Raises ValueError for what does not go with a loss: factors, pairs, how it is drawn."""
+    if loss.parts is not None and teacher is not None and teacher.inputs.takes("interval"):
+        raise ValueError(
+            f"{teacher.name} is told how far to jump, and the teacher of config.loss.name="
+            f"{config.loss.name!r} must be a denoiser; name one with config.teacher"
+        )
     if loss.parts is None and config.get("teacher"):
         raise ValueError(
             f"config.teacher is for losses that train a critic, and config.loss.name="
@@ -240,6 +251,13 @@ def check_loss(config: ml_collections.ConfigDict, model: Model, loss: losses.Los
             f"config.sample.stride='uniform' and config.sample.stride_options={{'lam_min': "
             f"{first:.6g}}}"
         )
+    noise = model.recipe.table(model.schedule).noise
+    fresh = consistency(sigma_min=0.0)(model.schedule, times).noise
+    if not (noise.shape == fresh.shape and np.allclose(noise, fresh)):
+        raise ValueError(
+            f"config.sample.solver={model.recipe.solver!r} goes from time to time otherwise than "
+            "config.loss trains for, which adds all noise afresh; set config.sample.solver='lcm'"
+        )
 
 
 def _times(times: np.ndarray) -> str:
@@ -260,6 +278,7 @@ def net(model: Model) -> losses.Net:
         return asked
 
     own = dict(features=untold(model.features), frame_noise=model.frame_noise)
+    own["jumps"] = model.inputs.takes("interval")
     apply, null = untold(model.apply), model.inputs.dropped
     return losses.Net(apply, model.schedule, model.parameterization, null, **own)
 
