@@ -76,7 +76,10 @@ def _brightness(model: Model, x: Array) -> Array:
 
 def _add_direction(model: Model, args: argparse.Namespace, toward: Images, away: Images) -> None:
     """Adds the direction from the latents of some images to those of others, in `--strength`s."""
-    if np.array_equal(toward.x, away.x):
+    told_apart = args.told and (
+        list(toward.texts) != list(away.texts) or not np.array_equal(toward.labels, away.labels)
+    )
+    if np.array_equal(toward.x, away.x) and not told_apart:
         raise ValueError(
             "both sides are the same images, so there is no direction from one to the other; give "
             "others"
