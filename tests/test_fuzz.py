@@ -32,7 +32,7 @@ from ddim_jax.networks.tokenizer import Tokenizer
 from ddim_jax.recipe import Recipe
 from ddim_jax.strides import learned
 from tests.test_diffusers import network
-from tests.test_every_flag import COMMANDS, VALUES, Reached, faults, stubs  # noqa: F401
+from tests.test_every_flag import COMMANDS, VALUES, faults, stubs  # noqa: F401
 from tests.test_tokenizer import MERGES
 from tests.tokenizer_texts import write as write_tokenizer
 
@@ -423,6 +423,50 @@ def test_damaged_files_are_refused_in_words(make, tmp_path, capsys):
     with capsys.disabled():
         print(f"\n{make.__name__}: {count} files tried")
     assert not found, "\n".join(f"{wrong} from {content!r}" for wrong, content in found.values())
+
+
+# --- command lines --------------------------------------------------------------------------------
+
+PLAUSIBLE = [
+    "2",
+    "0.5",
+    "digits",
+    "x.png",
+    "x.npz",
+    "ddim",
+    "heun",
+    "uniform",
+    "1,2",
+    "a=1",
+    "True",
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+def test_random_command_lines(command, stubs, tmp_path, capsys):  # noqa: F811
+    """Two to four flags at once, each with an odd or a plausible value; no file is lost."""
+    run, names, always = COMMANDS[command]
+    names = [name for name in names if name not in ("overwrite", "workdir")]
+    rng, found, count = random.Random(SEED), {}, 0
+    values = [value for value in VALUES.values() if value is not None] + PLAUSIBLE
+    kept = {name: name.encode() for name in ("x.png", "x.npz", "out.png")}
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end:
+        for path in tmp_path.iterdir():
+            path.unlink() if path.is_file() else shutil.rmtree(path)
+        for name, content in kept.items():
+            (tmp_path / name).write_bytes(content)
+        chosen = rng.sample(names, min(len(names), rng.randint(2, 4)))
+        arguments = [*always, *(f"--{name}={rng.choice(values)}" for name in chosen)]
+        wrong = [w for w in faults(run, arguments, tmp_path, capsys) if not w.startswith("left")]
+        lost = [n for n, content in kept.items() if (tmp_path / n).read_bytes() != content]
+        count += 1
+        if wrong or lost:
+            found[" ".join(arguments)] = wrong + [f"{name} was overwritten" for name in lost]
+    with capsys.disabled():
+        print(f"\n{command}: {count} command lines tried")
+    assert not found, "\n".join(f"{line}: {wrong}" for line, wrong in found.items())
 
 
 # --- what once crashed ----------------------------------------------------------------------------
