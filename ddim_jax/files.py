@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -77,7 +78,10 @@ def naming(path: Path) -> Iterator[None]:
         raise
 
 
-ODD = (AttributeError, LookupError, TypeError, ArithmeticError, zipfile.BadZipFile, EOFError)
+DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
+"""What reading a damaged npz raises beside ValueError, KeyError and OSError: cut short, changed
+inside, or with flags that stand for methods and passwords that it does not have."""
+ODD = (AttributeError, LookupError, TypeError, ArithmeticError, *DAMAGED)
 """What code raises where a file holds something else than it expects."""
 
 

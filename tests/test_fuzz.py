@@ -27,7 +27,7 @@ from ddim_jax import checkpoints, data, provenance, schedules
 from ddim_jax.checkpoints import diffusers, diffusers_schedulers, lora_file, weights_file
 from ddim_jax.commands import configs
 from ddim_jax.data import clip_files
-from ddim_jax.evaluation import own_features, references
+from ddim_jax.evaluation import emoji_encoder, own_features, references
 from ddim_jax.networks.tokenizer import Tokenizer
 from ddim_jax.recipe import Recipe
 from ddim_jax.strides import learned
@@ -503,6 +503,23 @@ def test_odd_statistics(odd, tmp_path):
     np.savez(tmp_path / "r.npz", **{"mu": np.zeros(3), "sigma": np.eye(3)} | odd)
     with pytest.raises(ValueError, match="r.npz is damaged"):
         references.load(tmp_path / "r.npz")
+
+
+@pytest.mark.parametrize("flag", [1, 32])  # a password, a patch
+def test_archives_with_flags_that_nobody_sets(flag, tmp_path):
+    np.savez(tmp_path / "r.npz", mu=np.zeros(3), sigma=np.eye(3))
+    content = bytearray((tmp_path / "r.npz").read_bytes())
+    for sign, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        at = content.find(sign)
+        while at >= 0:
+            content[at + place] |= flag
+            at = content.find(sign, at + 4)
+    (tmp_path / "r.npz").write_bytes(content)
+    for read in (references.load, own_features.feature_network, emoji_encoder.load):
+        with pytest.raises(ValueError, match="r.npz"):
+            read(tmp_path / "r.npz")
+    with pytest.raises(ValueError, match="r.npz"):
+        data.load(f"npz:{tmp_path / 'r.npz'}")
 
 
 def test_odd_feature_networks(tmp_path):
