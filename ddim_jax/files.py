@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -108,7 +109,10 @@ def naming(path: Path) -> Iterator[None]:
         raise
 
 
-ODD = (AttributeError, LookupError, TypeError, ArithmeticError, zipfile.BadZipFile, EOFError)
+DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError)
+"""What reading a damaged npz raises beside ValueError, KeyError and OSError: cut short, changed
+inside, or with flags that stand for methods and passwords that it does not have."""
+ODD = (AttributeError, LookupError, TypeError, ArithmeticError, *DAMAGED)
 """What code raises where a file holds something else than it expects."""
 
 

@@ -27,12 +27,12 @@ from ddim_jax import checkpoints, data, provenance, schedules
 from ddim_jax.checkpoints import diffusers, diffusers_schedulers, lora_file, weights_file
 from ddim_jax.commands import configs
 from ddim_jax.data import clip_files
-from ddim_jax.evaluation import own_features, references
+from ddim_jax.evaluation import emoji_encoder, own_features, references
 from ddim_jax.networks.tokenizer import Tokenizer
 from ddim_jax.recipe import Recipe
 from ddim_jax.strides import learned
 from tests.test_diffusers import network
-from tests.test_every_flag import COMMANDS, VALUES, Reached, faults, stubs  # noqa: F401
+from tests.test_every_flag import COMMANDS, VALUES, faults, stubs  # noqa: F401
 from tests.test_tokenizer import MERGES
 from tests.tokenizer_texts import write as write_tokenizer
 
@@ -425,6 +425,50 @@ def test_damaged_files_are_refused_in_words(make, tmp_path, capsys):
     assert not found, "\n".join(f"{wrong} from {content!r}" for wrong, content in found.values())
 
 
+# --- command lines --------------------------------------------------------------------------------
+
+PLAUSIBLE = [
+    "2",
+    "0.5",
+    "digits",
+    "x.png",
+    "x.npz",
+    "ddim",
+    "heun",
+    "uniform",
+    "1,2",
+    "a=1",
+    "True",
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+def test_random_command_lines(command, stubs, tmp_path, capsys):  # noqa: F811
+    """Two to four flags at once, each with an odd or a plausible value; no file is lost."""
+    run, names, always = COMMANDS[command]
+    names = [name for name in names if name not in ("overwrite", "workdir")]
+    rng, found, count = random.Random(SEED), {}, 0
+    values = [value for value in VALUES.values() if value is not None] + PLAUSIBLE
+    kept = {name: name.encode() for name in ("x.png", "x.npz", "out.png")}
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end:
+        for path in tmp_path.iterdir():
+            path.unlink() if path.is_file() else shutil.rmtree(path)
+        for name, content in kept.items():
+            (tmp_path / name).write_bytes(content)
+        chosen = rng.sample(names, min(len(names), rng.randint(2, 4)))
+        arguments = [*always, *(f"--{name}={rng.choice(values)}" for name in chosen)]
+        wrong = [w for w in faults(run, arguments, tmp_path, capsys) if not w.startswith("left")]
+        lost = [n for n, content in kept.items() if (tmp_path / n).read_bytes() != content]
+        count += 1
+        if wrong or lost:
+            found[" ".join(arguments)] = wrong + [f"{name} was overwritten" for name in lost]
+    with capsys.disabled():
+        print(f"\n{command}: {count} command lines tried")
+    assert not found, "\n".join(f"{line}: {wrong}" for line, wrong in found.items())
+
+
 # --- what once crashed ----------------------------------------------------------------------------
 
 BETAS = {"_class_name": "DDIMScheduler", "num_train_timesteps": 1000}
@@ -459,6 +503,23 @@ def test_odd_statistics(odd, tmp_path):
     np.savez(tmp_path / "r.npz", **{"mu": np.zeros(3), "sigma": np.eye(3)} | odd)
     with pytest.raises(ValueError, match="r.npz is damaged"):
         references.load(tmp_path / "r.npz")
+
+
+@pytest.mark.parametrize("flag", [1, 32])  # a password, a patch
+def test_archives_with_flags_that_nobody_sets(flag, tmp_path):
+    np.savez(tmp_path / "r.npz", mu=np.zeros(3), sigma=np.eye(3))
+    content = bytearray((tmp_path / "r.npz").read_bytes())
+    for sign, place in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        at = content.find(sign)
+        while at >= 0:
+            content[at + place] |= flag
+            at = content.find(sign, at + 4)
+    (tmp_path / "r.npz").write_bytes(content)
+    for read in (references.load, own_features.feature_network, emoji_encoder.load):
+        with pytest.raises(ValueError, match="r.npz"):
+            read(tmp_path / "r.npz")
+    with pytest.raises(ValueError, match="r.npz"):
+        data.load(f"npz:{tmp_path / 'r.npz'}")
 
 
 def test_odd_feature_networks(tmp_path):

@@ -16,7 +16,6 @@ for precision and recall, and the gallery in which an asked emoji is looked for.
 
 import hashlib
 import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from ddim_jax import data
+from ddim_jax import data, files
 from ddim_jax.data import npz
 from ddim_jax.evaluation.features import FeatureNetwork, Features
 from ddim_jax.evaluation.gallery import Gallery
@@ -145,7 +144,7 @@ def read(path: Path) -> tuple[Any, dict[str, Any], Gallery]:
         names = tuple(flat.pop("names").tobytes().decode().split("\n"))
         styles, _, _ = tuple(about["styles"]), about["categories"], about["widths"]
         head = [flat[f"emoji/{part}"].astype(np.float32) for part in ("kernel", "bias")]
-    except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError, OSError, *files.DAMAGED) as error:
         raise ValueError(f"{path} is no emoji encoder: {npz.fault(error)}") from None
     params = unflatten_dict({k: jnp.asarray(v, jnp.float32) for k, v in flat.items()}, sep="/")
     of, pool = (kept["name"].astype(int), kept["style"].astype(int)), kept["pool"] * kept["scale"]

@@ -6,7 +6,6 @@
 Pictures are uint8: round a float picture first, as it would be in a file.
 """
 
-import zipfile
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -145,5 +144,5 @@ def read(path: Path) -> Features | None:
         names = [name for name in arrays if name.startswith("further/")]
         further = {name.removeprefix("further/"): arrays.pop(name) for name in names}
         return Features(**arrays, further=further or None)
-    except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, TypeError, KeyError, *files.DAMAGED):
         return None

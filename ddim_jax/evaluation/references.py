@@ -6,7 +6,6 @@ The files are those of pytorch-fid and EDM (`mu`, `sigma`) and of ADM's evaluato
 
 import importlib.resources
 import json
-import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -86,7 +85,7 @@ def load(path: str | Path) -> Reference:
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files if key != "arr_0"}  # ADM's pictures
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    except (ValueError, KeyError, *files.DAMAGED) as error:
         raise ValueError(f"{path} is not a readable npz file: {error}") from None
     if not {"mu", "sigma"} <= arrays.keys():
         raise ValueError(

@@ -15,7 +15,6 @@ not at all.
 import contextlib
 import json
 import sys
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -175,7 +174,7 @@ class Shards:
             with np.load(path) as shard:
                 _ = [shard[name] for name in NUMBERS]
                 return len(shard["images"])
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        except (OSError, ValueError, KeyError, *files.DAMAGED):
             aside = path.with_suffix(".damaged")
             path.replace(aside)
             tqdm.write(
