@@ -5,7 +5,8 @@
 
 FOLDER is as diffusers writes it, photos/ holds pictures with captions, 1.png and 1.txt; of the
 pictures nothing is used but their captions. Network, schedule, autoencoder and text encoders are
-the folder's. Student, critic and teacher are in memory: docs/pods.md has the plans.
+the folder's. Student, critic and teacher are in memory, eight times its numbers (docs/few_step.md);
+`--config.start_from=shapes:sd15 --plan=v5e:16x16 --quick` says what that comes to.
 
 Then with a head on real pictures, which are encoded once and kept:
 
