@@ -222,8 +222,9 @@ def command(checkpoint, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
 
     def run(name, *flags):
-        common = (f"--checkpoint={checkpoint}", "--resize", "--num=4", "--steps=4")
-        edit.main([name, *common, *flags])
+        common = (f"--checkpoint={checkpoint}", "--num=4", "--steps=4")
+        resize = () if name == "compare" else ("--resize",)  # of noises
+        edit.main([name, *common, *resize, *flags])
         out = capsys.readouterr().out.splitlines()[-1].split(": ")[0]
         return out, json.loads((tmp_path / out).with_suffix(".json").read_text())
 
