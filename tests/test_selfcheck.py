@@ -18,6 +18,7 @@ def stored():
         return dict(arrays)
 
 
+@pytest.mark.slow
 def test_it_passes_here_and_says_what_runs(capsys):
     assert selfcheck.report()
     *head, last = capsys.readouterr().out.splitlines()
