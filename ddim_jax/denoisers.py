@@ -10,7 +10,7 @@ dynamic thresholding).
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -40,7 +40,7 @@ def network(apply: Apply, params: Any) -> Network:
         ones = jnp.ones_like(x.reshape(x.shape[0], -1)[:, 0])
         if jnp.ndim(level.model_time) > 1:
             ones = ones[:, None]
-        if SLOPE in (inputs or {}):
+        if isinstance(inputs, Mapping) and SLOPE in inputs:
             inputs = dict(inputs)
             slope = inputs.pop(SLOPE)
             inputs |= {"interval": inputs["interval"] + slope * (level.t * ones)}

@@ -65,7 +65,8 @@ def key(seed: int) -> Array:
     high, low = divmod(check_seed(seed), 2**32)
     if not high:
         return jax.random.key(low)
-    return jax.random.wrap_key_data(jnp.array([high, low], jnp.uint32), impl="threefry2x32")
+    data: Any = np.array([high, low], np.uint32)  # of numpy: nothing is compiled for it
+    return jax.random.wrap_key_data(data, impl="threefry2x32")
 
 
 def sample_keys(seed: int, index: Array) -> Array:
