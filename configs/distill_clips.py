@@ -4,9 +4,9 @@
     python train.py --config=distill_clips:emoji_video --config.data.name=npz:emoji_video.npz
     python sample.py --checkpoint=runs/distill_clips/4_step
 
-Starts from the last stage of `moving_digits` or of `emoji_video`. In a third of the clips some
-frames are known, as in the teacher's training, so that the student goes on from a first frame and
-fills in between.
+Starts from the last stage of `moving_digits` or of `emoji_video`, guided in the first stage alone:
+the students have the guidance inside. In a third of the clips some frames are known, as in the
+teacher's training, so that the student goes on from a first frame and fills in between.
 """
 
 import importlib
@@ -16,6 +16,7 @@ import ml_collections
 TEACHERS = ("moving_digits", "emoji_video")
 LENGTHS = {16: 1000, 8: 1000, 4: 2000}
 """Steps of a student -> its training steps."""
+GUIDE = dict(name="classifier_free", scale=1.5)
 
 
 def get_config(teacher: str = "moving_digits") -> ml_collections.ConfigDict:
@@ -43,4 +44,6 @@ def get_config(teacher: str = "moving_digits") -> ml_collections.ConfigDict:
         )
         for steps, length in LENGTHS.items()
     ]
+    config.stages[0]["guide"] = GUIDE
+    config.sample.guidance_scale = 1.0
     return config
