@@ -145,15 +145,15 @@ OPTIONS = {
 }
 METADATA = {"lora_adapter_metadata": json.dumps(OPTIONS)}
 FILES = {
-    "kohya": ("sd1", [(kohya_file("sd1"), {}, 0.7)]),
-    "kohya, names of the authors": ("sdxl", [(kohya_file("sdxl", original=True), {}, 1.0)]),
-    "peft": ("sd1", [(peft_file(), {}, -0.5)]),
-    "peft with options": ("sd1", [(peft_file(), METADATA, 1.0)]),
-    "diffusers before 0.25": ("sd1", [(older_file(False), {}, 1.0)]),
-    "first diffusers": ("sd1", [(older_file(True), {}, 1.0)]),
-    "two at once": ("sd1", [(kohya_file("sd1"), {}, 0.7), (peft_file(), {}, 0.4)]),
+    "kohya": ("sd1", lambda: [(kohya_file("sd1"), {}, 0.7)]),
+    "kohya, names of the authors": ("sdxl", lambda: [(kohya_file("sdxl", original=True), {}, 1.0)]),
+    "peft": ("sd1", lambda: [(peft_file(), {}, -0.5)]),
+    "peft with options": ("sd1", lambda: [(peft_file(), METADATA, 1.0)]),
+    "diffusers before 0.25": ("sd1", lambda: [(older_file(False), {}, 1.0)]),
+    "first diffusers": ("sd1", lambda: [(older_file(True), {}, 1.0)]),
+    "two at once": ("sd1", lambda: [(kohya_file("sd1"), {}, 0.7), (peft_file(), {}, 0.4)]),
 }
-"""Name -> pipeline, and (tensors, metadata, scale) of each file."""
+"""Name -> pipeline, and what makes (tensors, metadata, scale) of each file."""
 
 
 def write(path: Path, file: dict[str, np.ndarray], metadata: dict[str, str] | None = None) -> Path:
@@ -193,7 +193,8 @@ def pipeline(name: str):
 
 def theirs(name: str, folder: Path) -> dict[str, np.ndarray]:
     """Numbers of the tensors that diffusers' fuse_lora changes, by place and name."""
-    kind, loras = FILES[name]
+    kind, make = FILES[name]
+    loras = make()
     made = pipeline(kind)
     before = state(made)
     for number, (file, metadata, scale) in enumerate(loras):

@@ -172,7 +172,9 @@ def test_distillation_serves_networks_of_clips():
         assert np.isfinite(loss) and added and all(added)
 
 
-@pytest.mark.parametrize(("at_a_time", "guided"), [(2, False), (1, True)])
+@pytest.mark.parametrize(
+    ("at_a_time", "guided"), [pytest.param(2, False, marks=pytest.mark.slow), (1, True)]
+)
 def test_rolling_out_is_drawing_behind_known_frames(at_a_time, guided):
     model = shaken(experiment.build(config_of(model=dict(causal=True))))
     keys, labels = sampling.sample_keys(3, np.arange(2)), jnp.array([1, 4])

@@ -1,5 +1,6 @@
 """Every config, shrunk, trains; at full size it has the published shapes; errors are clear."""
 
+import functools
 import importlib
 import json
 from pathlib import Path
@@ -205,16 +206,18 @@ def parts_of(config):
     return [experiment.build(part) for _, part in stage_configs]
 
 
-CONSISTENCY = [
-    part for name in NAMES for part in parts_of(get(name)) if part.recipe.solver == "consistency"
-]
+@functools.cache
+def consistency_models():
+    """Of every config."""
+    models = [model for name in NAMES for model in parts_of(get(name))]
+    return [model for model in models if model.recipe.solver == "consistency"]
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4, 8])
 def test_a_consistency_model_is_never_asked_where_it_is_the_identity(steps):
     """There, and next to it, the weight of the network's output in x0 is next to nothing."""
-    assert len(CONSISTENCY) == 13
-    for model in CONSISTENCY:
+    assert len(consistency_models()) == 13
+    for model in consistency_models():
 
         def weight(level, model=model):
             row = model.parameterization(level)

@@ -295,6 +295,7 @@ def test_sharper_images(command):
         assert numbers["known_error"] < (1e-5 if operator == "average:2" else 0.05)
 
 
+@pytest.mark.slow
 def test_translation_and_sdedit(command, checkpoint):
     _, numbers = command("translate", "--toward=8", "--method=bdia")
     assert numbers["cycle_error"] < 0.1

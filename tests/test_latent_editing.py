@@ -77,6 +77,7 @@ def test_latents_of_diffusers(models, name):
 TASK = restoration.replacement()
 
 
+@pytest.mark.slow
 def test_null_texts_undo_guidance():
     """DDIM's own inversion is lost under guidance 7.5; each row is fitted by itself."""
     model = told_latents()
@@ -161,6 +162,7 @@ def command(tmp_path, monkeypatch, capsys):
     return run
 
 
+@pytest.mark.slow
 def test_invert_and_translate(command, tmp_path):
     flags = (f"--prompt={CAT}", "--guidance_scale=7.5")
     (row,) = command("invert", "--method=bdia", *flags)["table"]

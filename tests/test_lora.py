@@ -64,7 +64,8 @@ def tensors(pipeline, params):
 @pytest.mark.parametrize("name", FILES)
 def test_every_style_is_merged_as_diffusers_does(name, tmp_path):
     """diffusers 0.42.1, peft 0.21: the same tensors change, to the same numbers."""
-    pipeline, loras = FILES[name]
+    pipeline, make = FILES[name]
+    loras = make()
     before = tensors(pipeline, [params for params, _ in networks(pipeline)])
     after = tensors(pipeline, applied(tmp_path, pipeline, loras))
     changed = sorted(key for key in after if not np.array_equal(before[key], after[key]))

@@ -34,6 +34,7 @@ def images():
     return first, (0.5 * first + rng.uniform(-0.5, 0.5, first.shape)).astype(np.float32)
 
 
+@pytest.mark.slow
 def test_distances_are_those_of_the_authors_package(tmp_path):
     a, b = images()
     found = lpips.load(random_file(tmp_path)[0])(a, b)

@@ -140,6 +140,7 @@ def test_parts_of_another_method_are_refused(base, finished, tmp_path):
     assert ddim_jax.load(tmp_path / "run").step == 6  # the student is there all the same
 
 
+@pytest.mark.slow
 def test_a_student_may_be_of_another_schedule_than_its_teacher(base):
     """A straight flow, taught by a denoiser on the cosine schedule; the step is traced."""
     flow = config(base, gan=0.1, start=None)

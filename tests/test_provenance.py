@@ -28,6 +28,7 @@ def model():
     return model.replace(recipe=model.recipe.replace(steps=2, guidance_scale=1.0))
 
 
+@pytest.mark.slow
 def test_a_sheet_and_arrays_are_drawn_again(command, tmp_path):  # noqa: F811
     flags = dict(labels=["3", "1"], seed=2**40, eta=0.5, guidance_scale=2.0, num_samples=5)
     command(out="a.png", solver="ddim", batch_size=2, **flags)

@@ -96,6 +96,7 @@ def damage(step_dir):
             file.write_bytes(b"damaged")
 
 
+@pytest.mark.slow
 def test_a_damaged_newest_checkpoint_is_skipped_and_said(finished, tmp_path, caplog):
     workdir = tmp_path / "run"
     shutil.copytree(finished[0], workdir)
@@ -419,6 +420,7 @@ def test_pictures_are_made_to_fit_in_words_only(tmp_path):
 # --- what a resume may change ---------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_another_batch_size_would_skip_images_and_is_refused(finished):
     other = config(6)
     other.train.batch_size = 8

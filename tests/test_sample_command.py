@@ -127,6 +127,7 @@ def test_the_checkpoints_own_guidance_scale_is_the_default(command, tmp_path, mo
     assert (sets["own"] != sets["one"]).any()
 
 
+@pytest.mark.slow
 def test_the_command_draws_to_a_tolerance(command, tmp_path, capsys):
     command(solver="adaptive", tolerance=0.1, num_samples=3, batch_size=2, guidance_scale=2.0)
     out = capsys.readouterr().out

@@ -321,6 +321,7 @@ def test_a_taken_port_is_said_before_anything_is_loaded():
         command.bound("no.such.host.invalid", 0)
 
 
+@pytest.mark.slow
 def test_sigterm_finishes_what_has_been_taken_and_refuses_what_comes():
     """A real process, with the bundled network."""
     process = subprocess.Popen(

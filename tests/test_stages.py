@@ -215,6 +215,7 @@ def test_a_guided_student_takes_the_scale_as_an_input(teacher, tmp_path):
         after.check(after.recipe.replace(guidance_scale=6))
 
 
+@pytest.mark.slow
 def test_scalars_of_a_network_change_what_it_says(teacher, tmp_path):
     """Guidance through the input of a guided student, in one forward pass an evaluation."""
     changed = tiny(digits.get_config(), levels=1)

@@ -110,6 +110,7 @@ def test_a_new_prompt_negative_scale_solver_seed_or_weights_compile_nothing(mode
     assert compiled
 
 
+@pytest.mark.slow
 def test_parameters_are_put_on_devices_once_and_batches_bring_their_inputs_alone(monkeypatch):
     model = tiny_pipeline()
     model = model.replace(params=jax.tree.map(np.asarray, model.params))

@@ -2,11 +2,12 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 
 from configs import digits_ect
-from ddim_jax import checkpoints, schedules
+from ddim_jax import checkpoints, experiment, schedules
 from ddim_jax.evaluation import feature_networks, metrics, scores, times
 from ddim_jax.recipe import Recipe
 from ddim_jax.solvers import consistency
@@ -49,15 +50,30 @@ def test_bad_searches(low, high, trials):
         times.golden_section(abs, low, high, trials)
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    """A consistency model of 28 x 28 digits that has hardly been trained."""
-    workdir = tmp_path_factory.mktemp("runs") / "little"
+def small():
+    """The config of a consistency model of 28 x 28 digits."""
     config = tiny(digits_ect.get_config(), levels=1)
     config.start_from, config.data.resize = "", 0
     config.data.image_shape, config.model.patch_size = (28, 28, 1), 4
-    loop.train(config, workdir)
+    return config
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """It has hardly been trained."""
+    workdir = tmp_path_factory.mktemp("runs") / "little"
+    loop.train(small(), workdir)
     return workdir
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory):
+    model = experiment.build(small())
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    path = tmp_path_factory.mktemp("untrained") / "little.safetensors"
+    checkpoints.save(path, model.replace(params=zeros))
+    return path
 
 
 @pytest.mark.slow
@@ -122,10 +138,10 @@ def test_another_solver_starts_where_the_model_s_own_does(checkpoint):
         (["--guidance_scale=2"], "without label dropout"),
     ],
 )
-def test_bad_flags(checkpoint, flags, message, tmp_path, monkeypatch):
+def test_bad_flags(untrained, flags, message, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises((SystemExit, ValueError), match=message):
-        times.main([f"--checkpoint={checkpoint}", *flags])
+        times.main([f"--checkpoint={untrained}", *flags])
     assert not list(tmp_path.iterdir())
 
 

@@ -140,6 +140,7 @@ def test_a_causal_frame_sees_none_that_is_later(name, causal):
     assert np.all(most[:at] == 0) if causal else np.all(most[:at] > 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_frames_behind_those_that_are_kept_are_those_of_the_whole_clip(name):
     _, net, apply = programs(name, causal=True)
