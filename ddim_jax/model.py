@@ -304,8 +304,8 @@ class Model:
             sizes=np.array([height, width, 0, 0, height, width], np.float32),
             texts=self.inputs.texts(prompt, negative_prompt, count, guidance is not None),
             channels=channels,
-            frame_rate=frame_rate,
-            alone=alone,
+            frame_rate=np.broadcast_to(frame_rate, count),
+            alone=np.broadcast_to(alone, count),
         )
         if slope:
             inputs |= {SLOPE: np.full(count, slope, np.float32)}

@@ -1,6 +1,7 @@
 """Models of clips: from a config, from pictures, trained, drawn, frame behind frame."""
 
 import functools
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -8,14 +9,16 @@ import ml_collections
 import numpy as np
 import pytest
 
+from configs import emoji_video
 from ddim_jax import experiment, parallel, sampling
 from ddim_jax.dropping import ALONE
 from ddim_jax.editing.frames import KnownFrames, known_frames, roll_out
 from ddim_jax.guidance import Guidance
 from ddim_jax.losses import diffusion
 from ddim_jax.networks.frames import is_added
-from ddim_jax.training import method, teacher
+from ddim_jax.training import method, stages, teacher
 from tests.errors import rejects
+from tests.tiny import tiny
 
 T, SIZE = 4, 12
 jit = functools.partial(
@@ -211,3 +214,10 @@ def test_only_a_causal_network_rolls_out():
     model = experiment.build(config_of(model=dict(causal=True)))
     with rejects(ValueError, "at_a_time must divide the 3 frames, got 2"):
         roll_out(model, None, jnp.zeros((1, 3, SIZE, SIZE, 1)), None, {}, at_a_time=2)
+
+
+def test_clips_without_classes_are_told_a_row_each():
+    config = dict(stages.split(tiny(emoji_video.get_config(), levels=1), Path("runs")))
+    model = experiment.build(config[Path("runs/clips")])
+    told = model.conditions(3, model.recipe, model.inputs.labels(None, 3))["inputs"]
+    assert told["alone"].shape == (3,) and "label" not in told

@@ -25,6 +25,8 @@ def tiny(config: ml_collections.ConfigDict, levels: int = 2) -> ml_collections.C
             _tiny_unet(config.model, levels)
         if config.model.get("name") in ("dit", "video_dit"):
             config.model.update(width=16, depth=1, heads=2, num_classes=10, remat="none")
+            if not config.get("codec"):
+                config.model.out_channels = channels
         for section in (config.model, config.get("codec") or {}):
             if section.get("name") == "autoencoder_kl":
                 section.update(widths=(8, 8), groups=4)
