@@ -72,14 +72,14 @@ def start(tmp_path_factory):
 TRAINED = ("digits",)
 """Of the others the train step is traced; tests/test_toy_distillation.py trains more losses."""
 TRACED = (
-    "cifar10", "cifar10_ict", "cifar10_scm", "digits_cd", "digits_dmd", "digits_flow_map",
-    "digits_mean_flow", "digits_shortcut", "digits_text", "digits_vae", "imagenet256_dit",
-    "imagenet64",
-    "moving_digits", "video256_dit",
+    "digits_cd", "digits_dmd", "digits_vae", "imagenet256_dit", "imagenet64", "moving_digits",
+    "video256_dit",
 )  # fmt: skip
-"""One of each loss and network."""
-LARGE = ("imagenet64", "lsun", "cifar10_progressive", "cifar10_reflow", "ucf101")
-"""Beginnings of the names of configs whose networks take seconds to be traced at full size."""
+"""One of each network, and of each kind of loss."""
+LARGE = (
+    "imagenet64", "lsun", "cifar10_", "ucf101", "celeba64", "distill_clips", "digits_reflow",
+)  # fmt: skip
+"""Beginnings of the names of configs that take a second or more to be traced at full size."""
 
 
 @pytest.mark.parametrize("name", slow_but(NAMES, TRAINED))

@@ -18,6 +18,7 @@ from ddim_jax.editing.sdedit import sdedit_table
 from ddim_jax.recipe import Recipe
 from ddim_jax.solvers import SOLVERS
 from ddim_jax.training import loop
+from tests.selection import slow_but
 from tests.tiny import tiny
 
 NAMES = tuple("zero one two three four five six seven eight nine".split())
@@ -277,7 +278,7 @@ def test_directions_from_sets_and_from_labels(command, tmp_path):
     assert by_ink["direction"] == "random"
 
 
-@pytest.mark.parametrize("method", inpainting.RESTORATIONS)
+@pytest.mark.parametrize("method", slow_but(inpainting.RESTORATIONS, ("repaint",)))
 def test_inpainting_keeps_what_is_known(command, method, tmp_path):
     mask = np.zeros((8, 8), np.uint8)
     mask[:3] = 255

@@ -17,6 +17,7 @@ from ddim_jax.predictions import expand
 from ddim_jax.training import guide, loop, method
 from tests.errors import rejects
 from tests.latent_networks import random
+from tests.selection import slow_but
 from tests.tiny import tiny
 
 COSINE = schedules.cosine()
@@ -73,7 +74,10 @@ def values(name, teacher, params=0.7, **options):
     return np.hstack(jax.tree.leaves(both(own)))
 
 
-@pytest.mark.parametrize("name", METHODS)
+OFTEN = ("consistency", "lsd", "esd", "psd", "dmd", "sid")
+
+
+@pytest.mark.parametrize("name", slow_but(METHODS, OFTEN))
 def test_a_guided_teacher_is_what_a_loss_sees(name):
     found = values(name, classifier_free(STUDENT, 2.5))
     np.testing.assert_allclose(found, values(name, known(2.5)), rtol=2e-4, atol=2e-5)

@@ -18,6 +18,7 @@ from ddim_jax.editing.inversion import round_trip
 from ddim_jax.editing.text_features import told_features
 from tests import latent_edits
 from tests import published_pipelines as published
+from tests.selection import slow_but
 from tests.told_latents import told_latents, told_tokens
 
 PICTURES = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
@@ -50,7 +51,7 @@ def rms(x):
     return float(np.sqrt(np.mean(np.square(x))))
 
 
-@pytest.mark.parametrize("name", latent_edits.CASES)
+@pytest.mark.parametrize("name", slow_but(latent_edits.CASES, ("network 1", "replacement 0.5")))
 def test_latents_of_diffusers(models, name):
     options, kind = latent_edits.CASES[name], latent_edits.CASES[name]["kind"]
     model, editor = models[0][kind], models[1][kind]
@@ -277,7 +278,7 @@ def styled(command, tmp_path):
     return run
 
 
-@pytest.mark.parametrize("name", ["sdedit", "invert", "inpaint"])
+@pytest.mark.parametrize("name", slow_but(("sdedit", "invert", "inpaint"), ("sdedit", "invert")))
 def test_an_images_own_label_and_caption_are_told(styled, name, tmp_path):
     numbers, saved = styled(name)
     source = data.load("npz:out.npz")

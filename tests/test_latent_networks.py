@@ -28,7 +28,11 @@ def golden(name):
         return {key.removeprefix(f"{name}/"): file[key] for key in keys}
 
 
-@pytest.mark.parametrize("name", CASES)
+OFTEN = ("sd1", "sdxl", "dit", "dit, not square", "sit, not square", "autoencoder", "clip",
+         "openclip", "tiny autoencoder")  # fmt: skip
+
+
+@pytest.mark.parametrize("name", slow_but(CASES, OFTEN))
 def test_outputs_are_those_that_torch_gave(name):
     """diffusers 0.42.1 and transformers 5.24 with torch 2.14, for the same weights."""
     check_close(ours(name), golden(name))
@@ -147,7 +151,7 @@ def moved(net, *args):
     return jax.tree.map(draw, tree)
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", slow_but(SMALL, ("dit", "text_unet")))
 def test_a_fresh_network_returns_zeros(name):
     net = SMALL[name]
     args = arguments(net)
