@@ -7,6 +7,7 @@
 All are denoisers `(x, level) -> Prediction` for numpy (float64) and jax alike, at scalar levels.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -67,7 +68,15 @@ class Mixture(NamedTuple):
         return Prediction(x0, (r * level.sigma * above / variance).sum(-1))
 
     def flow(self, x, start, end, steps=2000):
-        return reference_flow(self, x, start, end, steps)
+        """`reference_flow` of an array, once for the same arguments."""
+        ends = (float(part) for level in (start, end) for part in (level.alpha, level.sigma))
+        return _flow(self, x.shape, np.float64(x).tobytes(), *ends, steps).copy()
+
+
+@functools.cache
+def _flow(data, shape, x, alpha, sigma, end_alpha, end_sigma, steps):
+    ends = level_of(alpha, sigma), level_of(end_alpha, end_sigma)
+    return reference_flow(data, np.frombuffer(x).reshape(shape), *ends, steps)
 
 
 def reference_flow(denoise, x, start, end, steps=2000):

@@ -7,6 +7,10 @@ import pytest
 
 
 def slow_but(names: Iterable[str], always: Callable[[str], bool] | Iterable[str]) -> list[Any]:
-    """The names as parameters, marked slow but for those that are always run."""
+    """The names, or tuples, as parameters, marked slow but for those that are always run."""
     wanted = always if callable(always) else set(always).__contains__
-    return [n if wanted(n) else pytest.param(n, marks=pytest.mark.slow) for n in names]
+
+    def slow(name):
+        return pytest.param(*(name if isinstance(name, tuple) else (name,)), marks=pytest.mark.slow)
+
+    return [name if wanted(name) else slow(name) for name in names]

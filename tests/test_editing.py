@@ -69,6 +69,7 @@ def test_real_digits_come_back(bundled, images):
     assert 0 < latents.state.evaluate.std() < 1.5
 
 
+@pytest.mark.slow
 def test_new_images_masks_and_strengths_compile_nothing(bundled, images):
     x, labels = images
     traced, before = [], None

@@ -443,7 +443,7 @@ def test_errors_of_autoencoders_and_text_encoders(net, method, value, message):
 # --- names of tensors -----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", slow_but(CASES, OFTEN))
 def test_tensors_are_read_and_written_back(name):
     """Bit for bit, each exactly once."""
     case = CASES[name]

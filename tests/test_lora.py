@@ -30,6 +30,7 @@ from tests.lora_files import (
     theirs,
     write,
 )
+from tests.selection import slow_but
 
 
 @functools.cache
@@ -174,7 +175,7 @@ def test_scale_zero_changes_nothing(tmp_path):
 # --- written factors ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", ["sd1", "sdxl", "dit"])
+@pytest.mark.parametrize("case", slow_but(["sd1", "sdxl", "dit"], ["sd1", "dit"]))
 @pytest.mark.parametrize("targets", [("attention",), ("dense", "convolutions")])
 def test_written_factors_are_read_back(case, targets, tmp_path):
     targets = targets[:1] if case == "dit" else targets

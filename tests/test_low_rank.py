@@ -26,6 +26,7 @@ from ddim_jax.training import loop, method
 from ddim_jax.training.state import TrainState, constant_ema
 from ddim_jax.training.step import make_step
 from tests.errors import rejects
+from tests.selection import slow_but
 from tests.tiny import tiny
 
 UNET = UNet(1, 8, (1,), 1, (), num_classes=10, patch_size=2)
@@ -166,7 +167,7 @@ def setting(name, loss_name):
 CASES = [("unet", "diffusion"), ("text_unet", "diffusion"), ("dit", "consistency")]
 
 
-@pytest.mark.parametrize(("name", "loss_name"), CASES)
+@pytest.mark.parametrize(("name", "loss_name"), slow_but(CASES, [CASES[0], CASES[2]]))
 def test_a_step_of_every_network_and_loss(name, loss_name):
     """It begins at the loss of the base, and gradients are finite differences."""
     loss, low_rank, factors, params, frozen, batch = setting(name, loss_name)

@@ -58,6 +58,7 @@ def test_the_parts_draw_what_the_model_draws(model):
     assert np.abs(model.pictures(x).astype(int) - wanted).max() <= 1
 
 
+@pytest.mark.slow
 def test_one_label_serves_any_batch(model):
     denoise, level = model.denoiser(label=3, guidance_scale=2.0), model.schedule.level(0.5)
     x = np.random.default_rng(0).normal(size=(2, 28, 28, 1)).astype(np.float32)

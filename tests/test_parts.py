@@ -195,6 +195,7 @@ def test_a_flow_map_may_be_the_student(base):
         method.build(asked, model, mesh)
 
 
+@pytest.mark.slow
 def test_a_teacher_may_be_kept_at_half_the_precision(base):
     """The student and the critic, which start as it, are not; the loss is the same to that."""
     found = {}

@@ -26,7 +26,7 @@ from tests.selection import slow_but
 from tests.test_configs import get
 
 
-@pytest.fixture(scope="module", params=slow_but(CASES, ("sd", "xl", "inpaint")))
+@pytest.fixture(scope="module", params=slow_but(CASES, ("sd", "dit")))
 def case(request, tmp_path_factory):
     """Name of a case, its folder, and what is read of it."""
     folder = published.write(tmp_path_factory.mktemp("published") / "model", request.param)

@@ -122,6 +122,7 @@ def test_models_of_texts_and_latents(texts):
     assert metrics._compiled == before
 
 
+@pytest.mark.slow
 def test_texts_are_encoded_no_more_than_there_are_pictures(texts, monkeypatch):
     """And of those that were, a few are kept."""
     desk, seen = Desk(texts.models), []

@@ -13,6 +13,7 @@ from ddim_jax.networks import DiT
 from ddim_jax.networks.transformer import positions
 from tests import published_pipelines as published
 from tests.published_pipelines import recorded
+from tests.selection import slow_but
 from tests.tokenizer_texts import layout
 
 CLIP = dict(num_attention_heads=1)
@@ -108,7 +109,7 @@ def write(path, tensors):
     return path
 
 
-@pytest.fixture(scope="module", params=CHANGES)
+@pytest.fixture(scope="module", params=slow_but(CHANGES, ("sd15", "sdxl")))
 def both(request, tmp_path_factory):
     """Family, its folder, and its file."""
     place = tmp_path_factory.mktemp("original")

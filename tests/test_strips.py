@@ -14,7 +14,7 @@ from tests.latent_networks import CASES, random
 CASE = CASES["autoencoder"]
 
 
-@pytest.mark.parametrize("levels, rows", [(1, 10), (2, 12)])
+@pytest.mark.parametrize("levels, rows", [(1, 10), pytest.param(2, 12, marks=pytest.mark.slow)])
 def test_equals_the_whole(levels, rows):
     """Strips that do not fill a picture of 36 x 24, and strips that do."""
     params = CASE.params()

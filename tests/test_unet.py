@@ -103,15 +103,18 @@ def run(options, *args):
     return np.asarray(forward(**options)(perturbed(**options)[1], *args))
 
 
+SLOW = pytest.mark.slow
+
+
 # The first two totals are those of the converted checkpoints of Ho et al.; the third counts the
 # layers of openai/guided-diffusion with the flags of its ImageNet-64 model and learn_sigma=False.
 @pytest.mark.parametrize(
     ("options", "size", "published"),
     [
         ({}, 32, 35_746_307),
-        ({"channel_mults": (1, 1, 2, 2, 4, 4)}, 256, 113_673_219),
-        (ADM_IMAGENET_64, 64, 295_899_267),
-        (ADM_IMAGENET_64 | {"out_channels": 6}, 64, 295_904_454),
+        pytest.param({"channel_mults": (1, 1, 2, 2, 4, 4)}, 256, 113_673_219, marks=SLOW),
+        pytest.param(ADM_IMAGENET_64, 64, 295_899_267, marks=SLOW),
+        pytest.param(ADM_IMAGENET_64 | {"out_channels": 6}, 64, 295_904_454, marks=SLOW),
         (ADM_IMAGENET_64 | {"null_label": True}, 64, 295_899_267 + 4 * 192),
     ],
     ids=["ddpm-cifar10", "ddpm-lsun", "adm-64", "adm-64-learned-variance", "adm-64-null-label"],
