@@ -19,10 +19,10 @@ pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
 FLOW = schedules.rectified_flow()
 STARTS = [
-    (schedules.vp_linear(), -5.1),
     (schedules.edm(), -5.1),
     (FLOW, -1.0),
-    (schedules.ddpm_cosine(), -5.1),
+    pytest.param(schedules.vp_linear(), -5.1, marks=pytest.mark.slow),
+    pytest.param(schedules.ddpm_cosine(), -5.1, marks=pytest.mark.slow),
 ]
 X = np.random.default_rng(0).standard_normal((4, 4)).astype(np.float32)
 

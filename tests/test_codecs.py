@@ -10,6 +10,7 @@ from ddim_jax.checkpoints.parts import network_shapes
 from ddim_jax.networks.autoencoder import AutoencoderKL
 from tests.errors import rejects
 from tests.latent_networks import random
+from tests.selection import slow_but
 
 LEVELS = np.arange(256, dtype=np.uint8)
 
@@ -81,7 +82,7 @@ def test_data_offers_the_conversions():
     assert (data.to_uint8, data.to_unit_range) == (codecs.to_uint8, codecs.to_unit_range)
 
 
-@pytest.mark.parametrize("in_strips", [False, True])
+@pytest.mark.parametrize("in_strips", slow_but([False, True], [True]))
 def test_devices_decode_each_their_own_pictures(monkeypatch, in_strips):
     """Two devices and one give the same, of any number of pictures, whole or in strips."""
     net = AutoencoderKL(widths=(8, 8), num_blocks=0, groups=4, attention=False)

@@ -11,6 +11,7 @@ from ddim_jax.editing.inversion import INVERSIONS, bdia, edict, fixed_point, rev
 from ddim_jax.sampling import run, sample_keys
 from ddim_jax.solvers import SOLVERS, ddim
 from tests.oracles import GaussianData, Mixture
+from tests.selection import slow_but
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
@@ -126,7 +127,7 @@ SAFE = (
 ).split()
 
 
-@pytest.mark.parametrize("name", SAFE)
+@pytest.mark.parametrize("name", slow_but(SAFE, SAFE[::2]))
 def test_solvers_run_backwards(name):
     solver, schedule = SOLVERS[name], SCHEDULES["cosine"]
     times = strides.STRIDES[solver.stride](schedule, 50, lam_min=solver.lam_min)

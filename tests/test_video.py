@@ -11,6 +11,7 @@ from ddim_jax.dropping import ALONE
 from ddim_jax.inputs import FRAME_RATE
 from ddim_jax.networks import DiT, UNet, VideoDiT, VideoUNet
 from ddim_jax.networks.frames import CACHE, Clips, FrameAttention, is_added
+from tests.selection import slow_but
 
 B, T, SIZE = 2, 5, 8
 UNET = dict(
@@ -80,7 +81,7 @@ def only_images_shaken(name):
     return jax.tree_util.tree_map_with_path(chosen, shaken(name), fresh(name))
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", slow_but(NETWORKS, ["unet"]))
 def test_starts_as_the_network_of_pictures_on_every_frame(name):
     picture, _, apply = programs(name)
     x, t, told = clips()
@@ -105,7 +106,7 @@ def test_one_level_for_a_clip_is_the_same_level_for_each_frame(name):
     np.testing.assert_array_equal(one, each)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", slow_but(NETWORKS, ["dit"]))
 def test_frames_cut_apart_are_clips_of_one_frame(name):
     _, _, apply = programs(name)
     x, t, told = clips()
