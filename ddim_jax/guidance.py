@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddim_jax.denoisers import Network
-from ddim_jax.predictions import expand
+from ddim_jax.predictions import expand, in_pairs, split_pairs
 from ddim_jax.schedules import NoiseLevel
 
 Array = Any
@@ -53,10 +53,9 @@ def classifier_free(net: Network, null_inputs: Any, guidance: Guidance) -> Netwo
     """
 
     def guided(x: Array, level: NoiseLevel, inputs: Any) -> Array:
-        both = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), null_inputs, inputs)
+        both = jax.tree.map(in_pairs, null_inputs, inputs)
         double = NoiseLevel(*(_twice(f) for f in level))
-        # a batch whose size is not known, as in exported graphs, can be reshaped and not split
-        null, conditional = net(jnp.concatenate([x, x]), double, both).reshape(2, *x.shape)
+        null, conditional = split_pairs(net(in_pairs(x, x), double, both))
         return _away(conditional, null, level, guidance)
 
     return guided
@@ -101,4 +100,4 @@ def _twice(field: Array) -> Array:
     """A level's field for a batch of twice the size: a scalar and [1, T] are of all rows."""
     rank = jnp.ndim(field)
     of_all = rank == 0 or (rank > 1 and field.shape[0] == 1)
-    return field if of_all else jnp.concatenate([field, field])
+    return field if of_all else in_pairs(field, field)

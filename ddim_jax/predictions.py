@@ -148,6 +148,18 @@ def expand(coefficient: Array, x: Array) -> Array:
     return coefficient.reshape(coefficient.shape + (1,) * (x.ndim - coefficient.ndim))
 
 
+def in_pairs(a: Array, b: Array) -> Array:
+    """[2B, ...]: a row of `a`, one of `b`, in turn, so that none leaves the device that has it."""
+    # a batch whose size is not known, as in exported graphs, can be reshaped and not split
+    return jnp.stack([a, b], axis=1).reshape(-1, *a.shape[1:])
+
+
+def split_pairs(rows: Array) -> tuple[Array, Array]:
+    """The two [B, ...] that `in_pairs` put together."""
+    both = rows.reshape(-1, 2, *rows.shape[1:])
+    return both[:, 0], both[:, 1]
+
+
 def split_known(level: NoiseLevel) -> tuple[NoiseLevel, Array | None]:
     """Parts clips' levels, one for each frame, into what to compute with and what is known.
 

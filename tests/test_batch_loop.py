@@ -6,7 +6,8 @@ import jax
 import numpy as np
 import pytest
 
-from ddim_jax import batch_loop, checkpoints, sample_folder
+from ddim_jax import batch_loop, checkpoints, program_cost, sample_folder
+from ddim_jax.batch_loop import Generator
 from ddim_jax.evaluation import shards
 from ddim_jax.recipe import Recipe
 from ddim_jax.sampling import RunResult
@@ -100,6 +101,22 @@ def test_pmap_draws_what_jit_draws(model):
     for ours, theirs in ((spread.pictures, plain.pictures), (spread.trajectory, plain.trajectory)):
         assert ours.shape == theirs.shape
         assert np.abs(ours.astype(int) - theirs).max() <= 1
+
+
+def test_no_row_leaves_its_device(model, monkeypatch):
+    """Guidance doubles the batch on every device for itself."""
+    programs, compile_one = [], Generator._compile
+
+    def compiled(self, arguments):
+        programs.append(compile_one(self, arguments))
+        return programs[-1]
+
+    monkeypatch.setattr(Generator, "_compile", compiled)
+    recipe = model.recipe.replace(guidance_scale=2.0, guidance_rescale=0.5, steps=3)
+    model.generate(4, recipe, batch_size=4)
+    (program,) = programs
+    assert jax.device_count() > 1
+    assert not any(count for count, _ in program_cost.collectives(program.as_text()).values())
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 
 from ddim_jax import denoisers, predictions, schedules, solvers, strides
 from ddim_jax.guidance import Guidance, classifier_free
-from ddim_jax.predictions import PREDICTIONS, expand, target
+from ddim_jax.predictions import PREDICTIONS, expand, in_pairs, target
 from tests.oracles import GaussianData
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
@@ -133,7 +133,7 @@ def test_rescale(phi):
     """F (phi std(F_cond) / std(F) + 1 - phi), stds per sample (Lin et al. 2024, section 3.4)."""
     rng = np.random.default_rng(0)
     null, cond = rng.standard_normal((2, B, 4, 4, 2)).astype(np.float32)
-    net = lambda x, level, cond: jnp.concatenate([null, cond["image"][B:]])  # noqa: E731
+    net = lambda x, level, cond: in_pairs(null, cond["image"][1::2])  # noqa: E731
     both = classifier_free(net, {"image": jnp.zeros_like(cond)}, Guidance(4.0, rescale=phi))
     got = both(noisy(), LEVEL, {"image": jnp.asarray(cond)})
     full = null + 4 * (cond - null)

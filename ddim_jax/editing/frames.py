@@ -23,7 +23,7 @@ from ddim_jax.denoisers import Denoiser
 from ddim_jax.dropping import NULL
 from ddim_jax.guidance import Guidance
 from ddim_jax.networks.frames import CACHE
-from ddim_jax.predictions import Prediction, expand, split_known
+from ddim_jax.predictions import Prediction, expand, in_pairs, split_known
 from ddim_jax.sampling import Task
 from ddim_jax.schedules import NoiseLevel, Schedule
 from ddim_jax.solvers import SolverTable
@@ -116,13 +116,13 @@ def roll_out(
     told = {name: value for name, value in inputs.items() if name != NULL}
     if guidance is not None:  # both halves of the batch keep frames of their own
         null = model.inputs.nulled(inputs)
-        told = {name: jnp.concatenate([null[name], value]) for name, value in told.items()}
+        told = {name: in_pairs(null[name], value) for name, value in told.items()}
     level = clean_level(model.schedule)
     scale = jnp.asarray(model.parameterization(level).input_scale, noise.dtype)
 
     def keep(cache: Any, x: Array) -> Any:
         """The cache after these clean frames too."""
-        x = x if guidance is None else jnp.concatenate([x, x])
+        x = x if guidance is None else in_pairs(x, x)
         t = jnp.broadcast_to(level.model_time, len(x))
         variables = {"params": model.params, CACHE: cache} if cache else {"params": model.params}
         return model.network.apply(variables, scale * x, t, told, mutable=[CACHE])[1][CACHE]

@@ -23,6 +23,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from ddim_jax.predictions import in_pairs, split_pairs
+
 Array = Any
 
 STAGES = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
@@ -86,11 +88,11 @@ def load(path: str | Path, pooling: str = "max") -> Callable[[Array, Array], Arr
 
 def distance(params: dict[str, Array], a: Array, b: Array, pooling: str = "max") -> Array:
     """LPIPS [B] of two batches [B, H, W, 1 or 3] in [-1, 1], with the tensors of `shapes`."""
-    both = jnp.concatenate([a, b])
+    both = in_pairs(a, b)
     total = 0.0
     for stage, features in enumerate(_features(params, _prepare(both), pooling)):
         norm = jnp.sqrt(jnp.sum(features**2, axis=-1, keepdims=True) + 1e-20)
-        first, second = jnp.split(features / (norm + 1e-10), 2)
+        first, second = split_pairs(features / (norm + 1e-10))
         weight = params[f"lin{stage}.model.1.weight"].reshape(1, 1, 1, -1)
         total = total + jnp.mean(jnp.sum((first - second) ** 2 * weight, axis=-1), axis=(1, 2))
     return total
