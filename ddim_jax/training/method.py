@@ -91,6 +91,7 @@ def build(
     weak = guide.weak_of(config, teacher)
     loss = build_loss(config, model, teacher, weak)
     check_loss(config, model, loss, teacher)
+    check_groups(config, loss, mesh.size)
     guide.check(config, loss, teacher)
     optimizer, ema = build_optimizer(config, loss), build_ema(config)
     accumulate, sample = config.train.get("accumulate", 1), experiment.samples_latents(config)
@@ -257,6 +258,17 @@ def check_loss(
         raise ValueError(
             f"config.sample.solver={model.recipe.solver!r} goes from time to time otherwise than "
             "config.loss trains for, which adds all noise afresh; set config.sample.solver='lcm'"
+        )
+
+
+def check_groups(config: ml_collections.ConfigDict, loss: losses.Loss, devices: int) -> None:
+    """Raises ValueError for rows that a device takes at a time and that make no whole groups."""
+    at_once = devices * config.train.get("accumulate", 1)
+    if (rows := config.train.batch_size // at_once) % loss.group:
+        raise ValueError(
+            f"config.loss.group={loss.group} must divide the {rows} images that each device takes "
+            f"at a time; set config.train.batch_size to a multiple of {at_once * loss.group}, or "
+            "another config.loss.group"
         )
 
 
