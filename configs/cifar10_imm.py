@@ -19,7 +19,7 @@ from configs.cifar10_edm import get_config as cifar10_edm
 def get_config():
     """Zhou et al. 2025: EDM's F on a straight path, groups of four, a = 1, b = 5, n = 15."""
     config = cifar10_edm()
-    config.data.update(flip=True, augment=None)
+    config.data.flip, config.data.augment = True, None
     config.model.update(dropout=0.2, augment=0, scalars=("interval",))
     config.schedule = dict(name="rectified_flow")
     config.loss = dict(

@@ -73,9 +73,8 @@ TRAINED = ("digits",)
 """Of the others the train step is traced; tests/test_toy_distillation.py trains more losses."""
 TRACED = (
     "cifar10", "cifar10_ict", "cifar10_scm", "digits_cd", "digits_dmd", "digits_flow_map",
-    "digits_mean_flow", "digits_shortcut", "digits_text", "digits_vae", "imagenet256_dit",
-    "imagenet64",
-    "moving_digits", "video256_dit",
+    "digits_imm", "digits_mean_flow", "digits_shortcut", "digits_text", "digits_vae",
+    "imagenet256_dit", "imagenet64", "moving_digits", "video256_dit",
 )  # fmt: skip
 """One of each loss and network."""
 LARGE = ("imagenet64", "lsun", "cifar10_progressive", "cifar10_reflow", "ucf101")
@@ -389,6 +388,12 @@ AUTHORS = {
         "loss.gan": 1e-3, "optimizer.clip_norm": 10.0, "ema.decay": 0.9999,
     },
     "cifar10_ct": {"optimizer.learning_rate": 2e-4, "train.steps": 800_000, "loss.distil": False},
+    "cifar10_imm": {  # their sampler's; of their training third-party code, see the config
+        "schedule.name": "rectified_flow", "prediction.name": "edm", "model.dropout": 0.2,
+        "model.augment": 0, "model.channel_mults": (2, 2, 2), "loss.group": 4, "loss.halvings": 15,
+        "loss.bias": 5.0, "loss.power": 1.0, "loss.log_normal": None, "train.batch_size": 4096,
+        "optimizer.learning_rate": 1e-4, "ema.decay": 0.9999,
+    },
     "cifar10_mean_flow": {
         "loss.floor": 1e-3, "ema.decay": 0.9999, "loss.same": 0.25, "loss.power": 0.75,
         "optimizer.learning_rate": 6e-4, "train.batch_size": 8 * 128, "model.dropout": 0.2,
