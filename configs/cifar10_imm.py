@@ -4,12 +4,14 @@
     python train.py --config=cifar10_imm --config.train.accumulate=16
 
 Four chips of v5e take 64 images at a time each, so, in up to 4.66 GB of 16 (`--plan=v5e:2x2
---quick`); more chips need fewer parts. The authors published networks and samplers, and no code of training. Of theirs are the path, the
+--quick`); more chips need fewer parts.
+
+The authors published networks and samplers, and no code of training. Of theirs are the path, the
 prediction, the dropout, the end of the path and the times that the network is told; M, a, b and n,
 and uniform times, are those that third-party code quotes from the paper for CIFAR-10, and the
-optimizer, batch and moving average those it has for ImageNet. The number of steps and the flips
-are ours. Two steps there meet at R = 1.4, here at 2 unless searched. Published, not ours: FID 1.98
-in two steps (Zhou et al. 2025, arXiv:2503.07565; the network there is DDPM++).
+optimizer, batch and moving average those it has for ImageNet. The number of steps and the flips are
+ours. Two steps there meet at R = 1.4, here at 2 unless searched. Published, not ours: FID 1.98 in
+two steps (Zhou et al. 2025, arXiv:2503.07565; the network there is DDPM++).
 """
 
 import math
