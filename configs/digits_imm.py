@@ -10,7 +10,7 @@ from configs.digits import get_config as digits
 
 
 def get_config():
-    """Zhou et al. 2025 (arXiv:2503.07565): groups of four, no teacher; wide gaps, as it is short."""
+    """Zhou et al. 2025 (arXiv:2503.07565): groups of four, no teacher; gaps for a short run."""
     config = digits()
     config.start_from = "digits"
     config.model.update(scalars=("interval",), interval_scale=0.02)
