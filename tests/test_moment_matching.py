@@ -10,7 +10,7 @@ import pytest
 from configs import digits
 from ddim_jax import losses, parallel, predictions, schedules
 from ddim_jax.losses import LevelPairs, Net
-from ddim_jax.training import loop, method
+from ddim_jax.training import method
 from ddim_jax.training import state as states
 from ddim_jax.training.optimizer import make_optimizer
 from ddim_jax.training.state import TrainState
@@ -260,16 +260,14 @@ def test_rows_that_make_no_whole_groups_are_refused():
         method.build(config, None, mesh)
 
 
-def test_a_network_that_is_not_told_how_far_is_refused():
+@pytest.mark.parametrize("name", losses.JUMPING)
+def test_a_network_that_is_not_told_how_far_is_refused(name):
+    """By every loss that tells it, before anything is traced."""
     config = tiny(digits.get_config(), levels=1)
-    config.loss = dict(name="moment_matching", group=2)
-    mesh = parallel.make_mesh()
-    built = method.build(config, None, mesh)
-    state = loop.abstract_state(config, built, None, mesh)
-    batch = {"image": jax.ShapeDtypeStruct((4, 8, 8, 1), np.uint8)}
-    batch["label"] = jax.ShapeDtypeStruct((4,), np.int32)
-    with pytest.raises((ValueError, TypeError), match="interval"):
-        jax.eval_shape(built.step, state, batch)
+    config.loss = dict(name=name)
+    config.schedule, config.prediction = dict(name="rectified_flow"), dict(name="flow")
+    with rejects(ValueError, f"config.loss.name='{name}' tells", "scalars=('interval',)"):
+        method.build(config, None, parallel.make_mesh())
 
 
 def test_bad_options():

@@ -48,8 +48,10 @@ LOSSES: dict[str, Callable[..., Loss]] = {
     "autoencoder": autoencoder,
 }
 """Losses by the name that configs use; each is made from a `Net` and its options."""
+JUMPING = ("shortcut", "mean_flow", "flow_map", "moment_matching")
+"""Those whose network is told how far to jump, the input "interval"."""
 
 __all__ = [
-    "GUIDES", "LOSSES", "PAIRS", "PARTS", "POINTS", "TIMES", "WEIGHTINGS", "LevelPairs", "Loss",
-    "Net", "Parts", "Weighting", "adaptive_decay", *LOSSES,
+    "GUIDES", "JUMPING", "LOSSES", "PAIRS", "PARTS", "POINTS", "TIMES", "WEIGHTINGS", "LevelPairs",
+    "Loss", "Net", "Parts", "Weighting", "adaptive_decay", *LOSSES,
 ]  # fmt: skip

@@ -216,7 +216,12 @@ def check_loss(
     loss: losses.Loss,
     teacher: Model | None = None,
 ) -> None:
-    """Raises ValueError for what does not go with a loss: factors, pairs, how it is drawn."""
+    """Raises ValueError for what does not go with a loss: inputs, factors, pairs, drawing."""
+    if config.loss.name in losses.JUMPING and not model.inputs.takes("interval"):
+        raise ValueError(
+            f"config.loss.name={config.loss.name!r} tells the network how far to jump, which this "
+            "one does not take; set config.model.scalars=('interval',)"
+        )
     if loss.parts is not None and teacher is not None and teacher.inputs.takes("interval"):
         raise ValueError(
             f"{teacher.name} is told how far to jump, and the teacher of config.loss.name="
