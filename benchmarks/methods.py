@@ -43,6 +43,7 @@ CASES = {
     "`flow_map`, esd (AYF), distilled": (DISTIL | dict(kind="esd"), ("interval",), {}),
     "`flow_map`, psd, distilled": (DISTIL | dict(kind="psd"), ("interval",), {}),
     "`flow_map`, lsd, from data": (dict(name="flow_map", kind="lsd"), ("interval",), {}),
+    "`moment_matching`": (dict(name="moment_matching"), ("interval",), {}),
     "`distribution_matching`, dmd": (MATCHING, (), {}),
     "the same, of a guided teacher ": (MATCHING | dict(guidance_scale=1.5), (), {}),
     "the same, with a head": (MATCHING | dict(guidance_scale=1.5, gan=0.01), (), {}),

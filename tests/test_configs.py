@@ -389,6 +389,12 @@ AUTHORS = {
         "loss.gan": 1e-3, "optimizer.clip_norm": 10.0, "ema.decay": 0.9999,
     },
     "cifar10_ct": {"optimizer.learning_rate": 2e-4, "train.steps": 800_000, "loss.distil": False},
+    "cifar10_imm": {  # their sampler's; of their training third-party code, see the config
+        "schedule.name": "rectified_flow", "prediction.name": "edm", "model.dropout": 0.2,
+        "model.augment": 0, "model.channel_mults": (2, 2, 2), "loss.group": 4, "loss.halvings": 15,
+        "loss.bias": 5.0, "loss.power": 1.0, "loss.log_normal": None, "train.batch_size": 4096,
+        "optimizer.learning_rate": 1e-4, "ema.decay": 0.9999,
+    },
     "cifar10_mean_flow": {
         "loss.floor": 1e-3, "ema.decay": 0.9999, "loss.same": 0.25, "loss.power": 0.75,
         "optimizer.learning_rate": 6e-4, "train.batch_size": 8 * 128, "model.dropout": 0.2,

@@ -238,6 +238,7 @@ def test_students_have_a_dropout_key_for_each_row_and_teachers_none(name):
         "consistency": dict(pairs=losses.PAIRS["shrinking"](every=9), distil=True),
         "continuous_consistency": dict(distil=True),
         "progressive": dict(steps=2),
+        "moment_matching": dict(group=3),
     }.get(name, {})
     taught = ("guided", "progressive", "consistency", "continuous_consistency")
     if name in (*taught, "distribution_matching"):
@@ -297,6 +298,11 @@ NUMBERS = {
         lambda **o: losses.LOSSES["mean_flow"](FLOW_NET, **o),
         {"mean": [], "std": [-1], "same": [2], "power": [-1], "floor": [0], "omega": []}
         | {"kappa": [1]},
+    ),
+    "moment_matching": (
+        lambda **o: losses.LOSSES["moment_matching"](FLOW_NET, **o),
+        {"group": [0, 1.5], "most": [0], "halvings": [-1, 1.5], "bias": [], "power": [-1]}
+        | {"sigma_data": [0]},
     ),
     "progressive": (
         lambda **o: losses.LOSSES["progressive"](FLOW_NET, **{"steps": 4} | o),

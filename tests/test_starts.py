@@ -33,6 +33,7 @@ METHODS = {
         dict(name="flow_map", kind="esd", distil=True, tangent_floor=0.1, guidance=(1.0, 3.0)),
         ("interval", "guidance"),
     ),
+    "imm": (dict(name="moment_matching", group=1), ("interval",)),
     "dmd": (dict(name="distribution_matching", start=2.5), ()),
     "sid": (dict(name="distribution_matching", objective="sid", start=2.5), ()),
 }

@@ -47,7 +47,7 @@ def denoiser():
 
 
 def distil(denoiser, length=1000, critic_rate=1e-3, **options):
-    """(energy distance, modes, the gauge early and late) of a student."""
+    """(energy distance, that of all calls together, modes, the gauge early and late)."""
     sid = options.get("objective") == "sid"
     options = {"start": 3.0, "times": times, "head": Head()} | options
     loss = losses.distribution_matching(NET, **options)
@@ -66,8 +66,10 @@ def distil(denoiser, length=1000, critic_rate=1e-3, **options):
     gauge = [
         float(np.nanmean(part)) for part in (rho[length // 20 : length // 7], rho[-length // 5 :])
     ]
-    x = draw(student, loss.nodes)
-    return float(ring.energy(x, data())), ring.modes(x), gauge
+    calls = draw(student, loss.nodes)
+    together = jnp.concatenate([x[: ring.COUNT // len(calls)] for x in calls])
+    both = (float(ring.energy(x, data())) for x in (calls[-1], together))
+    return *both, ring.modes(calls[-1]), gauge
 
 
 @functools.cache
@@ -76,13 +78,14 @@ def data():
 
 
 def draw(student, nodes):
-    """In as many calls as there are times, but for the last; noised again between them."""
-    x0 = 0.0
+    """What each call draws, one at each time but the last; noised again between them."""
+    x0, calls = 0.0, []
     for k, t in enumerate(map(float, nodes[:-1])):
         noise = jax.random.normal(jax.random.fold_in(jax.random.key(3), k), (ring.COUNT, 2))
         x = (1 - t) * x0 + t * noise
         x0 = x - t * apply(student, x, jnp.full(ring.COUNT, 1000 * t), {})
-    return x0
+        calls.append(x0)
+    return calls
 
 
 @pytest.mark.slow
@@ -92,7 +95,7 @@ def test_the_ring_is_what_it_is_said_to_be(denoiser):
     noise = jax.random.normal(jax.random.key(3), (ring.COUNT, 2))
     one = noise - ring.velocity(noise, t)
     np.testing.assert_allclose(ring.energy(one, data()), 716, rtol=0.02)
-    np.testing.assert_allclose(ring.energy(draw(denoiser, (0.75, 0.0)), data()), 455, rtol=0.15)
+    np.testing.assert_allclose(ring.energy(draw(denoiser, (0.75, 0.0))[-1], data()), 455, rtol=0.15)
 
 
 GOOD = {
@@ -113,15 +116,16 @@ GOOD = {
 @pytest.mark.slow
 @pytest.mark.parametrize("name", GOOD)
 def test_a_student_draws_the_ring(name, denoiser):
-    distance, count, (early, late) = distil(denoiser, **GOOD[name])
-    print(name, distance, count, early, late)
-    most = 10 if name == "two steps" else 5  # one critic knows the mixture of both alone
-    assert distance < most and count == 8 and 0.3 < late < 1.1
+    distance, together, count, (early, late) = distil(denoiser, **GOOD[name])
+    print(name, distance, together, count, early, late)
+    # one critic sees what both calls draw, as one set: that comes near, each may be off by as much
+    most = 10 if name == "two steps" else 5
+    assert together < 5 and distance < most and count == 8 and 0.3 < late < 1.1
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("objective", ["dmd", "sid"])
 def test_a_critic_that_lags_loses_modes_and_the_gauge_tells(objective, denoiser):
-    distance, count, (_, late) = distil(denoiser, critic_rate=1e-5, objective=objective)
+    distance, _, count, (_, late) = distil(denoiser, critic_rate=1e-5, objective=objective)
     print(objective, distance, count, late)
     assert distance > 100 and count < 8 and not 0.3 < late < 1.2

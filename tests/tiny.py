@@ -39,6 +39,8 @@ def tiny(config: ml_collections.ConfigDict, levels: int = 2) -> ml_collections.C
         config.train.update(steps=2, batch_size=4, log_every=1, checkpoint_every=2, sample_every=2)
         config.optimizer.warmup_steps = 1
         config.sample.update(steps=2, num_samples=2)
+        if config.loss.get("group"):
+            config.loss.group = 2  # two devices, of two images each
         if config.get("stages"):
             config.stages = [_tiny_stage(stage) for stage in config.stages[:2]]
     return without_lpips(config)

@@ -7,6 +7,7 @@
     continuous_consistency  sCM
     shortcut, mean_flow     flows that are told how far to jump
     flow_map                the same on any schedule, by LSD, ESD or PSD
+    moment_matching         IMM: such jumps, by the distribution of groups of them
     distribution_matching   DMD2, SiD, f-distill: a student against a critic
     autoencoder             pictures to latents and back
 
@@ -27,6 +28,7 @@ from ddim_jax.losses.guides import GUIDES
 from ddim_jax.losses.level_pairs import PAIRS, POINTS, LevelPairs, adaptive_decay
 from ddim_jax.losses.loss import Loss, Net, Parts
 from ddim_jax.losses.mean_flow import mean_flow
+from ddim_jax.losses.moment_matching import moment_matching
 from ddim_jax.losses.progressive import progressive
 from ddim_jax.losses.shortcut import shortcut
 from ddim_jax.losses.time_samplers import TIMES
@@ -41,12 +43,15 @@ LOSSES: dict[str, Callable[..., Loss]] = {
     "shortcut": shortcut,
     "mean_flow": mean_flow,
     "flow_map": flow_map,
+    "moment_matching": moment_matching,
     "distribution_matching": distribution_matching,
     "autoencoder": autoencoder,
 }
 """Losses by the name that configs use; each is made from a `Net` and its options."""
+JUMPING = ("shortcut", "mean_flow", "flow_map", "moment_matching")
+"""Those whose network is told how far to jump, the input "interval"."""
 
 __all__ = [
-    "GUIDES", "LOSSES", "PAIRS", "PARTS", "POINTS", "TIMES", "WEIGHTINGS", "LevelPairs", "Loss",
-    "Net", "Parts", "Weighting", "adaptive_decay", *LOSSES,
+    "GUIDES", "JUMPING", "LOSSES", "PAIRS", "PARTS", "POINTS", "TIMES", "WEIGHTINGS", "LevelPairs",
+    "Loss", "Net", "Parts", "Weighting", "adaptive_decay", *LOSSES,
 ]  # fmt: skip

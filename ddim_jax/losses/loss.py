@@ -58,6 +58,8 @@ class Loss:
         parts: what is trained beside the student; None: `params` are those of one network.
         nodes: float64 [K + 1], the times of the only sampler that the network is trained for; None
             if it may be asked anywhere.
+        group: rows of a batch, one behind the other, that are compared with each other: they lie on
+            one device, and in one part of a batch that is taken in parts.
     """
 
     compute: Callable[[Any, Any, dict, Array, Array], tuple[Array, dict]]
@@ -65,6 +67,7 @@ class Loss:
     target_decay: Callable[[Array], Array] | None = None
     parts: Parts | None = None
     nodes: np.ndarray | None = None
+    group: int = 1
 
     def __call__(self, params, frozen, batch, keys, step):
         """Returns the loss and its metrics, among them "loss"."""

@@ -91,6 +91,7 @@ def build(
     weak = guide.weak_of(config, teacher)
     loss = build_loss(config, model, teacher, weak)
     check_loss(config, model, loss, teacher)
+    check_groups(config, loss, mesh.size)
     guide.check(config, loss, teacher)
     optimizer, ema = build_optimizer(config, loss), build_ema(config)
     accumulate, sample = config.train.get("accumulate", 1), experiment.samples_latents(config)
@@ -215,7 +216,12 @@ def check_loss(
     loss: losses.Loss,
     teacher: Model | None = None,
 ) -> None:
-    """Raises ValueError for what does not go with a loss: factors, pairs, how it is drawn."""
+    """Raises ValueError for what does not go with a loss: inputs, factors, pairs, drawing."""
+    if config.loss.name in losses.JUMPING and not model.inputs.takes("interval"):
+        raise ValueError(
+            f"config.loss.name={config.loss.name!r} tells the network how far to jump, which this "
+            "one does not take; set config.model.scalars=('interval',)"
+        )
     if loss.parts is not None and teacher is not None and teacher.inputs.takes("interval"):
         raise ValueError(
             f"{teacher.name} is told how far to jump, and the teacher of config.loss.name="
@@ -257,6 +263,17 @@ def check_loss(
         raise ValueError(
             f"config.sample.solver={model.recipe.solver!r} goes from time to time otherwise than "
             "config.loss trains for, which adds all noise afresh; set config.sample.solver='lcm'"
+        )
+
+
+def check_groups(config: ml_collections.ConfigDict, loss: losses.Loss, devices: int) -> None:
+    """Raises ValueError for rows that a device takes at a time and that make no whole groups."""
+    at_once = devices * config.train.get("accumulate", 1)
+    if (rows := config.train.batch_size // at_once) % loss.group:
+        raise ValueError(
+            f"config.loss.group={loss.group} must divide the {rows} images that each device takes "
+            f"at a time; set config.train.batch_size to a multiple of {at_once * loss.group}, or "
+            "another config.loss.group"
         )
 
 

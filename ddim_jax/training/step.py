@@ -59,7 +59,8 @@ def make_step(
             params, frozen = gather((params, frozen))
         return loss(params, frozen, batch, keys, step)
 
-    compute = _accumulated(jax.value_and_grad(objective, has_aux=True), accumulate)
+    gradient = jax.value_and_grad(objective, has_aux=True)
+    compute = _accumulated(gradient, accumulate, loss.group)
 
     def step(state: TrainState, batch: dict, codec_params: Any = None) -> tuple[TrainState, dict]:
         keys = _row_keys(state, batch, axis_name)
@@ -101,10 +102,10 @@ def _folded(keys: Any, number: int) -> Any:
     return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
 
 
-def _accumulated(compute: Callable, parts: int) -> Callable:
+def _accumulated(compute: Callable, parts: int, group: int) -> Callable:
     """(metrics, gradients) of a batch, their means over its parts.
 
-    Part j has rows j, j + parts, ...: so each device keeps the rows that it has.
+    Part j has groups of rows j, j + parts, ...: so each device keeps the rows that it has.
     """
 
     def mean(params, frozen, batch, keys, step):
@@ -118,9 +119,12 @@ def _accumulated(compute: Callable, parts: int) -> Callable:
 
         if parts == 1:
             return first((batch, keys))
-        split = jax.tree.map(
-            lambda x: jnp.moveaxis(x.reshape(-1, parts, *x.shape[1:]), 1, 0), (batch, keys)
-        )
+
+        def taken(x):
+            grouped = x.reshape(-1, parts, group, *x.shape[1:])
+            return jnp.moveaxis(grouped, 1, 0).reshape(parts, -1, *x.shape[1:])
+
+        split = jax.tree.map(taken, (batch, keys))
         shapes = jax.eval_shape(first, jax.tree.map(lambda x: x[0], split))
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         total, _ = jax.lax.scan(body, zeros, split)
