@@ -254,6 +254,23 @@ def test_a_part_that_rests_has_no_gradient_and_keeps_its_moments(name):
     np.testing.assert_array_equal(state.ema.shape, MADE.shape)
 
 
+@pytest.mark.parametrize("objective", ["dmd", "sid"])
+def test_choices_hand_on_no_activations(objective):
+    """Compilers for GPUs would gather them from all devices."""
+
+    def wide(p, x, *rest):
+        return jnp.tanh(x * p * jnp.ones((1, 50))).mean(1, keepdims=True)
+
+    net = Net(wide, FLOW, predictions.x0, features=lambda p, x, t, inputs: wide(p, x))
+    options = dict(objective=objective, gan=0.1, every=3, alternate=True, head=Head())
+    loss = losses.distribution_matching(net, **options)
+    params, frozen = dict.fromkeys(loss.parts.names, jnp.float32(0.5)), {"teacher": 0.5}
+    gradient = jax.grad(lambda p: loss(p, frozen, BATCH, KEYS, jnp.int32(0))[0])
+    found = [eqn for eqn in jax.make_jaxpr(gradient)(params).eqns if eqn.primitive.name == "cond"]
+    assert len(found) > 4  # forward and backward
+    assert max(np.prod(out.aval.shape) for eqn in found for out in eqn.outvars) == len(KEYS)
+
+
 def first(loss, optimizer):
     params = jax.tree.map(jnp.copy, {name: PARAMS[name] for name in loss.parts.names})
     frozen = loss.freeze(params["student"], DATA)

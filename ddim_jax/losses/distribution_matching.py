@@ -51,6 +51,7 @@ from ddim_jax.losses.matching_terms import (
     Terms,
     derived_if,
     held,
+    valued_if,
 )
 from ddim_jax.losses.rollout import drawn
 from ddim_jax.losses.rollout import nodes as nodes_of
@@ -162,8 +163,7 @@ def distribution_matching(
         def turn(x):
             return terms.student_loss(others, x, answer, h, here)
 
-        rest = lambda x: (jnp.float32(0), jnp.float32(jnp.nan))  # noqa: E731
-        student, rho = turn(x) if on is True else jax.lax.cond(on, turn, rest, x)
+        student, rho = valued_if(on, turn)(x)
         told = {"loss_student": jnp.where(on, student, jnp.nan), "rho": rho}
         return value + student, metrics | told | {"loss": value + student}
 

@@ -181,7 +181,32 @@ def flow_time(level: NoiseLevel) -> Array:
 
 
 def derived_if(on: Any, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """The function, with a derivative where `on`; elsewhere its value alone, and no work for it."""
+    """The function, with a derivative where `on`; elsewhere its value alone, and no work for it.
+
+    What the derivative needs is computed again for it: kept from one choice to the other it would
+    be gathered from all devices, by compilers for GPUs.
+    """
     if on is True:
         return function
-    return lambda tree: jax.lax.cond(on, function, lambda tree: function(held(tree)), tree)
+    again = jax.checkpoint(function)
+    return lambda tree: jax.lax.cond(on, again, lambda tree: function(held(tree)), tree)
+
+
+def valued_if(on: Any, function: Callable[[Array], tuple[Array, Array]]) -> Callable:
+    """The function's value and gauge, with a derivative; elsewhere 0 and NaN, and no work for it.
+
+    Value and derivative are computed together, so that nothing is kept from one choice to another.
+    """
+    if on is True:
+        return function
+
+    def chosen(x: Array) -> tuple[Array, Array]:
+        (value, gauge), slope = jax.value_and_grad(function, has_aux=True)(x)
+        return value, gauge, slope
+
+    def linear(x: Array) -> tuple[Array, Array]:
+        rest = lambda x: (jnp.float32(0), jnp.float32(jnp.nan), jnp.zeros_like(x))  # noqa: E731
+        value, gauge, slope = jax.lax.cond(on, chosen, rest, held(x))
+        return value + jnp.sum(slope * (x - held(x))), gauge
+
+    return linear
