@@ -178,6 +178,7 @@ def test_a_race_drops_candidates_that_diverge():
         search.race(drawer, {"bad": bad}, held_out)
 
 
+@pytest.mark.slow
 def test_training_goes_on_without_a_picture_that_is_not_finite(model, tmp_path, capsys):
     broken = jax.tree.map(lambda leaf: leaf * np.nan, model.params)
     assert SampleGrid(model, tmp_path)(broken, 5) is None

@@ -77,6 +77,7 @@ def shaken(model, seed=0):
     return model.replace(params=jax.tree.map(change, params))
 
 
+@pytest.mark.slow
 def test_a_network_of_pictures_becomes_one_of_clips():
     config = config_of()
     pictures = shaken(experiment.build(of_pictures(config)))

@@ -102,6 +102,7 @@ def test_stablehlo_draws_what_jax_draws(form):
     assert drawn_apart(exported, model(), "ddim:3", "ddpm:2", "unipc_2:3") < 1e-5
 
 
+@pytest.mark.slow
 def test_pictures_of_stablehlo_are_those_of_draw(tmp_path, monkeypatch):
     """From the seed alone, in a process that cannot import this package."""
     pytest.importorskip("flatbuffers")

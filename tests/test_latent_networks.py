@@ -191,7 +191,7 @@ def test_initialisation_of_text_encoders():
 # --- options --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", slow_but(SMALL, ("dit of learnt tokens", "text_unet")))
 def test_samples_do_not_see_each_other_and_every_input_matters(name):
     net = SMALL[name].clone(scalars=("interval",))
     if name == "text_unet":
@@ -261,7 +261,7 @@ def test_remat_changes_neither_output_nor_gradients(remat):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5 * np.abs(a).max() + 1e-7)
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", slow_but(SMALL, ("dit of learnt tokens", "text_unet")))
 def test_remat_is_of_every_block(name):
     args = arguments(SMALL[name], size=4)
     params = shapes(SMALL[name], *args)
@@ -271,7 +271,7 @@ def test_remat_is_of_every_block(name):
         assert program.count("prevent_cse") == count
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", slow_but(SMALL, ("dit of learnt tokens", "text_unet")))
 def test_bfloat16_stays_close_and_keeps_float32_outside(name):
     net = SMALL[name]
     args = arguments(net)
@@ -286,6 +286,7 @@ def test_bfloat16_stays_close_and_keeps_float32_outside(name):
     assert 0 < error < 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["autoencoder", "tiny autoencoder", "clip"])
 def test_outputs_are_float32_whatever_the_dtype(name):
     case = CASES[name]
@@ -297,7 +298,7 @@ def test_outputs_are_float32_whatever_the_dtype(name):
     assert "bf16" in str(jax.make_jaxpr(run)(case.shapes(), *case.arguments))
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", slow_but(SMALL, ("dit of learnt tokens", "text_unet")))
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_traces_under_strict_promotion(name, dtype):
     net = SMALL[name].clone(dtype=dtype, dropout=0.1, scalars=("interval",))
@@ -305,6 +306,7 @@ def test_traces_under_strict_promotion(name, dtype):
         shapes(net, *arguments(net), KEYS)
 
 
+@pytest.mark.slow
 def test_dropout_of_blocks_differs_and_depends_on_the_row_alone():
     """Blocks that are compiled once would share one mask, were the keys not apart."""
     net = DiT(**SMALL_DIT, dropout=0.5)

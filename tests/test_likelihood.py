@@ -386,6 +386,7 @@ def stand_in(monkeypatch):
     monkeypatch.setattr(Model, "apply", apply)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("stand_in")
 @pytest.mark.parametrize(
     "options", [["--tolerance=0.1"], ["--method=vlb", "--steps=8", "--stride=log_snr"]]

@@ -367,6 +367,7 @@ def test_what_cannot_be_is_refused_before_anything_is_written(base, tmp_path):
     assert not (tmp_path / "a").exists()
 
 
+@pytest.mark.slow
 def test_a_resume_with_other_factors_is_refused(base, finished):
     workdir, _ = finished
     with rejects(ValueError, "config.train.lora.rank is 2, not 3"):

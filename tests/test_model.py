@@ -39,6 +39,7 @@ def test_draw_takes_labels_in_many_forms(model):
         model.draw(2, eta=0.3)
 
 
+@pytest.mark.slow
 def test_draw_shows_a_bar_when_asked(model, capsys):
     model.draw(2, progress=True)
     assert "3/3" in capsys.readouterr().err

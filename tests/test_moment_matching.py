@@ -204,6 +204,7 @@ def test_a_group_shares_its_times_and_nothing_else():
     assert (np.asarray(seen[1][0]) <= np.asarray(seen[0][0])).all()
 
 
+@pytest.mark.slow
 def test_a_batch_is_the_mean_of_its_groups():
     parts = [slice(i, i + 4) for i in range(0, 12, 4)]
     each = [value(0.7, batch={"image": IMAGES[of]}, keys=KEYS[of]) for of in parts]

@@ -60,6 +60,7 @@ def test_an_old_checkpoint_draws_the_same_pictures(name, old):
     np.testing.assert_allclose(samples(model, model.recipe.replace(**changes)), wanted, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_an_old_run_resumes_with_the_same_losses(old):
     config = workdirs.load_config(old / "workdir")
     with config.unlocked():

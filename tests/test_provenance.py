@@ -100,6 +100,7 @@ def test_one_picture_of_a_folder_is_drawn_again(command, model, tmp_path):  # no
     assert provenance.read(out).alone and provenance.read(out).index == drawn.index
 
 
+@pytest.mark.slow
 def test_the_grids_of_training_are_drawn_again(command, model, tmp_path):  # noqa: F811
     grid = SampleGrid(model, tmp_path / "samples")
     path = grid(model.params, 7)

@@ -172,6 +172,7 @@ def test_the_peak_of_memory_is_seen_and_forgotten():
     assert high - low > 150e6 and high - after > 150e6
 
 
+@pytest.mark.slow
 def test_samples_are_asked_for_texts(small, tmp_path):
     """Sample i for text i in rotation, whatever was drawn before."""
     model, texts = told_latents(), ("a cat", "the sea", "two dogs", "a tree")

@@ -51,6 +51,7 @@ def test_prompts_in_many_forms(model):
     np.testing.assert_allclose(np.int32(model.draw(prompt=encoded)), several, atol=1)
 
 
+@pytest.mark.slow
 def test_a_negative_prompt_is_what_guidance_leads_away_from(model):
     plain = model.draw(1, prompt=PROMPTS[0])
     empty = model.draw(1, prompt=PROMPTS[0], negative_prompt="")

@@ -201,6 +201,7 @@ def test_the_layout_of_the_paper_s_table():
     ]
 
 
+@pytest.mark.slow
 def test_results_of_another_sweep_join_the_plots(swept, monkeypatch):
     """What was written comes back as it was, and is drawn beside the sweep's own cells."""
     workdir, flags = swept

@@ -68,6 +68,7 @@ def test_the_wheel_holds_the_licences_of_what_it_holds(installed):
         assert file.suffix in (".py", ".md", "") or f"`{file.name}`" in listed, file.name
 
 
+@pytest.mark.slow
 def test_the_wheel_finds_configs_by_name(installed, tmp_path):
     """An unknown override is refused by name, so the config was read, with what it imports."""
     result = run(
