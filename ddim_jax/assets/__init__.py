@@ -5,6 +5,8 @@
 of each class among the 60,000 *training* images of the MNIST database, so the MNIST test images
 stay unseen.
 
+`moving_4step.safetensors` draws clips of such digits, which move.
+
 `selfcheck.npz` holds pictures of `digits.safetensors` that `ddim_jax/selfcheck.py` draws again.
 
 `emoji_encoder.npz` holds the weights of a network that `ddim_jax/evaluation/emoji.py` trained on

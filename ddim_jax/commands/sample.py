@@ -56,7 +56,7 @@ OUT = flags.DEFINE_string(
     "out",
     None,
     ".png contact sheet, .npz, of clips .gif, .webp, .apng or .mp4, or a folder; default "
-    "samples/NAME-0001.png, ...",
+    "samples/NAME-0001.png, ..., of clips .gif",
 )
 LIKE = flags.DEFINE_string(
     "like",
@@ -128,7 +128,8 @@ def _draw() -> str:
     if out is not None and out.suffix in MOVING and not model.codec.frames:
         raise ValueError(f"--out {out} moves, and {model.name} draws pictures; give a .png or .npz")
     drawing, about = _generate(model, recipe, like, trajectory is not None)
-    out = out or files.next_free(Path("samples"), model.name)
+    suffix = ".gif" if drawing.pictures.ndim == 5 else ".png"
+    out = out or files.next_free(Path("samples"), model.name, suffix)
     _write(drawing, out, trajectory, about, model, alone=like is not None and like.alone)
     count = len(drawing.pictures)
     return f"{out}: {count} samples, {_how(model, recipe, drawing.nfe)}\n" + _times(count, drawing)
