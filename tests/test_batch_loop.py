@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from ddim_jax import batch_loop, checkpoints, program_cost, sample_folder
-from ddim_jax.batch_loop import Generator
 from ddim_jax.evaluation import shards
 from ddim_jax.recipe import Recipe
 from ddim_jax.sampling import RunResult
@@ -105,13 +104,13 @@ def test_pmap_draws_what_jit_draws(model):
 
 def test_no_row_leaves_its_device(model, monkeypatch):
     """Guidance doubles the batch on every device for itself."""
-    programs, compile_one = [], Generator._compile
+    programs, compile_one = [], batch_loop.Generator._compile
 
     def compiled(self, arguments):
         programs.append(compile_one(self, arguments))
         return programs[-1]
 
-    monkeypatch.setattr(Generator, "_compile", compiled)
+    monkeypatch.setattr(batch_loop.Generator, "_compile", compiled)
     recipe = model.recipe.replace(guidance_scale=2.0, guidance_rescale=0.5, steps=3)
     model.generate(4, recipe, batch_size=4)
     (program,) = programs

@@ -241,6 +241,8 @@ def test_commands_draw_on_and_are_repeated(command, tmp_path, pictures):
     command(frames=3, num_samples=2, out="short.webp")
     command(like="short.webp", out="short.npz")
     assert np.load("short.npz")["images"].shape[:2] == (2, 3)
+    command(like="short.webp")
+    assert len(list(tmp_path.glob("samples/*-0001.gif"))) == 1
     command(first_frame=["stills.npz"], labels=["3"], out="three.npz")
     assert np.load("three.npz")["labels"].tolist() == [3, 3, 3]
     data.save_png("still.png", pictures[1], overwrite=True)

@@ -74,7 +74,7 @@ TRAINED = ("digits",)
 TRACED = (
     "digits_dmd", "digits_vae", "imagenet256_dit", "moving_digits", "video256_dit",
 )  # fmt: skip
-"""One of each network, and of each kind of loss."""
+"""One of each network; tests of losses and of stages trace or train the rest."""
 LARGE = (
     "imagenet64", "lsun", "cifar10_", "ucf101", "celeba64", "distill_clips", "digits_reflow",
 )  # fmt: skip

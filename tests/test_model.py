@@ -78,6 +78,14 @@ def test_without_a_null_label_a_label_must_be_given(model):
     published.denoiser(label=3)
 
 
+def test_the_student_of_clips_is_drawn_in_four_steps():
+    student = checkpoints.load("moving_4step")
+    assert student.codec.frames == 16 and student.recipe.steps == 4
+    (note,) = student.notes(student.recipe.replace(steps=8))
+    assert note == "moving_4step was distilled for 4 steps: more of them are not better"
+    assert student.config.start_from == "8_step"  # no path of the machine that trained it
+
+
 def test_notes_of_recipes_that_disappoint(model):
     student = checkpoints.load("digits_4step")
     assert model.notes(model.recipe) == student.notes(student.recipe) == []

@@ -249,7 +249,7 @@ def test_times_must_fall(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("refine", [0, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("refine", [0, 2])
 def test_a_stride_is_learned_and_used(refine, tmp_path, capsys, monkeypatch):
     """On the bundled digits, at the smallest sizes: files, plot, and a picture drawn with it."""
     monkeypatch.setattr(search_space, "LASTS", (0.1,))
