@@ -69,10 +69,8 @@ def start(tmp_path_factory):
     return train
 
 
-TRAINED = ("digits",)
-"""Of the others the train step is traced; tests/test_toy_distillation.py trains more losses."""
 TRACED = (
-    "digits_dmd", "digits_vae", "imagenet256_dit", "moving_digits", "video256_dit",
+    "digits", "digits_dmd", "digits_vae", "imagenet256_dit", "moving_digits", "video256_dit",
 )  # fmt: skip
 """One of each network; tests of losses and of stages trace or train the rest."""
 LARGE = (
@@ -81,7 +79,8 @@ LARGE = (
 """Beginnings of the names of configs that take a second or more to be traced at full size."""
 
 
-@pytest.mark.parametrize("name", slow_but(NAMES, TRAINED))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
 def test_a_config_trains_two_steps_saves_and_draws(name, tmp_path, start):
     config = started(tiny(get(name), levels=2 if name in TWO_LEVELS else 1), start)
     state = stages.train(config, tmp_path)
@@ -96,7 +95,7 @@ def test_a_config_trains_two_steps_saves_and_draws(name, tmp_path, start):
     assert (tmp_path / "samples" / "step_0000002.png").stat().st_size > 100
 
 
-@pytest.mark.parametrize("name", slow_but([n for n in NAMES if n not in TRAINED], TRACED))
+@pytest.mark.parametrize("name", slow_but(NAMES, TRACED))
 def test_the_train_step_of_a_config_can_be_traced(name, tmp_path):
     """Of every stage; nothing is compiled."""
     config = tiny(get(name), levels=1)

@@ -115,8 +115,8 @@ def test_what_samples_are_asked_for(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """Six emoji in two styles, squares of one colour, and an encoder of a few steps."""
+def squares(tmp_path_factory):
+    """Six emoji in two styles, squares of one colour: the folder of both files, the pictures."""
     folder = tmp_path_factory.mktemp("emoji")
     colours = np.random.default_rng(0).integers(0, 200, (6, 3))
     pictures, webp = np.full((12, 64, 64, 3), 255, np.uint8), []
@@ -133,6 +133,13 @@ def trained(tmp_path_factory):
     names = np.array([f"square {i // 2}" for i in range(12)])
     given = dict(images=pictures, labels=np.arange(12) % 2, captions=names)
     np.savez(folder / "pictures.npz", class_names=np.array(STYLES), **given)
+    return folder, pictures
+
+
+@pytest.fixture(scope="module")
+def trained(squares):
+    """The squares, with an encoder of a few steps beside them."""
+    folder, pictures = squares
     flags = [f"--data={folder / 'emoji.npz'}", f"--out={folder / 'e.npz'}", "--widths=8,8,8"]
     emoji.main([*flags, "--steps=60", "--batch_size=8", "--check"])
     return folder, pictures
@@ -186,15 +193,15 @@ def test_training_goes_on_from_an_encoder(trained, tmp_path):
         (["--data=pictures"], "holds no emoji as this command reads them"),
     ],
 )
-def test_what_training_refuses(trained, flags, message, tmp_path):
-    flags = [flag.replace("=pictures", f"={trained[0] / 'pictures.npz'}") for flag in flags]
+def test_what_training_refuses(squares, flags, message, tmp_path):
+    flags = [flag.replace("=pictures", f"={squares[0] / 'pictures.npz'}") for flag in flags]
     with pytest.raises(SystemExit, match=message):
-        emoji.main([f"--data={trained[0] / 'emoji.npz'}", f"--out={tmp_path / 'e.npz'}", *flags])
+        emoji.main([f"--data={squares[0] / 'emoji.npz'}", f"--out={tmp_path / 'e.npz'}", *flags])
 
 
-def test_what_retrieval_refuses(trained, tmp_path):
-    folder, pictures = trained
-    encoder = f"--features=emoji:{folder / 'e.npz'}"
+def test_what_retrieval_refuses(squares, tmp_path):
+    _, pictures = squares
+    encoder = "--features=emoji"
     np.savez(tmp_path / "bare.npz", x=pictures)
     with pytest.raises(SystemExit, match="has no captions to say what was asked for"):
         retrieval.main([f"--pictures=npz:{tmp_path / 'bare.npz'}", encoder])

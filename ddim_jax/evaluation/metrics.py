@@ -122,7 +122,8 @@ def _squared_mmd(x: np.ndarray, y: np.ndarray) -> float:
     n = len(x)
 
     def kernel(f, g):
-        return (f @ g.T / f.shape[1] + 1) ** 3
+        k = f @ g.T / f.shape[1] + 1
+        return k * k * k  # `k**3` takes numpy many times as long
 
     within = sum((k.sum() - np.trace(k)) / (n * (n - 1)) for k in (kernel(x, x), kernel(y, y)))
     return within - 2 * kernel(x, y).mean()
