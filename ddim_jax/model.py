@@ -150,7 +150,7 @@ class Model:
             return params
         told = tuple(self.inputs.declared.items())
         kernels = programs.winograd_of(self.network, self.sample_shape, told, params)
-        return {"params": params, winograd.COLLECTION: kernels}
+        return {"params": params, winograd.COLLECTION: kernels} if kernels else params
 
     def initial_noise(self, keys: Array) -> Array:
         """What samples of these keys [B] start from, [B, *sample_shape]."""

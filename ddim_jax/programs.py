@@ -79,7 +79,7 @@ def winograd_of(
         told = example(sample_shape, dict(declared))
         return network.apply({"params": params}, *told, mutable=[winograd.COLLECTION])[1]
 
-    shapes = jax.eval_shape(made, params)[winograd.COLLECTION]
+    shapes = jax.eval_shape(made, params).get(winograd.COLLECTION, {})  # none of bfloat16
     plain = flatten_dict(params)
     kernels = {path: _transform(plain[path]) for path in flatten_dict(shapes)}
     return unflatten_dict(kernels)

@@ -55,7 +55,7 @@ def test_labels_are_given_by_number_or_name_and_repeat(given, expected):
         (1.5, "got 1.5"),
         ("12", "got 12"),
         ("cut", r"got cut \(did you mean 'cat'\?\)"),
-        ("zebra", "got zebra; guidance_scale=0"),
+        ("zebra", "got zebra; guidance_scale=0 draws without a label; classes: "),
         ([None], "got None"),
         (True, "got True"),
         ("2.5", "got 2.5"),

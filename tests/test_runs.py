@@ -25,7 +25,7 @@ from ddim_jax.checkpoints import __main__ as export
 from ddim_jax.checkpoints import workdir as workdirs
 from ddim_jax.commands import configs
 from ddim_jax.schedules import cosine
-from ddim_jax.training import loop, resume
+from ddim_jax.training import loop, resume, teacher
 from ddim_jax.training.metrics import MetricsWriter
 from tests.tiny import tiny
 
@@ -222,6 +222,28 @@ def test_a_config_that_names_a_default_is_of_the_same_experiment(finished, tmp_p
         resume.save_config(workdir, other)
 
 
+def test_weights_that_were_trained_on_since_are_said(tmp_path):
+    begun = config(6)
+    begun.start_weights = "a"
+    resume.save_config(tmp_path, begun)
+    begun.start_weights = "b"
+    message = (
+        f"network that it began from of {tmp_path} have changed since, .*remove {tmp_path} alo"
+    )
+    with pytest.raises(ValueError, match=message.replace("of /", "of .*/", 1)):
+        resume.save_config(tmp_path, begun)
+
+
+def test_an_unfinished_start_is_said(finished):
+    start = checkpoints.load(finished[0])
+    again = config(6)
+    again.start_from = str(finished[0])
+    assert teacher.note(again, start) is None and teacher.note(config(6), None) is None
+    assert "is at step 4 of 6, and this run starts from that" in teacher.note(
+        again, start.replace(step=4)
+    )
+
+
 def test_a_loss_that_is_not_finite_saves_the_last_good_state_and_stops(tmp_path):
     bad = config(9)
     bad.optimizer.update(learning_rate=1e30, warmup_steps=0, clip_norm=0.0)
@@ -242,6 +264,8 @@ def test_loading_what_is_not_there(tmp_path):
     resume.save_config(tmp_path, config(1))
     with pytest.raises(FileNotFoundError, match="has no checkpoints yet"):
         checkpoints.load(tmp_path)
+    with pytest.raises(FileNotFoundError, match=f"; {tmp_path.parent} holds .*{tmp_path.name}"):
+        checkpoints.load(tmp_path.parent / "later")
 
 
 @pytest.mark.parametrize("dtype, tolerance", [("float32", 0), ("float16", 1e-3)])

@@ -78,7 +78,8 @@ def test_every_stage_starts_from_the_one_before_and_keeps_its_checkpoint(teacher
 def test_finished_stages_are_not_done_again(teacher, chain, capsys):
     workdir, state = chain
     again = stages.train(config(teacher, student(2), student(1), sample_every=2), workdir)
-    assert "Stage 2 of 2: 1_step" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"Stage 2 of 2: 1_step; {workdir / '2_step'} is finished and can be drawn" in said
     for ours, theirs in zip(leaves(again), leaves(state), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 

@@ -431,6 +431,9 @@ def test_a_wide_network_is_prepared_once_and_says_the_same():
     args = arguments(net, size=6)
     plain, ours = (jit(model.apply)(tree, *args) for tree in (params, prepared))
     assert 0 < np.abs(plain - ours).max() < 1e-5 * np.abs(plain).max()
+    halved = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), params)
+    half = model.replace(network=net.clone(dtype="bfloat16"), params=halved)
+    assert half.prepared(halved) is halved  # such convolutions stay what they are
 
 
 def test_a_narrow_network_is_left_as_it_is():

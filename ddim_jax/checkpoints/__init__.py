@@ -111,11 +111,15 @@ def _load(checkpoint: str | Path, dtype: str | None, published: str) -> Model:
         file = importlib.resources.files("ddim_jax.assets") / f"{checkpoint}.safetensors"
         with importlib.resources.as_file(file) as path:
             return weights_file.read(path, str(checkpoint))
+    held = sorted(config.parent.name for config in path.parent.glob("*/config.json"))
     on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", str(checkpoint)) and path.suffix != ".safetensors"
+    if held:
+        hint = f"; {path.parent} holds {', '.join(held[:9])}" + ", ..." * (len(held) > 9)
+    else:
+        hint = f"; hf:{checkpoint} is the one of the Hugging Face hub" if on_hub else ""
     raise FileNotFoundError(
         f"no checkpoint {str(checkpoint)!r}: it must be a training workdir, a .safetensors file, "
-        f"a diffusers folder, or a model in the package: {', '.join(bundled())}"
-        + (f"; hf:{checkpoint} is the one of the Hugging Face hub" if on_hub else "")
+        f"a diffusers folder, or a model in the package: {', '.join(bundled())}{hint}"
     )
 
 

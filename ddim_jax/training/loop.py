@@ -73,6 +73,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> TrainState:
             source.note,
             around.note(method.model, source),
             optimizers.note(config),
+            teacher.note(config, start),
             *resume.notes(workdir, config),
         ]
         resume.save_config(workdir, config)
@@ -175,8 +176,15 @@ def check_data(config: ml_collections.ConfigDict, source: Any) -> None:
             ways.append(f"set config.data.resize={size}")
         if source.image_shape[2] != shape[2]:
             ways.append(f"set config.data.channels={shape[2]}")
+        held = f"{name} holds images of shape {tuple(source.image_shape)}"
+        if start := config.get("start_from", ""):
+            raise ValueError(
+                f"{held}, the network of {start} draws {shape}; name the data that it learned, by "
+                "config.data.name and config.data.resize as they were, or others of that shape: "
+                f"{', '.join(ways)}"
+            )
         raise ValueError(
-            f"{name} holds images of shape {tuple(source.image_shape)}, the config says {shape}; "
+            f"{held}, the config says {shape}; "
             f"{', '.join(ways)}, or leave config.data.image_shape and model.out_channels to the "
             "data by None"
         )

@@ -110,9 +110,14 @@ def _check_data(file: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
 
 def _check_settings(workdir: Path, old: dict[str, Any], new: dict[str, Any]) -> None:
     both = {name: (old.get(name), new.get(name)) for name in sorted(old.keys() | new.keys())}
-    changed = [
-        f"config.{name} is {was!r}, not {now!r}" for name, (was, now) in both.items() if was != now
-    ]
+    both = {name: values for name, values in both.items() if values[0] != values[1]}
+    changed = [f"config.{name} is {was!r}, not {now!r}" for name, (was, now) in both.items()]
+    if set(both) <= {"start_weights", "teacher_weights"} and both:
+        kind = "teacher" if "teacher_weights" in both else "network that it began from"
+        raise ValueError(
+            f"the weights of the {kind} of {workdir} have changed since, as by training on; remove "
+            f"{workdir} alone to train it anew from what they are now, or choose another --workdir"
+        )
     if changed:
         more = f", and {len(changed) - 3} more" if len(changed) > 3 else ""
         raise ValueError(

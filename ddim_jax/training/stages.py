@@ -54,7 +54,8 @@ def _train(stages: list) -> TrainState:
     """Trains the stages that are not finished; a signal stops after the step that it came in."""
     for number, (folder, stage) in enumerate(stages, 1):
         if jax.process_index() == 0:
-            print(f"Stage {number} of {len(stages)}: {folder.name}", flush=True)
+            done = f"; {stages[number - 2][0]} is finished and can be drawn" if number > 1 else ""
+            print(f"Stage {number} of {len(stages)}: {folder.name}{done}", flush=True)
         with _named(folder):
             _draw_pairs(stage)
             state = loop.train(stage, folder)

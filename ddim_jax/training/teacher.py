@@ -75,6 +75,19 @@ def of(config: ml_collections.ConfigDict, start: Model | None) -> Model | None:
     return teacher
 
 
+def note(config: ml_collections.ConfigDict, start: Model | None) -> str | None:
+    """What to say of a start whose own training is not finished, if it is a run's."""
+    if start is None or not start.config or not Path(config.start_from).is_dir():
+        return None
+    steps = start.config.get("train", {}).get("steps", 0)
+    if start.step >= steps:
+        return None
+    return (
+        f"{config.start_from} is at step {start.step:,} of {steps:,}, and this run starts from "
+        "that state for good; to wait for its end, stop this one, and choose another --workdir then"
+    )
+
+
 def resolve(config: ml_collections.ConfigDict, start: Model | None) -> ml_collections.ConfigDict:
     """The config with what it leaves open: as what it starts from, or as its data, are.
 
