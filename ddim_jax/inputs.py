@@ -24,8 +24,6 @@ from ddim_jax.names import as_whole, few, parse_value
 from ddim_jax.rows import Rows
 
 Array = Any
-MOST_LISTED = 12
-"""Classes that an error lists by name."""
 UNLABELLED = "guidance_scale=0 draws without a label"
 CHANNELS = "channels"
 """Input that a network takes as further channels of x, such as a mask and what it keeps."""
@@ -166,10 +164,10 @@ class Inputs:
         close = difflib.get_close_matches(str(given).casefold(), names, 1)
         hint = f" (did you mean {self.class_names[names[close[0]]]!r}?)" if close else ""
         or_name = " or a class name" if names else ""
-        few = f"; classes: {', '.join(self.class_names)}" if 0 < len(names) <= MOST_LISTED else ""
+        listed = f"; classes: {few(self.class_names)}" if names else ""
         raise ValueError(
             f"labels must be 0..{self.num_classes - 1}{or_name}, got {given}{hint}; {UNLABELLED}"
-            f"{few}"
+            f"{listed}"
         )
 
     def texts(self, prompt: Any, negative: Any, count: int, guided: bool) -> dict[str, Any]:

@@ -183,6 +183,12 @@ def change(parts, path, value):
         ([student(1)], "start_from", "nowhere", "no checkpoint 'nowhere'"),
         ([student(1)], "model.num_classes", 4, "has 10 classes, this config 4; set .*classes=10"),
         ([student(1)], "data.image_shape", (16, 16, 1), r"images of shape \(8, 8, 1\), this conf"),
+        (
+            [student(1)],
+            "data.resize",
+            16,
+            "network of .* draws .8, 8, 1.; name the data that it le",
+        ),
         ([student(1)], "model.channels", 12, "of another architecture: parameter"),
         ([student(2), student(2)], "seed", 0, "every stage needs a name of its own, got '2_step'"),
         (

@@ -24,6 +24,7 @@ from ddim_jax.checkpoints.tensors import DTYPES
 from ddim_jax.checkpoints.weights_file import save
 from ddim_jax.codecs import Codec
 from ddim_jax.model import Model
+from ddim_jax.names import few
 from ddim_jax.networks import AUTOENCODERS
 
 __all__ = ["DTYPES", "bundled", "load", "load_codec", "save"]
@@ -113,10 +114,8 @@ def _load(checkpoint: str | Path, dtype: str | None, published: str) -> Model:
             return weights_file.read(path, str(checkpoint))
     held = sorted(config.parent.name for config in path.parent.glob("*/config.json"))
     on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", str(checkpoint)) and path.suffix != ".safetensors"
-    if held:
-        hint = f"; {path.parent} holds {', '.join(held[:9])}" + ", ..." * (len(held) > 9)
-    else:
-        hint = f"; hf:{checkpoint} is the one of the Hugging Face hub" if on_hub else ""
+    hint = f"; hf:{checkpoint} is the one of the Hugging Face hub" if on_hub else ""
+    hint = f"; {path.parent} holds {few(held)}" if held else hint
     raise FileNotFoundError(
         f"no checkpoint {str(checkpoint)!r}: it must be a training workdir, a .safetensors file, "
         f"a diffusers folder, or a model in the package: {', '.join(bundled())}{hint}"

@@ -123,7 +123,7 @@ def _squared_mmd(x: np.ndarray, y: np.ndarray) -> float:
 
     def kernel(f, g):
         k = f @ g.T / f.shape[1] + 1
-        return k * k * k  # `k**3` takes numpy many times as long
+        return k * k * k  # numpy takes several times as long for k**3
 
     within = sum((k.sum() - np.trace(k)) / (n * (n - 1)) for k in (kernel(x, x), kernel(y, y)))
     return within - 2 * kernel(x, y).mean()

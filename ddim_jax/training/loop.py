@@ -73,7 +73,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> TrainState:
             source.note,
             around.note(method.model, source),
             optimizers.note(config),
-            teacher.note(config, start),
+            teacher.note(config.get("start_from", ""), start),
+            teacher.note(config.get("teacher", ""), method.teacher),
             *resume.notes(workdir, config),
         ]
         resume.save_config(workdir, config)

@@ -112,11 +112,10 @@ def _check_settings(workdir: Path, old: dict[str, Any], new: dict[str, Any]) -> 
     both = {name: (old.get(name), new.get(name)) for name in sorted(old.keys() | new.keys())}
     both = {name: values for name, values in both.items() if values[0] != values[1]}
     changed = [f"config.{name} is {was!r}, not {now!r}" for name, (was, now) in both.items()]
-    if set(both) <= {"start_weights", "teacher_weights"} and both:
-        kind = "teacher" if "teacher_weights" in both else "network that it began from"
+    if both and set(both) <= {"start_weights", "teacher_weights"}:
         raise ValueError(
-            f"the weights of the {kind} of {workdir} have changed since, as by training on; remove "
-            f"{workdir} alone to train it anew from what they are now, or choose another --workdir"
+            f"{workdir} began from a network that has other weights now, as after training on; "
+            f"remove {workdir} alone to train it anew from these, or choose another --workdir"
         )
     if changed:
         more = f", and {len(changed) - 3} more" if len(changed) > 3 else ""

@@ -75,16 +75,16 @@ def of(config: ml_collections.ConfigDict, start: Model | None) -> Model | None:
     return teacher
 
 
-def note(config: ml_collections.ConfigDict, start: Model | None) -> str | None:
-    """What to say of a start whose own training is not finished, if it is a run's."""
-    if start is None or not start.config or not Path(config.start_from).is_dir():
+def note(place: str, model: Model | None) -> str | None:
+    """What to say of a network to learn from, if it is of a run that has not reached its end."""
+    if not place or model is None or not model.config or not Path(place).is_dir():
         return None
-    steps = start.config.get("train", {}).get("steps", 0)
-    if start.step >= steps:
+    steps = model.config.get("train", {}).get("steps", 0)
+    if model.step >= steps:
         return None
     return (
-        f"{config.start_from} is at step {start.step:,} of {steps:,}, and this run starts from "
-        "that state for good; to wait for its end, stop this one, and choose another --workdir then"
+        f"{place} is at step {model.step:,} of {steps:,}, and this run learns from that state for "
+        "good; to wait for its end, stop this one, and choose another --workdir then"
     )
 
 
