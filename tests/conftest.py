@@ -27,7 +27,10 @@ if [int(n) for n in importlib.metadata.version("jaxlib").split(".")[:2]] < [0, 1
 os.environ["XLA_FLAGS"] = " ".join([*FLAGS, os.environ.get("XLA_FLAGS", "")])
 
 import jax  # noqa: E402  (the flags above are read when jax starts)
+import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+
+from tests import pictures  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # the same tiny network is trained many times; compile it once for all workers
@@ -75,6 +78,14 @@ def forget_programs():
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL("libc.so.6").malloc_trim(0)  # what is free goes back to the system
         MOST = max(1.8e9, resident_bytes() + 3e8)
+
+
+@pytest.fixture(autouse=True)
+def same_random_numbers(request):
+    """A module's RNG starts anew for each test: a test sees the same in any order."""
+    for module in (pictures, request.module):
+        if isinstance(rng := getattr(module, "RNG", None), np.random.Generator):
+            rng.bit_generator.state = np.random.default_rng(0).bit_generator.state
 
 
 @pytest.fixture

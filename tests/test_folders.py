@@ -167,6 +167,7 @@ def test_unreadable_files_are_listed_and_can_be_skipped(tmp_path):
         data.load(f"folder:{tmp_path}", skip_unreadable=True)
 
 
+@pytest.mark.filterwarnings("ignore:Truncated File Read")
 def test_many_formats_are_read(tmp_path):
     image = noise(8, 8, 3)
     for name in ("a.bmp", "b.tif", "c.TIFF", "d.webp"):
@@ -184,7 +185,7 @@ def test_many_formats_are_read(tmp_path):
     assert (source[6]["image"] == 255).all()
     for name in ("a.bmp", "b.tif", "e.gif"):
         whole = (tmp_path / name).read_bytes()
-        (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+        (tmp_path / name).write_bytes(whole[: len(whole) // 3])  # within the first frame
     with rejects(ValueError, "3 of 7", "a.bmp", "b.tif", "e.gif"):
         data.load(f"folder:{tmp_path}")
 
