@@ -38,6 +38,9 @@ def test_what_is_cut_off_is_said(tokenizer):
     with pytest.warns(UserWarning, match="at most 38 tokens; cut off: 'on the naïve mat !'"):
         cut = tokenizer([whole + "on the naïve  MAT!"])
     np.testing.assert_array_equal(cut, ids[:1])
+    with pytest.warns(UserWarning, match="'on', and of 1 more texts") as warned:
+        tokenizer([whole + "on", "", whole + "at"])
+    assert len(warned) == 1
 
 
 def test_numbers_back_to_a_text(tokenizer):

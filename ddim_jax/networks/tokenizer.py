@@ -157,17 +157,21 @@ class Tokenizer:
     def __call__(self, texts: Sequence[str]) -> np.ndarray:
         """Returns int32 [B, length]: start, a text's tokens, end, padding.
 
-        Warns of texts that are too long, and says what was cut off.
+        Warns once of those that are too long, and says what was cut off the first.
         """
         rows = np.full((len(texts), self.length), self.pad, np.int32)
+        cut = []
         for row, text in zip(rows, texts, strict=True):
             if rest := self.cut(text):
-                warnings.warn(
-                    f"a text holds at most {self.length - 2} tokens; cut off: {rest!r}",
-                    stacklevel=2,
-                )
+                cut.append(rest)
             ids = [self.start, *self.tokens(text)[: self.length - 2], self.end]
             row[: len(ids)] = ids
+        if cut:
+            more = f", and of {len(cut) - 1} more texts" if len(cut) > 1 else ""
+            warnings.warn(
+                f"a text holds at most {self.length - 2} tokens; cut off: {cut[0]!r}{more}",
+                stacklevel=2,
+            )
         return rows
 
     def tokens(self, text: str) -> list[int]:
