@@ -144,6 +144,17 @@ class Inputs:
             return (np.arange(count) % self.num_classes).astype(np.int32)
         return np.resize(np.array([self._label(one) for one in given], np.int32), count)
 
+    def titles(self, labels: Any) -> list[str] | None:
+        """What sheets write above samples: names of classes up to a comma, or their numbers.
+
+        Args:
+            labels: int [N]; num_classes is the null label. None: there are none.
+        """
+        if labels is None:
+            return None
+        names = [name.partition(",")[0] for name in self.class_names]
+        return [names[label] if label < len(names) else str(label) for label in labels]
+
     def is_class(self, text: str) -> bool:
         """Whether a text is a class: its name, or its number where classes have no names."""
         if not self.num_classes:

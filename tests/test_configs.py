@@ -9,10 +9,11 @@ import chex
 import jax
 import numpy as np
 import pytest
+from absl.testing import flagsaver
 from flax.traverse_util import flatten_dict
 
 from ddim_jax import checkpoints, experiment, parallel
-from ddim_jax.commands import configs
+from ddim_jax.commands import configs, train
 from ddim_jax.data.images import save_png
 from ddim_jax.recipe import Recipe
 from ddim_jax.training import loop, method, resume, stages, teacher
@@ -160,6 +161,20 @@ PUBLISHED = {
 def count(shapes):
     """How many numbers a tree holds."""
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(shapes))
+
+
+def test_help_says_what_a_config_trains(tmp_path, capsys):
+    with flagsaver.flagsaver():
+        train.main(["--config=emoji:unet", "--config.train.steps=3", "-h"])
+        named = capsys.readouterr().out
+    assert "--workdir: where to" in named and "emoji:unet: Emoji drawn from a name" in named
+    with flagsaver.flagsaver():
+        with pytest.raises(SystemExit, match="no config 'emojo'.*did you mean 'emoji'"):
+            train.main(["--help", "--config=emojo"])
+    damaged = tmp_path / "damaged.py"
+    damaged.write_text("def")
+    with pytest.raises(ValueError, match="damaged.py cannot be used as a config: invalid syntax"):
+        configs.about(str(damaged))
 
 
 def test_the_size_of_a_network_is_an_argument():

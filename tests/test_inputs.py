@@ -24,6 +24,12 @@ def test_facts_follow_from_what_is_declared():
     assert PLAIN.num_classes == 0 and PLAIN.null == {} and not PLAIN.takes("label")
 
 
+def test_titles_are_the_names_of_classes():
+    assert ANIMALS.titles(np.array([1, 0, 3])) == ["Dog", "cat", "3"]  # 3: none
+    assert Inputs(LABEL, ("tench, Tinca tinca", "b", "c")).titles([0]) == ["tench"]
+    assert STUDENT.titles([2]) == ["2"] and PLAIN.titles(None) is None
+
+
 @pytest.mark.parametrize(
     "given, expected",
     [

@@ -4,6 +4,7 @@ Names are looked for in `configs/` of the current folder, then in the configs th
 package. Configs import each other as `configs.NAME`, so the folder above goes on Python's path.
 """
 
+import ast
 import importlib.util
 import re
 import sys
@@ -46,6 +47,20 @@ def find(config: str) -> str:
         f"no config {config!r}{did_you_mean(config, names())}: it must be a Python file with "
         f"get_config(), or one of {', '.join(names())}"
     )
+
+
+def about(config: str) -> str:
+    """What a config says of itself, the docstring of its file, which is not run.
+
+    Raises:
+        FileNotFoundError: there is no such config.
+        ValueError: its file is no Python.
+    """
+    file = Path(find(config).partition(":")[0])
+    try:
+        return ast.get_docstring(ast.parse(file.read_text())) or f"{file} has no docstring"
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} cannot be used as a config: {error}") from error
 
 
 def split(argv: list[str]) -> tuple[list[str], list[tuple[str, str | None]]]:

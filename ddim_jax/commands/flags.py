@@ -1,8 +1,10 @@
-"""Flags that `sample.py` and `train.py` share."""
+"""Flags that `sample.py` and `train.py` share, and how both begin."""
 
+import os
 import sys
+from collections.abc import Callable
 
-from absl import flags
+from absl import app, flags
 
 from ddim_jax import names
 
@@ -51,6 +53,32 @@ def check_values(module: str) -> None:
             raise ValueError(f"--{flag.name} needs a value, and the next flag follows: {taken[0]}")
 
 
-def short_help(argv: list[str]) -> list[str]:
-    """The arguments with `-h` as `--help`, which is what absl knows."""
-    return ["--help" if argument == "-h" else argument for argument in argv]
+def command(script: str) -> str:
+    """What messages call this command: as it was called, "ddim-jax train", or its script."""
+    called = os.path.basename(sys.argv[0])
+    return called if called.startswith("ddim-jax ") else script
+
+
+def start(
+    module: str,
+    run: Callable[[list[str]], None],
+    argv: list[str],
+    about: Callable[[], str] = str,
+) -> None:
+    """Runs a command, or lists its flags: `-h` and `--help`, with which absl would fail.
+
+    Args:
+        module: whose flags it has, beside those shared.
+        run: the command, called with its name and the arguments that are no flags.
+        argv: its name, then its arguments.
+        about: what `--help` says after the flags; called when the others are read.
+    """
+    list_in_help(module)
+    before = argv[: argv.index("--")] if "--" in argv else argv
+    others = [argument for argument in before if argument not in ("-h", "--help")]
+    if len(others) == len(before):
+        app.run(run, argv=argv)
+        return
+    flags.FLAGS(others, known_only=True)
+    app.usage(shorthelp=True, writeto_stdout=True)
+    print(about(), end="")

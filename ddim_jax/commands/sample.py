@@ -19,9 +19,9 @@ from ddim_jax.commands.flags import (
     PLAN,
     QUICK,
     check_values,
+    command,
     define_whole,
-    list_in_help,
-    short_help,
+    start,
 )
 
 flags.adopt_module_key_flags(recipe_flags)
@@ -94,7 +94,7 @@ def run(argv: list[str]) -> None:
             print(f"{_draw()}, {time.perf_counter() - start:.1f} s in all")
     except (ValueError, OSError) as error:
         own = (flag.name for flag in flags.FLAGS.get_key_flags_for_module(run.__module__))
-        sys.exit(f"sample.py: {command_line.with_flags(str(error), own)}")
+        sys.exit(f"{command('sample.py')}: {command_line.with_flags(str(error), own)}")
 
 
 def _draw() -> str:
@@ -398,11 +398,11 @@ def _write(
         out.parent.mkdir(parents=True, exist_ok=True)
         sample_folder.write(out, drawing.pictures[0], about, rate)
     elif out.suffix in MOVING:
-        data.save_clips(
-            out, drawing.pictures, rate, drawing.labels, overwrite=overwrite, about=about
-        )
+        titles = model.inputs.titles(drawing.labels)
+        data.save_clips(out, drawing.pictures, rate, titles, overwrite=overwrite, about=about)
     else:
-        data.save_grid(out, drawing.pictures, drawing.labels, overwrite=overwrite, about=about)
+        titles = model.inputs.titles(drawing.labels)
+        data.save_grid(out, drawing.pictures, titles, overwrite=overwrite, about=about)
     if trajectory is None:
         return
     frames = drawing.trajectory
@@ -424,8 +424,7 @@ def _write(
 def main(argv: list[str] | None = None) -> None:
     """The command line; of this process by default."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    list_in_help(run.__module__)
-    app.run(run, argv=short_help(["sample.py", *argv] if argv else sys.argv))
+    start(run.__module__, run, ["sample.py", *argv] if argv else sys.argv)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,13 @@ interrupted run.
 
 import os
 import sys
+import textwrap
 from pathlib import Path
 
 from absl import app, flags, logging
 
 from ddim_jax import interrupts
-from ddim_jax.commands.flags import DISTRIBUTED, PLAN, QUICK, check_values, list_in_help, short_help
+from ddim_jax.commands.flags import DISTRIBUTED, PLAN, QUICK, check_values, command, start
 
 CONFIG = flags.DEFINE_string(
     "config", "digits", "what to train: a file, or a name in configs/; --config.a.b=c sets a field"
@@ -32,6 +33,7 @@ def run(argv: list[str], overrides: list) -> None:
     from ddim_jax.training import loop, stages
     from ddim_jax.training.signals import StopOnSignal
 
+    command_line.show_notes()
     logging.set_verbosity(logging.WARNING)  # orbax logs every save in ten lines
     parallel.use_compilation_cache()
     try:
@@ -48,7 +50,7 @@ def run(argv: list[str], overrides: list) -> None:
         workdir = Path(WORKDIR.value or os.path.join("runs", name))
         state = stages.train(config, workdir)
     except (ValueError, OSError, loop.NotFiniteError) as error:
-        sys.exit(f"train.py: {command_line.with_flags(str(error), ())}")
+        sys.exit(f"{command('train.py')}: {command_line.with_flags(str(error), ())}")
     if StopOnSignal.stopped:
         sys.exit(interrupts.status())
     if jax.process_index() == 0:
@@ -78,14 +80,26 @@ def _plan(config, topology: str) -> None:
         raise ValueError(planning.advice(config, plan))
 
 
+def _about_config() -> str:
+    """What a config says of itself, if one is named; else the names of all."""
+    from ddim_jax.commands import configs
+
+    if not CONFIG.present:
+        names = textwrap.fill(f"--config is one of {', '.join(configs.names())}.", 80)
+        return f"\n{names}\n--config=NAME --help says what one trains, and by what command.\n"
+    try:
+        return f"\n{CONFIG.value}: {configs.about(CONFIG.value)}\n"
+    except (ValueError, OSError) as error:
+        sys.exit(f"{command('train.py')}: {error}")
+
+
 def main(argv: list[str] | None = None) -> None:
     """The command line; of this process by default."""
     from ddim_jax.commands import configs
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    list_in_help(run.__module__)
     arguments, overrides = configs.split(["train.py", *argv] if argv else sys.argv)
-    app.run(lambda rest: run(rest, overrides), argv=short_help(arguments))
+    start(run.__module__, lambda rest: run(rest, overrides), arguments, _about_config)
 
 
 if __name__ == "__main__":
