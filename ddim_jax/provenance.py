@@ -221,7 +221,7 @@ def read(path: str | Path) -> Drawn:
         drawn = _drawn(found)
         alone = len(drawn.index) == 1 and size is not None and size == drawn.size
         return dataclasses.replace(drawn, alone=alone)
-    except (*files.ODD, OSError, ValueError):
+    except (*files.ODD, OSError, ValueError, SyntaxError):  # the last is Pillow's, of chunks
         pass
     if isinstance(found, dict) and "command" in found:
         raise ValueError(f"{path} is an edited picture, made by: {found['command']}")

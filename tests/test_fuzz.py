@@ -539,6 +539,15 @@ def test_odd_accounts_of_pictures(index, tmp_path):
         provenance.read(tmp_path / "q.png")
 
 
+def test_pictures_with_a_damaged_chunk(tmp_path):
+    told(tmp_path)
+    content = (tmp_path / "p.png").read_bytes()
+    at = content.index(b"IDAT") - 4  # its length, here less than it has
+    (tmp_path / "p.png").write_bytes(content[:at] + bytes([0, 0, 0, 16]) + content[at + 4 :])
+    with pytest.raises(ValueError, match="does not say what drew it"):
+        provenance.read(tmp_path / "p.png")
+
+
 @pytest.mark.parametrize(
     "options", [{"pad_token": 5}, {"pad_token": {}}, {"model_max_length": "1e999"}]
 )

@@ -294,7 +294,7 @@ def read_file(file: Path, size: Size, channels: int, pad: bool = False) -> np.nd
     try:
         with Image.open(file) as image:
             return fit_pil(ImageOps.exif_transpose(image), size, channels, pad)
-    except OSError as error:
+    except Exception as error:  # as above
         raise ValueError(
             f"{file} cannot be decoded ({error}); it was readable when the folder was loaded: "
             "repair or remove it and start again"
