@@ -542,8 +542,8 @@ def test_odd_accounts_of_pictures(index, tmp_path):
 def test_pictures_with_a_damaged_chunk(tmp_path):
     told(tmp_path)
     content = (tmp_path / "p.png").read_bytes()
-    at = content.index(b"IDAT") - 4  # its length, here less than it has
-    (tmp_path / "p.png").write_bytes(content[:at] + bytes([0, 0, 0, 16]) + content[at + 4 :])
+    at = content.index(b"IDAT") + 9  # the chunk after it is looked for where there is none
+    (tmp_path / "p.png").write_bytes(content[:at] + b"q<>*F=8,abc" + content[at:])
     with pytest.raises(ValueError, match="does not say what drew it"):
         provenance.read(tmp_path / "p.png")
 
