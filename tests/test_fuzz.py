@@ -542,8 +542,9 @@ def test_odd_accounts_of_pictures(index, tmp_path):
 def test_pictures_with_a_damaged_chunk(tmp_path):
     told(tmp_path)
     content = (tmp_path / "p.png").read_bytes()
-    at = content.index(b"IDAT") + 9  # the chunk after it is looked for where there is none
-    (tmp_path / "p.png").write_bytes(content[:at] + b"q<>*F=8,abc" + content[at:])
+    at = content.index(b"IDAT") + 10  # pixels are missing, and the next chunk is where none is
+    more = b"q<\xe2>*F\xbb=\x898\xac"
+    (tmp_path / "p.png").write_bytes(content[:at] + more + content[at:])
     with pytest.raises(ValueError, match="does not say what drew it"):
         provenance.read(tmp_path / "p.png")
 
