@@ -233,7 +233,7 @@ def _note_compilation() -> None:
 def check_count(count: int, batch_size: int) -> tuple[int, int]:
     """Both as integers; ValueError for no samples, batches of none, or what is not whole."""
     count = check_range("num_samples", count, f"[1, {2**31}]", whole=True)
-    return count, check_range("batch_size", batch_size, f"[1, {2**31}]", whole=True)
+    return count, check_range("batch_size", batch_size, "[1, inf)", whole=True)
 
 
 def _finite(result: Any) -> np.ndarray:

@@ -27,11 +27,11 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ddim_jax import files, parallel, program_cost, sampling
-from ddim_jax.batch_loop import check_count
 from ddim_jax.checkpoints.parts import network_shapes
 from ddim_jax.dropping import NULL
 from ddim_jax.experiment import build_autoencoder
 from ddim_jax.model import Model
+from ddim_jax.names import check_range
 from ddim_jax.recipe import ADAPTIVE, Recipe
 from ddim_jax.topologies import CHIPS, Chip, devices
 from ddim_jax.training import loop, teacher
@@ -265,7 +265,7 @@ def plan_sampling(
         raise ValueError("solver adaptive has no fixed number of evaluations to plan; name another")
     if mode == "pmap":
         raise ValueError("--plan is of parallel='jit' or 'fsdp'; pmap runs in one process")
-    _, batch_size = check_count(1, batch_size)
+    check_range("batch_size", batch_size, f"[1, {2**31}]", whole=True)
     table = recipe.table(model.schedule)
     labels = model.inputs.labels(None, batch_size)
     told = model.conditions(batch_size, recipe, labels, table, prompt=_features(model))

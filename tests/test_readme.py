@@ -250,7 +250,7 @@ def overrides():
             config = named[0] if named else own
             for field in re.findall(r"--config\.([a-z_.]+)=", line):
                 yield config, field
-            for name in named:
+            for name in set(named) - {"NAME"}:  # any
                 yield name, ""
 
 

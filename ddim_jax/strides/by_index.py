@@ -49,9 +49,9 @@ def uniform(
             "steps=1 with leading spacing would start at the clean end; use spacing='trailing'"
         )
     among = _check_index_options(schedule, spacing, rounded, among, steps)
+    offset = check_range("offset", offset, f"[0, {2**31}]", whole=True)
     if offset and (spacing != "leading" or schedule.num_steps is None):
         raise ValueError("offset belongs to spacing='leading' on a discrete schedule")
-    offset = check_range("offset", offset, f"[0, {schedule.num_steps or 0}]", whole=True)
     knots = count_knots(steps, terminal)
     noise, t_min = noisy_end(schedule, lam_min), schedule.t_min
     if schedule.num_steps is None:
