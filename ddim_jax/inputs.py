@@ -176,9 +176,11 @@ class Inputs:
         hint = f" (did you mean {self.class_names[names[close[0]]]!r}?)" if close else ""
         or_name = " or a class name" if names else ""
         listed = f"; classes: {few(self.class_names)}" if names else ""
+        shown = given if str(given) else repr(given)
+        unlabelled = "" if self.takes("guidance") else f"; {UNLABELLED}"
         raise ValueError(
-            f"labels must be 0..{self.num_classes - 1}{or_name}, got {given}{hint}; {UNLABELLED}"
-            f"{listed}"
+            f"labels must be 0..{self.num_classes - 1}{or_name}, got {shown}{hint}"
+            f"{unlabelled}{listed}"
         )
 
     def texts(self, prompt: Any, negative: Any, count: int, guided: bool) -> dict[str, Any]:

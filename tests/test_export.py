@@ -237,6 +237,52 @@ def test_a_manifest_and_tables_are_written_beside_a_file(monkeypatch, tmp_path, 
     assert list(found["tables"]) == ["ddim:3", "ddim:2"]
     assert "exists; choose another name, or pass --overwrite" in error_line(*arguments)
     command.main([*arguments, "--overwrite"])
+    command.main(["tiny", str(out), "--overwrite"])  # of another form, which has no tables
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny.onnx", "tiny.onnx.json"]
+
+
+def test_what_has_appeared_meanwhile_is_not_replaced(monkeypatch, tmp_path):
+    stub(monkeypatch)
+    out, convert = tmp_path / "tiny.onnx", command._convert
+
+    def slow(*given):
+        out.write_text("another's")
+        return convert(*given)
+
+    monkeypatch.setattr(command, "_convert", slow)
+    assert "tiny.onnx exists; choose another name" in error_line("tiny", str(out))
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["another's"]
+
+
+def test_files_that_belong_together_are_written_all_or_none(monkeypatch, tmp_path):
+    stub(monkeypatch)
+
+    def full(path, content):
+        raise OSError(28, "No space left on device", str(path))
+
+    monkeypatch.setattr(command.files, "write_json", full)
+    assert "No space left" in error_line("tiny", str(tmp_path / "tiny.onnx"), "--per_row")
+    assert not list(tmp_path.iterdir()) and not command.interrupts.unfinished
+
+
+def test_rounded_weights_are_compared_with_those_of_the_model(monkeypatch, tmp_path):
+    stub(monkeypatch)
+    seen, cases = [], graph.cases
+    monkeypatch.setattr(
+        command.graph, "cases", lambda m, *given: seen.append(m) or cases(m, *given)
+    )
+    command.main(["tiny", str(tmp_path / "a.onnx"), "--dtype=float16"])
+    assert [one is model() for one in seen] == [True]
+    assert 0 < made.MOST_RMS["float16"] < made.MOST_RMS["int8"]
+
+
+def test_a_page_needs_a_checkpoint_and_any_folder(monkeypatch, tmp_path):
+    stub(monkeypatch)
+    said = error_line("", str(tmp_path / "page"), "--format=web")
+    assert "checkpoint must be a name or a path, got ''" in said
+    monkeypatch.setattr(command.web, "write", lambda out, *given: out.mkdir())
+    command.main(["tiny", str(tmp_path / "page-1.2"), "--format=web"])
+    assert (tmp_path / "page-1.2").is_dir()
 
 
 def test_a_file_that_draws_something_else_is_not_written(monkeypatch, tmp_path):
@@ -255,6 +301,8 @@ REFUSED = {
     "--dtype=int8": "--dtype=int8 is for --format=litert, got --format=onnx; use float16",
     "--format=litert": "the file must end in .tflite, got tiny.onnx",
     "--from_noise": "--from_noise is for --format=stablehlo, got --format=onnx",
+    "--tables=ddim": "--tables is for graphs that run any table: add --per_row",
+    "--table_steps=3": "--table_steps is for graphs that run any table: add --per_row",
     "--cdn=x": "--cdn is for --format=web, got --format=onnx",
     "--batch=4": "--batch is for --format=litert: the batch of onnx is open",
     "--batch=0": "--batch must be in [1, 1024]",

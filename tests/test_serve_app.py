@@ -275,6 +275,8 @@ def test_checkpoints_have_names_and_loras():
             command.named(bad)
     with rejects(ValueError, "two models are called 'digits'", "other=digits"):
         command.load(["digits", "digits=digits"])
+    with rejects(ValueError, "moving_4step draws clips, which are not served", "sample.py"):
+        command.load(["digits", "moving_4step"])
 
 
 @pytest.mark.parametrize(
@@ -302,6 +304,8 @@ def test_the_token_comes_from_a_file_or_the_environment(tmp_path, monkeypatch):
     (tmp_path / "token").write_text("\n")
     with rejects(ValueError, "is empty; write a token"):
         command.check(command.parse([f"--token_file={tmp_path / 'token'}"]))
+    with rejects(ValueError, "--token_file=none cannot be read", command.TOKEN):
+        command.check(command.parse(["--token_file=none"]))
 
 
 def test_without_its_extra_the_command_says_which(monkeypatch):
@@ -317,7 +321,7 @@ def test_a_taken_port_is_said_before_anything_is_loaded():
         port = taken.getsockname()[1]
         with rejects(ValueError, f"--port={port} cannot be had", "take another --port"):
             command.bound("127.0.0.1", port)
-    with rejects(ValueError, "--host=no.such.host.invalid"):
+    with rejects(ValueError, "--host=no.such.host.invalid", "take another --host"):
         command.bound("no.such.host.invalid", 0)
 
 

@@ -10,11 +10,13 @@ Beside a file it writes what is in it (.json) and, for graphs that take any, tab
 """
 
 import argparse
+import contextlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ddim_jax import checkpoints, command_line, files
+from ddim_jax import checkpoints, command_line, files, interrupts
 from ddim_jax.export import graph, litert, made, onnx_file, stablehlo, tables, web
 from ddim_jax.model import Model
 from ddim_jax.names import check_range, parse_options, whole_number
@@ -85,21 +87,29 @@ def main(argv: list[str] | None = None) -> None:
 def _export(args: argparse.Namespace) -> None:
     check_range("--batch", args.batch, "[1, 1024]", whole=True)
     out, kind = Path(args.out), _format(args)
+    if not (checkpoint_names := names(args.checkpoint)):
+        raise ValueError(f"the checkpoint must be a name or a path, got {args.checkpoint!r}")
     if kind == "web":
         web.check_folder(out, overwrite=args.overwrite)
-        loaded = [_load(args, name) for name in names(args.checkpoint)]
+        loaded = [_load(args, name) for name in checkpoint_names]
         found = [_tables(args, *one) for one in loaded]
         web.write(out, loaded, found, args.dtype or "float16", args.cdn)
         return
-    paths = [out, _beside(out, ".json"), _beside(out, ".tables.json")]
-    for path in paths[: 3 if _takes_tables(args, kind) else 2]:
+    for path in _paths(args, kind, decoder=False):
         files.check_new(path, what="the file", overwrite=args.overwrite)
     model, recipe = _load(args, args.checkpoint)
     made.check_size(model, kind)
-    if model.draws_latents:
-        for path in (decoder := made.decoder_path(out), _beside(decoder, ".json")):
-            files.check_new(path, what="the file", overwrite=args.overwrite)
+    for path in _paths(args, kind, model.draws_latents):
+        files.check_new(path, what="the file", overwrite=args.overwrite)
     _write(args, kind, out, model, recipe)
+
+
+def _paths(args: argparse.Namespace, kind: str, decoder: bool) -> list[Path]:
+    """The files that are written, and those that would be of another form of the same name."""
+    out = Path(args.out)
+    paths = [out, _beside(out, ".json"), _beside(out, ".tables.json")]
+    two = made.decoder_path(out)
+    return paths + ([two, _beside(two, ".json")] if decoder else [])
 
 
 def _format(args: argparse.Namespace) -> str:
@@ -107,7 +117,8 @@ def _format(args: argparse.Namespace) -> str:
     suffix = Path(args.out).suffix
     by_ending = {ending: name for name, ending in FORMATS.items()} | {"": "web"}
     kind = args.format or by_ending.get(suffix)
-    if kind is None or FORMATS.get(kind, "") != suffix:
+    ends = suffix not in FORMATS.values() if kind == "web" else FORMATS.get(kind) == suffix
+    if not ends:
         wanted = FORMATS.get(kind, "nothing, as it is a folder")
         raise ValueError(
             f"the file must end in {wanted}, got {args.out}"
@@ -115,6 +126,10 @@ def _format(args: argparse.Namespace) -> str:
             else f"the file must end in {', '.join(FORMATS.values())}, got {args.out}; or give "
             "--format=web and a folder"
         )
+    if kind != "web" and not _takes_tables(args, kind):
+        usual = {name: FLAGS[name]["default"] for name in ("tables", "table_steps")}
+        for flag in (name for name, value in usual.items() if getattr(args, name) != value):
+            raise ValueError(f"--{flag} is for graphs that run any table: add --per_row")
     taken = {"from_noise": "stablehlo", "cdn": "web"}
     for flag, of in taken.items():
         if getattr(args, flag) and kind != of:
@@ -201,19 +216,43 @@ def _write(args: argparse.Namespace, kind: str, out: Path, model: Model, recipe:
         )
     stored = graph.stored_as(model, dtype)
     converted, form = _convert(args, kind, stored, recipe, table)
-    cases = graph.cases(stored, recipe, tables.few(found))
+    cases = graph.cases(model, recipe, tables.few(found))
     apart = made.differences(converted, cases)
     made.check(apart, dtype)
     about = made.manifest(converted, model, recipe, dtype, apart, format=kind, form=form)
-    if model.draws_latents:
-        about["decoder"] = _write_decoder(args, kind, out, stored, cases, about)
-    if open_table:
-        about["tables"] = _beside(out, ".tables.json").name
-        text = json.dumps(tables.as_json(found))
-        files.replace(_beside(out, ".tables.json"), lambda file: file.write(text.encode()))
-    files.replace(out, lambda file: file.write(converted.data))
-    files.write_json(_beside(out, ".json"), about)
+    with _all_or_none(args, kind, model.draws_latents):
+        if model.draws_latents:
+            about["decoder"] = _write_decoder(args, kind, out, stored, cases, about)
+        _beside(out, ".tables.json").unlink(missing_ok=True)  # of another form
+        if open_table:
+            about["tables"] = _beside(out, ".tables.json").name
+            text = json.dumps(tables.as_json(found))
+            files.replace(_beside(out, ".tables.json"), lambda file: file.write(text.encode()))
+        files.replace(out, lambda file: file.write(converted.data))
+        files.write_json(_beside(out, ".json"), about)
     print(f"{out}: {len(converted.data) / 1e6:.2f} MB, {form}, {dtype}")
+
+
+@contextlib.contextmanager
+def _all_or_none(args: argparse.Namespace, kind: str, decoder: bool) -> Iterator[None]:
+    """Of files that belong together all are written, or where none was before, none.
+
+    Raises:
+        FileExistsError: one has appeared while others were made, and is not to be overwritten.
+    """
+    paths = _paths(args, kind, decoder)
+    for path in paths:
+        files.check_new(path, what="the file", overwrite=args.overwrite)
+    new = {path for path in paths if not path.exists()}
+    interrupts.unfinished.update(new)
+    try:
+        yield
+    except BaseException:
+        for path in new:
+            path.unlink(missing_ok=True)
+        raise
+    finally:
+        interrupts.unfinished.difference_update(new)
 
 
 def _write_decoder(args: Any, kind: str, out: Path, model: Model, cases: Any, about: dict) -> str:

@@ -21,8 +21,8 @@ from ddim_jax.recipe import Recipe, whole_path
 
 MOST_DIFFERENCE = 1e-3
 """Between a file and JAX, as a share of the samples' range; beyond it nothing is written."""
-MOST_RMS = 0.015
-"""The same of weights in 8 bits, whose rounding shows: the root mean square."""
+MOST_RMS = {"float16": 0.001, "int8": 0.015}
+"""The same of weights that are rounded, which shows: the root mean square."""
 MOST_BYTES = 2**31 - 2**20
 """Of a file of any of the formats."""
 
@@ -90,8 +90,9 @@ def check(found: Sequence[Difference], dtype: str) -> None:
     for one in found:
         print(f"{one.table}: differs from JAX by {one.most:.2g} of the range, rms {one.rms:.2g}")
         value, limit, what = one.most, MOST_DIFFERENCE, "differ from JAX's by"
-        if dtype == "int8":
-            value, limit, what = one.rms, MOST_RMS, "differ from JAX's by a root mean square of"
+        if dtype in MOST_RMS:
+            value, limit = one.rms, MOST_RMS[dtype]
+            what = "differ from JAX's by a root mean square of"
         if not value <= limit:
             raise ValueError(
                 f"samples of {one.table} {what} {value:.2g} of their range, more than {limit:g}: "

@@ -123,9 +123,9 @@ def _network(
     """Writes the files of a network; returns what the page is told of it."""
     stored = graph.stored_as(model, dtype)
     converted = onnx_file.make(stored, recipe)
-    cases = graph.cases(stored, recipe, tables.few(own))
-    apart = made.differences(converted, cases)
+    apart = made.differences(converted, graph.cases(model, recipe, tables.few(own)))
     made.check(apart, dtype)
+    cases = graph.cases(stored, recipe, tables.few(own))  # which the page draws to rounding
     about = made.manifest(converted, model, recipe, dtype, apart, format="onnx", form="row")
     about["tables"] = f"{model.name}.onnx.tables.json"
     network = folder / f"{model.name}.onnx"  # names are those of files, without their folder

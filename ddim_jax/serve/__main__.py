@@ -69,7 +69,7 @@ def load(checkpoints: Sequence[str], dtype: str | None = None, size: Any = None)
     """The models of `--checkpoint`, by name.
 
     Raises:
-        ValueError: two of one name.
+        ValueError: two of one name; one that draws clips.
     """
     from ddim_jax import checkpoints as sources
 
@@ -78,6 +78,11 @@ def load(checkpoints: Sequence[str], dtype: str | None = None, size: Any = None)
         name, checkpoint, loras = named(given)
         model = sources.load(checkpoint, dtype=dtype, lora=loras).sized(size)
         model.check_weights()
+        if model.codec.frames:
+            raise ValueError(
+                f"{model.name} draws clips, which are not served; draw them by sample.py "
+                f"--checkpoint={checkpoint}"
+            )
         name = name or model.name
         if name in models:
             raise ValueError(f"two models are called {name!r}: name them, as in other={checkpoint}")
@@ -138,7 +143,13 @@ def check(args: argparse.Namespace) -> tuple[Any, tuple[int, ...], str]:
         )
     token = os.environ.get(TOKEN, "")
     if args.token_file:
-        token = files.read_text(Path(args.token_file).expanduser()).strip()
+        try:
+            token = files.read_text(Path(args.token_file).expanduser()).strip()
+        except OSError as error:
+            raise ValueError(
+                f"--token_file={args.token_file} cannot be read ({error.strerror}); give a file "
+                f"with the token in it, or the variable {TOKEN}"
+            ) from None
         if not token:
             raise ValueError(f"--token_file={args.token_file} is empty; write a token into it")
     from ddim_jax.serve.asked import Limits
@@ -158,8 +169,9 @@ def bound(host: str, port: int) -> socket.socket:
         place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         place.bind(address)
     except OSError as error:
+        other = "host" if isinstance(error, socket.gaierror) else "port"
         raise ValueError(
-            f"--host={host} --port={port} cannot be had ({error.strerror}); take another --port"
+            f"--host={host} --port={port} cannot be had ({error.strerror}); take another --{other}"
         ) from None
     return place
 
