@@ -89,6 +89,39 @@ def test_a_page_is_not_written_over_what_is_there(tmp_path):
     web.check_folder(page, overwrite=True)
 
 
+def page_of(name, out, monkeypatch, fails=False):
+    """Writes a page of a network of this name, with little in its files."""
+
+    def network(folder, model, recipe, own, dtype):
+        for ending in (".onnx", ".onnx.json", ".check.json"):
+            (folder / f"{model.name}{ending}").write_text(dtype)
+        if fails:
+            raise ValueError("it cannot be converted")
+        return {"name": model.name}
+
+    monkeypatch.setattr(web, "fetch_runtime", lambda to: to.mkdir())
+    monkeypatch.setattr(web, "_network", network)
+    own = model().replace(name=name)
+    web.write(out, [(own, own.recipe)], [{}], "float16")
+
+
+def test_a_page_is_whole_or_not_there_and_replaces_another(tmp_path, monkeypatch):
+    page = tmp_path / "page"
+    with pytest.raises(ValueError, match="cannot be converted"):
+        page_of("a", page, monkeypatch, fails=True)
+    assert not list(tmp_path.iterdir())
+    page_of("a", page, monkeypatch)
+    (page / "note.txt").write_text("mine")
+    with pytest.raises(ValueError, match="cannot be converted"):
+        page_of("b", page, monkeypatch, fails=True)
+    assert (page / "a.onnx").exists() and not (page / "b.onnx").exists()
+    page_of("b", page, monkeypatch)
+    names = {path.name for path in page.iterdir()}
+    assert {"b.onnx", "b.check.json", "note.txt", "runtime", web.SITE} < names
+    assert not any(name.startswith("a.") for name in names)
+    assert [path.name for path in tmp_path.iterdir()] == ["page"]
+
+
 def test_without_npm_the_way_out_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("PATH", "")

@@ -77,8 +77,9 @@ def write(
         if model.name in seen:
             raise ValueError(f"two networks are called {model.name}: give each once")
         seen.add(model.name)
-    with tempfile.TemporaryDirectory() as folder:
-        folder = Path(folder)
+    fresh = not out.exists() or not any(out.iterdir())
+    made_in = out if fresh else files.next_free(out.parent, out.name, ".new")
+    with files.new_folder(made_in) as folder:
         if cdn is None:
             fetch_runtime(folder / "runtime")
         for file in PAGE.iterdir():
@@ -91,14 +92,26 @@ def write(
         about = {"version": experiment.version(), "runtime": runtime, "models": models}
         files.write_json(folder / SITE, about)
         _fill_service_worker(folder, isolated=cdn is None)
-        out.mkdir(parents=True, exist_ok=True)
-        for path in folder.iterdir():
-            if path.is_dir():
-                shutil.copytree(path, out / path.name, dirs_exist_ok=True)
-            else:
-                shutil.copyfile(path, out / path.name)
+    if not fresh:
+        _replace_page(out, made_in)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     print(f"{out}: {size / 1e6:.1f} MB; look at it with: python -m http.server -d {out}")
+
+
+def _replace_page(old: Path, new: Path) -> None:
+    """Moves a page to where another is: files of its networks go, files of others stay."""
+    with files.interpreting(old / SITE):
+        names = [one["name"] for one in json.loads((old / SITE).read_text()).get("models", ())]
+    for path in old.iterdir():
+        ends = [path.name.removeprefix(name) for name in names if path.name.startswith(name)]
+        if any(end.startswith((".onnx", ".check.json", "-decoder.onnx")) for end in ends):
+            path.unlink()
+    for path in new.iterdir():
+        if path.is_dir():
+            shutil.copytree(path, old / path.name, dirs_exist_ok=True)
+        else:
+            path.replace(old / path.name)
+    shutil.rmtree(new)
 
 
 def check(model: Model) -> None:
