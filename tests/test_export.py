@@ -241,6 +241,14 @@ def test_a_manifest_and_tables_are_written_beside_a_file(monkeypatch, tmp_path, 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny.onnx", "tiny.onnx.json"]
 
 
+def test_a_traced_program_holds_float16_as_it_is():
+    own = graph.stored_as(model(), "float16")
+    kernels = [leaf for leaf in jax.tree.leaves(own.params) if leaf.dtype == np.float16]
+    traced = jax.make_jaxpr(lambda: jax.tree.map(graph.whole, kernels))()
+    assert kernels and {const.dtype for const in traced.consts} == {np.dtype("float16")}
+    assert {out.dtype for out in traced.out_avals} == {np.dtype("float32")}
+
+
 def test_what_has_appeared_meanwhile_is_not_replaced(monkeypatch, tmp_path):
     stub(monkeypatch)
     out, convert = tmp_path / "tiny.onnx", command._convert

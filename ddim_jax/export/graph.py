@@ -208,8 +208,9 @@ def _each(model: Model, of: Callable[[Array], Array]) -> Model:
 
 
 def whole(leaf: Array) -> Array:
-    """A stored array as it is used: float16 as float32."""
-    return jnp.asarray(leaf, F32) if leaf.dtype == np.float16 else jnp.asarray(leaf)
+    """A stored array as it is used: float16 as float32, which a traced program does itself."""
+    leaf = jnp.asarray(leaf)  # as it is: cast by this it would be a constant in float32
+    return leaf.astype(F32) if leaf.dtype == np.float16 else leaf
 
 
 def as_float32(model: Model) -> Model:
