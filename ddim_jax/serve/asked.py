@@ -175,14 +175,14 @@ class Desk:
                 f"stride must be a name, got {fields['stride']!r}: a server reads no files for its "
                 "clients; serve a checkpoint whose recipe has the learned stride"
             )
+        if fields["steps"] is not None:
+            names.check_range("steps", fields["steps"], f"[1, {self.limits.steps}]", whole=True)
         recipe = model.recipe.replace(**fields)
         if recipe.solver == ADAPTIVE:
             raise ValueError(
                 "solver adaptive chooses its own steps and has no table to share evaluations by; "
                 f"it is one of {', '.join(SOLVERS)}"
             )
-        if recipe.steps is not None and fields["steps"] is not None:
-            names.check_range("steps", recipe.steps, f"[1, {self.limits.steps}]", whole=True)
         model.check(recipe)
         table = recipe.table(model.schedule)
         if model.jumps(table)[1]:
