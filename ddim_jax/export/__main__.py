@@ -37,7 +37,12 @@ def names(text: str) -> list[str]:
 
 def whole_numbers(text: str) -> list[int]:
     """Reads whole numbers like 1,2,4."""
-    return [whole_number(part) for part in text.split(",")]
+    try:
+        return [whole_number(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"must be whole numbers like 2,4,8, got {text!r}"
+        ) from None
 
 
 RECIPE = {
