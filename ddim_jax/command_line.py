@@ -136,6 +136,12 @@ def with_flags(message: str, flags: Iterable[str]) -> str:
     return re.sub(r"(--\w+)=True\b", r"\1", message)
 
 
+def called(name: str) -> str:
+    """What messages call this command: "ddim-jax train" if it was called so, else its own name."""
+    own = Path(sys.argv[0]).name
+    return own if own.startswith("ddim-jax ") else name
+
+
 def run(name: str, work: Callable[[], None]) -> None:
     """Sets up the devices and the cache, and works; bad input ends in one line, without a trace.
 
@@ -149,4 +155,4 @@ def run(name: str, work: Callable[[], None]) -> None:
     try:
         work()
     except (ValueError, OSError) as error:
-        sys.exit(f"{Path(name).name}: {with_flags(str(error), Parser.flags)}")
+        sys.exit(f"{called(Path(name).name)}: {with_flags(str(error), Parser.flags)}")

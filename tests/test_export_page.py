@@ -120,6 +120,10 @@ def test_a_page_is_whole_or_not_there_and_replaces_another(tmp_path, monkeypatch
     assert {"b.onnx", "b.check.json", "note.txt", "runtime", web.SITE} < names
     assert not any(name.startswith("a.") for name in names)
     assert [path.name for path in tmp_path.iterdir()] == ["page"]
+    (page / web.SITE).write_text('{"models": [{}]}')
+    with pytest.raises(ValueError, match="site.json is damaged"):
+        page_of("c", page, monkeypatch)
+    assert (page / "b.onnx").exists() and [path.name for path in tmp_path.iterdir()] == ["page"]
 
 
 def test_without_npm_the_way_out_is_named(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import functools
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -226,6 +227,14 @@ def test_places_are_checked_before_anything_is_drawn(command, tmp_path, monkeypa
 def test_bad_flags_end_with_a_clear_line(command, flags, message):
     with pytest.raises(SystemExit, match=f"sample.py: .*{message}"):
         command(**flags)
+
+
+@pytest.mark.parametrize("called", ["ddim-jax sample", "/usr/bin/sample.py", "pytest"])
+def test_errors_name_the_command_as_it_was_called(called, command, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [called])
+    name = "ddim-jax sample" if called.startswith("ddim-jax") else "sample.py"
+    with pytest.raises(SystemExit, match=f"^{name}: --steps must be"):
+        command(steps=0)
 
 
 def test_arrays_of_samples_are_data_with_the_names_of_their_classes(tmp_path):

@@ -1,6 +1,5 @@
 """Flags that `sample.py` and `train.py` share, and how both begin."""
 
-import os
 import sys
 from collections.abc import Callable
 
@@ -53,13 +52,7 @@ def check_values(module: str) -> None:
             raise ValueError(f"--{flag.name} needs a value, and the next flag follows: {taken[0]}")
 
 
-def command(script: str) -> str:
-    """What messages call this command: as it was called, "ddim-jax train", or its script."""
-    called = os.path.basename(sys.argv[0])
-    return called if called.startswith("ddim-jax ") else script
-
-
-def start(
+def run_command(
     module: str,
     run: Callable[[list[str]], None],
     argv: list[str],

@@ -19,9 +19,8 @@ from ddim_jax.commands.flags import (
     PLAN,
     QUICK,
     check_values,
-    command,
     define_whole,
-    start,
+    run_command,
 )
 
 flags.adopt_module_key_flags(recipe_flags)
@@ -94,7 +93,7 @@ def run(argv: list[str]) -> None:
             print(f"{_draw()}, {time.perf_counter() - start:.1f} s in all")
     except (ValueError, OSError) as error:
         own = (flag.name for flag in flags.FLAGS.get_key_flags_for_module(run.__module__))
-        sys.exit(f"{command('sample.py')}: {command_line.with_flags(str(error), own)}")
+        sys.exit(f"{command_line.called('sample.py')}: {command_line.with_flags(str(error), own)}")
 
 
 def _draw() -> str:
@@ -391,6 +390,7 @@ def _write(
 
     overwrite, rate = OVERWRITE.value, experiment.frame_rate(model.config)
     rate *= (about["clips"] or {}).get("interpolate", 1)
+    titles = model.inputs.titles(drawing.labels)
     if out.suffix == ".npz":
         held = arrays(drawing, about, model.inputs.class_names)
         files.save(out, lambda file: np.savez(file, **held))
@@ -398,10 +398,8 @@ def _write(
         out.parent.mkdir(parents=True, exist_ok=True)
         sample_folder.write(out, drawing.pictures[0], about, rate)
     elif out.suffix in MOVING:
-        titles = model.inputs.titles(drawing.labels)
         data.save_clips(out, drawing.pictures, rate, titles, overwrite=overwrite, about=about)
     else:
-        titles = model.inputs.titles(drawing.labels)
         data.save_grid(out, drawing.pictures, titles, overwrite=overwrite, about=about)
     if trajectory is None:
         return
@@ -424,7 +422,7 @@ def _write(
 def main(argv: list[str] | None = None) -> None:
     """The command line; of this process by default."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    start(run.__module__, run, ["sample.py", *argv] if argv else sys.argv)
+    run_command(run.__module__, run, ["sample.py", *argv] if argv else sys.argv)
 
 
 if __name__ == "__main__":

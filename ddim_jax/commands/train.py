@@ -12,7 +12,7 @@ from pathlib import Path
 from absl import app, flags, logging
 
 from ddim_jax import interrupts
-from ddim_jax.commands.flags import DISTRIBUTED, PLAN, QUICK, check_values, command, start
+from ddim_jax.commands.flags import DISTRIBUTED, PLAN, QUICK, check_values, run_command
 
 CONFIG = flags.DEFINE_string(
     "config", "digits", "what to train: a file, or a name in configs/; --config.a.b=c sets a field"
@@ -50,7 +50,7 @@ def run(argv: list[str], overrides: list) -> None:
         workdir = Path(WORKDIR.value or os.path.join("runs", name))
         state = stages.train(config, workdir)
     except (ValueError, OSError, loop.NotFiniteError) as error:
-        sys.exit(f"{command('train.py')}: {command_line.with_flags(str(error), ())}")
+        sys.exit(f"{command_line.called('train.py')}: {command_line.with_flags(str(error), ())}")
     if StopOnSignal.stopped:
         sys.exit(interrupts.status())
     if jax.process_index() == 0:
@@ -82,6 +82,7 @@ def _plan(config, topology: str) -> None:
 
 def _about_config() -> str:
     """What a config says of itself, if one is named; else the names of all."""
+    from ddim_jax import command_line
     from ddim_jax.commands import configs
 
     if not CONFIG.present:
@@ -90,7 +91,7 @@ def _about_config() -> str:
     try:
         return f"\n{CONFIG.value}: {configs.about(CONFIG.value)}\n"
     except (ValueError, OSError) as error:
-        sys.exit(f"{command('train.py')}: {error}")
+        sys.exit(f"{command_line.called('train.py')}: {error}")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -99,7 +100,7 @@ def main(argv: list[str] | None = None) -> None:
 
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     arguments, overrides = configs.split(["train.py", *argv] if argv else sys.argv)
-    start(run.__module__, lambda rest: run(rest, overrides), arguments, _about_config)
+    run_command(run.__module__, lambda rest: run(rest, overrides), arguments, _about_config)
 
 
 if __name__ == "__main__":

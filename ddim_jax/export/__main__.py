@@ -100,21 +100,26 @@ def _export(args: argparse.Namespace) -> None:
         found = [_tables(args, *one) for one in loaded]
         web.write(out, loaded, found, args.dtype or "float16", args.cdn)
         return
-    for path in _paths(args, kind, decoder=False):
-        files.check_new(path, what="the file", overwrite=args.overwrite)
+    _check_new(args, decoder=False)
     model, recipe = _load(args, args.checkpoint)
     made.check_size(model, kind)
-    for path in _paths(args, kind, model.draws_latents):
-        files.check_new(path, what="the file", overwrite=args.overwrite)
+    _check_new(args, model.draws_latents)
     _write(args, kind, out, model, recipe)
 
 
-def _paths(args: argparse.Namespace, kind: str, decoder: bool) -> list[Path]:
-    """The files that are written, and those that would be of another form of the same name."""
+def _check_new(args: argparse.Namespace, decoder: bool) -> list[Path]:
+    """The files that are written, or would be of another form; none is there, or may be replaced.
+
+    Raises:
+        FileExistsError: one exists, and is not to be overwritten.
+    """
     out = Path(args.out)
     paths = [out, _beside(out, ".json"), _beside(out, ".tables.json")]
-    two = made.decoder_path(out)
-    return paths + ([two, _beside(two, ".json")] if decoder else [])
+    if decoder:
+        paths += [made.decoder_path(out), _beside(made.decoder_path(out), ".json")]
+    for path in paths:
+        files.check_new(path, what="the file", overwrite=args.overwrite)
+    return paths
 
 
 def _format(args: argparse.Namespace) -> str:
@@ -225,7 +230,7 @@ def _write(args: argparse.Namespace, kind: str, out: Path, model: Model, recipe:
     apart = made.differences(converted, cases)
     made.check(apart, dtype)
     about = made.manifest(converted, model, recipe, dtype, apart, format=kind, form=form)
-    with _all_or_none(args, kind, model.draws_latents):
+    with _all_or_none(_check_new(args, model.draws_latents)):  # others may have appeared
         if model.draws_latents:
             about["decoder"] = _write_decoder(args, kind, out, stored, cases, about)
         _beside(out, ".tables.json").unlink(missing_ok=True)  # of another form
@@ -239,15 +244,8 @@ def _write(args: argparse.Namespace, kind: str, out: Path, model: Model, recipe:
 
 
 @contextlib.contextmanager
-def _all_or_none(args: argparse.Namespace, kind: str, decoder: bool) -> Iterator[None]:
-    """Of files that belong together all are written, or where none was before, none.
-
-    Raises:
-        FileExistsError: one has appeared while others were made, and is not to be overwritten.
-    """
-    paths = _paths(args, kind, decoder)
-    for path in paths:
-        files.check_new(path, what="the file", overwrite=args.overwrite)
+def _all_or_none(paths: list[Path]) -> Iterator[None]:
+    """Of files that belong together all are written, or where none was before, none."""
     new = {path for path in paths if not path.exists()}
     interrupts.unfinished.update(new)
     try:

@@ -79,6 +79,7 @@ def write(
         seen.add(model.name)
     fresh = not out.exists() or not any(out.iterdir())
     made_in = out if fresh else files.next_free(out.parent, out.name, ".new")
+    before = [] if fresh else _networks(out)
     with files.new_folder(made_in) as folder:
         if cdn is None:
             fetch_runtime(folder / "runtime")
@@ -93,15 +94,19 @@ def write(
         files.write_json(folder / SITE, about)
         _fill_service_worker(folder, isolated=cdn is None)
     if not fresh:
-        _replace_page(out, made_in)
+        _replace_page(out, before, made_in)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     print(f"{out}: {size / 1e6:.1f} MB; look at it with: python -m http.server -d {out}")
 
 
-def _replace_page(old: Path, new: Path) -> None:
-    """Moves a page to where another is: files of its networks go, files of others stay."""
-    with files.interpreting(old / SITE):
-        names = [one["name"] for one in json.loads((old / SITE).read_text()).get("models", ())]
+def _networks(page: Path) -> list[str]:
+    """Names of a page's networks; ValueError if its file is damaged."""
+    with files.interpreting(page / SITE):
+        return [one["name"] for one in json.loads((page / SITE).read_text()).get("models", ())]
+
+
+def _replace_page(old: Path, names: list[str], new: Path) -> None:
+    """Moves a page to where one of networks of these names is: their files go, others stay."""
     for path in old.iterdir():
         ends = [path.name.removeprefix(name) for name in names if path.name.startswith(name)]
         if any(end.startswith((".onnx", ".check.json", "-decoder.onnx")) for end in ends):
