@@ -3,11 +3,12 @@
 import argparse
 import logging
 import re
+import socket
 import sys
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from tqdm import tqdm
 
@@ -50,9 +51,11 @@ class Parser(argparse.ArgumentParser):
 
     flags: tuple[str, ...] = ()
 
-    def __init__(self, *args, **options):
-        """As of argparse."""
-        super().__init__(*args, **options)
+    def __init__(self, **options):
+        """As of argparse; of a package it is called as the package is."""
+        file = Path(sys.argv[0])
+        name = file.parent.name if file.name == "__main__.py" else file.name
+        super().__init__(prog=called(name), **options)
         self.register("type", int, _whole_number)
 
     def parse_args(self, *args, **options) -> argparse.Namespace:
@@ -61,6 +64,18 @@ class Parser(argparse.ArgumentParser):
         positional = {action.dest for action in self._actions if not action.option_strings}
         Parser.flags = tuple(name for name in vars(parsed) if name not in positional)
         return parsed
+
+    def error(self, message: str) -> NoReturn:
+        """Ends in one line, as `run` does, without the usage before it."""
+        unknown, _, given = message.partition("unrecognized arguments: ")
+        if given and not unknown:
+            known = [flag for action in self._actions for flag in action.option_strings]
+            near = names.did_you_mean(given.split()[0].partition("=")[0], known)
+            message = f"there is no {given.split()[0]}{near}"
+        message = re.sub(r"^argument (?=\S+: )", "", message)
+        choice = r"^(\S+): invalid choice: (.+) \(choose from (.+)\)$"
+        message = re.sub(choice, r"\1 must be one of \3, got \2", message)
+        self.exit(2, f"{self.prog}: {message}; {self.prog} --help lists the flags\n")
 
 
 USUAL_BATCH, BATCH_OF_LATENTS = 64, 4
@@ -120,6 +135,25 @@ def batch_size(given: int | None, model: Any) -> int:
     if given is not None:
         return given
     return BATCH_OF_LATENTS if model.draws_latents else USUAL_BATCH
+
+
+def bound(host: str, port: int) -> socket.socket:
+    """A socket that has the address and does not listen yet: a taken one is said at once.
+
+    Raises:
+        ValueError: the address cannot be had.
+    """
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        place = socket.socket(family, socket.SOCK_STREAM)
+        place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        place.bind(address)
+    except OSError as error:
+        other = "host" if isinstance(error, socket.gaierror) else "port"
+        raise ValueError(
+            f"--host={host} --port={port} cannot be had ({error.strerror}); take another --{other}"
+        ) from None
+    return place
 
 
 def with_flags(message: str, flags: Iterable[str]) -> str:

@@ -225,12 +225,12 @@ def page(studio: Studio) -> Any:
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Reads the flags."""
-    parser = command_line.Parser(prog="ddim-jax demo", description=__doc__.splitlines()[0])
+    parser = command_line.Parser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--checkpoint", action="append", help="may be given again; default digits and digits_4step"
     )
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 for all networks")
-    parser.add_argument("--port", type=whole_number, default=7860)
+    parser.add_argument("--port", type=int, default=7860)
     return parser.parse_args(argv)
 
 
@@ -239,6 +239,7 @@ def run(args: argparse.Namespace) -> None:
     from ddim_jax import checkpoints
 
     check_range("--port", args.port, "[1, 65535]", whole=True)
+    command_line.bound(args.host, args.port).close()
     models = {}
     for checkpoint in args.checkpoint or ["digits", "digits_4step"]:
         model = checkpoints.load(checkpoint)

@@ -187,7 +187,26 @@ def test_what_is_no_whole_number(text, capsys):
     parser.add_argument("--num", type=int)
     with pytest.raises(SystemExit):
         parser.parse_args([f"--num={text}"])
-    assert "argument --num: must be a whole number, got" in capsys.readouterr().err
+    assert "--num: must be a whole number, got" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "flags, said",
+    [
+        (["--nmu=3"], "there is no --nmu=3 (did you mean '--num'?)"),
+        (["--kind=c"], "--kind must be one of 'a', 'b', got 'c'"),
+        (["--num"], "--num: expected one argument"),
+    ],
+)
+def test_a_wrong_flag_ends_in_one_line(flags, said, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["ddim_jax/serve/__main__.py"])
+    parser = command_line.Parser()
+    parser.add_argument("--num", type=int)
+    parser.add_argument("--kind", choices=("a", "b"))
+    with pytest.raises(SystemExit) as ended:
+        parser.parse_args(flags)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"serve: {said}; serve --help lists the flags\n"
 
 
 WHOLE = [

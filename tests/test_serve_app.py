@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ddim_jax import provenance
+from ddim_jax import command_line, provenance
 
 pytest.importorskip("fastapi", reason="pip install 'ddim_jax[serve]'")
 httpx = pytest.importorskip("httpx", reason="pip install 'ddim_jax[test]'")
@@ -255,9 +255,13 @@ def test_formats_by_the_header():
     for accept, name in (
         ("", "png"), ("*/*", "png"), ("application/json", "json"), ("image/png;q=1", "png"),
         ("text/html, application/octet-stream", "npz"), ("text/event-stream", "events"),
+        ("image/png;q=0.1, application/json", "json"),
+        ("application/json; q=0, image/png; q=0.5, application/x-npz; q=0.7", "npz"),
     ):  # fmt: skip
         assert answers.format_of(None, accept) == name
         assert answers.format_of("json", accept) == "json"
+    with rejects(ValueError, "application/json;q=0", "it is one of"):
+        answers.format_of(None, "application/json;q=0")
 
 
 # --- the command ----------------------------------------------------------------------------------
@@ -320,9 +324,9 @@ def test_a_taken_port_is_said_before_anything_is_loaded():
         taken.listen()
         port = taken.getsockname()[1]
         with rejects(ValueError, f"--port={port} cannot be had", "take another --port"):
-            command.bound("127.0.0.1", port)
+            command_line.bound("127.0.0.1", port)
     with rejects(ValueError, "--host=no.such.host.invalid", "take another --host"):
-        command.bound("no.such.host.invalid", 0)
+        command_line.bound("no.such.host.invalid", 0)
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from benchmarks import browser
 
 pytest.importorskip("fastapi", reason="pip install 'ddim_jax[serve]'")
 
-from ddim_jax.serve import __main__ as command  # noqa: E402
+from ddim_jax import command_line  # noqa: E402
 from ddim_jax.serve import app  # noqa: E402
 from ddim_jax.serve.engine import Engine  # noqa: E402
 from tests.tiny_pipeline import tiny_digits  # noqa: E402
@@ -24,7 +24,7 @@ def serving():
     engine, servers = Engine({"tiny": tiny_digits()}, sizes=(4,)).start(), []
 
     def start(token=""):
-        place = command.bound("127.0.0.1", 0)
+        place = command_line.bound("127.0.0.1", 0)
         place.listen()
         options = dict(log_config=None, log_level="error", lifespan="off")
         server = uvicorn.Server(uvicorn.Config(app.make_app(engine, token=token), **options))

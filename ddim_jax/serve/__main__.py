@@ -31,10 +31,10 @@ TOKEN = "DDIM_JAX_TOKEN"
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """Reads the flags."""
     parser = command_line.Parser(
-        prog="ddim-jax serve", description=__doc__,
+        description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    add, whole = parser.add_argument, {"type": whole_number}
+    add, whole = parser.add_argument, {"type": int}
     add("--checkpoint", action="append", metavar="[NAME=]CHECKPOINT[,LORA[:SCALE]...]",
         help="may be given again; default digits_4step")  # fmt: skip
     add("--dtype", choices=("float32", "bfloat16"), help="of weights and computation")
@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> None:
     from ddim_jax.serve.app import make_app
     from ddim_jax.serve.engine import Engine
 
-    place = bound(args.host, args.port)
+    place = command_line.bound(args.host, args.port)
     began = time.perf_counter()
     models = load(args.checkpoint or ["digits_4step"], args.dtype, command_line.size(args.size))
     print(f"compiling {', '.join(models)} for {args.sizes} pictures at a time ...", flush=True)
@@ -157,25 +157,6 @@ def check(args: argparse.Namespace) -> tuple[Any, tuple[int, ...], str]:
     return Limits(args.max_num, args.max_steps, args.max_body, args.deadline), sizes, token
 
 
-def bound(host: str, port: int) -> socket.socket:
-    """A socket that has the address and does not listen yet: a taken one is said at once.
-
-    Raises:
-        ValueError: the address cannot be had.
-    """
-    try:
-        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        place = socket.socket(family, socket.SOCK_STREAM)
-        place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        place.bind(address)
-    except OSError as error:
-        other = "host" if isinstance(error, socket.gaierror) else "port"
-        raise ValueError(
-            f"--host={host} --port={port} cannot be had ({error.strerror}); take another --{other}"
-        ) from None
-    return place
-
-
 def serve(app: Any, place: socket.socket, connections: int, grace: float, drain: Any) -> None:
     """Answers until SIGTERM or Ctrl-C, then finishes what has been taken.
 
@@ -187,6 +168,8 @@ def serve(app: Any, place: socket.socket, connections: int, grace: float, drain:
         drain: called at once when it is told to stop.
     """
     import uvicorn
+
+    from ddim_jax.serve.connections import limited
 
     class Server(uvicorn.Server):
         """Leaves signals as it found them, and says at once that it takes nothing more."""
@@ -212,7 +195,7 @@ def serve(app: Any, place: socket.socket, connections: int, grace: float, drain:
 
     options = dict(
         log_level="error", log_config=None, access_log=False, lifespan="off", server_header=False,
-        limit_concurrency=connections, timeout_graceful_shutdown=int(grace) + 1,
+        http=limited(connections), timeout_graceful_shutdown=int(grace) + 1,
     )  # fmt: skip
     logging.getLogger("uvicorn.error").addFilter(
         lambda record: "without completing" not in record.msg

@@ -31,7 +31,7 @@ def format_of(asked: str | None, accept: str) -> str:
 
     Args:
         asked: the field of the request; it goes before the header.
-        accept: the header Accept, of which the first known type counts; "" for none.
+        accept: the header Accept, of which the known type of most weight counts; "" for none.
 
     Raises:
         ValueError: none of these types is known.
@@ -39,11 +39,28 @@ def format_of(asked: str | None, accept: str) -> str:
     if asked is not None:
         return asked
     known = {kind: name for name, kind in TYPES.items()} | OTHERS
-    given = [part.partition(";")[0].strip().lower() for part in accept.split(",")]
-    found = [known[kind] for kind in given if kind in known]
-    if accept and not found:
-        lookup(known, given[0][:100], "media type in Accept")
-    return found[0] if found else FORMATS[0]
+    kinds = [kind for kind in _in_order(accept) if kind in known]
+    if accept and not kinds:
+        lookup(known, accept.partition(",")[0][:100], "media type in Accept")
+    return known[kinds[0]] if kinds else FORMATS[0]
+
+
+def _in_order(accept: str) -> list[str]:
+    """The media types of a header Accept, best first, without those of weight 0.
+
+    Source: RFC 9110, section 12.5.1.
+    """
+    found = []
+    for part in accept.split(","):
+        kind, *options = (word.strip().lower() for word in part.split(";"))
+        weights = [option[2:] for option in options if option.startswith("q=")]
+        try:
+            weight = float(weights[0]) if weights else 1.0
+        except ValueError:
+            weight = 0.0
+        if weight > 0:
+            found.append((-weight, kind))
+    return [kind for _, kind in sorted(found, key=lambda pair: pair[0])]
 
 
 def body(
