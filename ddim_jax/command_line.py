@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from tqdm import tqdm
 
-from ddim_jax import files, names, parallel
+from ddim_jax import files, interrupts, names, parallel
 
 
 class _Notes(logging.Handler):
@@ -53,9 +53,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **options):
         """As of argparse; of a package it is called as the package is."""
-        file = Path(sys.argv[0])
-        name = file.parent.name if file.name == "__main__.py" else file.name
-        super().__init__(prog=called(name), **options)
+        super().__init__(prog=interrupts.program(), **options)
         self.register("type", int, _whole_number)
 
     def parse_args(self, *args, **options) -> argparse.Namespace:

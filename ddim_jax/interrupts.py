@@ -60,6 +60,13 @@ def status() -> int:
     return 128 + (_received or signal.SIGTERM)
 
 
+def program() -> str:
+    """What messages call this process: "train.py", "ddim-jax train", of a package "export"."""
+    path = sys.argv[0] if sys.argv and sys.argv[0] != "-m" else "ddim_jax"
+    folder, name = os.path.split(path)
+    return os.path.basename(folder) if name == "__main__.py" else name
+
+
 def _leave_it_to_the_thread(number, frame):
     """A handler of Python's, without which nothing is written to the pipe."""
 
@@ -106,8 +113,7 @@ def _leave(number: int) -> None:
         sys.stdout.flush()
     except (OSError, ValueError):
         pass  # nobody reads it any more
-    name = os.path.basename(sys.argv[0]) if sys.argv and sys.argv[0] != "-m" else "ddim_jax"
     bars = getattr(getattr(sys.modules.get("tqdm"), "tqdm", None), "_instances", ())
-    line = f"{name}: stopped by {NAMES[number]}; {_kept}\n"
+    line = f"{program()}: stopped by {NAMES[number]}; {_kept}\n"
     os.write(2, ("\n" * (len(bars) > 0) + line).encode())  # a bar ends without a new line
     os._exit(128 + number)

@@ -249,6 +249,17 @@ def test_a_traced_program_holds_float16_as_it_is():
     assert {out.dtype for out in traced.out_avals} == {np.dtype("float32")}
 
 
+def test_the_decoder_of_a_file_that_is_replaced_goes_with_it(monkeypatch, tmp_path):
+    stub(monkeypatch)
+    out, old = tmp_path / "tiny.onnx", tmp_path / "tiny-decoder.onnx"
+    for told, kept in ({"decoder": "tiny-decoder.onnx"}, False), ({"decoder": "../else"}, True):
+        old.write_bytes(b"of latents")
+        (tmp_path / "tiny-decoder.onnx.json").write_text("{}")
+        (tmp_path / "tiny.onnx.json").write_text(json.dumps(told))
+        command.main(["tiny", str(out), "--overwrite"])
+        assert old.exists() == kept == (tmp_path / "tiny-decoder.onnx.json").exists()
+
+
 def test_what_has_appeared_meanwhile_is_not_replaced(monkeypatch, tmp_path):
     stub(monkeypatch)
     out, convert = tmp_path / "tiny.onnx", command._convert

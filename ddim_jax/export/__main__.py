@@ -233,7 +233,8 @@ def _write(args: argparse.Namespace, kind: str, out: Path, model: Model, recipe:
     with _all_or_none(_check_new(args, model.draws_latents)):  # others may have appeared
         if model.draws_latents:
             about["decoder"] = _write_decoder(args, kind, out, stored, cases, about)
-        _beside(out, ".tables.json").unlink(missing_ok=True)  # of another form
+        for path in _of_another_form(out, keep_decoder=model.draws_latents):
+            path.unlink(missing_ok=True)
         if open_table:
             about["tables"] = _beside(out, ".tables.json").name
             text = json.dumps(tables.as_json(found))
@@ -256,6 +257,17 @@ def _all_or_none(paths: list[Path]) -> Iterator[None]:
         raise
     finally:
         interrupts.unfinished.difference_update(new)
+
+
+def _of_another_form(out: Path, keep_decoder: bool) -> list[Path]:
+    """What stands beside a file that is replaced, and may not be of the new one."""
+    paths, manifest = [_beside(out, ".tables.json")], _beside(out, ".json")
+    if manifest.exists() and not keep_decoder:
+        with files.interpreting(manifest):
+            name = json.loads(files.read_text(manifest)).get("decoder")
+        if name == made.decoder_path(out).name:
+            paths += [out.with_name(name), out.with_name(f"{name}.json")]
+    return paths
 
 
 def _write_decoder(args: Any, kind: str, out: Path, model: Model, cases: Any, about: dict) -> str:
