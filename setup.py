@@ -51,7 +51,7 @@ setup(
         # and jax2onnx with --no-deps: see docs/deploy.md
         "onnx": ["onnx>=1.20.1", "onnx-ir", "onnxruntime>=1.24.1", "sympy"],
         "litert": ["ai-edge-litert", "ai-edge-quantizer", "litert-converter"],
-        "serve": ["fastapi", "httptools", "uvicorn", "uvloop; sys_platform != 'win32'"],
+        "serve": ["fastapi", "uvicorn", "uvloop; sys_platform != 'win32'"],
         "ray": ["fastapi", "ray[serve]>=2.60", "uvicorn"],
         "demo": ["gradio"],
         "docs": DOCS,

@@ -1,6 +1,7 @@
 """What every command does around its work; `python -m ddim_jax` lists the commands."""
 
 import argparse
+import errno
 import logging
 import re
 import socket
@@ -52,8 +53,9 @@ class Parser(argparse.ArgumentParser):
     flags: tuple[str, ...] = ()
 
     def __init__(self, **options):
-        """As of argparse; of a package it is called as the package is."""
-        super().__init__(prog=interrupts.program(), **options)
+        """As of argparse, without short forms; of a package it is called as the package is."""
+        own = {"prog": interrupts.program(), "allow_abbrev": False}
+        super().__init__(**own | options)
         self.register("type", int, _whole_number)
 
     def parse_args(self, *args, **options) -> argparse.Namespace:
@@ -67,9 +69,10 @@ class Parser(argparse.ArgumentParser):
         """Ends in one line, as `run` does, without the usage before it."""
         unknown, _, given = message.partition("unrecognized arguments: ")
         if given and not unknown:
-            known = [flag for action in self._actions for flag in action.option_strings]
-            near = names.did_you_mean(given.split()[0].partition("=")[0], known)
-            message = f"there is no {given.split()[0]}{near}"
+            flag = given.split()[0]
+            known = [one[2:] for action in self._actions for one in action.option_strings]
+            near = names.did_you_mean(flag.lstrip("-").partition("=")[0], known)
+            message = f"there is no {flag}{near}"
         message = re.sub(r"^argument (?=\S+: )", "", message)
         choice = r"^(\S+): invalid choice: (.+) \(choose from (.+)\)$"
         message = re.sub(choice, r"\1 must be one of \3, got \2", message)
@@ -147,11 +150,17 @@ def bound(host: str, port: int) -> socket.socket:
         place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         place.bind(address)
     except OSError as error:
-        other = "host" if isinstance(error, socket.gaierror) else "port"
+        unknown = isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL
+        other = "host" if unknown else "port"
         raise ValueError(
             f"--host={host} --port={port} cannot be had ({error.strerror}); take another --{other}"
         ) from None
     return place
+
+
+def address(host: str, port: int) -> str:
+    """Of a page, for a browser; addresses of IPv6 stand in brackets."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def with_flags(message: str, flags: Iterable[str]) -> str:

@@ -240,6 +240,8 @@ def run(args: argparse.Namespace) -> None:
 
     check_range("--port", args.port, "[1, 65535]", whole=True)
     command_line.bound(args.host, args.port).close()
+    if ":" in args.host:
+        raise ValueError(f"--host={args.host}: the demo takes names and addresses of IPv4")
     models = {}
     for checkpoint in args.checkpoint or ["digits", "digits_4step"]:
         model = checkpoints.load(checkpoint)
@@ -249,14 +251,14 @@ def run(args: argparse.Namespace) -> None:
     except ImportError as error:
         raise ValueError(f"{error}: pip install 'ddim_jax[demo]'") from None
     made.queue(default_concurrency_limit=1, max_size=32)
-    print(f"http://{args.host}:{args.port}", flush=True)
+    print(command_line.address(args.host, args.port), flush=True)
     made.launch(server_name=args.host, server_port=args.port, share=False, quiet=True)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Shows the page from the command line."""
     args = parse(argv)
-    command_line.run(__file__, lambda: run(args))
+    command_line.run("demo", lambda: run(args))
 
 
 if __name__ == "__main__":

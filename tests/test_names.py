@@ -193,7 +193,7 @@ def test_what_is_no_whole_number(text, capsys):
 @pytest.mark.parametrize(
     "flags, said",
     [
-        (["--nmu=3"], "there is no --nmu=3 (did you mean '--num'?)"),
+        (["--nmu=3"], "there is no --nmu=3 (did you mean 'num'?)"),
         (["--kind=c"], "--kind must be one of 'a', 'b', got 'c'"),
         (["--num"], "--num: expected one argument"),
     ],

@@ -161,6 +161,11 @@ def test_the_other_paths(engine):
     assert {"200", "401", "413", "415", "422", "429", "503"} <= set(schema["responses"])
     assert nothing.status_code == 404 and "/nothing" in nothing.json()["error"]
     assert wrong.status_code == 405 and "openapi.json" in wrong.json()["error"]
+    slash, *heads = asked(
+        engine, ("GET", "/health/", {}), *[("HEAD", path, {}) for path in ("/", "/health")]
+    )
+    assert slash.status_code == 404 and "error" in slash.json()
+    assert [answer.status_code for answer in heads] == [200, 200]
     shut = asked(engine, *[("GET", path, {}) for path in paths], token="s3cret")
     assert [answer.status_code for answer in shut] == [200, 200, 401, 401, 401, 401, 401]
 
@@ -239,14 +244,14 @@ def test_long_answers_go_in_pieces_and_a_client_that_does_not_read_is_left(engin
         await asyncio.sleep(10 if len(taken) == 3 else 0)
 
     before = gate.Gate(large, engine.metrics, "")
-    asyncio.run(before({"type": "http", "path": "/", "headers": []}, None, stops))
+    asyncio.run(before({"type": "http", "method": "GET", "path": "/", "headers": []}, None, stops))
     assert [len(message.get("body", b"")) for message in taken] == [0, gate.PIECE, gate.PIECE]
     taken.clear()
 
     async def reads(message):
         taken.append(message)
 
-    asyncio.run(before({"type": "http", "path": "/", "headers": []}, None, reads))
+    asyncio.run(before({"type": "http", "method": "GET", "path": "/", "headers": []}, None, reads))
     assert [message.get("more_body") for message in taken[1:]] == [True, True, True, False]
     assert sum(len(message.get("body", b"")) for message in taken) == 3 * gate.PIECE + 1
 
@@ -262,6 +267,9 @@ def test_formats_by_the_header():
         assert answers.format_of("json", accept) == "json"
     with rejects(ValueError, "application/json;q=0", "it is one of"):
         answers.format_of(None, "application/json;q=0")
+
+
+STALLED = b"content-type: application/json\r\ncontent-length: 9\r\n\r\n"
 
 
 # --- the command ----------------------------------------------------------------------------------
@@ -329,17 +337,40 @@ def test_a_taken_port_is_said_before_anything_is_loaded():
         command_line.bound("no.such.host.invalid", 0)
 
 
+def serving(*flags):
+    """A process that serves the bundled network, and its address."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ddim_jax.serve", "--port=0", "--sizes=1", *flags],
+        cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    compiling, ready = process.stdout.readline(), process.stdout.readline()
+    assert "compiling digits_4step" in compiling and "serves digits_4step" in ready, ready
+    return process, ready.split()[0]
+
+
+@pytest.mark.slow
+def test_a_second_interrupt_stops_at_once():
+    process, base = serving()
+    try:
+        with httpx.Client(base_url=base, timeout=60) as client:
+            body = {"num": 16, "steps": 100, "format": "events"}
+            with client.stream("POST", "/draw", json=body) as answer:
+                lines = answer.iter_lines()
+                assert next(lines) == "event: estimate"
+                for _ in range(2):
+                    process.send_signal(signal.SIGINT)
+                    time.sleep(0.3)
+                out, err = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert process.returncode == 130 and "Traceback" not in err, err
+
+
 @pytest.mark.slow
 def test_sigterm_finishes_what_has_been_taken_and_refuses_what_comes():
     """A real process, with the bundled network."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ddim_jax.serve", "--port=0", "--sizes=1"],
-        cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+    process, base = serving("--deadline=5")
     try:
-        compiling, ready = process.stdout.readline(), process.stdout.readline()
-        assert "compiling digits_4step" in compiling and "serves digits_4step" in ready, ready
-        base = ready.split()[0]
         with httpx.Client(base_url=base, timeout=60) as client:
             assert client.get("/health").status_code == 200
             with client.stream(
@@ -347,6 +378,9 @@ def test_sigterm_finishes_what_has_been_taken_and_refuses_what_comes():
             ) as answer:
                 lines = answer.iter_lines()
                 assert next(lines) == "event: estimate"
+                stalled = socket.create_connection(("127.0.0.1", httpx.URL(base).port))
+                stalled.sendall(b"POST /draw HTTP/1.1\r\nhost: here\r\n" + STALLED)
+                time.sleep(0.2)
                 process.send_signal(signal.SIGTERM)
                 rest = list(lines)
             assert "event: done" in rest and "event: error" not in rest

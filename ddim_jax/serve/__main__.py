@@ -9,9 +9,11 @@ what has been taken and takes nothing more. docs/deploy.md has the paths and the
 """
 
 import argparse
+import asyncio
 import contextlib
 import logging
 import os
+import re
 import signal
 import socket
 import sys
@@ -111,13 +113,19 @@ def run(args: argparse.Namespace) -> None:
     if not token and not host.startswith("127.") and host != "::1":
         print(f"note: anybody who reaches {host} may draw; give a token", file=sys.stderr)
     seconds = time.perf_counter() - began
-    print(f"http://{host}:{port} serves {', '.join(models)} after {seconds:.1f} s", flush=True)
+    print(
+        f"{command_line.address(host, port)} serves {', '.join(models)} after {seconds:.1f} s",
+        flush=True,
+    )
+    app, finished = make_app(engine, limits, token), False
     try:
-        serve(make_app(engine, limits, token), place, args.connections, args.deadline, engine.drain)
+        finished = serve(app, place, args.connections, args.deadline, engine.drain)
     finally:
-        engine.stop(args.deadline)
+        engine.stop(args.deadline if finished else 0)
     drawn = engine.metrics.total("ddim_jax_pictures_total")
     print(f"stopped; {drawn:.0f} pictures drawn", flush=True)
+    if not finished:
+        sys.exit(128 + signal.SIGINT)
 
 
 def check(args: argparse.Namespace) -> tuple[Any, tuple[int, ...], str]:
@@ -139,7 +147,8 @@ def check(args: argparse.Namespace) -> tuple[Any, tuple[int, ...], str]:
         check_range("--sizes", size, "[1, 4096]", whole=True)
     if args.queue < args.max_num:
         raise ValueError(
-            f"--queue={args.queue} has no room for a request of --max_num={args.max_num} pictures"
+            f"--queue={args.queue} has no room for a request of --max_num={args.max_num} pictures: "
+            "raise it, or lower that"
         )
     token = os.environ.get(TOKEN, "")
     if args.token_file:
@@ -157,7 +166,7 @@ def check(args: argparse.Namespace) -> tuple[Any, tuple[int, ...], str]:
     return Limits(args.max_num, args.max_steps, args.max_body, args.deadline), sizes, token
 
 
-def serve(app: Any, place: socket.socket, connections: int, grace: float, drain: Any) -> None:
+def serve(app: Any, place: socket.socket, connections: int, grace: float, drain: Any) -> bool:
     """Answers until SIGTERM or Ctrl-C, then finishes what has been taken.
 
     Args:
@@ -166,10 +175,13 @@ def serve(app: Any, place: socket.socket, connections: int, grace: float, drain:
         connections: most at a time; more are told 503.
         grace: seconds that what has been taken may take.
         drain: called at once when it is told to stop.
+
+    Returns:
+        Whether it waited for what had been taken; a second Ctrl-C stops at once.
     """
     import uvicorn
 
-    from ddim_jax.serve.connections import limited
+    from ddim_jax.serve.connections import HEAD_BYTES, limited
 
     class Server(uvicorn.Server):
         """Leaves signals as it found them, and says at once that it takes nothing more."""
@@ -195,12 +207,19 @@ def serve(app: Any, place: socket.socket, connections: int, grace: float, drain:
 
     options = dict(
         log_level="error", log_config=None, access_log=False, lifespan="off", server_header=False,
-        http=limited(connections), timeout_graceful_shutdown=int(grace) + 1,
+        http=limited(connections), ws="none", h11_max_incomplete_event_size=HEAD_BYTES,
+        timeout_graceful_shutdown=int(grace) + 1,
     )  # fmt: skip
-    logging.getLogger("uvicorn.error").addFilter(
-        lambda record: "without completing" not in record.msg
-    )
-    Server(uvicorn.Config(app, **options)).run(sockets=[place])
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
+    server = Server(uvicorn.Config(app, **options))
+    server.run(sockets=[place])
+    return not server.force_exit
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether uvicorn's log says more than that it ends requests, as it was told to."""
+    ended = record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError)
+    return not ended and not re.match("Cancel .* running task|.*without completing", record.msg)
 
 
 def main(argv: list[str] | None = None) -> None:

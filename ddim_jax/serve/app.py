@@ -51,7 +51,7 @@ def make_app(engine: Engine, limits: Limits = Limits(), token: str = "") -> fast
     """
     app = fastapi.FastAPI(
         title="ddim_jax", version=experiment.version(), docs_url=None, redoc_url=None,
-        description=__doc__,
+        redirect_slashes=False, description=__doc__,
     )  # fmt: skip
     desk, page = Desk(engine.models, limits), _page()
     app.add_middleware(Gate, metrics=engine.metrics, token=token)

@@ -29,6 +29,8 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        if scope["method"] == "HEAD":  # the server leaves out the body
+            scope = scope | {"method": "GET"}
 
         async def sent(message: Message) -> None:
             if message["type"] == "http.response.start":
