@@ -149,6 +149,31 @@ def test_onnx_rows_draw_what_jax_draws(dtype):
 
 
 @pytest.mark.slow
+def test_a_client_in_numpy_draws_what_ddim_draws(tmp_path):
+    """The one in the documentation, against steps of DDIM written out."""
+    for package in ("jax2onnx", "onnx", "onnxruntime"):
+        pytest.importorskip(package)
+    from ddim_jax.export import onnx_file
+
+    own = model().replace(recipe=model().recipe.replace(guidance_scale=1.5))
+    (tmp_path / "digits.onnx").write_bytes(onnx_file.make(own, own.recipe).data)
+    found = json.dumps(tables.as_json(tables_of(own, "ddim:3")))
+    (tmp_path / "digits.onnx.tables.json").write_text(found)
+    (client,) = [text for text in PAGE.split("```python\n")[1:] if "import onnxruntime" in text]
+    client = client.partition("```")[0].replace("ddim:4", "ddim:3").replace("28, 28", "8, 8")
+    subprocess.run([sys.executable, "-c", client], cwd=tmp_path, check=True, timeout=300)
+    denoise = own.denoiser(label=np.arange(10), guidance_scale=1.5)
+    levels = [
+        own.schedule.level(np.full(10, t, np.float32)) for t in own.recipe.times(own.schedule)
+    ]
+    x = np.random.default_rng(0).standard_normal((10, 8, 8, 1), np.float32)
+    for now, then in zip(levels[:-1], levels[1:], strict=True):
+        seen = denoise(x, now)
+        x = then.alpha[0] * seen.x0 + then.sigma[0] * seen.eps
+    assert np.abs(np.load(tmp_path / "digits.npy") - 127.5 * (np.clip(x, -1, 1) + 1)).max() < 0.6
+
+
+@pytest.mark.slow
 def test_onnx_of_unrolled_steps_draws_what_jax_draws():
     for package in ("jax2onnx", "onnx", "onnxruntime"):
         pytest.importorskip(package)

@@ -225,6 +225,7 @@ def _write(args: argparse.Namespace, kind: str, out: Path, model: Model, recipe:
             f"{MOST_UNROLLED}; take fewer steps, or --per_row, which runs any table"
         )
     stored = graph.stored_as(model, dtype)
+    print(f"converting {model.name} for {kind} ...", flush=True)
     converted, form = _convert(args, kind, stored, recipe, table)
     cases = graph.cases(model, recipe, tables.few(found))
     apart = made.differences(converted, cases)

@@ -140,6 +140,7 @@ def _network(
 ) -> dict[str, Any]:
     """Writes the files of a network; returns what the page is told of it."""
     stored = graph.stored_as(model, dtype)
+    print(f"converting {model.name} ...", flush=True)
     converted = onnx_file.make(stored, recipe)
     apart = made.differences(converted, graph.cases(model, recipe, tables.few(own)))
     made.check(apart, dtype)
