@@ -179,7 +179,9 @@ def test_guidance_is_trained_into_the_first_doubling_of_a_shortcut():
             lambda: shortcut(Net(None, schedules.rectified_flow(3.0), predictions.flow)),
             "config.loss.name='shortcut' needs schedule 'rectified_flow' with shift 1",
         ),
-        (lambda: shortcut(Net(None, FLOW, predictions.v)), "prediction 'flow'"),
+        (lambda: shortcut(Net(None, FLOW, predictions.v)), "prediction 'flow',"),
+        (lambda: shortcut(Net(None, FLOW, predictions.x0)), "prediction 'flow',"),
+        (lambda: mean_flow(Net(None, FLOW, predictions.v)), "prediction 'flow' or 'x0',"),
         (lambda: shortcut(PLAIN, finest=100), "config.loss.finest must be a power of two.*got 100"),
         (
             lambda: shortcut(Net(None, FLOW, predictions.flow, NULL), guidance_scale=1.5),

@@ -251,16 +251,46 @@ NOISE = {
 }
 
 
+def picture_apply(p, x, model_time, inputs, keys=None):
+    """The picture whose velocity is that of `flow_apply`."""
+    return x - (model_time / 1000)[:, None] * flow_apply(p, x, model_time, inputs)
+
+
+NETS_OF_MEAN_FLOW = {
+    "flow": NETS["flow"],
+    "x0": Net(picture_apply, FLOW, predictions.x0),
+}
+
+
+@pytest.mark.parametrize("name", NETS_OF_MEAN_FLOW)
 @pytest.mark.parametrize("times", NOISE)
-def test_the_noise_of_the_exact_mean_flow(times, monkeypatch):
+def test_the_noise_of_the_exact_mean_flow(times, name, monkeypatch):
     """Of a residual that is linear in data and noise: the mean over signs of both is exact."""
     z, eps = (jnp.array(signs)[:, None] for signs in ([1.0, 1, -1, -1], [1.0, -1, 1, -1]))
     monkeypatch.setattr(MEAN_FLOW, "_interval", lambda *_: [jnp.full(4, time) for time in times])
     monkeypatch.setattr(Net, "noise", lambda self, keys, x: eps)
     for improved, expected in zip((False, True), NOISE[times], strict=True):
-        loss = losses.mean_flow(NETS["flow"], power=0.0, improved=improved)
+        loss = losses.mean_flow(NETS_OF_MEAN_FLOW[name], power=0.0, improved=improved)
         found = loss(jnp.float32(0), None, {"image": M + STD * z}, KEYS[:4], 0)[0]
         np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+def test_pictures_of_the_mean_flow(monkeypatch):
+    """Of a jump of no length the mean of the data at x, of one to the end what is drawn."""
+    x, time = jnp.full((1, 1), 0.5), jnp.full(1, 500.0)
+    for h, expected in ((0.0, 0.44), (0.5, 0.613050)):
+        found = picture_apply(0.0, x, time, {"interval": jnp.full(1, h)})
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+    level, told = FLOW.level(jnp.full(1, 0.5)), {"interval": jnp.full(1, 0.5)}
+    seen = NETS_OF_MEAN_FLOW["x0"].predict(0.0, x, level, told)
+    np.testing.assert_allclose(seen.x0, jump(0.5, 0.5, 0.0), atol=1e-6)
+    monkeypatch.setattr(MEAN_FLOW, "_interval", lambda *_: (jnp.full(1, 0.02), jnp.full(1, 0.02)))
+    net = Net(lambda p, x, *_: p + 0 * x, FLOW, predictions.x0)
+    loss = losses.mean_flow(net, power=0.0)
+    value, slope = jax.value_and_grad(
+        lambda p: loss(p, None, {"image": jnp.full((1, 1), 0.3)}, KEYS[:1], 0)[0]
+    )(jnp.float32(0.4))
+    np.testing.assert_allclose([value, slope], [(0.1 / 0.05) ** 2, 2 * 0.1 / 0.05**2], rtol=1e-4)
 
 
 def test_the_improved_form_regresses_on_the_velocity_of_the_data(monkeypatch):

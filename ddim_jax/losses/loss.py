@@ -268,23 +268,34 @@ def check_can_guide(net: Net, label_dropout: float, needs: str) -> None:
         )
 
 
-def check_flow(net: Net, name: str) -> None:
-    """Raises ValueError unless a network predicts the velocity of an unshifted straight path.
+VELOCITY = {"flow": (-1.0, 1.0)}
+"""Of x0 and eps, what a velocity of a straight path is made of."""
+
+
+def check_flow(net: Net, name: str, predictions: Mapping[str, tuple] = VELOCITY) -> str:
+    """What a network on an unshifted straight path predicts, of the predictions that a loss takes.
 
     Args:
         net: the network.
-        name: of the loss that needs it.
+        name: of the loss.
+        predictions: those it takes, their weights of x0 and eps by name.
+
+    Raises:
+        ValueError: another schedule or prediction.
     """
     schedule = net.schedule
     level = schedule.level(schedule.t_span[0] / 2)
     row = net.parameterization(level)
     straight = schedule.t_span == (1.0, 0.0) and abs(level.alpha - 0.5) < 1e-6
     straight = straight and abs(level.sigma - 0.5) < 1e-6
-    if not straight or (row.x0_weight, row.eps_weight) != (-1.0, 1.0):
+    found = [of for of, weights in predictions.items() if weights == tuple(row)[:2]]
+    if not straight or not found:
+        wanted = " or ".join(map(repr, predictions))
         raise ValueError(
             f"config.loss.name='{name}' needs schedule 'rectified_flow' with shift 1 and "
-            f"prediction 'flow', got schedule {schedule.name!r}"
+            f"prediction {wanted}, got schedule {schedule.name!r}"
         )
+    return found[0]
 
 
 def check_boundary(net: Net, ratio: float) -> None:

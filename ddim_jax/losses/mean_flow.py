@@ -13,8 +13,12 @@ be an input, drawn with a density of 1 / w: the velocity is then
 
 whose fixed point is the guided one, `w v(label) + (1 - w) v(null)`.
 
+With prediction `x0` the network answers with a picture y, and u = (x - y) / max(t, 0.05) ("pixel
+MeanFlow"): what one step draws is y itself, and no noise has to be undone in it. The velocity of
+the data is (x - x0) / max(t, 0.05) then.
+
 Sources: Geng et al. 2025 (arXiv:2505.13447), section 4 and algorithm 1; Geng et al. 2025
-(arXiv:2512.02012), the improved form.
+(arXiv:2512.02012), the improved form; Lu et al. 2026 (arXiv:2601.22158), in pixels.
 """
 
 import functools
@@ -26,6 +30,7 @@ import numpy as np
 
 from ddim_jax.dropping import is_null, nulled
 from ddim_jax.losses.loss import (
+    VELOCITY,
     Loss,
     Net,
     add_noise,
@@ -41,6 +46,9 @@ from ddim_jax.predictions import expand
 from ddim_jax.schedules import NoiseLevel
 
 Array = Any
+PREDICTIONS = VELOCITY | {"x0": (1.0, 0.0)}
+LEAST_TIME = 0.05
+"""Below it an error of a picture counts for no larger error of the velocity."""
 
 
 def mean_flow(
@@ -62,7 +70,7 @@ def mean_flow(
 
     Args:
         net: the network, which takes "interval"; on `rectified_flow` without shift, with
-            prediction `flow`.
+            prediction `flow` or `x0`.
         mean: of logit(t) and logit(r); the greater of the two is t.
         std: of both.
         same: share of rows with r = t, which is flow matching.
@@ -82,7 +90,7 @@ def mean_flow(
             network whose inputs are never dropped.
     """
     check_dropout(label_dropout)
-    check_flow(net, "mean_flow")
+    of_pictures = check_flow(net, "mean_flow", PREDICTIONS) == "x0"
     check_range("config.loss.mean", mean, "[-50, 50]")
     check_range("config.loss.std", std, "[0, 50]")
     check_range("config.loss.same", same, "[0, 1]", "0.75 is the paper's")
@@ -103,6 +111,9 @@ def mean_flow(
     if guided:
         options = f"config.loss.omega={omega} and config.loss.kappa={kappa} need"
         check_can_guide(net, label_dropout, options)
+
+    def divisor(t):
+        return jnp.maximum(t, LEAST_TIME)
 
     def velocity_of(x, t, velocity, inputs, u):
         """The velocity of x along the flow, guided at `guided_times` in rows that are not null."""
@@ -130,10 +141,12 @@ def mean_flow(
 
         def u(params, x, t, interval, inputs=inputs):
             time = net.schedule.level(t).model_time
-            return net.apply(params, x, time, inputs | {"interval": interval}, dropout_keys)
+            answer = net.apply(params, x, time, inputs | {"interval": interval}, dropout_keys)
+            return (x - answer) / expand(divisor(t), x) if of_pictures else answer
 
         fixed = functools.partial(u, jax.lax.stop_gradient(params))
-        velocity = velocity_of(x, t, eps - x0, inputs, fixed)
+        of_data = (x - x0) / expand(divisor(t), x) if of_pictures else eps - x0
+        velocity = velocity_of(x, t, of_data, inputs, fixed)
         along = fixed(x, t, 0 * t) if improved else velocity
         tangents = (along, jnp.ones_like(t), jnp.ones_like(t))
         _, change = jax.jvp(fixed, (x, t, t - r), tangents)
