@@ -47,6 +47,14 @@ def _whole_number(text: str) -> int:
         raise argparse.ArgumentTypeError(f"must be a whole number, got {text!r}") from None
 
 
+def _number(text: str) -> float:
+    """Of a flag, for a message that names no function."""
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from None
+
+
 class Parser(argparse.ArgumentParser):
     """Of a command's flags, as which `run` writes arguments in messages; 2.0 is a whole number."""
 
@@ -57,6 +65,7 @@ class Parser(argparse.ArgumentParser):
         own = {"prog": interrupts.program(), "allow_abbrev": False}
         super().__init__(**own | options)
         self.register("type", int, _whole_number)
+        self.register("type", float, _number)
 
     def parse_args(self, *args, **options) -> argparse.Namespace:
         """As of argparse."""

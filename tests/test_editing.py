@@ -375,12 +375,12 @@ def test_errors_are_one_line(command, flags, message, tmp_path):
 @pytest.mark.parametrize(
     "flag, message",
     [
-        ("--steps=10,", "argument --steps: must be whole numbers like 3,14,15, got '10,'"),
-        ("--steps=2.5", "argument --steps: must be whole numbers like 3,14,15, got '2.5'"),
-        ("--index=", "argument --index: must be whole numbers like 3,14,15, got ''"),
-        ("--strength=a", "argument --strength: must be numbers like 0.3,0.5, got 'a'"),
-        ("--num=two", "argument --num: must be a whole number, got 'two'"),
-        ("--guidance_scale=x", "argument --guidance_scale: invalid float value: 'x'"),
+        ("--steps=10,", "--steps: must be whole numbers like 3,14,15, got '10,'"),
+        ("--steps=2.5", "--steps: must be whole numbers like 3,14,15, got '2.5'"),
+        ("--index=", "--index: must be whole numbers like 3,14,15, got ''"),
+        ("--strength=a", "--strength: must be numbers like 0.3,0.5, got 'a'"),
+        ("--num=two", "--num: must be a whole number, got 'two'"),
+        ("--guidance_scale=x", "--guidance_scale: must be a number, got 'x'"),
     ],
 )
 def test_values_that_cannot_be_read(flag, message, capsys):
