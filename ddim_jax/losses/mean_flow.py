@@ -112,9 +112,6 @@ def mean_flow(
         options = f"config.loss.omega={omega} and config.loss.kappa={kappa} need"
         check_can_guide(net, label_dropout, options)
 
-    def divisor(t):
-        return jnp.maximum(t, LEAST_TIME)
-
     def velocity_of(x, t, velocity, inputs, u):
         """The velocity of x along the flow, guided at `guided_times` in rows that are not null."""
         if not guided and guidance is None:
@@ -142,10 +139,10 @@ def mean_flow(
         def u(params, x, t, interval, inputs=inputs):
             time = net.schedule.level(t).model_time
             answer = net.apply(params, x, time, inputs | {"interval": interval}, dropout_keys)
-            return (x - answer) / expand(divisor(t), x) if of_pictures else answer
+            return _toward(answer, x, t) if of_pictures else answer
 
         fixed = functools.partial(u, jax.lax.stop_gradient(params))
-        of_data = (x - x0) / expand(divisor(t), x) if of_pictures else eps - x0
+        of_data = _toward(x0, x, t) if of_pictures else eps - x0
         velocity = velocity_of(x, t, of_data, inputs, fixed)
         along = fixed(x, t, 0 * t) if improved else velocity
         tangents = (along, jnp.ones_like(t), jnp.ones_like(t))
@@ -158,6 +155,11 @@ def mean_flow(
         return value, {"loss": value, "mse_flow": jnp.mean(squared) / x0[0].size}
 
     return Loss(compute)
+
+
+def _toward(picture: Array, x: Array, t: Array) -> Array:
+    """The velocity at x, t that leads back to a picture."""
+    return (x - picture) / expand(jnp.maximum(t, LEAST_TIME), x)
 
 
 def _check_times(given: Any) -> tuple[float, float]:

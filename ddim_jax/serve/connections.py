@@ -1,16 +1,16 @@
 """Connections around their requests: how many, how long a head takes, clients that do not read."""
 
 import asyncio
-import json
+from http import HTTPStatus
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from ddim_jax.serve.gate import WRITES, refusal
 
 HEADS = 10.0
 """Seconds within which the head of a request must be there, the first and each later one."""
 HEAD_BYTES = 2**16
 """The longest head, and the longest line between the pieces of a body."""
-WRITES = 30.0
-"""Seconds in which a client must read something of what is there for it."""
 LINGERS = 1.0
 """Seconds for which a connection is kept after an error, so that it is read."""
 
@@ -97,27 +97,17 @@ def limited(most: int) -> type[asyncio.Protocol]:
                 if self.cycle.response_started:
                     self.transport.close()
                     return
-            self.transport.write(refusal(status, text, retry_after))
+            self.transport.write(_response(status, text, retry_after))
             self.transport.write_eof()
             self.loop.call_later(LINGERS, self.transport.close)
 
     return Limited
 
 
-def refusal(status: int, text: str, retry_after: int = 0) -> bytes:
-    """An error as all paths say it, for a connection that is then closed.
-
-    Args:
-        status: of HTTP.
-        text: what to do.
-        retry_after: seconds; 0: it does not say.
-    """
-    phrases = {400: "Bad Request", 408: "Request Timeout", 503: "Service Unavailable"}
-    body = json.dumps({"error": text}).encode()
-    lines = [
-        f"HTTP/1.1 {status} {phrases[status]}", "content-type: application/json",
-        f"content-length: {len(body)}", "connection: close",
-    ]  # fmt: skip
-    if retry_after:
-        lines.append(f"retry-after: {retry_after}")
-    return "\r\n".join([*lines, "", ""]).encode() + body
+def _response(status: int, text: str, retry_after: int) -> bytes:
+    """An error as all paths say it, whole; `retry_after` in seconds, 0: it does not say."""
+    later = {"retry-after": str(retry_after)} if retry_after else {}
+    said = refusal(text, status, {"connection": "close"} | later)
+    head = [b"HTTP/1.1 %d %s" % (status, HTTPStatus(status).phrase.encode())]
+    head += [b"%s: %s" % header for header in said.raw_headers]
+    return b"\r\n".join([*head, b"", said.body])
