@@ -10,6 +10,7 @@ from configs import digits_mean_flow
 from ddim_jax import checkpoints
 from ddim_jax.checkpoints.tensors import to_ours, to_theirs
 from ddim_jax.networks import DiT, TextUNet
+from ddim_jax.networks.attention import Attention
 from ddim_jax.networks.autoencoder import AutoencoderKL
 from ddim_jax.networks.clip import ClipText
 from ddim_jax.networks.layers import Dropout
@@ -124,6 +125,7 @@ LEARNT = dict(text_length=3, vocabulary=11, text_features=8)
 SMALL = {
     "dit": DiT(**SMALL_DIT),
     "dit of learnt tokens": DiT(**SMALL_DIT, **LEARNT, modulation="shared"),
+    "dit of keys": DiT(**SMALL_DIT, **LEARNT, text_as="keys"),
     "dit of features": DiT(**SMALL_DIT, text_length=3, context_dim=5),
     "text_unet": TextUNet(**SMALL_UNET),
 }
@@ -191,7 +193,9 @@ def test_initialisation_of_text_encoders():
 # --- options --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", slow_but(SMALL, ("dit of learnt tokens", "text_unet")))
+@pytest.mark.parametrize(
+    "name", slow_but(SMALL, ("dit of learnt tokens", "dit of keys", "text_unet"))
+)
 def test_samples_do_not_see_each_other_and_every_input_matters(name):
     net = SMALL[name].clone(scalars=("interval",))
     if name == "text_unet":
@@ -224,7 +228,9 @@ def test_a_shared_modulation_is_one_layer_of_every_block_with_biases_of_their_ow
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["dit of learnt tokens", "text_unet of learnt tokens"])
+@pytest.mark.parametrize(
+    "name", ["dit of learnt tokens", "dit of keys", "text_unet of learnt tokens"]
+)
 def test_learnt_tokens_are_told_as_their_features_are(name):
     unet = TextUNet(**SMALL_UNET | LEARNT | dict(context_dim=0, num_classes=4))
     learnt = SMALL.get(name, unet)
@@ -242,6 +248,17 @@ def test_learnt_tokens_are_told_as_their_features_are(name):
     np.testing.assert_allclose(base, told_features, atol=1e-5)
     turned = inputs | {"text": inputs["text"][:, ::-1]}
     assert np.abs(learnt.apply({"params": params}, x, t, turned) - base).max() > 1e-3
+
+
+def test_tokens_beside_are_further_keys_of_attention():
+    draw = np.random.default_rng(0).normal
+    x, beside = (draw(size=(2, n, 8)).astype(np.float32) for n in (5, 3))
+    layer = Attention(heads=2, bias=True)
+    params = moved(layer, np.concatenate([x, beside], axis=1))
+    whole = layer.apply({"params": params}, np.concatenate([x, beside], axis=1))
+    kv = {name: leaf[..., 8:] for name, leaf in params["qkv"].items()}
+    found = layer.apply({"params": params | {"kv": kv}}, x, beside=beside)
+    np.testing.assert_allclose(found, whole[:, :5], atol=1e-5)
 
 
 @pytest.mark.parametrize("remat", ["products", "blocks"])

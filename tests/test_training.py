@@ -62,8 +62,11 @@ def test_constant_ema_and_its_warmup():
     [
         (lambda: states.constant_ema(1.0), r"decay must be in \[0, 1\), got 1.0"),
         (lambda: states.power_ema(0.5), r"relative_std must be in \(0, 0.28\), got 0.5"),
-        (lambda: make_optimizer("sgd"), "optimizer must be one of adam, adamw, radam, got 'sgd'"),
-        (lambda: make_optimizer(weight_decay=0.1), "weight_decay=0.1 needs optimizer 'adamw'"),
+        (
+            lambda: make_optimizer("sgd"),
+            "optimizer must be one of adam, adamw, radam, muon, got 'sgd'",
+        ),
+        (lambda: make_optimizer(weight_decay=0.1), "weight_decay=0.1 needs optimizer 'adamw' or"),
         (lambda: make_optimizer(warmup_steps=9, decay_steps=5), "must exceed warmup_steps"),
     ],
 )
@@ -84,6 +87,30 @@ def test_the_optimizer_warms_up_decays_and_clips():
     assert sizes[6] == pytest.approx(0.5, abs=1e-4) and sizes[8] == pytest.approx(0, abs=1e-6)
     clipped = optax.clip_by_global_norm(1.0).update(gradient, optax.EmptyState())[0]
     np.testing.assert_allclose(clipped["w"], [0.6, 0.8], rtol=1e-5)
+
+
+def test_muon_makes_the_step_of_each_kernel_nearly_orthogonal():
+    shapes = dict(blocks=dict(kernel=(3, 8, 32), bias=(3, 32)), conv=dict(kernel=(3, 3, 2, 6)))
+    shapes |= dict(token=dict(embedding=(40, 8)))
+    draw = np.random.default_rng(0).normal
+    is_shape = lambda node: isinstance(node, tuple)  # noqa: E731
+    gradient = jax.tree.map(lambda s: draw(size=s).astype(np.float32), shapes, is_leaf=is_shape)
+    plain, muon = (make_optimizer(name, 0.01, clip_norm=0.0) for name in ("adamw", "muon"))
+    update, state = jax.jit(muon.update)(gradient, muon.init(gradient), gradient)
+    state = jax.jit(muon.update)(gradient, state, gradient)[1]
+    other = plain.update(gradient, plain.init(gradient), gradient)[0]
+    for matrix, was in [
+        *zip(update["blocks"]["kernel"], gradient["blocks"]["kernel"], strict=True),
+        (update["conv"]["kernel"].reshape(18, 6), gradient["conv"]["kernel"].reshape(18, 6)),
+    ]:
+        u, _, vt = np.linalg.svd(was, full_matrices=False)
+        sizes = np.diag(u.T @ np.asarray(matrix) @ vt.T) / (-0.01 * 0.2 * max(matrix.shape) ** 0.5)
+        np.testing.assert_allclose(sizes, 1, atol=0.35)  # of five rounds of the iteration
+        assert np.sqrt(np.square(matrix).mean()) == pytest.approx(0.01 * 0.2, rel=0.15)
+    for name, part in ("blocks", "bias"), ("token", "embedding"):
+        assert np.all(np.sign(update[name][part]) == np.sign(other[name][part]))
+        assert np.ptp(np.abs(update[name][part])) < 1e-5  # Adam's first step: all of one size
+    assert any(leaf.shape == (3, 8, 32) for leaf in jax.tree.leaves(state))  # the momentum
 
 
 def apply(params, x, model_time, inputs, dropout_keys):

@@ -132,8 +132,14 @@ class Attention(nn.Module):
     dtype: str = "float32"
 
     @nn.compact
-    def __call__(self, x, context=None, dropout_keys=None):
+    def __call__(self, x, context=None, dropout_keys=None, beside=None):
         """Returns [B, N, C].
+
+        Args:
+            x: [B, N, C].
+            context: [B, M, D] tokens that x attends to; None: x attends to itself.
+            dropout_keys: [B], one key per sample; None for no dropout.
+            beside: [B, M, D] further tokens that x attends to beside itself; without a context.
 
         Raises:
             ValueError: heads do not divide C.
@@ -144,6 +150,9 @@ class Attention(nn.Module):
         if context is None:
             init = dict(kernel_init=self.qkv_init, use_bias=self.bias)
             q, k, v = jnp.split(dense(3 * width, **init, name="qkv")(x), 3, axis=-1)
+            if beside is not None:
+                more = jnp.split(dense(2 * width, **init, name="kv")(beside), 2, axis=-1)
+                k, v = (jnp.concatenate(both, axis=1) for both in zip((k, v), more, strict=True))
         else:
             q = dense(width, use_bias=self.bias, name="q")(x)
             k, v = (dense(width, use_bias=self.bias, name=name)(context) for name in "kv")

@@ -16,11 +16,14 @@ eps=1e-5. Gates start at zero (a fresh block adds nothing) and so does the last 
 network returns zeros.
 
 A text's tokens join those of the picture: every block attends over both, and their mean is added to
-the embedding. Small networks learn the tokens' features themselves (`vocabulary`) and share the six
-vectors' layer among the blocks (`modulation="shared"`), which is a third of a block's parameters.
+the embedding. With `text_as="keys"` the picture's tokens alone pass through the blocks, and attend
+to the text's as well: less work, where a text is about as long as the picture. Small networks learn
+the tokens' features themselves (`vocabulary`) and share the six vectors' layer among the blocks
+(`modulation="shared"`), which is a third of a block's parameters.
 
 Sources: Peebles & Xie 2022 (arXiv:2212.09748), section 3.2, there "in-context conditioning" too;
-Ma et al. 2024 (arXiv:2401.08740); Chen et al. 2023 (arXiv:2310.00426), section 2.3, adaLN-single.
+Nichol et al. 2021 (arXiv:2112.10741), section 3.1, texts as keys; Ma et al. 2024
+(arXiv:2401.08740); Chen et al. 2023 (arXiv:2310.00426), section 2.3, adaLN-single.
 """
 
 from types import MappingProxyType
@@ -52,6 +55,8 @@ from ddim_jax.networks.options import (
 )
 
 FREQUENCIES = 256
+LOOP = "blocks"
+"""Name of the parameters of all blocks, stacked along their first axis."""
 normal = nn.initializers.normal(0.02)
 
 
@@ -93,10 +98,11 @@ class DiTBlock(nn.Module):
     shared: bool = False
 
     @nn.compact
-    def __call__(self, x, emb, dropout_keys=None):
+    def __call__(self, x, emb, dropout_keys=None, text=None):
         """Returns x of the next block and None.
 
         emb is [B, C], activated; of blocks that share a layer [B, 6C], what came out of that.
+        text is [B, L, D], tokens that x attends to beside itself; None: there are none.
         """
         if self.shared:
             own = self.param("modulation", zeros, (6 * x.shape[-1],))
@@ -109,7 +115,8 @@ class DiTBlock(nn.Module):
         shift_0, scale_0, gate_0, shift_1, scale_1, gate_1 = jnp.split(six, 6, axis=-1)
         norm = LayerNorm(1e-6, affine=False, dtype=self.dtype)
         attention = Attention(self.heads, True, self.dropout, fan_avg, self.dtype, name="attention")
-        h = attention(modulate(norm(x), shift_0, scale_0), dropout_keys=dropout_keys)
+        h = modulate(norm(x), shift_0, scale_0)
+        h = attention(h, dropout_keys=dropout_keys, beside=text)
         x = x + gate_0[:, None] * h
         norm = LayerNorm(self.eps, affine=False, dtype=self.dtype)
         feed = FeedForward("gelu_tanh", dropout=self.dropout, dtype=self.dtype, name="feed")
@@ -176,6 +183,8 @@ class DiT(nn.Module):
         vocabulary: number of those tokens.
         text_features: of a learnt token, a multiple of 64 or less.
         text_depth: blocks that learnt tokens pass through.
+        text_as: "tokens": a text's tokens pass through the blocks as the picture's do; "keys":
+            every block attends to them, as they are, beside the picture's.
         modulation: "block": each block has a layer to its six vectors; "shared": one for all, to
             whose vectors each adds its own.
         scalars: further inputs, as in `UNet`.
@@ -204,6 +213,7 @@ class DiT(nn.Module):
     vocabulary: int = 0
     text_features: int = 128
     text_depth: int = 1
+    text_as: str = "tokens"
     modulation: str = "block"
     scalars: tuple[str, ...] = ()
     time_scale: float = 1.0
@@ -258,10 +268,11 @@ class DiT(nn.Module):
         h = nn.Dense(self.width, kernel_init=fan_avg, dtype=self.dtype, name="patches")(tokens)
         places = positions(rows, columns, self.width, self.position_grid)
         h = h + jnp.asarray(places, self.dtype)[None]
-        if text is not None:
-            h = jnp.concatenate([h, text.astype(self.dtype)], axis=1)
+        text = text if text is None else text.astype(self.dtype)
+        if text is not None and self.text_as == "tokens":
+            h, text = jnp.concatenate([h, text], axis=1), None
         keys = keys if self.dropout else None
-        h = self._blocks(block, h, emb.astype(self.dtype), keys, told)
+        h = self._blocks(block, h, emb.astype(self.dtype), keys, (text, *told))
         h = h[:, : rows * columns]
         self.sow("intermediates", MIDDLE, h.reshape(x.shape[0], rows, columns, self.width))
         two = nn.Dense(2 * self.width, kernel_init=zeros, name="modulation_out")(emb)
@@ -305,10 +316,10 @@ class DiT(nn.Module):
             in_axes=(nn.broadcast, 0, *(nn.broadcast for _ in told)),
             length=self.depth,
         )
-        return loop(*options, name="blocks")(h, emb, keys, *told)[0]
+        return loop(*options, name=LOOP)(h, emb, keys, *told)[0]
 
     def _check(self, x, t, inputs, dropout_keys):
-        check_options(self, modulation=("block", "shared"))
+        check_options(self, modulation=("block", "shared"), text_as=("tokens", "keys"))
         if self.text_length:
             check_text(self)
         check_divides("heads", self.heads, self.width)

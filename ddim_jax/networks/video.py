@@ -125,9 +125,9 @@ class VideoDiTBlock(DiTBlock):
     """`DiTBlock` over the places of every frame, then attention over the frames at each place."""
 
     @nn.compact
-    def __call__(self, x, emb, dropout_keys=None, clips=None):
+    def __call__(self, x, emb, dropout_keys=None, text=None, clips=None):
         """Returns x [B * T, N, C] of the next block and None."""
-        x, _ = super().__call__(x, emb, dropout_keys)
+        x, _ = super().__call__(x, emb, dropout_keys, text)
         layer = FrameAttention(self.heads, dtype=self.dtype, name="time_attention")
         x = layer(x[:, :, None], clips)
         return x[:, :, 0], None
