@@ -5,16 +5,16 @@
     python sample.py --checkpoint=runs/emoji --prompt="crying cat face" --labels=fluent
 
 A diffusion transformer on a flow: the style is its label, and it learns the features of the name's
-tokens itself. `--config=emoji:unet` is a UNet of as many parameters in its place, which attends to
+tokens itself. It takes 2.5 hours on 2 CPU cores. `--config=emoji:unet` is a UNet of as many parameters in its place, which attends to
 the tokens at its coarser level.
 """
 
 from configs.digits import get_config as digits
 from configs.emoji_vae import get_config as emoji_vae
 
-VOCABULARY, LENGTH = 2048, 16
+VOCABULARY, LENGTH = 2048, 12
 NETWORKS = {
-    "dit": dict(width=256, depth=5, heads=4, patch_size=2, modulation="shared"),
+    "dit": dict(width=240, depth=5, heads=4, patch_size=4, modulation="shared", text_as="keys"),
     "unet": dict(
         name="text_unet", widths=(72, 144), num_blocks=1, depths=(0, 1), heads=(4, 4), groups=8,
         context_dim=0,
@@ -23,7 +23,7 @@ NETWORKS = {
 
 
 def get_config(network: str = "dit"):
-    """64 tokens of a picture and 16 of its name, adaLN-single; logit-normal times."""
+    """16 tokens of a picture, which attend to the 12 of its name; adaLN-single, logit-normal times."""
     if network not in NETWORKS:
         raise ValueError(f"emoji is drawn by {' or '.join(NETWORKS)}, got {network!r}")
     config = digits()
@@ -45,7 +45,6 @@ def get_config(network: str = "dit"):
         vocabulary=VOCABULARY,
         text_features=128,
         time_scale=1000.0,
-        dropout=0.1,
         dtype="float32",
     )
     config.model.update(NETWORKS[network])
@@ -59,7 +58,7 @@ def get_config(network: str = "dit"):
     config.optimizer.update(warmup_steps=500, decay="cosine")
     config.ema.relative_std = 0.05
     config.train.update(
-        steps=20_000, batch_size=512, log_every=100, checkpoint_every=1000, sample_every=5000
+        steps=30_000, batch_size=64, log_every=100, checkpoint_every=500, sample_every=2000
     )
     config.sample.update(
         solver="dpm_solver++_2m",

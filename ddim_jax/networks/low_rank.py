@@ -26,7 +26,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from ddim_jax.names import check_options, check_range
 
 Array = Any
-ATTENTION = ("qkv", "q", "k", "v", "out")
+ATTENTION = ("qkv", "q", "k", "v", "kv", "out")
 GROUPS = ("attention", "convolutions", "dense")
 """Kernels by kind: of attention, of 3x3 convolutions, of dense layers, those of attention too."""
 

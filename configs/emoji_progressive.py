@@ -1,0 +1,37 @@
+"""Progressive distillation of `emoji` to 8, 4, 2 and 1 steps, with the guidance inside.
+
+    python train.py --config=emoji_progressive --config.data.name=npz:emoji.npz
+    python sample.py --checkpoint=runs/emoji_progressive/4_step --prompt="crying cat face" \\
+        --labels=fluent
+
+Starts from `runs/emoji`, guided in the first stage alone; the autoencoder and the tokens are its.
+"""
+
+import ml_collections
+
+from configs.emoji import get_config as emoji
+
+LENGTHS = {8: 1500, 4: 1500, 2: 2000, 1: 2500}
+"""Steps of a student -> its training steps."""
+GUIDE = dict(name="classifier_free", scale=3.0)
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """Salimans & Ho 2022, algorithm 2; linear decay in every stage."""
+    config = emoji()
+    config.start_from = "runs/emoji"
+    config.loss = dict(name="progressive", steps=8)
+    config.optimizer = dict(name="adam", learning_rate=3e-4, decay="linear", clip_norm=1.0, b2=0.99)
+    config.ema = dict(name="constant", decay=0.99)
+    config.sample.update(solver="ddim", guidance_scale=1.0)
+    config.stages = [
+        dict(
+            name=f"{steps}_step",
+            loss=dict(steps=steps),
+            train=dict(steps=length),
+            sample=dict(steps=steps),
+        )
+        for steps, length in LENGTHS.items()
+    ]
+    config.stages[0]["guide"] = GUIDE
+    return config
