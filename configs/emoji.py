@@ -5,8 +5,8 @@
     python sample.py --checkpoint=runs/emoji --prompt="crying cat face" --labels=fluent
 
 A diffusion transformer on a flow: the style is its label, and it learns the features of the name's
-tokens itself. It takes 2.5 hours on 2 CPU cores. `--config=emoji:unet` is a UNet of as many parameters in its place, which attends to
-the tokens at its coarser level.
+tokens itself. `--config=emoji:unet` is a UNet of as many parameters in its place, which attends to
+the tokens at its coarser level. Takes 2.5 hours on 2 CPU cores.
 """
 
 from configs.digits import get_config as digits
@@ -23,7 +23,7 @@ NETWORKS = {
 
 
 def get_config(network: str = "dit"):
-    """16 tokens of a picture, which attend to the 12 of its name; adaLN-single, logit-normal times."""
+    """16 tokens of a picture, which attend to 12 of its name; adaLN-single; logit-normal times."""
     if network not in NETWORKS:
         raise ValueError(f"emoji is drawn by {' or '.join(NETWORKS)}, got {network!r}")
     config = digits()
