@@ -17,9 +17,18 @@ import jax
 import numpy as np
 
 from ddim_jax import command_line, files
-from ddim_jax.checkpoints import hub, load, lora, parts, pipelines, single_file, weights_file
+from ddim_jax.checkpoints import (
+    eight_bits,
+    hub,
+    load,
+    lora,
+    parts,
+    pipelines,
+    single_file,
+    weights_file,
+)
 from ddim_jax.checkpoints.parts import Pipeline
-from ddim_jax.checkpoints.tensors import DTYPES, cast
+from ddim_jax.checkpoints.tensors import cast
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -31,7 +40,8 @@ def main(argv: list[str] | None = None) -> None:
         "single file of Stable Diffusion, DiT or SiT",
     )
     parser.add_argument("file", help="ends in .safetensors, or is a folder for diffusers")
-    parser.add_argument("--dtype", choices=DTYPES, help="of the weights; default: as they are")
+    dtypes = weights_file.DTYPES
+    parser.add_argument("--dtype", choices=dtypes, help="of the weights; default: as they are")
     parser.add_argument("--tokenizer", help="folder of the tokenizer, of an original single file")
     parser.add_argument("--autoencoder", help="its folder, of an original file of DiT or SiT")
     parser.add_argument(
@@ -46,6 +56,10 @@ def _export(args: argparse.Namespace) -> None:
     path = Path(args.file)
     suffixes = (".safetensors",) if path.suffix or args.lora else ()
     files.check_new(path, what="the file", suffixes=suffixes, overwrite=None)
+    if args.dtype == eight_bits.NAME and (args.lora or not path.suffix):
+        raise ValueError(
+            f"--dtype={args.dtype} is for one .safetensors file that ddim_jax reads; take float16"
+        )
     if args.lora:
         _export_lora(args.checkpoint, path, args.dtype or "float32")
         return
@@ -69,17 +83,18 @@ def _export(args: argparse.Namespace) -> None:
 
 def _read(args: argparse.Namespace) -> tuple[Pipeline, int]:
     """The checkpoint, whatever it is, and its step."""
-    given = args.checkpoint
-    path = hub.folder(given, args.dtype) if given.startswith(hub.PREFIX) else Path(given)
+    given, packed = args.checkpoint, args.dtype == eight_bits.NAME
+    dtype = None if packed else args.dtype
+    path = hub.folder(given, dtype) if given.startswith(hub.PREFIX) else Path(given)
     original = path.is_file() and single_file.is_original(path)
     for name in ("tokenizer", "autoencoder", "prediction"):
         if getattr(args, name) and not original:
             raise ValueError(f"--{name} is for original single files, and {given} is none")
     if original:
         options = dict(tokenizer=args.tokenizer, autoencoder=args.autoencoder)
-        return single_file.read(path, args.dtype, **options, prediction=args.prediction), 0
+        return single_file.read(path, dtype, **options, prediction=args.prediction), 0
     if path.is_dir() and pipelines.is_folder(path):
-        return pipelines.read(path, args.dtype), 0
+        return pipelines.read(path, dtype), 0
     if path.is_file():
         return weights_file.read_pipeline(path)
     model = load(given)

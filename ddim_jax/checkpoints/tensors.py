@@ -4,7 +4,7 @@ Convolutions are [O, I, 3, 3] there and [3, 3, I, O] here; dense layers are tran
 queries, keys and values lie side by side here; blocks that are compiled once are stacked here.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,10 +15,10 @@ DTYPES = ("float32", "bfloat16", "float16")
 """Of parameters, by name."""
 
 
-def check_dtype(dtype: str | None) -> None:
+def check_dtype(dtype: str | None, known: Collection[str] = DTYPES) -> None:
     """Raises ValueError for what is no dtype of parameters; None, the files' own, is one."""
-    if dtype is not None and dtype not in DTYPES:
-        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    if dtype is not None and dtype not in known:
+        raise ValueError(f"dtype must be one of {', '.join(known)}, got {dtype!r}")
 
 
 class Entry(NamedTuple):

@@ -2,7 +2,8 @@
 
 The tensors are named by their paths joined with "/"; the metadata holds "config" (JSON), "step" and
 "format". Of a whole pipeline the file holds the autoencoder's and the text encoders' parameters
-too, under "codec/" and "text_0/", "text_1/", and the metadata "tokenizers" (JSON).
+too, under "codec/" and "text_0/", "text_1/", and the metadata "tokenizers" (JSON). In 8 bits
+(`eight_bits.py`) tensors are two each, and the format ends in " int8".
 """
 
 import json
@@ -13,9 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddim_jax import experiment, files
-from ddim_jax.checkpoints import parts, tensor_files
+from ddim_jax.checkpoints import eight_bits, parts, tensor_files, tensors
 from ddim_jax.checkpoints.parts import Pipeline
-from ddim_jax.checkpoints.tensors import DTYPES, cast, check_dtype
 from ddim_jax.model import Model
 from ddim_jax.networks.tokenizer import Tokenizer
 
@@ -23,6 +23,8 @@ __all__ = ["DTYPES", "read", "read_pipeline", "save", "save_pipeline"]
 
 FORMAT, WHOLE = "ddim_jax 1", "ddim_jax 2"
 """Of a network alone, and of a pipeline."""
+DTYPES = (*tensors.DTYPES, eight_bits.NAME)
+"""That files are written in."""
 
 
 def read(path: Path, name: str) -> Model:
@@ -52,10 +54,10 @@ def read_pipeline(path: Path, dtype: str | None = None) -> tuple[Pipeline, int]:
     Raises:
         ValueError: it is damaged, of another format, or does not fit its own config.
     """
-    check_dtype(dtype)
-    tensors = tensor_files.Tensors([path])
-    metadata = tensors.metadata
-    if metadata.get("format") not in (FORMAT, WHOLE):
+    tensors.check_dtype(dtype)
+    held = tensor_files.Tensors([path])
+    metadata = held.metadata
+    if metadata.get("format", "").removesuffix(f" {eight_bits.NAME}") not in (FORMAT, WHOLE):
         raise ValueError(
             f"{path} was not written by ddim_jax (its format is {metadata.get('format')!r}, not "
             f"{FORMAT!r}); export a workdir with python -m ddim_jax.checkpoints, or give the "
@@ -63,7 +65,9 @@ def read_pipeline(path: Path, dtype: str | None = None) -> tuple[Pipeline, int]:
         )
     with files.interpreting(path):
         config = experiment.resolve(experiment.of_file(json.loads(metadata["config"])))
-        found = {name: cast(tensors[name], dtype, name) for name in tensors}
+        packed = metadata["format"].endswith(eight_bits.NAME)
+        values = eight_bits.unpack(held) if packed else held
+        found = {name: tensors.cast(values[name], dtype, name) for name in values}
         made = json.loads(metadata.get("tokenizers", "[]"))
         tokenizers = tuple(Tokenizer(**options) for options in made)
         pipeline = parts.of_flat(config, found)._replace(tokenizers=tokenizers)
@@ -77,7 +81,8 @@ def save(path: str | Path, model: Model, dtype: str | None = "float32") -> None:
     Args:
         path: ending in .safetensors; must not exist.
         model: what to write.
-        dtype: "float32", or "bfloat16" or "float16" for half the size; None: the parameters' own.
+        dtype: "float32"; "bfloat16" or "float16" for half the size, "int8" for a quarter, which
+            is read as float32; None: the parameters' own.
 
     Raises:
         FileExistsError: the file exists.
@@ -91,9 +96,11 @@ def save_pipeline(
 ) -> None:
     """Writes a pipeline to one file; arguments and errors as of `save`."""
     path = files.check_new(path, what="the file", suffixes=(".safetensors",), overwrite=None)
-    check_dtype(dtype)
+    tensors.check_dtype(dtype, DTYPES)
+    packed = dtype == eight_bits.NAME
     found = jax.device_get(parts.flat(pipeline))
-    tensors = {name: np.asarray(value) for name, value in found.items()}
+    values = {name: np.asarray(value) for name, value in found.items()}
+    values, dtype = (eight_bits.pack(values), None) if packed else (values, dtype)
     config = json.loads(pipeline.config.to_json())
     kind, colon, place = config["data"]["name"].partition(":")
     # folders are this machine's alone
@@ -105,9 +112,10 @@ def save_pipeline(
             section["start_from"] = Path(section["start_from"]).name
     config["version"] = experiment.version()
     whole = pipeline.codec_params is not None or pipeline.text_params
-    metadata = {"format": WHOLE if whole else FORMAT, "step": str(step)}
+    kind = (WHOLE if whole else FORMAT) + (f" {eight_bits.NAME}" if packed else "")
+    metadata = {"format": kind, "step": str(step)}
     metadata |= {"config": json.dumps(config)}
     if pipeline.tokenizers:
         made = [tokenizer.options() for tokenizer in pipeline.tokenizers]
         metadata["tokenizers"] = json.dumps(made, separators=(",", ":"))
-    tensor_files.save(path, tensors, metadata, dtype)
+    tensor_files.save(path, values, metadata, dtype)
