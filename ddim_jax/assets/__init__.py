@@ -7,6 +7,9 @@ stay unseen.
 
 `moving_4step.safetensors` draws clips of such digits, which move.
 
+`emoji.safetensors` draws emoji from their names, in the styles noto, twemoji and fluent; it was
+trained on 5,107 pictures, which are not in the package.
+
 `selfcheck.npz` holds pictures of `digits.safetensors` that `ddim_jax/selfcheck.py` draws again.
 
 `emoji_encoder.npz` holds the weights of a network that `ddim_jax/evaluation/emoji.py` trained on
