@@ -273,7 +273,7 @@ def change(path, value):
         ("model.dtype", "float16", "dtype must be one of .*got 'float16'"),
         ("model.channel_mults", (1, 1, 1, 1, 1), "height and width must be divisible by 16"),
         ("model.out_channels", 3, "returns 3 channels, the images have 1; set .*out_channels=1"),
-        ("optimizer.name", "adm", "optimizer must be one of adam, adamw, radam, got 'adm'"),
+        ("optimizer.name", "adm", "optimizer must be one of adam, adamw, radam, muon, got 'adm'"),
         ("optimizer.lr", 1.0, "optimizer has no option 'lr'.*learning_rate"),
         ("ema.name", "none", "unknown ema 'none'; it is one of constant, power"),
         ("sample.solver", "dpm", "unknown solver 'dpm' .did you mean 'ddpm'.*it is one of ddim"),
