@@ -288,8 +288,8 @@ def test_an_exported_file_holds_the_network_and_its_config(finished, tmp_path, d
         checkpoints.save(file, model)
     with pytest.raises(ValueError, match="must end in .safetensors, got"):
         checkpoints.save(tmp_path / "model.bin", model)
-    with pytest.raises(ValueError, match="dtype must be one of .*, float16, got 'int8'"):
-        checkpoints.save(tmp_path / "new.safetensors", model, "int8")
+    with pytest.raises(ValueError, match="dtype must be one of .*, float16, int8, got 'int4'"):
+        checkpoints.save(tmp_path / "new.safetensors", model, "int4")
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(ValueError, match="not a readable safetensors file"):
         checkpoints.load(file)
