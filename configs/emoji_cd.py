@@ -14,7 +14,7 @@ from configs.emoji import get_config as emoji
 def get_config():
     """Song et al. 2023 (arXiv:2303.01469), CD, with the guided teacher of Meng et al. 2023."""
     config = emoji()
-    config.start_from = "runs/emoji"
+    config.start_from = "emoji"
     config.model.scalars = ("guidance",)
     guidance = (1.0, 4.0)
     config.loss = dict(name="guided", guidance=guidance)

@@ -4,7 +4,7 @@
     python sample.py --checkpoint=runs/emoji_progressive/4_step --prompt="crying cat face" \\
         --labels=fluent
 
-Starts from `runs/emoji`, guided in the first stage alone; the autoencoder and the tokens are its.
+Starts from the bundled `emoji`, guided in the first stage alone; autoencoder and tokens are its.
 """
 
 import ml_collections
@@ -19,7 +19,7 @@ GUIDE = dict(name="classifier_free", scale=3.0)
 def get_config() -> ml_collections.ConfigDict:
     """Salimans & Ho 2022, algorithm 2; linear decay in every stage."""
     config = emoji()
-    config.start_from = "runs/emoji"
+    config.start_from = "emoji"
     config.loss = dict(name="progressive", steps=8)
     config.optimizer = dict(name="adam", learning_rate=3e-4, decay="linear", clip_norm=1.0, b2=0.99)
     config.ema = dict(name="constant", decay=0.99)
