@@ -119,9 +119,15 @@ def _steps(
     progress = Progress(first, train.steps, train.batch_size)
     if first < train.steps:
         progress.say("compiling the train step ...")
+    one_by_one, metrics = mesh.devices.flat[0].platform == "cpu", {}
     with StopOnSignal() as stop, progress:
         for step in range(first + 1, train.steps + 1):
-            state, metrics = method.step(state, put(next(batches)), codec_params)
+            batch = put(next(batches))
+            if one_by_one:
+                # of steps that wait for each other on a busy CPU, XLA 0.10 can run out of threads:
+                # one device waits for the other in an all-reduce, for good
+                jax.block_until_ready(metrics)
+            state, metrics = method.step(state, batch, codec_params)
             writer.add(metrics)
             progress.step()
             # asked once a step: a signal between here and the save must not be lost
