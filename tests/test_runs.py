@@ -116,6 +116,14 @@ def test_a_damaged_newest_checkpoint_is_skipped_and_said(finished, tmp_path, cap
         checkpoints.load(workdir)
 
 
+def test_on_cpu_a_step_begins_when_the_one_before_is_done(tmp_path, monkeypatch):
+    """Of many steps that wait for each other XLA's threads can run out, for good."""
+    waited, wait = [], jax.block_until_ready
+    monkeypatch.setattr(loop.jax, "block_until_ready", lambda x: waited.append(x) or wait(x))
+    loop.train(config(3), tmp_path)
+    assert len([one for one in waited if isinstance(one, dict) and "loss" in one]) == 2
+
+
 @contextlib.contextmanager
 def largest_file(size):
     """Writing beyond so many bytes of a file fails, as it does on a full disk."""
