@@ -35,15 +35,20 @@ def get_config(teacher: str = "moving_digits") -> ml_collections.ConfigDict:
     config.train.update(
         batch_size=clips["train"]["batch_size"], checkpoint_every=200, sample_every=1000
     )
-    config.stages = [
+    config.stages = halvings(LENGTHS, GUIDE)
+    config.sample.guidance_scale = 1.0
+    return config
+
+
+def halvings(lengths: dict[int, int], guide: dict) -> list[dict]:
+    """A stage for each student, steps -> training steps; the first has a guided teacher."""
+    stages = [
         dict(
             name=f"{steps}_step",
             loss=dict(steps=steps),
             train=dict(steps=length),
             sample=dict(steps=steps),
         )
-        for steps, length in LENGTHS.items()
+        for steps, length in lengths.items()
     ]
-    config.stages[0]["guide"] = GUIDE
-    config.sample.guidance_scale = 1.0
-    return config
+    return [stages[0] | dict(guide=guide), *stages[1:]]

@@ -6,7 +6,7 @@
 
 A diffusion transformer on a flow: the style is its label, and it learns the features of the name's
 tokens itself. `--config=emoji:unet` is a UNet of as many parameters in its place, which attends to
-the tokens at its coarser level. Takes 2.5 hours on 2 CPU cores.
+the tokens at its coarser level. Takes 3 hours on 2 CPU cores.
 """
 
 from configs.digits import get_config as digits

@@ -9,6 +9,7 @@ Starts from the bundled `emoji`, guided in the first stage alone; autoencoder an
 
 import ml_collections
 
+from configs.distill_clips import halvings
 from configs.emoji import get_config as emoji
 
 LENGTHS = {8: 1500, 4: 1500, 2: 2000, 1: 2500}
@@ -24,14 +25,5 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer = dict(name="adam", learning_rate=3e-4, decay="linear", clip_norm=1.0, b2=0.99)
     config.ema = dict(name="constant", decay=0.99)
     config.sample.update(solver="ddim", guidance_scale=1.0)
-    config.stages = [
-        dict(
-            name=f"{steps}_step",
-            loss=dict(steps=steps),
-            train=dict(steps=length),
-            sample=dict(steps=steps),
-        )
-        for steps, length in LENGTHS.items()
-    ]
-    config.stages[0]["guide"] = GUIDE
+    config.stages = halvings(LENGTHS, GUIDE)
     return config

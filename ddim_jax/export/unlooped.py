@@ -5,7 +5,7 @@ import dataclasses
 import jax
 
 from ddim_jax.model import Model
-from ddim_jax.networks.transformer import DiT
+from ddim_jax.networks.transformer import LOOP, DiT
 
 
 class PlainDiT(DiT):
@@ -25,8 +25,8 @@ def unlooped(model: Model) -> Model:
     names = {field.name for field in dataclasses.fields(network)} - {"parent", "name"}
     plain = PlainDiT(**{name: getattr(network, name) for name in names})
     blocks = {
-        f"block_{i}": jax.tree.map(lambda leaf, i=i: leaf[i], model.params["blocks"])
+        f"block_{i}": jax.tree.map(lambda leaf, i=i: leaf[i], model.params[LOOP])
         for i in range(network.depth)
     }
-    others = {name: value for name, value in model.params.items() if name != "blocks"}
+    others = {name: value for name, value in model.params.items() if name != LOOP}
     return model.replace(network=plain, params=others | blocks)
