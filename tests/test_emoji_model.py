@@ -22,7 +22,7 @@ def test_names_are_drawn_in_every_style(model):
     network = feature_networks.load("emoji")
     found = network.extract(pictures)
     ranks = network.gallery.ranks(found.pool, names, styles)
-    assert np.mean(ranks <= 5) >= 0.8, dict(zip(names, ranks, strict=False))
+    assert np.mean(ranks <= 5) >= 0.8, list(zip(names, ranks, strict=True))
     assert np.mean(found.logits.argmax(-1) == styles) >= 0.8
 
 

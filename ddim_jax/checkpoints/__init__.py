@@ -20,8 +20,7 @@ import jax.numpy as jnp
 from ddim_jax import codecs, experiment, fingerprints
 from ddim_jax.checkpoints import diffusers, hub, parts, pipelines, single_file, weights_file
 from ddim_jax.checkpoints import lora as loras
-from ddim_jax.checkpoints.tensors import DTYPES
-from ddim_jax.checkpoints.weights_file import save
+from ddim_jax.checkpoints.weights_file import DTYPES, save
 from ddim_jax.codecs import Codec
 from ddim_jax.model import Model
 from ddim_jax.names import few

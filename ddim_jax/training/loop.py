@@ -124,8 +124,8 @@ def _steps(
         for step in range(first + 1, train.steps + 1):
             batch = put(next(batches))
             if one_by_one:
-                # of steps that wait for each other on a busy CPU, XLA (jaxlib 0.10) can run out of threads:
-                # one device waits for the other in an all-reduce, for good
+                # of steps that wait for each other on a busy CPU, XLA (jaxlib 0.10) can run out of
+                # threads: one device waits for the other in an all-reduce, for good
                 jax.block_until_ready(metrics)
             state, metrics = method.step(state, batch, codec_params)
             writer.add(metrics)
