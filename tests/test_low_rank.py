@@ -115,12 +115,16 @@ def test_targets():
     assert sorted(both + dense) == sorted(kernels)
     with rejects(ValueError, "no kernel is 'conv'", "attention, convolutions, dense", "conv_in/k"):
         LowRank(targets=("conv",)).kernels(params)
+    assert LowRank(targets=(), whole=("conv_in/*",)).kernels(params) == []
+    with rejects(ValueError, "config.train.lora trains nothing", "or whole patterns of parameters"):
+        LowRank(targets=()).kernels(params)
+    with rejects(ValueError, "config.train.lora.targets must be some of attention", "got (4,)"):
+        LowRank(targets=(4,))
 
 
 BAD = {
     "rank": ({"rank": 0}, "config.train.lora.rank must be at least 1, got 0"),
     "alpha": ({"alpha": -1}, "config.train.lora.alpha must be positive, got -1"),
-    "targets": ({"targets": ()}, "config.train.lora.targets must be some of attention"),
     "name": ({"ranks": 4}, "no option 'ranks' (did you mean 'rank'?)"),
     "type": ({"rank": "four"}, "rank of config.train.lora must be a whole number, got 'four'"),
 }

@@ -8,7 +8,6 @@ folders, `lora.py` changes of weights. `python -m ddim_jax.checkpoints` converts
 """
 
 import dataclasses
-import importlib.resources
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,8 @@ import jax.numpy as jnp
 from ddim_jax import codecs, experiment, fingerprints
 from ddim_jax.checkpoints import diffusers, hub, parts, pipelines, single_file, weights_file
 from ddim_jax.checkpoints import lora as loras
+from ddim_jax.checkpoints.packaged import file_of
+from ddim_jax.checkpoints.packaged import names as bundled
 from ddim_jax.checkpoints.weights_file import DTYPES, save
 from ddim_jax.codecs import Codec
 from ddim_jax.model import Model
@@ -30,16 +31,6 @@ __all__ = ["DTYPES", "bundled", "load", "load_codec", "save"]
 
 PUBLISHED = ("diffusers", "original")
 """Kinds of data that configs of published networks name."""
-
-
-def bundled() -> list[str]:
-    """Names of the models that come with the package."""
-    folder = importlib.resources.files("ddim_jax.assets")
-    return sorted(
-        file.name.removesuffix(".safetensors")
-        for file in folder.iterdir()
-        if file.name.endswith(".safetensors")
-    )
 
 
 def load(
@@ -108,8 +99,7 @@ def _load(checkpoint: str | Path, dtype: str | None, published: str) -> Model:
         own = model.draws_latents and experiment.data_kind(model.config) in PUBLISHED
         return _cast(model, dtype or published) if own else model
     if str(checkpoint) in bundled():
-        file = importlib.resources.files("ddim_jax.assets") / f"{checkpoint}.safetensors"
-        with importlib.resources.as_file(file) as path:
+        with file_of(str(checkpoint)) as path:
             return weights_file.read(path, str(checkpoint))
     held = sorted(config.parent.name for config in path.parent.glob("*/config.json"))
     on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", str(checkpoint)) and path.suffix != ".safetensors"

@@ -5,9 +5,12 @@
     python -m ddim_jax.checkpoints stable-diffusion sd.safetensors        # a published folder
     python -m ddim_jax.checkpoints sd.safetensors stable-diffusion        # and back
     python -m ddim_jax.checkpoints runs/style style.safetensors --lora    # of a run with train.lora
+    python -m ddim_jax.checkpoints runs/student student.safetensors --base=emoji --dtype=int8
     python -m ddim_jax.checkpoints v1-5.safetensors sd15 --tokenizer=stable-diffusion/tokenizer
 
-The file of a pipeline holds its autoencoder, text encoders and tokenizers too.
+The file of a pipeline holds its autoencoder, text encoders and tokenizers too. With `--base`, a
+model of the package that the run started from, it holds what training changed, and of a run with
+`train.lora` the factors.
 """
 
 import argparse
@@ -48,6 +51,7 @@ def main(argv: list[str] | None = None) -> None:
         "--prediction", choices=("eps", "v", "flow"), help="of an original single file"
     )
     parser.add_argument("--lora", action="store_true", help="its low-rank factors alone, for peft")
+    parser.add_argument("--base", help="model in the package: leave out what equals it")
     args = parser.parse_args(argv)
     command_line.run("checkpoints", lambda: _export(args))
 
@@ -60,13 +64,16 @@ def _export(args: argparse.Namespace) -> None:
         raise ValueError(
             f"--dtype={args.dtype} is for one .safetensors file that ddim_jax reads; take float16"
         )
+    if args.base and (args.lora or not path.suffix):
+        raise ValueError("--base is for one .safetensors file that ddim_jax reads, without --lora")
     if args.lora:
         _export_lora(args.checkpoint, path, args.dtype or "float32")
         return
     pipeline, step = _read(args)
     said = f"step {step}, " if step else ""
     if path.suffix:
-        weights_file.save_pipeline(path, pipeline, args.dtype, step)
+        factors = _factors(Path(args.checkpoint)) if args.base else None
+        weights_file.save_pipeline(path, pipeline, args.dtype, step, args.base, factors)
         print(f"{path}: {said}{path.stat().st_size / 1e6:.2f} MB")
         return
     if args.dtype:
@@ -101,6 +108,16 @@ def _read(args: argparse.Namespace) -> tuple[Pipeline, int]:
     if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(model.params)):
         raise ValueError(f"{given} has shapes and no weights to convert: give a checkpoint")
     return parts.pipeline_of(model), model.step
+
+
+def _factors(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """The factors of a workdir that trained some: name of a kernel -> (down, up)."""
+    from ddim_jax.checkpoints import workdir
+
+    if not (path / "config.json").exists() or not workdir.load_config(path).train.get("lora"):
+        return {}
+    changed = workdir.read_factors(path)
+    return changed.low_rank.factors(jax.device_get(changed.factors))
 
 
 def _export_lora(checkpoint: str, path: Path, dtype: str) -> None:

@@ -43,6 +43,11 @@ def pack(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return packed
 
 
+def is_packed(metadata: Mapping[str, str]) -> bool:
+    """Whether the metadata of a file say that it is in 8 bits."""
+    return metadata["format"].endswith(f" {NAME}")
+
+
 def unpack(packed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """What `pack` made into 8 bits as float32; other tensors as they are.
 

@@ -3,10 +3,12 @@
 The tensors are named by their paths joined with "/"; the metadata holds "config" (JSON), "step" and
 "format". Of a whole pipeline the file holds the autoencoder's and the text encoders' parameters
 too, under "codec/" and "text_0/", "text_1/", and the metadata "tokenizers" (JSON). In 8 bits
-(`eight_bits.py`) tensors are two each, and the format ends in " int8".
+(`eight_bits.py`) tensors are two each, and the format ends in " int8". A file that holds only what
+differs from a model in the package (`packaged.py`) has "base" (JSON) in its metadata.
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -14,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ddim_jax import experiment, files
-from ddim_jax.checkpoints import eight_bits, parts, tensor_files, tensors
+from ddim_jax.checkpoints import eight_bits, packaged, parts, tensor_files, tensors
 from ddim_jax.checkpoints.parts import Pipeline
 from ddim_jax.model import Model
 from ddim_jax.networks.tokenizer import Tokenizer
@@ -65,8 +67,9 @@ def read_pipeline(path: Path, dtype: str | None = None) -> tuple[Pipeline, int]:
         )
     with files.interpreting(path):
         config = experiment.resolve(experiment.of_file(json.loads(metadata["config"])))
-        packed = metadata["format"].endswith(eight_bits.NAME)
-        values = eight_bits.unpack(held) if packed else held
+        values = eight_bits.unpack(held) if eight_bits.is_packed(metadata) else held
+        if "base" in metadata:
+            values = packaged.whole(values, json.loads(metadata["base"]), str(path))
         found = {name: tensors.cast(values[name], dtype, name) for name in values}
         made = json.loads(metadata.get("tokenizers", "[]"))
         tokenizers = tuple(Tokenizer(**options) for options in made)
@@ -75,7 +78,9 @@ def read_pipeline(path: Path, dtype: str | None = None) -> tuple[Pipeline, int]:
         return pipeline, int(metadata["step"])
 
 
-def save(path: str | Path, model: Model, dtype: str | None = "float32") -> None:
+def save(
+    path: str | Path, model: Model, dtype: str | None = "float32", base: str | None = None
+) -> None:
     """Writes a model to one file.
 
     Args:
@@ -83,23 +88,46 @@ def save(path: str | Path, model: Model, dtype: str | None = "float32") -> None:
         model: what to write.
         dtype: "float32"; "bfloat16" or "float16" for half the size, "int8" for a quarter, which
             is read as float32; None: the parameters' own.
+        base: name of a model in the package; the file holds only what differs from it.
 
     Raises:
         FileExistsError: the file exists.
-        ValueError: another ending or dtype; numbers that are not finite in it.
+        ValueError: another ending or dtype; numbers that are not finite in it; a model that is no
+            change of base.
     """
-    save_pipeline(path, parts.pipeline_of(model), dtype, model.step)
+    save_pipeline(path, parts.pipeline_of(model), dtype, model.step, base)
 
 
 def save_pipeline(
-    path: str | Path, pipeline: Pipeline, dtype: str | None = None, step: int = 0
+    path: str | Path,
+    pipeline: Pipeline,
+    dtype: str | None = None,
+    step: int = 0,
+    base: str | None = None,
+    factors: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
 ) -> None:
-    """Writes a pipeline to one file; arguments and errors as of `save`."""
+    """Writes a pipeline to one file.
+
+    Args:
+        path: as of `save`.
+        pipeline: what to write.
+        dtype: as of `save`.
+        step: of training.
+        base: as of `save`.
+        factors: of low-rank changes of base, as of `packaged.less`.
+
+    Raises:
+        FileExistsError: as `save`.
+        ValueError: as `save`.
+    """
     path = files.check_new(path, what="the file", suffixes=(".safetensors",), overwrite=None)
     tensors.check_dtype(dtype, DTYPES)
     packed = dtype == eight_bits.NAME
     found = jax.device_get(parts.flat(pipeline))
     values = {name: np.asarray(value) for name, value in found.items()}
+    if base:
+        values = {name: tensors.cast(value, np.float32, name) for name, value in values.items()}
+        values = packaged.less(values, base, factors)
     values, dtype = (eight_bits.pack(values), None) if packed else (values, dtype)
     config = json.loads(pipeline.config.to_json())
     kind, colon, place = config["data"]["name"].partition(":")
@@ -115,6 +143,8 @@ def save_pipeline(
     kind = (WHOLE if whole else FORMAT) + (f" {eight_bits.NAME}" if packed else "")
     metadata = {"format": kind, "step": str(step)}
     metadata |= {"config": json.dumps(config)}
+    if base:
+        metadata["base"] = json.dumps(packaged.reference(base))
     if pipeline.tokenizers:
         made = [tokenizer.options() for tokenizer in pipeline.tokenizers]
         metadata["tokenizers"] = json.dumps(made, separators=(",", ":"))

@@ -38,12 +38,13 @@ class LowRank:
     Attributes:
         rank: r, inner size of each change.
         alpha: a change counts alpha / rank; None: as much as rank, so 1.
-        targets: names in `GROUPS`, or patterns of a kernel's path like "mid_*/conv_?/kernel".
+        targets: names in `GROUPS`, or patterns of a kernel's path like "mid_*/conv_?/kernel"; none
+            of a run that trains only what is whole.
         whole: patterns of parameters that are trained themselves, beside the factors. In a run the
-            layers of new inputs always are.
+            layers that the network did not have before always are.
 
     Raises:
-        ValueError: rank or alpha out of range, or no targets.
+        ValueError: rank or alpha out of range, or targets that are no text.
     """
 
     rank: int = 4
@@ -56,7 +57,7 @@ class LowRank:
         check_range("config.train.lora.rank", self.rank, "[1, inf)", "4 is usual", whole=True)
         if self.alpha is not None:
             check_range("config.train.lora.alpha", self.alpha, "(0, inf)", "None is that of rank")
-        if not self.targets or not all(isinstance(one, str) for one in self.targets):
+        if not all(isinstance(one, str) for one in self.targets):
             raise ValueError(
                 f"config.train.lora.targets must be some of {', '.join(GROUPS)} or patterns of "
                 f"kernels, got {self.targets!r}"
@@ -74,10 +75,14 @@ class LowRank:
             params: of a network, or their shapes.
 
         Raises:
-            ValueError: a target that no kernel has, a pattern that no parameter has.
+            ValueError: a target that no kernel has, a pattern that no parameter has, neither.
         """
         shapes = {path: leaf.shape for path, leaf in flatten_dict(params, sep="/").items()}
-        self._whole(shapes)
+        if not self._whole(shapes) and not self.targets:
+            raise ValueError(
+                "config.train.lora trains nothing: its targets must be some of "
+                f"{', '.join(GROUPS)} or patterns of kernels, or whole patterns of parameters"
+            )
         is_changed = lambda p: p.endswith("/kernel") and not _fits(p, self.whole)  # noqa: E731
         shapes = {path: shape for path, shape in shapes.items() if is_changed(path)}
         found = []
@@ -122,15 +127,19 @@ class LowRank:
             params: of the network.
             factors: of `init`, or {}.
         """
-        flat, factors = (flatten_dict(tree, sep="/") for tree in (params, factors))
-        for path in [path for path in factors if path.endswith("/up")]:
-            place = path.removesuffix("up")
-            down, up = factors[f"{place}down"], self.scale * factors[path]
+        flat = flatten_dict(params, sep="/")
+        for path, (down, up) in self.factors(factors).items():
             change = jnp.matmul(down, up, precision="highest")
-            kernel = flat[f"{place}kernel"]
-            flat[f"{place}kernel"] = kernel + change.astype(kernel.dtype)
+            flat[path] = flat[path] + change.astype(flat[path].dtype)
+        factors = flatten_dict(factors, sep="/")
         flat |= {path: leaf for path, leaf in factors.items() if _fits(path, self.whole)}
         return unflatten_dict(flat, sep="/")
+
+    def factors(self, tree: Any) -> dict[str, tuple[Array, Array]]:
+        """What a tree of `init` changes: path of a kernel -> (down, up), whose product is added."""
+        flat = flatten_dict(tree, sep="/")
+        places = [path.removesuffix("up") for path in flat if path.endswith("/up")]
+        return {f"{p}kernel": (flat[f"{p}down"], self.scale * flat[f"{p}up"]) for p in places}
 
     def _whole(self, paths: Collection[str]) -> list[str]:
         """Of these paths those that are trained whole."""

@@ -273,10 +273,8 @@ def _summary(config, method: Method, source, first: int) -> str:
     if method.low_rank is not None:
         factors = jax.eval_shape(method.low_rank.init, jax.random.key(0), shapes)
         kernels, rank = len(method.low_rank.kernels(shapes)), method.low_rank.rank
-        trained = (
-            f"{_count(factors):,} numbers in factors of rank {rank} of {kernels} kernels, which "
-            f"change {trained}"
-        )
+        in_factors = f" in factors of rank {rank} of {kernels} kernels" if kernels else ""
+        trained = f"{_count(factors):,} numbers{in_factors}, which change {trained}"
     if method.loss.parts is not None:
         trained += f" of the student, beside its {' and '.join(method.loss.parts.names[1:])}"
     told = dataclasses.replace(model.inputs, class_names=tuple(config.data.get("class_names", ())))

@@ -1,0 +1,91 @@
+"""Files that hold only what differs from a model in the package."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+import ddim_jax
+from ddim_jax import checkpoints
+from ddim_jax.checkpoints import packaged, tensor_files
+from ddim_jax.checkpoints.__main__ import main as convert
+from ddim_jax.networks.low_rank import LowRank
+from tests.errors import rejects
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """The bundled digits with one parameter changed, and its name."""
+    model = ddim_jax.load("digits")
+    params = jax.tree.map(np.asarray, model.params)
+    params["conv_out"]["bias"] = params["conv_out"]["bias"] + 0.25
+    return model.replace(params=params)
+
+
+def test_a_file_holds_what_differs_and_is_read_whole(digits, tmp_path):
+    file = tmp_path / "changed.safetensors"
+    checkpoints.save(file, digits, base="digits")
+    held = tensor_files.Tensors([file])
+    assert list(held) == ["conv_out/bias"]
+    assert json.loads(held.metadata["base"]) == packaged.reference("digits")
+    read = ddim_jax.load(file)
+    assert read.fingerprint == digits.fingerprint and read.step == digits.step
+    assert read.fingerprint != ddim_jax.load("digits").fingerprint
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_the_autoencoder_of_a_student_is_its_teachers(dtype, tmp_path):
+    model = ddim_jax.load("emoji")
+    params = jax.tree.map(lambda leaf: np.asarray(leaf) * 1.5, model.params)
+    file = tmp_path / "student.safetensors"
+    checkpoints.save(file, model.replace(params=params), dtype, base="emoji")
+    assert not [name for name in tensor_files.Tensors([file]) if name.startswith("codec/")]
+    read = ddim_jax.load(file)
+    for ours, theirs in zip(*map(jax.tree.leaves, (read.params, params)), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=0 if dtype == "float32" else 0.02)
+    for ours, theirs in zip(
+        *map(jax.tree.leaves, (read.codec.params, model.codec.params)), strict=True
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_low_rank_change_is_held_as_its_factors():
+    base = packaged._tensors("digits")
+    low_rank, rng = LowRank(3, 6), np.random.default_rng(0)
+    shapes = low_rank.init(jax.random.key(0), ddim_jax.load("digits").params)
+    tree = jax.tree.map(lambda leaf: np.float32(rng.normal(size=leaf.shape)), shapes)
+    merged = flatten_dict(low_rank.merge(ddim_jax.load("digits").params, tree), sep="/")
+    merged = {name: np.asarray(value) for name, value in merged.items()}
+    held = packaged.less(merged, "digits", low_rank.factors(tree))
+    assert {name.rpartition(":")[2] for name in held} == {"down", "up"}
+    assert sum(value.size for value in held.values()) < 0.02 * sum(v.size for v in base.values())
+    read = packaged.whole(held, packaged.reference("digits"), "file")
+    for name, value in merged.items():
+        np.testing.assert_allclose(read[name], value, atol=1e-4, err_msg=name)
+
+
+def test_what_is_no_change_of_the_base_is_refused(digits):
+    tensors = packaged._tensors("digits")
+    few = {name: value for name, value in tensors.items() if name != "conv_in/kernel"}
+    with rejects(ValueError, "no change of digits, which has conv_in/kernel beside"):
+        packaged.less(few, "digits")
+    factors = {"conv_out/kernel": (np.ones((3, 3, 48, 1), np.float32), np.ones((1, 4), np.float32))}
+    with rejects(ValueError, "from which conv_out/kernel differs by more than its factors"):
+        packaged.less(tensors, "digits", factors)
+    with rejects(ValueError, "a base is a model in the package (digits", "got 'digit'"):
+        packaged.reference("digit")
+    said = packaged.reference("digits") | {"sha256": "0"}
+    with rejects(ValueError, "file holds what differs from another digits", "without a base"):
+        packaged.whole({}, said, "file")
+
+
+def test_the_command_line(tmp_path, capsys):
+    file = tmp_path / "same.safetensors"
+    convert(["digits", str(file), "--base=digits"])
+    assert len(tensor_files.Tensors([file])) == 0
+    assert ddim_jax.load(file).fingerprint == ddim_jax.load("digits").fingerprint
+    with pytest.raises(SystemExit) as stopped:
+        convert(["digits", str(tmp_path / "folder"), "--base=digits"])
+    assert "--base is for one .safetensors file" in str(stopped.value)
