@@ -4,9 +4,10 @@
     python train.py --config=distill_clips:emoji_video --config.data.name=npz:emoji_video.npz
     python sample.py --checkpoint=runs/distill_clips/4_step
 
-Starts from the last stage of `moving_digits` or of `emoji_video`, guided in the first stage alone:
-the students have the guidance inside. In a third of the clips some frames are known, as in the
-teacher's training, so that the student goes on from a first frame and fills in between.
+Starts from `moving_digits` or `emoji_video`, guided in the first stage alone: the students have the
+guidance inside. Those of `emoji_video` change what it did not train by low-rank factors. In a third
+of the clips some frames are known, as in the teacher's training, so that the student goes on from a
+first frame and fills in between.
 """
 
 import importlib
@@ -24,19 +25,22 @@ def get_config(teacher: str = "moving_digits") -> ml_collections.ConfigDict:
     if teacher not in TEACHERS:
         raise ValueError(f"distill_clips is of {' and '.join(TEACHERS)}, got {teacher!r}")
     config = importlib.import_module(f"configs.{teacher}").get_config()
-    clips, dropout = config.stages[-1], config.loss.label_dropout
-    config.start_from = f"runs/{teacher}/{clips['name']}"
-    with config.ignore_type():
-        config.data.update(clips["data"])
-        config.model.update(clips["model"])
+    config.start_from, dropout = f"runs/{teacher}", config.loss.label_dropout
+    if config.get("stages"):
+        clips = config.stages[-1]
+        config.start_from += f"/{clips['name']}"
+        with config.ignore_type():
+            config.data.update(clips["data"])
+            config.model.update(clips["model"])
+            config.train.update(clips["train"])
+    else:
+        config.train.lora = dict(rank=16, targets=("dense",), whole=("*time_attention*",))
     config.loss = dict(name="progressive", steps=16, known=1 / 3, label_dropout=dropout)
     config.optimizer = dict(name="adam", learning_rate=3e-4, decay="linear", clip_norm=1.0, b2=0.99)
     config.ema = dict(name="constant", decay=0.99)
-    config.train.update(
-        batch_size=clips["train"]["batch_size"], checkpoint_every=200, sample_every=1000
-    )
+    config.train.update(checkpoint_every=200, sample_every=1000)
     config.stages = halvings(LENGTHS, GUIDE)
-    config.sample.guidance_scale = 1.0
+    config.sample.update(solver="ddim", guidance_scale=1.0)
     return config
 
 

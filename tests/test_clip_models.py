@@ -1,7 +1,6 @@
 """Models of clips: from a config, from pictures, trained, drawn, frame behind frame."""
 
 import functools
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -9,16 +8,14 @@ import ml_collections
 import numpy as np
 import pytest
 
-from configs import emoji_video
 from ddim_jax import experiment, parallel, sampling
 from ddim_jax.dropping import ALONE
 from ddim_jax.editing.frames import KnownFrames, known_frames, roll_out
 from ddim_jax.guidance import Guidance
 from ddim_jax.losses import diffusion
 from ddim_jax.networks.frames import is_added
-from ddim_jax.training import method, stages, teacher
+from ddim_jax.training import method, teacher
 from tests.errors import rejects
-from tests.tiny import tiny
 
 T, SIZE = 4, 12
 jit = functools.partial(
@@ -218,7 +215,6 @@ def test_only_a_causal_network_rolls_out():
 
 
 def test_clips_without_classes_are_told_a_row_each():
-    config = dict(stages.split(tiny(emoji_video.get_config(), levels=1), Path("runs")))
-    model = experiment.build(config[Path("runs/clips")])
+    model = experiment.build(config_of(model=dict(num_classes=0)))
     told = model.conditions(3, model.recipe, model.inputs.labels(None, 3))["inputs"]
     assert told["alone"].shape == (3,) and "label" not in told

@@ -16,9 +16,12 @@ def tiny(config: ml_collections.ConfigDict, levels: int = 2) -> ml_collections.C
     config = config.copy_and_resolve_references()
     with config.unlocked():
         channels = 3 if "autoencoder_kl" in (config.model.get("name"), _codec(config)) else 1
-        config.data.update(name="digits", image_shape=(8, 8, channels), resize=8)
+        side = 16 if channels == 3 else 8  # latents of 8 x 8
+        config.data.update(name="digits", image_shape=(side, side, channels), resize=side)
         if config.data.get("frames"):
-            config.data.update(name="moving_digits", image_shape=(12, 12, channels), resize=12)
+            side = max(side, 12)
+            shape = (side, side, channels)
+            config.data.update(name="moving_digits", image_shape=shape, resize=side)
             config.data.frames = min(config.data.frames, FRAMES)
         config.data.channels = channels
         if config.model.get("name", "unet") in ("unet", "video_unet"):
