@@ -5,7 +5,7 @@
         --labels=fluent
 
 Starts from the bundled `emoji`, guided in the first stage alone; autoencoder and tokens are its.
-The first student is of 4 steps, because in 8 the teacher draws as well as in 50.
+The first student is of 4 steps, because in 8 the teacher draws nearly as well as in 50.
 """
 
 import ml_collections
