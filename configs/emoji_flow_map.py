@@ -29,7 +29,7 @@ def get_config() -> ml_collections.ConfigDict:
     guided |= dict(train=dict(steps=1500), sample=dict(guidance_scale=3.0))
     flow_map["loss"]["guidance"] = SCALES
     flow_map |= dict(
-        train=dict(steps=3000), sample=dict(solver="ddim", steps=4, guidance_scale=3.0)
+        train=dict(steps=3000), sample=dict(solver="ddim", steps=1, guidance_scale=3.0)
     )
     config.stages = [guided, flow_map]
     return config

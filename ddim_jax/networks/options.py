@@ -44,9 +44,13 @@ SCALAR_UNITS = 1000.0
 
 
 def scalar(net: nn.Module, name: str, value: Any) -> Any:
-    """A scalar in the units of times, so that a network's `time_scale` makes it its own scale's."""
+    """A scalar in the units of times in 0..1000; a `time_scale` below 1 slows both.
+
+    A `time_scale` above 1 is for times in 0..1, and leaves scalars as they are.
+    """
     own = getattr(net, "interval_scale", None) if name == "interval" else None
-    return SCALAR_UNITS * value if own is None else SCALAR_UNITS * own / net.time_scale * value
+    own = min(net.time_scale, 1.0) if own is None else own
+    return SCALAR_UNITS * own / net.time_scale * value
 
 
 def kept(module: type[nn.Module], remat: str, **options: Any) -> type[nn.Module]:

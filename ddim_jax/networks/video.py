@@ -26,7 +26,7 @@ from ddim_jax.inputs import FRAME_RATE, Input
 from ddim_jax.names import check_range
 from ddim_jax.networks.frames import Clips, FrameAttention, TimeConvolution, clips_of
 from ddim_jax.networks.layers import two_layers, zeros
-from ddim_jax.networks.options import SCALAR_UNITS, kept
+from ddim_jax.networks.options import kept, scalar
 from ddim_jax.networks.transformer import DiT, DiTBlock
 from ddim_jax.networks.unet import UNet
 
@@ -117,7 +117,7 @@ class VideoUNet(UNet):
         emb = super()._embed(t, inputs)
         if not self.frame_rate:
             return emb
-        features = self._features(SCALAR_UNITS * _octaves(inputs))
+        features = self._features(scalar(self, FRAME_RATE, _octaves(inputs)))
         return emb + two_layers(FRAME_RATE, features, emb.shape[-1], last_init=zeros)
 
 
@@ -191,7 +191,8 @@ class VideoDiT(DiT):
         emb = super()._embed(t, inputs, text)
         if not self.frame_rate:
             return emb
-        return emb + self._number(FRAME_RATE, SCALAR_UNITS * _octaves(inputs), zeros)
+        octaves = scalar(self, FRAME_RATE, _octaves(inputs))
+        return emb + self._number(FRAME_RATE, octaves, zeros)
 
 
 def _told(net: nn.Module) -> dict[str, Input]:
