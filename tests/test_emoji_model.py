@@ -14,10 +14,12 @@ def model():
     return ddim_jax.load("emoji")
 
 
-def test_names_are_drawn_in_every_style(model):
+@pytest.mark.parametrize("name, steps", [("emoji", 8), ("emoji_1step", 1)])
+def test_names_are_drawn_in_every_style(name, steps):
+    model = ddim_jax.load(name)
     styles = np.repeat(np.arange(3), len(NAMES))
     names = [*NAMES] * 3
-    pictures = model.draw(prompt=names, label=styles.tolist(), steps=8, seed=1)
+    pictures = model.draw(prompt=names, label=styles.tolist(), steps=steps, seed=1)
     assert pictures.shape == (18, 64, 64, 3) and pictures.dtype == np.uint8
     network = feature_networks.load("emoji")
     found = network.extract(pictures)

@@ -8,7 +8,8 @@ stay unseen.
 `moving_4step.safetensors` draws clips of such digits, which move.
 
 `emoji.safetensors` draws emoji from their names, in the styles noto, twemoji and fluent; it was
-trained on 5,107 pictures, which are not in the package.
+trained on 5,107 pictures, which are not in the package. `emoji_1step.safetensors` holds what
+differs in a student that draws them in one evaluation.
 
 `selfcheck.npz` holds pictures of `digits.safetensors` that `ddim_jax/selfcheck.py` draws again.
 
