@@ -146,7 +146,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--guidance_scale", type=float, default=3.0, help="of the text alone")
     add("--batch_size", type=int, default=64)
     add("--seed", type=int, default=0, help="of the choice and of noise")
-    add("--out", default="analogies.png", help="the first ten; must not exist")
+    add("--out", default="edits/analogies.png", help="the first ten; must not exist")
     args = parser.parse_args(argv)
     command_line.run("emoji_analogies", lambda: run(args))
 

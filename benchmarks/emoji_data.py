@@ -64,11 +64,9 @@ def clips(strips: np.ndarray, data: dict) -> dict[str, np.ndarray]:
     kinds = np.unique(bases)
     held = np.random.default_rng(0).choice(kinds, size=len(kinds) // 10, replace=False)
     test, arrays = np.isin(bases, held), {"class_names": np.array(STYLES)}
+    labels = np.full(len(names), STYLES.index("fluent"), np.int32)
     for split, rows in (("train", ~test), ("test", test)):
-        arrays |= {
-            f"{split}_x": frames[rows],
-            f"{split}_y": np.full(rows.sum(), STYLES.index("fluent"), np.int32),
-        }
+        arrays |= {f"{split}_x": frames[rows], f"{split}_y": labels[rows]}
         arrays |= {f"{split}_captions": names[rows]}
         arrays |= {f"{split}_frame_rate": 1000 * FRAMES / data["milliseconds"][rows]}
     return arrays

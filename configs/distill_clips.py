@@ -34,7 +34,8 @@ def get_config(teacher: str = "moving_digits") -> ml_collections.ConfigDict:
             config.model.update(clips["model"])
             config.train.update(clips["train"])
     else:
-        config.train.lora = dict(rank=16, targets=("dense",), whole=("*time_attention*",))
+        trained = ("*time_attention*", "frame_rate*")
+        config.train.lora = dict(rank=16, targets=("dense",), whole=trained)
     config.loss = dict(name="progressive", steps=16, known=1 / 3, label_dropout=dropout)
     config.optimizer = dict(name="adam", learning_rate=3e-4, decay="linear", clip_norm=1.0, b2=0.99)
     config.ema = dict(name="constant", decay=0.99)

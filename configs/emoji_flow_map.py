@@ -1,11 +1,11 @@
-"""A flow map of `emoji`, guided: one to four steps, or any other number, at a scale of choice.
+"""A flow map of `emoji`, guided: one to four steps, or any other number.
 
     python train.py --config=emoji_flow_map --config.data.name=npz:emoji.npz
     python sample.py --checkpoint=runs/emoji_flow_map/flow_map --steps=1 --labels=fluent \\
         --prompt="crying cat face"
 
-Starts from the bundled `emoji`. Makes two runs in runs/emoji_flow_map: a network that gives the
-guided prediction in one evaluation, for every scale from 1 to 4, and the map along its
+Starts from the bundled `emoji`. Makes two runs in runs/emoji_flow_map: a network that is told a
+guidance scale from 1 to 4 and gives the guided prediction in one evaluation, and the map along its
 trajectories.
 """
 

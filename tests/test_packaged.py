@@ -17,7 +17,7 @@ from tests.errors import rejects
 
 @pytest.fixture(scope="module")
 def digits():
-    """The bundled digits with one parameter changed, and its name."""
+    """The bundled digits with one parameter changed."""
     model = ddim_jax.load("digits")
     params = jax.tree.map(np.asarray, model.params)
     params["conv_out"]["bias"] = params["conv_out"]["bias"] + 0.25
@@ -66,7 +66,14 @@ def test_a_low_rank_change_is_held_as_its_factors():
         np.testing.assert_allclose(read[name], value, atol=1e-4, err_msg=name)
 
 
-def test_what_is_no_change_of_the_base_is_refused(digits):
+def test_factors_of_a_layer_that_the_base_lacks_are_multiplied_out():
+    """Such as of a student's further input."""
+    tensors = packaged._tensors("digits") | {"more/kernel": np.ones((2, 2), np.float32)}
+    factors = {"more/kernel": (np.ones((2, 1), np.float32), np.ones((1, 2), np.float32))}
+    assert list(packaged.less(tensors, "digits", factors)) == ["more/kernel"]
+
+
+def test_what_is_no_change_of_the_base_is_refused():
     tensors = packaged._tensors("digits")
     few = {name: value for name, value in tensors.items() if name != "conv_in/kernel"}
     with rejects(ValueError, "no change of digits, which has conv_in/kernel beside"):

@@ -11,7 +11,7 @@ TOKENS = 530
 def tiny(config: ml_collections.ConfigDict, levels: int = 2) -> ml_collections.ConfigDict:
     """The config with a network of 1 or 2 small levels on 8 x 8 digits, 2 steps of batch 4.
 
-    Of several stages the first two are left.
+    In colour digits are 16 x 16, whose latents are 8 x 8. Of several stages the first two are left.
     """
     config = config.copy_and_resolve_references()
     with config.unlocked():

@@ -16,10 +16,10 @@ import numpy as np
 
 from ddim_jax import fingerprints
 from ddim_jax.checkpoints import eight_bits, tensor_files
+from ddim_jax.checkpoints.tensor_files import SUFFIX
 from ddim_jax.checkpoints.tensors import cast
 
 DOWN, UP = ":down", ":up"
-SUFFIX = ".safetensors"
 
 
 def names() -> list[str]:
@@ -64,13 +64,14 @@ def less(
     Args:
         tensors: name -> array, float32.
         name: of the model in the package.
-        factors: of kernels that are its kernels and `down @ up`: name -> (down, up), held in their
-            place.
+        factors: of kernels that are other kernels and `down @ up`: name -> (down, up), held in the
+            place of those that the model has.
 
     Raises:
         ValueError: no change of the model: it has tensors beside, or factors are of another.
     """
-    base, factors = _tensors(name), factors or {}
+    base = _tensors(name)
+    factors = {kernel: pair for kernel, pair in (factors or {}).items() if kernel in base}
     if missing := base.keys() - tensors.keys():
         raise ValueError(
             f"this is no change of {name}, which has {min(missing)} beside; save it without a base"
