@@ -22,7 +22,7 @@ from ddim_jax.networks import DiT, TextUNet, UNet
 from ddim_jax.networks.low_rank import LowRank, of
 from ddim_jax.predictions import PREDICTIONS
 from ddim_jax.schedules import cosine
-from ddim_jax.training import loop, method
+from ddim_jax.training import loop, method, stages
 from ddim_jax.training.state import TrainState, constant_ema
 from ddim_jax.training.step import make_step
 from tests.errors import rejects
@@ -250,6 +250,18 @@ def finished(base, tmp_path_factory):
     """An uninterrupted run of 4 steps."""
     workdir = tmp_path_factory.mktemp("finished")
     return workdir, loop.train(config(base), workdir)
+
+
+def test_stages_may_change_factors_one_after_the_other(base, tmp_path):
+    """All are checked before the first one trains."""
+    chain = config(base)
+    with chain.unlocked():
+        chain.stages = [dict(name="first"), dict(name="second", train=dict(steps=2))]
+    stages.check(stages.split(chain, tmp_path))
+    with chain.unlocked():
+        chain.stages[1]["train"] = dict(lora=dict(targets=("atention",)))
+    with rejects(ValueError, "stage second", "no kernel is 'atention'"):
+        stages.check(stages.split(chain, tmp_path))
 
 
 def leaves(state):

@@ -117,7 +117,8 @@ def check(stages: list) -> None:
             method = build(stage, before, parallel.make_mesh())
             if config is not None:
                 teacher.check(stage, config, method.loss.needs_teacher)
-        before, config = method.model, stage
+        shapes = jax.eval_shape(method.model.init, jax.random.key(0))
+        before, config = method.model.replace(params=shapes), stage
 
 
 @contextlib.contextmanager
