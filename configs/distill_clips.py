@@ -1,29 +1,29 @@
-"""Progressive distillation of networks of clips to 16, 8 and 4 steps, which know first frames too.
+"""Progressive distillation of networks of clips to few steps, which know first frames too.
 
     python train.py --config=distill_clips
     python train.py --config=distill_clips:emoji_video --config.data.name=npz:emoji_video.npz
     python sample.py --checkpoint=runs/distill_clips/4_step
 
-Starts from `moving_digits` or `emoji_video`, guided in the first stage alone: the students have the
-guidance inside. Those of `emoji_video` change what it did not train by low-rank factors. In a third
-of the clips some frames are known, as in the teacher's training, so that the student goes on from a
-first frame and fills in between.
+Starts from `moving_digits`, for 16, 8 and 4 steps, or from `emoji_video`, for 4, guided in the first
+stage alone: the students have the guidance inside. The one of `emoji_video` changes what that did not
+train by low-rank factors. In a third of the clips some frames are known, as in the teacher's
+training, so that the student goes on from a first frame and fills in between.
 """
 
 import importlib
 
 import ml_collections
 
-TEACHERS = ("moving_digits", "emoji_video")
-LENGTHS = {16: 1000, 8: 1000, 4: 2000}
-"""Steps of a student -> its training steps."""
+from ddim_jax.names import lookup
+
+LENGTHS = {"moving_digits": {16: 1000, 8: 1000, 4: 2000}, "emoji_video": {4: 1500}}
+"""Teacher -> steps of its students -> their training steps."""
 GUIDE = dict(name="classifier_free", scale=1.5)
 
 
 def get_config(teacher: str = "moving_digits") -> ml_collections.ConfigDict:
     """Salimans & Ho 2022, algorithm 2; linear decay in every stage."""
-    if teacher not in TEACHERS:
-        raise ValueError(f"distill_clips is of {' and '.join(TEACHERS)}, got {teacher!r}")
+    lengths = lookup(LENGTHS, teacher, "teacher of clips")
     config = importlib.import_module(f"configs.{teacher}").get_config()
     config.start_from, dropout = f"runs/{teacher}", config.loss.label_dropout
     if config.get("stages"):
@@ -36,11 +36,11 @@ def get_config(teacher: str = "moving_digits") -> ml_collections.ConfigDict:
     else:
         trained = ("*time_attention*", "frame_rate*")
         config.train.lora = dict(rank=16, targets=("dense",), whole=trained)
-    config.loss = dict(name="progressive", steps=16, known=1 / 3, label_dropout=dropout)
+    config.loss = dict(name="progressive", steps=max(lengths), known=1 / 3, label_dropout=dropout)
     config.optimizer = dict(name="adam", learning_rate=3e-4, decay="linear", clip_norm=1.0, b2=0.99)
     config.ema = dict(name="constant", decay=0.99)
     config.train.update(checkpoint_every=200, sample_every=1000)
-    config.stages = halvings(LENGTHS, GUIDE)
+    config.stages = halvings(lengths, GUIDE)
     config.sample.update(solver="ddim", guidance_scale=1.0)
     return config
 
