@@ -3,8 +3,8 @@
     python -m benchmarks.cifar_data cifar10_jpeg.npz cifar10.npz
     python train.py --config=cifar10 --config.data.name=npz:cifar10.npz
 
-For machines without TFDS's copy. The first file holds for both splits `train_jpeg`, the bytes of all
-pictures, `train_offset` [N + 1] where each begins, and `train_label` [N]. JPEG loses detail, so
+For machines without TFDS's copy. The first file holds for both splits `train_jpeg`, the bytes of
+all pictures, `train_offset` [N + 1] where each begins, and `train_label` [N]. JPEG loses detail, so
 distances to these pictures are comparable with one another alone.
 """
 

@@ -4,10 +4,10 @@
     python train.py --config=distill_clips:emoji_video --config.data.name=npz:emoji_video.npz
     python sample.py --checkpoint=runs/distill_clips/4_step
 
-Starts from `moving_digits`, for 16, 8 and 4 steps, or from `emoji_video`, for 4, guided in the first
-stage alone: the students have the guidance inside. The one of `emoji_video` changes what that did not
-train by low-rank factors. In a third of the clips some frames are known, as in the teacher's
-training, so that the student goes on from a first frame and fills in between.
+Starts from `moving_digits`, for 16, 8 and 4 steps, or from `emoji_video`, for 4, guided in the
+first stage alone: the students have the guidance inside. The one of `emoji_video` changes what that
+did not train by low-rank factors. In a third of the clips some frames are known, as in the
+teacher's training, so that the student goes on from a first frame and fills in between.
 """
 
 import importlib
