@@ -72,8 +72,7 @@ def _export(args: argparse.Namespace) -> None:
     pipeline, step = _read(args)
     said = f"step {step}, " if step else ""
     if path.suffix:
-        factors = _factors(Path(args.checkpoint)) if args.base else None
-        weights_file.save_pipeline(path, pipeline, args.dtype, step, args.base, factors)
+        weights_file.save_pipeline(path, pipeline, args.dtype, step, args.base)
         print(f"{path}: {said}{path.stat().st_size / 1e6:.2f} MB")
         return
     if args.dtype:
@@ -108,16 +107,6 @@ def _read(args: argparse.Namespace) -> tuple[Pipeline, int]:
     if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(model.params)):
         raise ValueError(f"{given} has shapes and no weights to convert: give a checkpoint")
     return parts.pipeline_of(model), model.step
-
-
-def _factors(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """The factors of a workdir that trained some: name of a kernel -> (down, up)."""
-    from ddim_jax.checkpoints import workdir
-
-    if not (path / "config.json").exists() or not workdir.load_config(path).train.get("lora"):
-        return {}
-    changed = workdir.read_factors(path)
-    return changed.low_rank.factors(jax.device_get(changed.factors))
 
 
 def _export_lora(checkpoint: str, path: Path, dtype: str) -> None:

@@ -3,8 +3,8 @@
     held = less(tensors, "emoji")             # of a student of it, whose autoencoder is the same
     tensors = whole(held, reference("emoji"), "student.safetensors")
 
-A kernel that is a low-rank change of theirs (`networks/low_rank.py`) is held as its two factors,
-"a/kernel:down" and "a/kernel:up".
+A kernel that is a low-rank change of theirs, by `networks/low_rank.py` once or several times, is
+held as two factors, "a/kernel:down" and "a/kernel:up".
 """
 
 import contextlib
@@ -54,39 +54,47 @@ def reference(name: str) -> dict[str, str]:
         return {"name": name, "sha256": fingerprints.of_file(path)}
 
 
-def less(
-    tensors: Mapping[str, np.ndarray],
-    name: str,
-    factors: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
-) -> dict[str, np.ndarray]:
+def less(tensors: Mapping[str, np.ndarray], name: str) -> dict[str, np.ndarray]:
     """The tensors without those that the model in the package has too.
 
     Args:
         tensors: name -> array, float32.
         name: of the model in the package.
-        factors: of kernels that are other kernels and `down @ up`: name -> (down, up), held in the
-            place of those that the model has.
 
     Raises:
-        ValueError: no change of the model: it has tensors beside, or factors are of another.
+        ValueError: no change of the model, which has tensors beside.
     """
     base = _tensors(name)
-    factors = {kernel: pair for kernel, pair in (factors or {}).items() if kernel in base}
     if missing := base.keys() - tensors.keys():
         raise ValueError(
             f"this is no change of {name}, which has {min(missing)} beside; save it without a base"
         )
-    for kernel, (down, up) in factors.items():
-        if not np.allclose(base[kernel] + down @ up, tensors[kernel], atol=1e-4):
-            raise ValueError(
-                f"this is no change of {name}, from which {kernel} differs by more than its "
-                "factors; save it without a base"
-            )
-    same = {k for k, v in base.items() if np.array_equal(v, tensors[k])} | factors.keys()
-    held = {k: v for k, v in tensors.items() if k not in same}
-    for kernel, (down, up) in factors.items():
-        held |= {kernel + DOWN: down, kernel + UP: up}
+    held = {}
+    for path, value in tensors.items():
+        if path not in base:
+            held[path] = value
+        elif factors := _factors(value, base[path]):
+            held |= {path + DOWN: factors[0], path + UP: factors[1]}
+        elif not np.array_equal(value, base[path]):
+            held[path] = value
     return held
+
+
+def _factors(value: np.ndarray, base: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """Down and up [..., I, r] and [..., r, O] of a change of low rank; None of any other.
+
+    Singular values below what adding in float32 rounds away count as 0.
+    """
+    if value.ndim < 2 or value.shape != base.shape or np.array_equal(value, base):
+        return None
+    left, middle, right = np.linalg.svd(value - base, full_matrices=False)
+    size = np.maximum(*(np.linalg.norm(kernel, axis=(-2, -1)) for kernel in (base, value)))
+    smallest = 8 * np.finfo(np.float32).eps * size
+    rank = int((middle > smallest[..., None]).sum(-1).max())
+    if rank * sum(value.shape[-2:]) >= value.shape[-2] * value.shape[-1]:
+        return None
+    root = np.sqrt(middle[..., :rank])
+    return left[..., :rank] * root[..., None, :], root[..., None] * right[..., :rank, :]
 
 
 def whole(

@@ -8,7 +8,6 @@ differs from a model in the package (`packaged.py`) has "base" (JSON) in its met
 """
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 
 import jax
@@ -104,7 +103,6 @@ def save_pipeline(
     dtype: str | None = None,
     step: int = 0,
     base: str | None = None,
-    factors: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
 ) -> None:
     """Writes a pipeline to one file.
 
@@ -114,7 +112,6 @@ def save_pipeline(
         dtype: as of `save`.
         step: of training.
         base: as of `save`.
-        factors: of low-rank changes of base, as of `packaged.less`.
 
     Raises:
         FileExistsError: as `save`.
@@ -127,7 +124,7 @@ def save_pipeline(
     values = {name: np.asarray(value) for name, value in found.items()}
     if base:
         values = {name: tensors.cast(value, np.float32, name) for name, value in values.items()}
-        values = packaged.less(values, base, factors)
+        values = packaged.less(values, base)
     values, dtype = (eight_bits.pack(values), None) if packed else (values, dtype)
     config = json.loads(pipeline.config.to_json())
     kind, colon, place = config["data"]["name"].partition(":")
