@@ -5,9 +5,10 @@
     python sample.py --checkpoint=runs/distill_clips/4_step
 
 Starts from `moving_digits`, for 16, 8 and 4 steps, or from `emoji_video`, for 4, guided in the
-first stage alone: the students have the guidance inside. The one of `emoji_video` changes what that
-did not train by low-rank factors. In a third of the clips some frames are known, as in the
-teacher's training, so that the student goes on from a first frame and fills in between.
+first stage alone: the students have the guidance inside. The one of `emoji_video` trains what that
+trained last, attention over frames and low-rank changes. In a third of the clips some frames are
+known, as in the teacher's training, so that the student goes on from a first frame and fills in
+between.
 """
 
 import importlib
@@ -25,17 +26,11 @@ def get_config(teacher: str = "moving_digits") -> ml_collections.ConfigDict:
     """Salimans & Ho 2022, algorithm 2; linear decay in every stage."""
     lengths = lookup(LENGTHS, teacher, "teacher of clips")
     config = importlib.import_module(f"configs.{teacher}").get_config()
-    config.start_from, dropout = f"runs/{teacher}", config.loss.label_dropout
-    if config.get("stages"):
-        clips = config.stages[-1]
-        config.start_from += f"/{clips['name']}"
-        with config.ignore_type():
-            config.data.update(clips["data"])
-            config.model.update(clips["model"])
-            config.train.update(clips["train"])
-    else:
-        trained = ("*time_attention*", "frame_rate*")
-        config.train.lora = dict(rank=16, targets=("dense",), whole=trained)
+    clips, dropout = config.stages[-1], config.loss.label_dropout
+    config.start_from = f"runs/{teacher}/{clips['name']}"
+    with config.ignore_type():
+        for section in ("data", "model", "train"):
+            config[section].update(clips.get(section, {}))
     config.loss = dict(name="progressive", steps=max(lengths), known=1 / 3, label_dropout=dropout)
     config.optimizer = dict(name="adam", learning_rate=3e-4, decay="linear", clip_norm=1.0, b2=0.99)
     config.ema = dict(name="constant", decay=0.99)

@@ -2,11 +2,12 @@
 
     python -m benchmarks.emoji_data emoji_strips.npz emoji_video.npz
     python train.py --config=emoji_video --config.data.name=npz:emoji_video.npz
-    python sample.py --checkpoint=runs/emoji_video --prompt="crying cat face" --labels=fluent
+    python sample.py --checkpoint=runs/emoji_video/clips --prompt="crying cat face" --labels=fluent
 
-The bundled `emoji` draws every frame, in its latents; what is trained is attention over the frames
-at each place, after each of its blocks, which begins as the identity, and nothing else. Of half of
-the clips with known frames the first alone is known, so a still picture can be animated.
+The bundled `emoji` draws every frame, in its latents. `attention` trains attention over the frames
+at each place, after each of its blocks, which begins as the identity, and nothing else; `clips`
+trains it on, and low-rank changes of all other layers. Of half of the clips with known frames the
+first alone is known, so a still picture can be animated.
 """
 
 import ml_collections
@@ -14,6 +15,9 @@ import ml_collections
 from configs.emoji import get_config as emoji
 from configs.moving_digits import FRAMES, KINDS
 from ddim_jax.names import lookup
+
+CHANGES = dict(rank=32, targets=("dense",), whole=("*time_attention*", "frame_rate*"))
+"""What the second stage trains."""
 
 
 def get_config(kind: str = "frames") -> ml_collections.ConfigDict:
@@ -30,9 +34,11 @@ def get_config(kind: str = "frames") -> ml_collections.ConfigDict:
     config.loss.alone = 0.1
     if levels:
         config.loss.frame_levels = levels
-    config.train.update(
-        lora=dict(targets=()), steps=4000, batch_size=8, log_every=50, checkpoint_every=500
-    )
+    config.train.update(batch_size=8, log_every=50, checkpoint_every=500)
+    config.stages = [
+        dict(name="attention", train=dict(steps=4000, lora=dict(targets=()))),
+        dict(name="clips", train=dict(steps=2500, lora=CHANGES)),
+    ]
     config.optimizer.warmup_steps = 100
     config.sample.update(num_samples=10)
     return config
