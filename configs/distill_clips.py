@@ -29,8 +29,10 @@ def get_config(teacher: str = "moving_digits") -> ml_collections.ConfigDict:
     clips, dropout = config.stages[-1], config.loss.label_dropout
     config.start_from = f"runs/{teacher}/{clips['name']}"
     with config.ignore_type():
-        for section in ("data", "model", "train"):
+        for section in ("data", "model", "schedule", "train"):
             config[section].update(clips.get(section, {}))
+        if lora := config.train.get("lora"):
+            lora.whole = ("*time_attention*", "frame_rate*")
     config.loss = dict(name="progressive", steps=max(lengths), known=1 / 3, label_dropout=dropout)
     config.optimizer = dict(name="adam", learning_rate=3e-4, decay="linear", clip_norm=1.0, b2=0.99)
     config.ema = dict(name="constant", decay=0.99)

@@ -4,10 +4,10 @@
     python train.py --config=emoji_video --config.data.name=npz:emoji_video.npz
     python sample.py --checkpoint=runs/emoji_video/clips --prompt="crying cat face" --labels=fluent
 
-The bundled `emoji` draws every frame, in its latents. `attention` trains attention over the frames
-at each place, after each of its blocks, which begins as the identity, and nothing else; `clips`
-trains it on, and low-rank changes of all other layers. Of half of the clips with known frames the
-first alone is known, so a still picture can be animated.
+Starts from the bundled `emoji`. `frames` teaches it the look of the frames, by low-rank changes;
+`clips` adds attention over the frames at each place, after each of its blocks, which begins as the
+identity. Of half of the clips with known frames the first alone is known, so a still picture can be
+animated.
 """
 
 import ml_collections
@@ -16,29 +16,26 @@ from configs.emoji import get_config as emoji
 from configs.moving_digits import FRAMES, KINDS
 from ddim_jax.names import lookup
 
-CHANGES = dict(rank=32, targets=("dense",), whole=("*time_attention*", "frame_rate*"))
-"""What the second stage trains."""
-
 
 def get_config(kind: str = "frames") -> ml_collections.ConfigDict:
-    """Guo et al. 2023 (arXiv:2307.04725): what moves a network of pictures that stays as it is."""
+    """Guo et al. 2023 (arXiv:2307.04725): the look first, then what moves."""
     levels = lookup(KINDS, kind, "kind of clips")
     config = emoji()
     config.start_from = "emoji"
     with config.ignore_type():
-        config.data.update(
-            name="npz:emoji_video.npz", resize=64, frames=FRAMES, frame_rate="own", cache=True
-        )
-    config.model.update(name="video_dit", frame_rate=True)
-    config.schedule.shift = 3.0  # frames of a clip are alike, so more noise hides as much
-    config.loss.alone = 0.1
-    if levels:
-        config.loss.frame_levels = levels
-    config.train.update(batch_size=8, log_every=50, checkpoint_every=500)
-    config.stages = [
-        dict(name="attention", train=dict(steps=4000, lora=dict(targets=()))),
-        dict(name="clips", train=dict(steps=2500, lora=CHANGES)),
-    ]
+        config.data.update(name="npz:emoji_video.npz", resize=64, frames=1, frame_rate="own")
+    config.data.cache = False  # a frame of a clip at random, not always the first
+    config.train.lora = dict(rank=32, targets=("dense",))
+    config.train.update(log_every=50, checkpoint_every=500)
     config.optimizer.warmup_steps = 100
     config.sample.update(num_samples=10)
+    clips = dict(
+        name="clips",
+        data=dict(frames=FRAMES, cache=True),
+        model=dict(name="video_dit", frame_rate=True),
+        schedule=dict(shift=3.0),  # frames of a clip are alike, so more noise hides as much
+        loss=dict(alone=0.1) | ({"frame_levels": levels} if levels else {}),
+        train=dict(steps=4000, batch_size=8, lora=dict(rank=32, targets=("dense",))),
+    )
+    config.stages = [dict(name="frames", train=dict(steps=4000)), clips]
     return config

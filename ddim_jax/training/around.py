@@ -236,7 +236,7 @@ def told(config: ml_collections.ConfigDict, model: Model, source: Any) -> Any:
         source: of the run.
 
     Raises:
-        ValueError: no captions.
+        ValueError: no captions; a cache of clips that have frames to spare.
     """
     if model.inputs.takes("text"):
         check_captions(config, source)
@@ -251,6 +251,12 @@ def told(config: ml_collections.ConfigDict, model: Model, source: Any) -> Any:
         source = dataclasses.replace(source, told={**source.told, **unknown})
     if not config.data.get("cache", False) or source.autoencoder:
         return source
+    if source.at:
+        raise ValueError(
+            f"config.data.cache keeps one latent of each clip, and clips of {source.name} have more "
+            f"frames than config.data.frames={source.frames}: set config.data.cache=False, or as "
+            "many frames as they have"
+        )
     mirrors = config.data.get("flip", False)
     moments, labels = latent_sets.Encoder(model.codec, mirrors)(source, range(len(source)))
     if not experiment.samples_latents(config):
