@@ -1,5 +1,6 @@
 """Latents that are encoded once: what a set holds, how it resumes, what training makes of it."""
 
+import dataclasses
 import json
 import shutil
 import time
@@ -246,6 +247,17 @@ def test_a_set_in_memory_is_that_on_disk(made, whole, kind):
     np.testing.assert_array_equal(found["image"], wanted["image"][..., :channels])
     np.testing.assert_array_equal(found["label"], wanted["label"])
     np.testing.assert_array_equal(kept[4]["image"], found["image"][1])
+
+
+def test_a_cache_of_clips_with_frames_to_spare_is_refused(made):
+    config = run_config(f"npz:{made}/pictures.npz", made, cache=True)
+    pictures = experiment.load_data(config)
+    config, parts = around.load(config, made / "none", pictures)
+    model = experiment.build(config).with_parts(None, *parts[2:])
+    config.data.frames = 1
+    longer = dataclasses.replace(pictures, at=lambda index, share: pictures.read(index))
+    with pytest.raises(ValueError, match="more frames than config.data.frames=1: set"):
+        around.told(config, model, longer)
 
 
 def test_what_a_run_on_a_set_needs(made, whole, tmp_path):

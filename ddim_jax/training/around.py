@@ -253,9 +253,9 @@ def told(config: ml_collections.ConfigDict, model: Model, source: Any) -> Any:
         return source
     if source.at:
         raise ValueError(
-            f"config.data.cache keeps one latent of each clip, and clips of {source.name} have more "
-            f"frames than config.data.frames={source.frames}: set config.data.cache=False, or as "
-            "many frames as they have"
+            f"config.data.cache keeps one latent a clip, and those of {source.name} have more "
+            f"frames than config.data.frames={config.data.frames}: set config.data.cache=False, or "
+            "as many frames as they have"
         )
     mirrors = config.data.get("flip", False)
     moments, labels = latent_sets.Encoder(model.codec, mirrors)(source, range(len(source)))
