@@ -14,6 +14,7 @@ import pytest
 from ddim_jax import losses, parallel, predictions, sampling, schedules, solvers, strides
 from ddim_jax.losses import Net, rollout
 from ddim_jax.losses import matching_terms as terms
+from ddim_jax.networks.discriminator import Discriminator
 from ddim_jax.predictions import expand
 from ddim_jax.training import state as states
 from ddim_jax.training.optimizer import make_optimizers
@@ -48,13 +49,13 @@ def ratio(p, x):
 
 
 class Head:
-    """The exact logit, plus a parameter."""
+    """The exact logit, plus a parameter; of pictures where it is given these."""
 
-    def init(self, key, h, t):
+    def init(self, key, h, t, x=None):
         return {"params": jnp.float32(0)}
 
-    def apply(self, variables, h, t):
-        return ratio(None, h)[:, 0] + variables["params"]
+    def apply(self, variables, h, t, x=None):
+        return ratio(None, h if x is None else x)[:, 0] + variables["params"]
 
 
 STUDENT = Net(generate, FLOW, predictions.x0)
@@ -156,13 +157,26 @@ def test_ratios_are_relative_to_rows_of_their_noise_level():
     close(far, np.array([0.1, 20.0]) / 10.05)
 
 
-def test_a_head_with_the_exact_logit(exact):
-    plain, with_head = exact(), exact(gan=1.0)
+@pytest.mark.parametrize("sees", ["features", "both"])
+def test_a_head_with_the_exact_logit(exact, sees):
+    plain, with_head = exact(), exact(gan=1.0, gan_sees=sees)
     close(with_head[0] - plain[0], 0.7367978827 + 1.3609190236, 1e-5)
     close(with_head[2]["loss_head"], 1.3609190236, 1e-5)
     close(with_head[1]["student"] - plain[1]["student"], (-0.10995603, 0.03122021))
     close(with_head[1]["head"], 0)  # its own term is at its least
     close(with_head[1]["critic"], plain[1]["critic"])
+
+
+def test_a_head_that_sees_pictures_adds_a_logit_of_their_own():
+    h, t, x = jnp.ones((2, 7, 7, 8)), jnp.array([0.1, 0.4]), jnp.ones((2, 28, 28, 1))
+    head, key = Discriminator(channels=16), jax.random.key(0)
+    params = head.init(key, h, t, x)["params"]
+    own = {name for name in params if name.startswith("picture_")}
+    assert set(head.init(key, h, t)["params"]) == set(params) - own  # a head's file stays as it was
+    logits = lambda *given: head.apply({"params": params}, *given)  # noqa: E731
+    added = logits(h, t, x) - logits(h, t)
+    close(logits(2 * h, t, x) - logits(2 * h, t), added)
+    assert np.abs(logits(h, t, -x) - logits(h, t, x)).min() > 1e-3
 
 
 def test_the_teacher_is_guided_and_the_critic_is_not():

@@ -64,6 +64,9 @@ Array = Any
 PARTS = (STUDENT, CRITIC, HEAD)
 """What is trained; the head only where it is needed."""
 
+SEEN = {"features": False, "both": True}
+"""What the head looks at: whether at pictures too."""
+
 
 def distribution_matching(
     net: Net,
@@ -72,6 +75,7 @@ def distribution_matching(
     alpha: float = 1.0,
     divergence: str = "reverse_kl",
     gan: float = 0.0,
+    gan_sees: str = "features",
     normalise: bool = True,
     steps: int = 1,
     start: float | None = None,
@@ -96,6 +100,8 @@ def distribution_matching(
         divergence: of dmd, a name in DIVERGENCES; all but reverse_kl need a head, and weigh rows by
             the density ratio among those that are taken together.
         gan: weight of the head's term in the student's; 0: none.
+        gan_sees: what the head looks at: "features", what the teacher makes of a noised picture
+            half-way; "both", these and the picture.
         normalise: whether there is a w; else it is 1.
         steps: K, how many calls the student draws in.
         start: sigma / alpha of its first time, and of the stride uniform from there to the clean
@@ -111,7 +117,8 @@ def distribution_matching(
         guidance_scale: g by which the teacher is guided, in two evaluations; 1: none.
         guidance: range of the scale that all networks take as an input (see `guided`); None: none.
         label_dropout: probability that the inputs of a row become null, for all networks.
-        head: flax module (features, t [B]) -> logits [B]; default `Discriminator()`.
+        head: flax module (features, t [B]) -> logits [B], and with "both" (features, t, pictures);
+            default `Discriminator()`.
         teacher: if another network than the student's, or one that predicts something else; critics
             are as it is.
 
@@ -130,8 +137,9 @@ def distribution_matching(
     _check(objective, alpha, divergence, gan, every, alternate, label_dropout)
     _check_guidance(guidance_scale, guidance, net)
     teacher = classifier_free(teacher or net, guidance_scale) if guidance_scale != 1 else teacher
+    both = lookup(SEEN, gan_sees, "config.loss.gan_sees")
     terms = Terms(
-        teacher or net, critic, head, objective, alpha, divergence, gan, normalise, weighting
+        teacher or net, critic, head, both, objective, alpha, divergence, gan, normalise, weighting
     )
     if terms.headed and terms.teacher.features is None:
         raise ValueError("config.loss.gan and divergence need a teacher that says its features")
@@ -199,6 +207,7 @@ def _parts(terms: Terms, turns: _Turns) -> Parts:
             params = terms.teacher.own(teacher_params)
             features = jax.eval_shape(terms.teacher.features, params, *example)
             zeros = jnp.zeros(features.shape), jnp.ones(1)
+            zeros += (jnp.zeros(example[0].shape),) if terms.both else ()
             others[HEAD] = terms.head.init(key, *zeros)["params"]
         return others
 

@@ -56,7 +56,8 @@ class Terms:
     Attributes:
         teacher: what the student is to match, guided or not.
         critic: the teacher's network, whose parameters are the critic's.
-        head: (features, t [B]) -> logits [B], a flax module.
+        head: (features, t [B]) -> logits [B], a flax module; (features, t, x) of both.
+        both: whether the head looks at noised pictures x too.
         objective: "dmd" or "sid".
         alpha: a of sid.
         divergence: of dmd, a name in `DIVERGENCES`.
@@ -68,6 +69,7 @@ class Terms:
     teacher: Net
     critic: Net
     head: Any
+    both: bool
     objective: str
     alpha: float
     divergence: str
@@ -129,7 +131,8 @@ class Terms:
     def _logits(self, params: Any, point: Point, x: Array) -> Array:
         """l [B]: the head's, of the teacher's features at x."""
         h = self.teacher.middle(point.frozen["teacher"], x, point.level, point.inputs)
-        return self.head.apply({"params": params}, h, flow_time(point.level))
+        given = (h, flow_time(point.level), x) if self.both else (h, flow_time(point.level))
+        return self.head.apply({"params": params}, *given)
 
 
 def matching(
