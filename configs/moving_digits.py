@@ -27,7 +27,6 @@ def get_config(kind: str = "frames") -> ml_collections.ConfigDict:
         config.data.update(name="moving_digits", image_shape=(16, 16, 1), resize=16, frames=1)
         config.model.update(out_channels=1, num_classes=10)
     config.model.update(channels=48, channel_mults=(1, 2), num_blocks=1, patch_size=2)
-    config.schedule.update(resolution=64, base_resolution=16)
     config.loss.weighting = dict(name="snr_plus_one", most=10.0)
     config.optimizer.update(learning_rate=1e-3, warmup_steps=100, decay="cosine")
     config.train.update(batch_size=128, log_every=50, checkpoint_every=500, sample_every=1000)
@@ -36,7 +35,7 @@ def get_config(kind: str = "frames") -> ml_collections.ConfigDict:
         name="clips",
         data=dict(frames=FRAMES),
         model=dict(
-            name="video_unet", time_heads=1, joint_attention=(4,), time_convolution=(4,),
+            name="video_unet", time_heads=4, joint_attention=(4,), time_convolution=(4,),
         ),
         loss=dict(alone=0.1),
         train=dict(steps=8000, batch_size=8),
