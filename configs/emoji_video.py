@@ -35,7 +35,7 @@ def get_config(kind: str = "frames") -> ml_collections.ConfigDict:
         model=dict(name="video_dit", frame_rate=True),
         schedule=dict(shift=3.0),  # frames of a clip are alike, so more noise hides as much
         loss=dict(alone=0.1) | ({"frame_levels": levels} if levels else {}),
-        train=dict(steps=4000, batch_size=8, lora=dict(rank=32, targets=("dense",))),
+        train=dict(steps=4000, batch_size=8),
     )
     config.stages = [dict(name="frames", train=dict(steps=4000)), clips]
     return config
