@@ -21,8 +21,9 @@ def judge(model: Model, rows: dict[str, Any], asked: Asked = NOTHING) -> dict[st
     others are compared with. Emoji are those of whose names and styles the gallery has pictures.
 
     Returns:
-        Of clips "flicker": name -> the change of pixels from frame to frame, and of moving digits
-        "read" and "same", the share of frames read as what the clip is mostly read as.
+        Of clips "flicker": name -> the change of pixels from frame to frame. Of moving digits it
+        is measured after they are centred, and with it are "read" and "same", the share of frames
+        read as what the clip is mostly read as.
         Of digits "read": name -> the class of each picture; "changed": name -> share of pictures
         whose class is not that of the first row; with `ENOUGH` pictures also "FDD": name ->
         distance to MNIST. Of emoji "judged", how many, and name -> share of pictures that are
@@ -45,20 +46,24 @@ def judge(model: Model, rows: dict[str, Any], asked: Asked = NOTHING) -> dict[st
 
 def _clips(model: Model, rows: dict[str, Any]) -> dict[str, Any]:
     """Whether clips flicker, and of moving digits what they show."""
+    digits = model.config.data.get("name") == "moving_digits"
+    network = feature_networks.load("moving_digits") if digits else None
     shown = {name: decoded(model, x) for name, x in rows.items()}
+    seen = {
+        name: network.extract(x).further if network else {"flicker": video.flicker(x)}
+        for name, x in shown.items()
+    }
     result: dict[str, Any] = {
-        "flicker": {name: float(video.flicker(x).mean()) for name, x in shown.items()}
+        "flicker": {name: float(one["flicker"].mean()) for name, one in seen.items()}
     }
     print(", ".join(f"{name}: flicker {one:.3g}" for name, one in result["flicker"].items()))
-    if model.config.data.get("name") != "moving_digits":
+    if not digits:
         return result
-    network = feature_networks.load("moving_digits")
     result |= {"read": {}, "same": {}}
-    for name, x in shown.items():
-        read = network.extract(x).further["read"]
-        mostly = np.array([np.bincount(row).argmax() for row in read])
+    for name, one in seen.items():
+        mostly = np.array([np.bincount(row).argmax() for row in one["read"]])
         result["read"][name] = mostly.tolist()
-        result["same"][name] = float(np.mean(read == mostly[:, None]))
+        result["same"][name] = float(np.mean(one["read"] == mostly[:, None]))
     return result
 
 
