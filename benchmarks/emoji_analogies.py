@@ -67,7 +67,8 @@ def choose(
 ) -> tuple[list[Analogy], dict[str, Array]]:
     """At most `--num` analogies whose d the gallery has, and pictures of a, b and c by name."""
     source = data.load(args.images, args.split)
-    if not (model.inputs.takes("text") and model.inputs.is_class(args.style) and source.captions):
+    styled = args.style in source.class_names and model.inputs.is_class(args.style)
+    if not (model.inputs.takes("text") and styled and source.captions):
         raise ValueError(
             f"this takes captioned images and a network told texts and the style {args.style!r}"
         )
@@ -117,7 +118,7 @@ def run(args: argparse.Namespace) -> None:
     """Chooses analogies, draws, looks for d, and prints a table."""
     for name in ("num", "most", "steps", "batch_size"):
         check_range(f"--{name}", vars(args)[name], "[1, 1000000]", whole=True)
-    out = files.check_new(args.out, what="--out", suffixes=(".png",))
+    out = files.check_new(args.out, what="--out", overwrite=None, suffixes=(".png",))
     network, model = feature_networks.load("emoji"), checkpoints.load(args.checkpoint)
     asked, pictures = choose(model, network.gallery, args)
     styles = np.full(len(asked), network.gallery.styles.index(args.style))

@@ -11,11 +11,14 @@ The seconds are of training: data, compiling and measuring come before, and are 
 
 import argparse
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+from ddim_jax.commands import configs
 
 TRIAL = 150
 """Steps of the short run; the last third is what counts."""
@@ -35,19 +38,33 @@ def main() -> None:
     for folder in (args.workdir, trial):
         if folder.exists():
             sys.exit(f"{folder} exists: this starts a run anew; remove it, or choose another")
+    config = configs.load(*_asked(others))
+    if config.get("stages"):
+        sys.exit("the config trains stages, and this times one run; take a stage's own config")
     every = TRIAL // 3
     begun = time.perf_counter()
     short = dict(steps=TRIAL, log_every=every, sample_every=0, checkpoint_every=TRIAL)
     train(trial, others, short, warmup=every)
-    if not (trial / "metrics.jsonl").exists():
-        sys.exit(f"{trial} holds stages: this times a config of one; take each stage's own")
     last = [json.loads(line) for line in (trial / "metrics.jsonl").read_text().splitlines()][-1]
     batch = json.loads((trial / "config.json").read_text())["train"]["batch_size"]
     steps = max(TRIAL, int(args.seconds * last["images_s"] / batch))
     before = time.perf_counter() - begun
     print(f"{last['images_s']:,.0f} images/s after {before:.0f} s: {steps:,} steps", flush=True)
+    warmup = config.optimizer.warmup_steps
+    if shorter := warmup > steps // 4:
+        print(f"a warm-up of {warmup:,} steps is too long for these: {steps // 10:,}", flush=True)
+    shutil.rmtree(trial)
+    fields = dict(steps=steps, log_every=max(1, steps // 40))
     limit = LATE * args.seconds + before / 2
-    train(args.workdir, others, dict(steps=steps, log_every=max(1, steps // 40)), limit=limit)
+    train(args.workdir, others, fields, steps // 10 if shorter else None, limit)
+
+
+def _asked(others: list[str]) -> tuple[str, list[tuple[str, str | None]]]:
+    """The name of the config among train.py's arguments, and what it overrides."""
+    rest, overrides = configs.split(others)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--config", default="digits")
+    return parser.parse_known_args(rest)[0].config, overrides
 
 
 def train(

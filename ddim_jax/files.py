@@ -2,9 +2,11 @@
 
 import contextlib
 import difflib
+import errno
 import itertools
 import json
 import os
+import secrets
 import shutil
 import tempfile
 import zipfile
@@ -15,6 +17,29 @@ from typing import Any, BinaryIO
 
 from ddim_jax import interrupts
 from ddim_jax.names import few
+
+
+@contextlib.contextmanager
+def part_of(path: Path) -> Iterator[Path]:
+    """Another name for a file to be written under, which is renamed when it is complete.
+
+    Args:
+        path: of the file; one that exists is replaced. Its folder must exist.
+
+    Yields:
+        The other name, which no other process has; what is there is removed where writing fails.
+    """
+    part = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
+    interrupts.unfinished.add(part)
+    try:
+        yield part
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    else:
+        part.replace(path)
+    finally:
+        interrupts.unfinished.discard(part)
 
 
 def replace(path: Path, write: Callable[[BinaryIO], Any], durable: bool = True) -> None:
@@ -28,35 +53,28 @@ def replace(path: Path, write: Callable[[BinaryIO], Any], durable: bool = True) 
     Raises:
         OSError: it cannot be written; the message names the path.
     """
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    interrupts.unfinished.add(part)
-    try:
-        with naming(path), open(part, "wb") as file:
-            write(file)
-            file.flush()
-            if durable:
-                os.fsync(file.fileno())
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
-    else:
-        part.replace(path)
-    finally:
-        interrupts.unfinished.discard(part)
+    with part_of(path) as part, naming(path), open(part, "wb") as file:
+        write(file)
+        file.flush()
+        if durable:
+            os.fsync(file.fileno())
 
 
-def save(path: Path, write: Callable[[BinaryIO], Any]) -> None:
+def save(path: Path, write: Callable[[BinaryIO], Any], new: bool = False) -> None:
     """`replace` for what took long to make: where it cannot be written it is kept elsewhere.
 
     Args:
         path: of the file; its folder is made where needed.
         write: as of `replace`.
+        new: replaces no file that is there.
 
     Raises:
         OSError: it could not be written; the message names the file for temporaries that it is in.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if new and path.exists():
+            raise FileExistsError(errno.EEXIST, "it exists", str(path))
         replace(path, write, durable=False)
     except OSError as error:
         spare = next_free(Path(tempfile.gettempdir()), path.stem, path.suffix)
@@ -65,7 +83,8 @@ def save(path: Path, write: Callable[[BinaryIO], Any]) -> None:
         except OSError:
             raise error from None
         reason = error.strerror or error
-        raise OSError(f"{path} could not be written ({reason}); it is kept as {spare}") from error
+        message = f"{path} could not be written ({reason}); it is kept as {spare}"
+        raise type(error)(message) from error
 
 
 @contextlib.contextmanager
@@ -133,7 +152,7 @@ def interpreting(what: str | os.PathLike) -> Iterator[None]:
         raise ValueError(f"{what} is damaged, or holds something else ({why})") from error
 
 
-LATER = ("autoencoder", "text_encoders")
+LATER = ("autoencoder", "text_encoders", "split")
 """Settings that folders of earlier versions do not hold."""
 
 

@@ -144,6 +144,23 @@ class Inputs:
             return (np.arange(count) % self.num_classes).astype(np.int32)
         return np.resize(np.array([self._label(one) for one in given], np.int32), count)
 
+    def labels_of(self, source: Any, labels: np.ndarray) -> np.ndarray | None:
+        """Labels of data as this network numbers its classes.
+
+        Args:
+            source: a `Source`.
+            labels: int [N], as the source numbers its classes.
+
+        Returns:
+            int [N], by name where the network has all the names of the data, or else by number;
+            None where it has other classes, or the data have none.
+        """
+        names, count = source.class_names, source.num_classes
+        if names and set(names) <= set(self.class_names):
+            return np.array([self.class_names.index(name) for name in names])[labels]
+        fits = count == self.num_classes or not names and count < self.num_classes
+        return labels if count and fits else None
+
     def titles(self, labels: Any) -> list[str] | None:
         """What sheets write above samples: names of classes up to a comma, or their numbers.
 

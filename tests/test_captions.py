@@ -50,6 +50,10 @@ def test_texts_beside_pictures(tmp_path):
     (tmp_path / "metadata.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     assert data.load(f"folder:{tmp_path}").captions == ("Ein Kätzchen", "")
     assert not data.load(f"folder:{tmp_path}").note
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "dog/1.png", "text": "a dog"}')
+    assert data.load(f"folder:{tmp_path}", checked=False).image_shape  # of the first file alone
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "dog/1.png", "text": ""}')
+    assert data.load(f"folder:{tmp_path}").captions == ("", "")
 
 
 @pytest.mark.parametrize(
@@ -164,7 +168,8 @@ def test_a_run_says_how_many_images_have_no_caption(tmp_path):
     said = "2 of 4 images have no caption, and are told the empty text"
     assert around.note(model, source) == said
     assert around.note(model.replace(inputs=Inputs({})), source) == ""
-    assert captions.note(["a"]) == captions.note([""]) == captions.note([]) == ""
+    assert captions.note(["a"]) == captions.note([]) == ""
+    assert captions.note(["", " "]).startswith("2 of 2 images have no caption")
 
 
 def test_pictures_are_not_kept_as_latents():
@@ -178,7 +183,7 @@ def test_data_without_captions_are_refused():
     model = tiny_pipeline()
     plain = data.Source("x", (16, 16, 3), 0, 1, lambda index: (np.zeros((16, 16, 3), np.uint8), 0))
     with pytest.raises(ValueError, match="has no captions for a network that is told texts; put"):
-        around.told(model.config, model, plain)
+        around.check(model.config, model, plain)
     assert Inputs({}).dropped == {}
 
 

@@ -110,6 +110,21 @@ def test_what_samples_are_asked_for(tmp_path):
     np.savez(tmp_path / "b.npz", x=images)
     with pytest.raises(ValueError, match="has no captions to ask for"):
         asked.find(inputs, f"npz:{tmp_path / 'b.npz'}", "train")
+    named = dict(x=images, y=[0, 1], captions=["a", "b"], class_names=STYLES[::-1])
+    np.savez(tmp_path / "c.npz", **named)  # its classes are in another order
+    found = asked.find(inputs, f"npz:{tmp_path / 'c.npz'}", "train")
+    assert dict(zip(found.texts, found.labels(inputs, 2).tolist(), strict=True)) == {"a": 1, "b": 0}
+    turned = Inputs({"text": text, "label": label}, STYLES[::-1])
+    with pytest.raises(ValueError, match="look for names in the styles .*; take other --features"):
+        asked.find(turned, f"npz:{tmp_path / 'c.npz'}", "train", THREE)
+    for without in ("y", "class_names"):
+        other = {k: v for k, v in named.items() if k != without}
+        if without == "class_names":
+            other["class_names"] = ["cubism", "dada"]
+            inputs = Inputs({"text": text, "label": Input((), "int32", 3)}, ("a", "b", "c"))
+        np.savez(tmp_path / f"{without}.npz", **other)
+        with pytest.raises(ValueError, match="classes.*, which are not those to ask for"):
+            asked.find(inputs, f"npz:{tmp_path / without}.npz", "train")
     with pytest.raises(ValueError, match="draws from a text: say what to ask it for by --asked"):
         asked.find(inputs, None, "train")
 
@@ -208,6 +223,9 @@ def test_what_retrieval_refuses(squares, tmp_path):
     np.savez(tmp_path / "other.npz", x=pictures, y=np.zeros(12, int), captions=np.array(["x"] * 12))
     with pytest.raises(SystemExit, match="no caption of .* is a name of the gallery"):
         retrieval.main([f"--pictures=npz:{tmp_path / 'other.npz'}", encoder])
+    np.savez(tmp_path / "unlabelled.npz", x=pictures, captions=np.array(["x"] * 12))
+    with pytest.raises(SystemExit, match="has no labels to say in which style; noto, twemoji"):
+        retrieval.main([f"--pictures=npz:{tmp_path / 'unlabelled.npz'}", encoder])
     with pytest.raises(SystemExit, match="--features must be emoji"):
         retrieval.main([f"--pictures=npz:{tmp_path / 'bare.npz'}", "--features=digits"])
     with pytest.raises(ValueError, match="is no emoji encoder"):

@@ -77,6 +77,16 @@ def test_replace_leaves_the_old_file_where_writing_fails(tmp_path, error):
     assert path.read_bytes() == b"new"
 
 
+def test_save_makes_the_folder_and_replaces_nothing_if_asked(tmp_path):
+    path = tmp_path / "new" / "a.txt"
+    files.save(path, lambda file: file.write(b"first"), new=True)
+    with rejects(FileExistsError, "a.txt could not be written (it exists); it is kept as"):
+        files.save(path, lambda file: file.write(b"second"), new=True)
+    assert path.read_bytes() == b"first"
+    files.save(path, lambda file: file.write(b"third"))
+    assert path.read_bytes() == b"third" and [*path.parent.iterdir()] == [path]
+
+
 def test_next_free(tmp_path):
     assert files.next_free(tmp_path, "digits").name == "digits-0001.png"
     (tmp_path / "digits-0001.png").touch()

@@ -103,6 +103,29 @@ def test_a_set_of_clips_holds_the_latents_of_their_frames(made, whole, tmp_path)
         data.load(f"latents:{folder}", frames=16)
     with rejects(ValueError, "latents of pictures", "clips of 4"):
         data.load(f"latents:{whole}", frames=4)
+    with rejects(ValueError, "latents of 1 to 5 frames a second", "8 are asked", "--frame_rate=8"):
+        data.load(f"latents:{folder}", frame_rate=8)
+    with rejects(ValueError, "every 2 of them are asked for; leave config.data.frame_stride out"):
+        data.load(f"latents:{folder}", frame_stride=2)
+    assert data.load(f"latents:{folder}", frame_rate="own")[0]["frame_rate"] == 1
+    with rejects(ValueError, "of the split 'train', and 'test' is asked for", "--split=test"):
+        data.load(f"latents:{folder}", "test")
+    about = json.loads((folder / "latents.json").read_text())
+    (folder / "latents.json").write_text(json.dumps({k: about[k] for k in about if k != "split"}))
+    assert len(data.load(f"latents:{folder}", "test")) == 5  # an older set does not say
+    latents.main([*arguments, f"--out={folder}"])  # and is the same set
+
+
+def test_what_cannot_be_encoded_is_said_before_anything_is(made, tmp_path, monkeypatch):
+    monkeypatch.setattr(around, "measure_scale", None)
+    with pytest.raises(SystemExit, match="has pictures of 1 channels, the autoencoder takes 3"):
+        encode(made, tmp_path / "new", "--channels=1")
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(SystemExit, match="holds other files"):
+        encode(made, tmp_path)
+    with pytest.raises(SystemExit, match="frame_rate must be a number or 'own', got 'fast'"):
+        encode(made, tmp_path / "new", "--frame_rate=fast")
+    assert [*tmp_path.iterdir()] == [tmp_path / "mine.txt"]
 
 
 def test_sets_on_disk_are_read_as_those_in_memory(whole, monkeypatch):
@@ -257,7 +280,8 @@ def test_a_cache_of_clips_with_frames_to_spare_is_refused(made):
     config.data.frames = 1
     longer = dataclasses.replace(pictures, at=lambda index, share: pictures.read(index))
     with pytest.raises(ValueError, match="more frames than config.data.frames=1: set"):
-        around.told(config, model, longer)
+        around.check(config, model, longer)
+    around.check(config, model, pictures)
 
 
 def test_what_a_run_on_a_set_needs(made, whole, tmp_path):

@@ -60,8 +60,9 @@ def of_files(root: Path, files: Sequence[Path]) -> tuple[str, ...]:
     """
     if (root / METADATA).is_file():
         texts = _of_metadata(root / METADATA)
-        found = tuple(texts.get(file.relative_to(root).as_posix(), "") for file in files)
-        if not any(found):
+        names = [file.relative_to(root).as_posix() for file in files]
+        found = tuple(texts.get(name, "") for name in names)
+        if texts.keys().isdisjoint(names):
             raise ValueError(
                 f"{root / METADATA} names none of the pictures, such as "
                 f"{files[0].relative_to(root)}; write each path as it is within {root}"
@@ -74,9 +75,9 @@ def of_files(root: Path, files: Sequence[Path]) -> tuple[str, ...]:
 
 
 def note(texts: Sequence[str]) -> str:
-    """How many images have no caption beside others that have one, in words; "" for none."""
+    """How many images have no caption, in words; "" for none."""
     missing = sum(not text.strip() for text in texts)
-    if not 0 < missing < len(texts):
+    if not missing:
         return ""
     return f"{missing:,} of {len(texts):,} images have no caption, and are told the empty text"
 

@@ -24,6 +24,7 @@ import numpy as np
 
 from ddim_jax import parallel
 from ddim_jax.codecs import TOGETHER, Codec
+from ddim_jax.data.frame_choice import ALIKE, Cut
 from ddim_jax.data.images import Size, height_width
 from ddim_jax.data.record_shards import Shards
 from ddim_jax.files import read_json
@@ -55,15 +56,20 @@ def records(moments: np.ndarray, labels: np.ndarray) -> list[bytes]:
 
 
 def load(
-    folder: Path, image_size: Size = None, channels: int | None = None, frames: int | None = None
+    folder: Path,
+    split: str,
+    cut: Cut,
+    image_size: Size = None,
+    channels: int | None = None,
 ) -> dict[str, Any]:
     """Opens a set; returns the fields of a `Source`.
 
     Args:
         folder: of the set.
+        split: that the set is of; "train", the default of all data, stands for any.
+        cut: frames of clips and their rate, where they are known.
         image_size: of the pictures, if it is known.
         channels: of the pictures, if they are known.
-        frames: of clips, if it is known.
 
     Raises:
         FileNotFoundError: there is no set, or it is not complete.
@@ -84,13 +90,12 @@ def load(
             f"{folder} holds latents of pictures of shape {shape}, and other ones are asked for; "
             "leave config.data.resize and config.data.channels out, or encode such pictures"
         )
-    held = about.get("frames", 0)
-    if frames and frames != held:
-        what = f"clips of {held} frames" if held else "pictures"
+    if split not in ("train", about.get("split", split)):
         raise ValueError(
-            f"{folder} holds latents of {what}, and clips of {frames} are asked for; leave "
-            "config.data.frames to the data, or encode such clips"
+            f"{folder} holds latents of the split {about['split']!r}, and {split!r} is asked for; "
+            f"encode that one into another folder, --split={split}"
         )
+    _check_cut(folder, about, cut)
     try:
         take = _of_disk(shards(folder).open(count), about)
     except ValueError as error:
@@ -102,7 +107,7 @@ def load(
         "image_shape": shape,
         "num_classes": about["num_classes"],
         "count": count,
-        "frames": held,
+        "frames": about.get("frames", 0),
         "told": {"frame_rate": np.float32(rates)} if (rates := about.get("frame_rate")) else {},
         "class_names": tuple(about["class_names"]),
         "captions": _captions(folder, count) if about["captions"] else (),
@@ -110,6 +115,29 @@ def load(
         "autoencoder": about["codec"]
         | {"weights": about["weights"], "start_from": about["autoencoder"]},
     } | reading(take)
+
+
+def _check_cut(folder: Path, about: dict[str, Any], cut: Cut) -> None:
+    """Raises ValueError where other frames are asked for than were encoded."""
+    held = about.get("frames", 0)
+    if cut.frames and cut.frames != held:
+        what = f"clips of {held} frames" if held else "pictures"
+        raise ValueError(
+            f"{folder} holds latents of {what}, and clips of {cut.frames} are asked for; leave "
+            "config.data.frames to the data, or encode such clips"
+        )
+    if cut.stride != 1:
+        raise ValueError(
+            f"{folder} holds latents of frames that are chosen already, and every {cut.stride} of "
+            "them are asked for; leave config.data.frame_stride out, or encode such clips"
+        )
+    rates = np.array([rate for rate in about.get("frame_rate") or () if rate])
+    if cut.timed and np.any(np.maximum(rates / cut.rate, cut.rate / rates) > ALIKE):
+        raise ValueError(
+            f"{folder} holds latents of {rates.min():g} to {rates.max():g} frames a second, and "
+            f"{cut.rate:g} are asked for; encode with --frame_rate={cut.rate:g}, or set "
+            "config.data.frame_rate='own'"
+        )
 
 
 def _captions(folder: Path, count: int) -> tuple[str, ...]:

@@ -23,10 +23,18 @@ from tqdm import tqdm
 from ddim_jax import codecs, command_line, data, experiment, files, interrupts, parallel
 from ddim_jax.data import captions, latent_sets
 from ddim_jax.fingerprints import fingerprint
+from ddim_jax.names import parse_value
 from ddim_jax.training import around, teacher
 
 
-def encode(source: data.Source, autoencoder: str, folder: Path, *, flip: bool = False) -> None:
+def encode(
+    source: data.Source,
+    autoencoder: str,
+    folder: Path,
+    *,
+    flip: bool = False,
+    split: str = "train",
+) -> None:
     """Encodes what is missing of a set; every process its shards, with a progress bar.
 
     Args:
@@ -34,20 +42,17 @@ def encode(source: data.Source, autoencoder: str, folder: Path, *, flip: bool = 
         autoencoder: see the module.
         folder: of the set; one that holds some of the same is completed.
         flip: encode mirrored images too.
+        split: that the source is of, which the set remembers.
 
     Raises:
         FileNotFoundError: the autoencoder is not there.
         ValueError: it is none, or of other pictures; the folder holds other latents.
         OSError: a folder of other files, or one that cannot be written into.
     """
+    files.check_origin(folder / latent_sets.ABOUT, {}, "latents")  # before a scale is measured
     section, params = around.autoencoder(autoencoder, source, _scale(folder))
     network = experiment.build_autoencoder(section)
     codec = codecs.latents(network, source.shape, params)
-    if source.image_shape[-1] != network.channels:
-        raise ValueError(
-            f"{source.name} has pictures of {source.image_shape[-1]} channels, the autoencoder "
-            f"takes {network.channels}; give channels={network.channels}"
-        )
     about = {
         "source": teacher.fingerprint(source),
         "weights": fingerprint(params),
@@ -59,6 +64,7 @@ def encode(source: data.Source, autoencoder: str, folder: Path, *, flip: bool = 
         "class_names": source.class_names,
         "captions": bool(source.captions),
         "mirrors": flip,
+        "split": split,
     } | _of_clips(source)
     files.check_origin(folder / latent_sets.ABOUT, about, "latents")
     _together("begin")  # all know what is missing before one writes
@@ -125,7 +131,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--skip_unreadable", action="store_true", help="leave out such files")
     parser.add_argument("--caption", help="a feature of a TFDS dataset, its captions")
     parser.add_argument("--frames", type=int, help="of clips; default all that they have")
-    parser.add_argument("--frame_rate", type=float, help="take so many frames a second of clips")
+    parser.add_argument(
+        "--frame_rate", type=parse_value, help="take so many frames a second of clips, or 'own'"
+    )
     parser.add_argument("--frame_stride", type=int, default=1, help="or every so many")
     parser.add_argument("--data_dir", help="where TFDS datasets are")
     parser.add_argument("--flip", action="store_true", help="encode mirrored images too")
@@ -153,7 +161,7 @@ def run(args: argparse.Namespace) -> None:
     )  # fmt: skip
     if not isinstance(source, data.Source) or source.autoencoder:
         raise ValueError(f"{args.source} holds no pictures; encode the data that it was made of")
-    encode(source, args.autoencoder, Path(args.out), flip=args.flip)
+    encode(source, args.autoencoder, Path(args.out), flip=args.flip, split=args.split)
     if jax.process_index() == 0:
         for note in filter(None, (source.note, captions.note(source.captions))):
             print(f"note: {note}")

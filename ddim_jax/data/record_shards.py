@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ddim_jax.files import part_of
+
 
 class Shards(NamedTuple):
     """Where the records of a set are.
@@ -43,13 +45,11 @@ class Shards(NamedTuple):
         """Writes the shard that begins with record `first`."""
         from array_record.python.array_record_module import ArrayRecordWriter
 
-        path = self.path(first)
-        part = path.with_name(path.name + ".part")
-        writer = ArrayRecordWriter(str(part), self.options)
-        for record in records:
-            writer.write(record)
-        writer.close()
-        part.replace(path)
+        with part_of(self.path(first)) as part:
+            writer = ArrayRecordWriter(str(part), self.options)
+            for record in records:
+                writer.write(record)
+            writer.close()
 
     def absent(self, count: int) -> list[str]:
         """Names of the files of a set that are not there."""

@@ -23,6 +23,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -69,8 +70,8 @@ def load(
     """Returns the source that a spec names.
 
     Args:
-        spec: "digits", "moving_digits", "npz:PATH", "folder:PATH", "clips:PATH", "pairs:FOLDER" or
-            a TFDS name (`cifar10`, `name/config:1.0.0`).
+        spec: "digits", "moving_digits", "npz:PATH", "folder:PATH", "clips:PATH", "pairs:FOLDER",
+            "latents:DIR" or a TFDS name (`cifar10`, `name/config:1.0.0`).
         split: "train", "test", ...; TFDS takes slices such as "train[:1000]".
         image_size: resize, antialiased, to a square of this many pixels, or to (height, width);
             what sticks out is cropped away on both sides. If not given, images keep their size,
@@ -171,16 +172,21 @@ def _folder(wanted: Wanted) -> Source:
     path, split = wanted.path, wanted.split
     options = (wanted.size, wanted.channels, wanted.pad, wanted.skip_unreadable, wanted.checked)
     *fields, files_read = folders.open_folder(path, split, *options)
-    texts = captions.of_files(folders.split_folder(path, split), files_read)
-    return Source(f"folder:{path}", *fields, captions=texts)
+    return Source(f"folder:{path}", *fields, captions=_beside(wanted, files_read))
 
 
 def _clips(wanted: Wanted) -> Source:
     path, split = wanted.path, wanted.split
     options = (wanted.size, wanted.channels, wanted.pad, wanted.skip_unreadable, wanted.checked)
     fields, files_read = clips.open_folder(path, split, wanted.cut, *options)
-    texts = captions.of_files(folders.split_folder(path, split), files_read)
-    return Source(f"clips:{path}", **fields, captions=texts)
+    return Source(f"clips:{path}", **fields, captions=_beside(wanted, files_read))
+
+
+def _beside(wanted: Wanted, files_read: Sequence[Path]) -> tuple[str, ...]:
+    """The captions beside files; () of a set that is not read as a whole."""
+    if not wanted.checked:
+        return ()
+    return captions.of_files(folders.split_folder(wanted.path, wanted.split), files_read)
 
 
 def _pairs(wanted: Wanted) -> noise_pairs.PairSource:
@@ -190,7 +196,7 @@ def _pairs(wanted: Wanted) -> noise_pairs.PairSource:
 
 def _latents(wanted: Wanted) -> Source:
     path = wanted.path
-    fields = latent_sets.load(path, wanted.size, wanted.channels, wanted.cut.frames)
+    fields = latent_sets.load(path, wanted.split, wanted.cut, wanted.size, wanted.channels)
     return Source(f"latents:{path}", **fields)
 
 

@@ -120,7 +120,7 @@ def read_pictures(
             )
         index = _choose(args, source) if first is None else range(min(first, len(source)))
         pictures, labels = read_images(source, index)
-        labels = _labels_of(model.inputs, source, labels)
+        labels = model.inputs.labels_of(source, labels)
         captions = [source.captions[i] for i in index] if source.captions else ()
     if pictures.shape[1:] != shape:
         raise ValueError(
@@ -129,14 +129,6 @@ def read_pictures(
         )
     asked = given.get("label")
     return pictures, labels if asked is None else asked, texts or captions
-
-
-def _labels_of(inputs: Inputs, source: data.Source, labels: Array) -> Array | None:
-    """Labels as the network numbers its classes: by name where it has all the names of the data."""
-    names, own = source.class_names, inputs.class_names
-    if names and set(names) <= set(own):
-        return np.array([own.index(name) for name in names])[labels]
-    return labels if source.num_classes and source.num_classes == inputs.num_classes else None
 
 
 def _read_file(path: Path, size: Any, channels: int, resize: bool) -> Array:

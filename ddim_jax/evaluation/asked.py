@@ -14,6 +14,7 @@ import numpy as np
 from ddim_jax import data
 from ddim_jax.evaluation.gallery import Gallery
 from ddim_jax.inputs import Inputs
+from ddim_jax.names import few
 
 
 class Asked(NamedTuple):
@@ -61,15 +62,29 @@ def find(inputs: Inputs, spec: str | None, split: str, gallery: Gallery | None =
     Raises:
         FileNotFoundError: no such data.
         ValueError: a network that is told texts, and neither data with captions nor a gallery to
-            ask it for.
+            ask it for; data without the network's classes, or with another order of styles than
+            the gallery's.
     """
     told = inputs.takes("text")
     if spec is not None:
         source = data.load(spec, split)
         if told and not source.captions:
             raise ValueError(f"{spec} has no captions to ask for; {inputs.describe()} is drawn")
+        if told and gallery is not None and inputs.class_names not in ((), gallery.styles):
+            raise ValueError(
+                f"the features look for names in the styles {', '.join(gallery.styles)}, and the "
+                f"network's classes are {few(inputs.class_names)}; take other --features"
+            )
         order = np.random.default_rng(0).permutation(len(source))
         labels = np.array([source[i]["label"] for i in order]) if inputs.num_classes else None
+        if labels is not None:
+            labels = inputs.labels_of(source, labels)
+            if labels is None:
+                raise ValueError(
+                    f"{spec} has {source.num_classes} classes"
+                    f"{f' ({few(source.class_names)})' if source.class_names else ''}, which are "
+                    f"not those to ask for: {inputs.describe()} is drawn"
+                )
         texts = tuple(source.captions[i] for i in order) if told else None
         return _named(f"{spec} {split}", labels, texts)
     if told and gallery is not None and inputs.class_names in ((), gallery.styles):

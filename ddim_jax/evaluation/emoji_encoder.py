@@ -96,8 +96,8 @@ def save(path: Path, params: Any, about: dict[str, Any], gallery: Gallery) -> No
         "gallery_style": gallery.style.astype(np.uint8),
         "names": np.frombuffer("\n".join(gallery.names).encode(), np.uint8),
     }
-    with open(path, "xb") as file:
-        np.savez_compressed(file, **arrays, about=json.dumps(about))
+    arrays["about"] = json.dumps(about)
+    files.save(path, lambda file: np.savez_compressed(file, **arrays), new=True)
 
 
 def load(path: Path) -> FeatureNetwork:

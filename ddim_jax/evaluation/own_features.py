@@ -89,8 +89,8 @@ def save(path: Path, params: Any, about: dict[str, Any] | None = None) -> None:
     """
     flat = flatten_dict(jax.device_get(params), sep="/")
     arrays = {name: value.astype(np.float16) for name, value in sorted(flat.items())}
-    with open(path, "xb") as file:
-        np.savez(file, **arrays, **({"about": json.dumps(about)} if about else {}))
+    arrays |= {"about": json.dumps(about)} if about else {}
+    files.save(path, lambda file: np.savez(file, **arrays), new=True)
 
 
 def feature_network(path: Path) -> FeatureNetwork:

@@ -47,7 +47,7 @@ def save(
     """Writes what `Reference` holds; pytorch-fid and ADM's evaluator read the file too.
 
     Raises:
-        FileExistsError: the file exists.
+        FileExistsError: the file exists; the message names the one for temporaries that holds it.
     """
     about = {
         "name": name,
@@ -59,8 +59,8 @@ def save(
     arrays = {"mu": pool.mean, "sigma": pool.covariance}
     if spatial is not None:
         arrays |= {"mu_s": spatial.mean, "sigma_s": spatial.covariance}
-    with open(path, "xb") as file:
-        np.savez(file, **arrays, about=json.dumps(about))
+    arrays["about"] = json.dumps(about)
+    files.save(path, lambda file: np.savez(file, **arrays), new=True)
 
 
 def load(path: str | Path) -> Reference:

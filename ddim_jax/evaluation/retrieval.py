@@ -40,6 +40,11 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"--features must be emoji or emoji:PATH.npz, got {args.features}")
     if not source.captions:
         raise ValueError(f"{args.pictures} has no captions to say what was asked for")
+    if not source.num_classes:
+        raise ValueError(
+            f"{args.pictures} has no labels to say in which style; {', '.join(gallery.styles)} are "
+            "0, 1 and so on"
+        )
     network.check(source.image_shape)
     images, labels = features.read_images(source)
     names, styles = np.array(source.captions), _styles(gallery, source, labels)

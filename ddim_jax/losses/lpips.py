@@ -72,7 +72,7 @@ def load(path: str | Path, pooling: str = "max") -> Callable[[Array, Array], Arr
     if not path.is_file():
         raise FileNotFoundError(
             f"no LPIPS weights at {path}; ddim_jax/losses/lpips.py says how to write the file "
-            "where torch is installed; config.loss.distance 'huber' or 'l2' needs none"
+            "where torch is installed; another config.loss.distance, or none, needs none"
         )
     try:
         tensors = safetensors.numpy.load_file(path)

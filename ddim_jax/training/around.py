@@ -116,13 +116,25 @@ def autoencoder(name: str, source: Any, scale: float | None = None) -> tuple[dic
     model = checkpoints.load(name, accelerated=False)
     if model.config.loss.get("name") == "autoencoder":
         own = dict(name="autoencoder_kl") | dict(model.config.model)
+        _check_channels(own, source)
         own["scale"] = scale or measure_scale(model, source)
         params = model.params
     elif model.codec.params is not None:
         own, params = dict(model.config.codec), model.codec.params
+        _check_channels(own, source)
     else:
         raise ValueError(f"{name} is no autoencoder, and has none; name one that is trained")
     return own, jax.device_get(params)
+
+
+def _check_channels(section: dict[str, Any], source: Any) -> None:
+    """Raises ValueError for pictures of other channels than the autoencoder's."""
+    channels = experiment.build_autoencoder(section).channels
+    if source.image_shape[-1] != channels:
+        raise ValueError(
+            f"{source.name} has pictures of {source.image_shape[-1]} channels, the autoencoder "
+            f"takes {channels}; give channels={channels}"
+        )
 
 
 def check_encoded(config: ml_collections.ConfigDict, params: Any, source: Any) -> None:
@@ -215,9 +227,31 @@ def check_captions(config: ml_collections.ConfigDict, source: Any) -> None:
     if not getattr(source, "captions", ()):
         raise ValueError(
             f"{config.data.name} has no captions for a network that is told texts; put "
-            "metadata.jsonl into the folder or 'captions' into the npz file, or name a feature of "
-            "a TFDS dataset with config.data.caption, see docs/training.md"
+            "metadata.jsonl into the folder, or 'captions' into the npz file ('train_captions' "
+            "beside 'train_x'), or name a feature of a TFDS dataset with config.data.caption, see "
+            "docs/training.md"
         )
+
+
+def check(config: ml_collections.ConfigDict, model: Model, source: Any) -> None:
+    """Checks that `told` can be made of the data, before a workdir is written.
+
+    Raises:
+        ValueError: no captions; a cache of clips that have frames to spare.
+    """
+    if model.inputs.takes("text"):
+        check_captions(config, source)
+    if _encodes_once(config, source) and source.at:
+        raise ValueError(
+            f"config.data.cache keeps one latent a clip, and those of {source.name} have more "
+            f"frames than config.data.frames={config.data.frames}: set config.data.cache=False, or "
+            "as many frames as they have"
+        )
+
+
+def _encodes_once(config: ml_collections.ConfigDict, source: Any) -> bool:
+    """Whether `told` makes latents of pictures."""
+    return bool(config.data.get("cache", False)) and not getattr(source, "autoencoder", None)
 
 
 def note(model: Model, source: Any) -> str:
@@ -233,13 +267,9 @@ def told(config: ml_collections.ConfigDict, model: Model, source: Any) -> Any:
     Args:
         config: of the run.
         model: with text encoders and autoencoder.
-        source: of the run.
-
-    Raises:
-        ValueError: no captions; a cache of clips that have frames to spare.
+        source: of the run, as `check` wants it.
     """
     if model.inputs.takes("text"):
-        check_captions(config, source)
         texts = list(dict.fromkeys(source.captions))
         number = {text: place for place, text in enumerate(texts)}
         places = np.array([number[text] for text in source.captions])
@@ -249,14 +279,8 @@ def told(config: ml_collections.ConfigDict, model: Model, source: Any) -> Any:
     if model.inputs.takes(FRAME_RATE) and FRAME_RATE not in source.told:
         unknown = {FRAME_RATE: np.zeros(len(source), np.float32)}
         source = dataclasses.replace(source, told={**source.told, **unknown})
-    if not config.data.get("cache", False) or source.autoencoder:
+    if not _encodes_once(config, source):
         return source
-    if source.at:
-        raise ValueError(
-            f"config.data.cache keeps one latent a clip, and those of {source.name} have more "
-            f"frames than config.data.frames={config.data.frames}: set config.data.cache=False, or "
-            "as many frames as they have"
-        )
     mirrors = config.data.get("flip", False)
     moments, labels = latent_sets.Encoder(model.codec, mirrors)(source, range(len(source)))
     if not experiment.samples_latents(config):

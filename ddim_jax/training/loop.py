@@ -67,6 +67,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> TrainState:
     source = experiment.load_data(config) if source is None else source
     config = teacher.record(config, start, source, method.teacher, method.weak)
     check_data(config, source)
+    around.check(config, method.model, source)
     abstract_state(config, method, start, mesh)  # traces it: errors come before files
     with lock.locked(workdir):
         notes = [
