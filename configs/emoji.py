@@ -17,7 +17,7 @@ NETWORKS = {
     "dit": dict(width=240, depth=5, heads=4, patch_size=4, modulation="shared", text_as="keys"),
     "unet": dict(
         name="text_unet", widths=(72, 144), num_blocks=1, depths=(0, 1), heads=(4, 4), groups=8,
-        context_dim=0,
+        context_dim=0, null_label=True,
     ),
 }  # fmt: skip
 

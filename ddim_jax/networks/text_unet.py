@@ -64,8 +64,10 @@ class TextUNet(nn.Module):
             top and left of its crop, height and width wanted, in pixels.
         size_dim: features that each of those is embedded in.
         guidance_dim: features of inputs["guidance"], the guidance scale of LCM; 0: it is no input.
-        num_classes: 0 for none; else rows of an embedding for inputs["label"], which is not
-            dropped (of the x4 upscaler: how much noise the small picture was given).
+        num_classes: 0 for none; else rows of an embedding for inputs["label"], [B] int (of the x4
+            upscaler: how much noise the small picture was given).
+        null_label: one row more, for the label num_classes, which stands for none and is what a
+            label is dropped for.
         scalars: further inputs, as in `UNet`.
         time_scale: of t and scalars before they are embedded, as in `UNet`.
         time_embedding: see `time_embedding`.
@@ -94,6 +96,7 @@ class TextUNet(nn.Module):
     size_dim: int = 256
     guidance_dim: int = 0
     num_classes: int = 0
+    null_label: bool = False
     scalars: tuple[str, ...] = ()
     time_scale: float = 1.0
     time_embedding: str = "adm"
@@ -124,7 +127,7 @@ class TextUNet(nn.Module):
         if self.guidance_dim:
             told["guidance"] = Input()
         if self.num_classes:
-            told["label"] = Input((), "int32")
+            told["label"] = Input((), "int32", self.num_classes if self.null_label else None)
         return told | {name: Input() for name in self.scalars}
 
     @nn.compact
@@ -222,7 +225,8 @@ class TextUNet(nn.Module):
         emb = two_layers("time", features, width)
         if self.num_classes:
             init = nn.initializers.normal(1.0)
-            embed = nn.Embed(self.num_classes, width, embedding_init=init, name="label")
+            rows = self.num_classes + int(self.null_label)
+            embed = nn.Embed(rows, width, embedding_init=init, name="label")
             emb = emb + embed(inputs["label"])
         if self.vector_dim:
             emb = emb + two_layers("vector", self._vector(inputs), width)
