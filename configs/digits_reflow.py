@@ -25,7 +25,7 @@ def get_config():
     config.ema = dict(name="power", relative_std=0.1)
     config.train.update(log_every=50, checkpoint_every=200, sample_every=500)
     flow = dict(name="diffusion", times=dict(name="logit_normal"), label_dropout=0.1)
-    one = dict(name="diffusion", times=dict(name="nodes", steps=1))
+    one = dict(name="diffusion", times=dict(name="nodes", steps=1), label_dropout=0.0)
     config.loss = flow
     config.stages = [
         stage("flow", 2000, 20, loss=flow),

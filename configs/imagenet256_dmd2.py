@@ -11,8 +11,9 @@ compares with. Student, critic and teacher are in memory: up to 19.67 GB of each
 with an error that grows as sigma / alpha, 157 at the noisy end of DiT's schedule: the student
 begins at 14.6, where Stable Diffusion's does.
 
-Nobody published these settings, and nothing was trained by them here: they are those of DMD2 on
-ImageNet at 64 x 64 (Yin et al. 2024, arXiv:2405.14867), with the guidance scale of DiT.
+Nobody published these settings, and nothing was trained by them here: the rates are those of DMD2
+on ImageNet at 64 x 64, the times those on Stable Diffusion (Yin et al. 2024, arXiv:2405.14867), the
+guidance scale that of DiT.
 """
 
 from configs.imagenet256_dit import get_config as imagenet256_dit
@@ -24,8 +25,9 @@ def get_config():
     del config.model, config.schedule, config.prediction, config.codec  # those of start_from
     config.model, config.teacher_dtype = dict(remat="blocks", dtype="bfloat16"), "bfloat16"
     config.loss = dict(
-        name="distribution_matching", gan=3e-3, every=5, start=14.6, guidance_scale=1.5
-    )
+        name="distribution_matching", gan=3e-3, every=5, start=14.6, guidance_scale=1.5,
+        times=dict(name="uniform", low=0.02, high=0.98), critic_times=dict(name="uniform"),
+    )  # fmt: skip
     config.optimizer = dict(
         name="adamw", learning_rate=2e-6, weight_decay=0.01, warmup_steps=0, clip_norm=10.0
     )

@@ -6,9 +6,9 @@
         --guidance_scale=1 --prompt="a red fox"
 
 FOLDER is as diffusers writes it, photos/ holds pictures with captions, 1.png and 1.txt. The teacher
-is guided by a scale that is drawn row by row, and the student is not told it. Unlike the authors'
-script, points are those of EDM's grid and the distance is of the whole latent; nothing was trained
-by these settings here.
+is guided by a scale that is drawn row by row, 1 + w for the w of 5 to 15 of the authors' script, and
+the student is not told it. Unlike the script, points are those of EDM's grid and the distance is
+of the whole latent; nothing was trained by these settings here.
 """
 
 from configs.sd_lora import get_config as sd_lora
@@ -21,7 +21,7 @@ def get_config():
     config.loss = dict(
         name="consistency",
         distil=True,
-        guidance=(3.0, 15.0),
+        guidance=(6.0, 16.0),
         pairs=dict(
             name="grid", sigma_min=0.0, sigma_max=14.6, points=dict(name="constant", points=50)
         ),

@@ -1,4 +1,4 @@
-"""Clips of UCF-101 by class: 16 frames of 64 x 64, every second one, from 13,320 videos.
+"""Clips of UCF-101 by class: 16 frames of 64 x 64 from 13,320 videos, of which the shortest has 29.
 
     pip install tensorflow                  # TFDS reads no videos without it
     tfds build ucf101 --file_format=array_record
@@ -21,9 +21,7 @@ def get_config() -> ml_collections.ConfigDict:
     config = digits()
     config.parallel = "fsdp"
     with config.ignore_type():
-        config.data.update(
-            name="ucf101", image_shape=(64, 64, 3), resize=64, flip=True, frames=16, frame_stride=2
-        )
+        config.data.update(name="ucf101", image_shape=(64, 64, 3), resize=64, flip=True, frames=16)
     config.model = dict(
         name="video_unet",
         out_channels=3,

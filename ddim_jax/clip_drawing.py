@@ -212,14 +212,17 @@ def draw(
     labels = _labels(model, plan, label, count)
     null = model.inputs.num_classes and labels is None
     classes = model.null_labels(count) if null else labels
-    given = model.conditions(count, recipe, classes, table, **told)
-    given |= {"seed": seed, "batch_size": batch_size}
+    rate = told.get("frame_rate")
+    rate = model.frame_rate if rate is None else rate
     windows, spent = 0, np.zeros(2)
     total = sum(len(stage.starts) for stage in along) * -(-count // batch_size) * table.nfe
     options = {"task": task} | ({"progress": drawing.tick} if progress else {})
     with drawing.bar(total, "eval", progress):
         for known, size, starts in along:
             generator = model.sized(None, size).kept_generator(recipe, parallel, **options)
+            faster = told | {"frame_rate": rate * (len(known) // plan.frames)}
+            given = model.conditions(count, recipe, classes, table, **faster)
+            given |= {"seed": seed, "batch_size": batch_size}
             before = np.array([generator.compile_seconds, generator.seconds])
             own = _keys(keys, windows)
             noise = sampling.initial_noise(own, (len(known), *x.shape[2:]), model.frame_noise)
@@ -235,6 +238,9 @@ def draw(
                 known[here], windows = True, windows + 1
             spent += np.array([generator.compile_seconds, generator.seconds]) - before
     pictures = model.sized(None, x.shape[1]).pictures(x)
+    if plan.given is not None:  # latents know them only nearly
+        each = len(plan.given[0]) * plan.interpolate
+        pictures[:, : each : plan.interpolate] = plan.given[index % len(plan.given)]
     return Drawing(pictures, labels, None, np.full(count, table.nfe * windows), *spent.tolist())
 
 
@@ -259,8 +265,8 @@ def table_and_task(model: Any, recipe: Recipe, known_by: str) -> tuple[SolverTab
     if known_by == "levels":
         return table, known_frames(model.schedule)
     if known_by == "repaint":
-        jump = max(1, recipe.steps // 25)
         times = recipe.times(model.schedule)
+        jump = max(1, (len(times) - 1) // 25)
         table = restoration.repaint(model.schedule, times, jump, RESAMPLINGS)
     return table, _replacement()
 

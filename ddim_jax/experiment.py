@@ -61,11 +61,9 @@ def load_data(config: ml_collections.ConfigDict, **options: Any) -> Any:
         section.name,
         section.split,
         frames=frames,
-        frame_rate=section.get("frame_rate") or None,
-        frame_stride=section.get("frame_stride") or 1,
         image_size=section.get("resize") or None,
         channels=section.get("channels"),
-        data_dir=section.get("data_dir") or None,
+        **cut(config),
         pad=section.get("pad", False),
         skip_unreadable=section.get("skip_unreadable", False),
         caption=section.get("caption") or None,
@@ -95,6 +93,16 @@ def _frames(config: ml_collections.ConfigDict) -> int:
     return check_range("config.data.frames", frames, "[0, 65536]", hint, whole=True)
 
 
+def cut(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Which frames of clips a config takes, and where TFDS keeps data, as `data.load` takes it."""
+    section = config.data
+    return {
+        "frame_rate": section.get("frame_rate") or None,
+        "frame_stride": section.get("frame_stride") or 1,
+        "data_dir": section.get("data_dir") or None,
+    }
+
+
 def draws_clips(config: ml_collections.ConfigDict) -> bool:
     """Whether the network of a config is one of clips."""
     name = (config.get("model") or {}).get("name", "unet")
@@ -117,12 +125,6 @@ def _check_frames(config: ml_collections.ConfigDict) -> None:
         )
     if config.get("frame_noise") and not draws_clips(config):
         raise ValueError("config.frame_noise is of networks of clips; leave it out")
-
-
-def frame_rate(config: ml_collections.ConfigDict) -> float:
-    """Frames a second that a config's clips are shown at, 8 where it does not say."""
-    rate = config.data.get("frame_rate")
-    return float(rate) if isinstance(rate, int | float) and rate else 8.0
 
 
 def samples_latents(config: ml_collections.ConfigDict) -> bool:

@@ -270,7 +270,7 @@ class Model:
         prompt: Any = None,
         negative_prompt: Any = None,
         channels: Array | None = None,
-        frame_rate: Array = 0.0,
+        frame_rate: Array | None = None,
         alone: Array = False,
     ) -> dict[str, Any]:
         """`inputs` and `guidance` of N samples, as `Generator.batches` takes them.
@@ -285,7 +285,8 @@ class Model:
             negative_prompt: what to guide away from, likewise; None: the model's null text.
             channels: [N, h, w, C] of a network that takes more than the sample's, see
                 `editing/inpainting.py`.
-            frame_rate: scalar or [N], frames a second, of a network that is told them; 0: unknown.
+            frame_rate: scalar or [N], frames a second, of a network that is told them; 0: unknown;
+                None: `self.frame_rate`.
             alone: scalar or [N], whether the frames of a clip are drawn apart from each other.
 
         Raises:
@@ -304,12 +305,27 @@ class Model:
             sizes=np.array([height, width, 0, 0, height, width], np.float32),
             texts=self.inputs.texts(prompt, negative_prompt, count, guidance is not None),
             channels=channels,
-            frame_rate=np.broadcast_to(frame_rate, count),
+            frame_rate=np.broadcast_to(
+                self.frame_rate if frame_rate is None else frame_rate, count
+            ),
             alone=np.broadcast_to(alone, count),
         )
         if slope:
             inputs |= {SLOPE: np.full(count, slope, np.float32)}
         return {"inputs": inputs, "guidance": guidance}
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames a second that clips are drawn at where nobody says it; 0: it is not known.
+
+        Of `config.sample.frame_rate`, which a run takes from its clips, or of
+        `config.data.frame_rate`.
+        """
+        for section in ("sample", "data"):
+            rate = (self.config.get(section) or {}).get("frame_rate")
+            if isinstance(rate, int | float) and rate > 0:
+                return float(rate)
+        return 0.0
 
     def passes(self, recipe: Recipe) -> int:
         """Forward passes that one network evaluation takes: 2 with classifier-free guidance."""

@@ -19,9 +19,9 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from ddim_jax import experiment, files, interrupts, keys, provenance
+from ddim_jax import files, interrupts, keys, provenance
 from ddim_jax.batch_loop import check_count
-from ddim_jax.data.clip_writers import write_apng
+from ddim_jax.data.clip_writers import FRAME_RATE, write_apng
 from ddim_jax.data.images import to_pil, write_png
 from ddim_jax.model import Model
 from ddim_jax.recipe import Recipe
@@ -127,7 +127,7 @@ def draw(
                     own = None if labels is None else labels[i : i + 1]
                     text = None if prompt is None else [prompt[i % len(prompt)]]
                     about = drawn | provenance.places(np.array([i]), own, text)
-                    write(places[i], picture, about, experiment.frame_rate(model.config))
+                    write(places[i], picture, about, model.frame_rate or FRAME_RATE)
                 bar.update(len(result.x))
     existing = total - len(missing)
     return Report(len(missing), existing, generator.compile_seconds, generator.seconds)

@@ -11,7 +11,7 @@ from ddim_jax.commands import sample
 from ddim_jax.data import clip_writers
 from ddim_jax.drawing import Drawing
 from ddim_jax.evaluation import tradeoff
-from ddim_jax.training import around
+from ddim_jax.training import around, teacher
 from tests.errors import rejects
 from tests.pictures import noise
 from tests.test_clip_models import config_of, shaken
@@ -82,6 +82,24 @@ def test_networks_are_told_the_rate_of_clips(tmp_path, rates, told):
     read_alone = dataclasses.replace(source, take=None)
     batch = next(data.batches(read_alone, 2, seed=0))
     assert batch["frame_rate"].tolist() == [told] * 2 and batch["frame_rate"].dtype == np.float32
+
+
+def test_clips_are_drawn_at_the_usual_rate_of_their_data(tmp_path):
+    config, labels = config_of(model=dict(frame_rate=True)), np.arange(2)
+    images = noise(3, 4, 12, 12, 1)
+    np.savez(tmp_path / "a.npz", images=images, labels=np.arange(3), frame_rate=[6.0, 12.0, 24.0])
+    kept = teacher.record(config, None, data.load(f"npz:{tmp_path}/a.npz", frames=4))
+    assert kept.sample.frame_rate == 12
+    model, plain = experiment.build(kept), experiment.build(config)
+    assert model.frame_rate == 12 and plain.frame_rate == 0
+
+    def told(model, **given):
+        return model.conditions(2, model.recipe, labels, **given)["inputs"]["frame_rate"].tolist()
+
+    assert told(model) == [12, 12] and told(model, frame_rate=0) == [0, 0]
+    assert told(plain) == [0, 0] and told(plain, frame_rate=[5, 9]) == [5, 9]
+    config.data.frame_rate = 8.0
+    assert told(experiment.build(config)) == [8, 8]
 
 
 @pytest.mark.slow

@@ -117,6 +117,26 @@ def test_given_frames_are_kept_by_every_way(model, way, solver):
     np.testing.assert_array_equal(between[:, ::2], clip)
 
 
+def test_frames_between_are_told_the_rate_that_they_make(model, monkeypatch):
+    rates, plain = [], type(model).conditions
+
+    def conditions(self, *args, frame_rate=None, **options):
+        rates.append(frame_rate)
+        return plain(self, *args, frame_rate=frame_rate, **options)
+
+    monkeypatch.setattr(type(model), "conditions", conditions)
+    model.generate(1, interpolate=3, frame_rate=5.0)
+    assert rates == [5, 15]
+
+
+def test_given_frames_come_back_from_a_codec_that_changes_them(model, monkeypatch):
+    clip = noise(2, 3, SIZE, SIZE, 1)
+    monkeypatch.setattr(type(model), "pictures", lambda self, x: np.zeros(x.shape, np.uint8))
+    found = model.generate(3, from_clip=clip, interpolate=2).pictures
+    np.testing.assert_array_equal(found[:, :6:2], clip[[0, 1, 0]])
+    assert found.shape[1] == 6 and not found[:, 1::2].any()
+
+
 def test_frames_start_from_the_noise_of_their_place_and_windows_have_keys_of_their_own(model):
     seen, batches = [], Generator.batches
 
@@ -238,6 +258,15 @@ def test_commands_draw_on_and_are_repeated(command, tmp_path, pictures):
     command(from_clip=["on.npz"], interpolate=2, out="between.gif")
     with Image.open("between.gif") as gif:
         assert gif.n_frames == 14 and gif.info["duration"] == 60  # twice as many a second
+    data.save_clips("fast.webp", drawn[:1], 20, scale=1)
+    command(from_clip=["fast.webp"], interpolate=2, resize=True, out="fast.gif")
+    with Image.open("fast.gif") as gif:  # 40 frames a second
+        assert gif.info["duration"] in (20, 30)
+    command(like="fast.gif", out="again.gif")
+    assert Path("again.gif").read_bytes() == Path("fast.gif").read_bytes()
+    command(frame_rate=2.0, num_samples=1, out="slow.gif")
+    with Image.open("slow.gif") as gif:
+        assert gif.info["duration"] == 500
     command(frames=3, num_samples=2, out="short.webp")
     command(like="short.webp", out="short.npz")
     assert np.load("short.npz")["images"].shape[:2] == (2, 3)
@@ -265,6 +294,12 @@ def test_commands_draw_on_and_are_repeated(command, tmp_path, pictures):
         ({"extend": 2}, "--extend must be at least the 4 frames .* got 2; --frames=2 draws"),
         ({"extend": 9, "out": "folder"}, "--out=folder is a folder, .* takes no --extend"),
         ({"like": "on.npz", "extend": 9}, "--like draws the pictures .* takes no --extend"),
+        ({"interpolate": 16, "out": "new.gif"}, r"frame_rate must be in \[0.1, 100\], got 128"),
+        ({"frame_rate": -1.0}, "--frame_rate must be in"),
+        (
+            {"extend": 9, "known_by": "repaint", "solver": "unipc_2"},
+            "--known_by=repaint is a solver itself and takes no --solver",
+        ),
         ({"resize": True}, "--resize is of the pictures of --first_frame or --from_clip"),
         ({"extend": 9, "trajectory": "t.gif"}, "a trajectory is of clips that are drawn at once"),
     ],

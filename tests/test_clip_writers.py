@@ -109,4 +109,7 @@ def test_errors_come_before_files(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
     with rejects(ValueError, "pip install 'ddim_jax[video]'"):
         data.save_clips(tmp_path / "a.mp4", SPINS)
+    with rejects(ValueError, "pip install 'ddim_jax[video]'"):
+        clip_writers.check_writable(tmp_path / "a.mp4", 8)
+    clip_writers.check_writable(tmp_path / "a.png", 1000)
     assert not list(tmp_path.iterdir())

@@ -179,7 +179,11 @@ def test_folder_of_clips_with_classes_and_captions(tmp_path):
     ]  # fmt: skip
     assert [source[i]["label"] for i in range(4)] == [0, 0, 1, 1]
     assert source.captions == ("a cat jumps", "", "a dog runs", "")
-    assert source[0]["frame_rate"] == 10
+    assert source[0]["frame_rate"] == 10 and not source.note
+    (tmp_path / "run" / "late.mpg").touch()
+    (tmp_path / "notes.md").touch()
+    noted = data.load(f"clips:{tmp_path}", frames=4, frame_rate=10).note
+    assert noted == "skipped 2 other files (.md, .mpg)"
     small = data.load(f"clips:{tmp_path}", frames=4, frame_rate=10, image_size=4, channels=1)
     assert small.shape == small[2]["image"].shape == (4, 4, 4, 1)
 

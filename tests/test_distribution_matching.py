@@ -153,6 +153,9 @@ def test_ratios_are_relative_to_rows_of_their_noise_level():
     logit = jnp.log(jnp.array([1.0, 3.0, 10.0, 10.0]))
     h = terms.ratio_weight(logit, FLOW.level(t), terms.DIVERGENCES["forward_kl"])
     close(h, (0.5, 1.5, 1, 1))
+    alone = jnp.array([0.05, 0.3, 0.5, 0.9])  # each the only one of its level
+    h = terms.ratio_weight(logit, FLOW.level(alone), terms.DIVERGENCES["forward_kl"])
+    close(h, np.array([1, 3, 10, 10]) / 6)
     far = terms.ratio_weight(jnp.array([-50.0, 50.0]), FLOW.level(t[:2]), lambda r: r)
     close(far, np.array([0.1, 20.0]) / 10.05)
 

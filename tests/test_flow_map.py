@@ -378,3 +378,8 @@ def test_bad_options():
         losses.flow_map(flow, guidance_scale=2.0, distil=True)
     with rejects(ValueError, "says nothing about x0 at pure noise"):
         losses.flow_map(Net(None, FLOW, predictions.eps))
+    with rejects(
+        ValueError, "says nothing about the velocity at the data", "config.loss.to_data=0"
+    ):
+        losses.flow_map(flow, teacher=Net(None, FLOW, predictions.x0), distil=True)
+    losses.flow_map(flow, teacher=Net(None, FLOW, predictions.x0), distil=True, to_data=0)

@@ -241,6 +241,24 @@ BAD = {
 }
 
 
+@pytest.mark.parametrize(
+    "loss, of_guide",
+    [
+        (MATCHING, dict(name="classifier_free", scale=2.0)),
+        (dict(MATCHING, guidance_scale=1.5), {}),
+        (GUIDED, {}),
+    ],
+)
+def test_a_teacher_without_label_dropout_is_not_guided(loss, of_guide, base):
+    own = checkpoints.load(base / "own.safetensors")
+    with own.config.unlocked():
+        own.config.loss = dict(name="diffusion", label_dropout=0.0)
+    asked = config(base, loss, **of_guide)
+    asked.sample.update(steps=1)
+    with rejects(ValueError, "own was trained without label dropout", "autoguidance"):
+        method.build(asked, own, parallel.make_mesh())
+
+
 @pytest.mark.parametrize("name", BAD)
 def test_what_cannot_be_is_refused_before_anything_is_written(name, base, tmp_path):
     loss, of_guide, message = BAD[name]

@@ -11,6 +11,7 @@ from ddim_jax.losses.loss import Net, conditions, conditions_with_scale
 from ddim_jax.losses.time_samplers import log_normal, logit_normal, nodes, u_shaped, uniform
 from ddim_jax.losses.weightings import WEIGHTINGS
 from ddim_jax.predictions import PREDICTIONS
+from tests.errors import rejects
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
@@ -138,6 +139,16 @@ def test_uniform_times_of_a_discrete_schedule_hit_every_index():
     np.testing.assert_allclose(index, index.round(), atol=1e-5)
     counts = np.bincount(index.round().astype(int), minlength=10)
     assert len(counts) == 10 and abs(counts - 2000).max() < 5 * np.sqrt(1800)
+
+
+def test_uniform_times_may_leave_out_the_ends():
+    schedule = schedules.ddpm_linear(100)
+    index = np.asarray(uniform(schedule, 0.02, 0.98)(MANY)) * 100 - 1
+    assert np.isclose(index.min(), 2, atol=1e-3) and np.isclose(index.max(), 97, atol=1e-3)
+    t = np.asarray(uniform(VP, 0.25, 0.5)(MANY))
+    assert 0.25 <= t.min() < 0.26 and 0.49 < t.max() <= 0.5
+    with rejects(ValueError, "config.loss.times needs low < high, got 0.5 and 0.2"):
+        uniform(VP, 0.5, 0.2)
 
 
 def test_uniform_times_of_a_continuous_schedule_span_it():

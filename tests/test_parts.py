@@ -110,13 +110,17 @@ def test_parts_start_as_the_teacher_which_does_not_change(base, finished):
 
 
 @pytest.mark.slow
-def test_another_run_starts_from_the_student(finished, tmp_path):
+def test_another_run_starts_from_the_student(base, finished, tmp_path):
     plain = config(finished[0], steps=2, gan=0.0)
     del plain.optimizer.parts["head"]
+    with rejects(ValueError, "knows no other times", "name one with config.teacher"):
+        loop.train(plain, tmp_path)
+    with plain.unlocked():
+        plain.teacher = str(base)
     state = loop.train(plain, tmp_path)
     assert sorted(state.params) == ["critic", "student"]
-    ema = jax.device_get(finished[1].ema)
-    jax.tree.map(np.testing.assert_array_equal, state.frozen["teacher"], ema)
+    teacher = ddim_jax.load(base).params
+    jax.tree.map(np.testing.assert_array_equal, state.frozen["teacher"], teacher)
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from typing import Any
 from absl import flags
 
 from ddim_jax.commands.flags import define_whole
+from ddim_jax.names import check_range
 
 FRAMES = define_whole("frames", None, "of clips, drawn at once; default as many as in training")
 FIRST_FRAME = flags.DEFINE_multi_string(
@@ -20,6 +21,9 @@ OVERLAP = define_whole(
 INTERPOLATE = define_whole("interpolate", None, "2: draws one frame between any two, 3: two")
 KNOWN_BY = flags.DEFINE_string(
     "known_by", None, "how known frames are told: levels, replacement or repaint; default levels"
+)
+FRAME_RATE = flags.DEFINE_float(
+    "frame_rate", None, "of clips, frames a second: told to networks that take it, and of the file"
 )
 RESIZE = flags.DEFINE_bool("resize", False, "crop and resize given pictures to the frames' size")
 
@@ -44,15 +48,22 @@ def asked(model: Any, like: Any = None) -> dict[str, Any]:
     for name, read in (("first_frame", clips.first_frames), ("from_clip", clips.whole)):
         if files := found.get(name):
             own[name] = read(model, files, found.get("resize", False))
+            if name == "from_clip" and (rate := clips.rate_of(files)):
+                own.setdefault("frame_rate", rate)
+    if "frame_rate" in own:
+        check_range("--frame_rate", own["frame_rate"], "[0, 1000]", "8 is usual")
+        if not model.codec.frames:
+            raise ValueError(f"--frame_rate is of clips, and {model.name} draws pictures")
     if like is not None and clips.digest(own) != found.get("pictures"):
+        files = found.get("first_frame") or found.get("from_clip")
         raise ValueError(
-            f"{', '.join(found.get('first_frame') or found.get('clip'))} holds other pictures than "
-            "when the clips were drawn; name what they begin with by --first_frame or --from_clip"
+            f"{', '.join(files)} holds other pictures than when the "
+            "clips were drawn; name what they begin with by --first_frame or --from_clip"
         )
     return own
 
 
-NUMBERS = ("extend", "overlap", "interpolate", "known_by")
+NUMBERS = ("extend", "overlap", "interpolate", "known_by", "frame_rate")
 
 
 def said() -> dict[str, Any]:
@@ -64,13 +75,24 @@ def said() -> dict[str, Any]:
         "overlap": OVERLAP.value,
         "interpolate": INTERPOLATE.value,
         "known_by": KNOWN_BY.value,
+        "frame_rate": FRAME_RATE.value,
     }
     given = {name: value for name, value in given.items() if value is not None}
+    if KNOWN_BY.value == "repaint" and flags.FLAGS["solver"].value:
+        raise ValueError("--known_by=repaint is a solver itself and takes no --solver")
     if RESIZE.value and not {"first_frame", "from_clip"} & set(given):
         raise ValueError(
             "--resize is of the pictures of --first_frame or --from_clip; leave it out"
         )
     return given | ({"resize": True} if RESIZE.value else {})
+
+
+def shown_rate(model: Any, said: dict[str, Any] | None) -> float:
+    """Frames a second of the file that clips are written to."""
+    from ddim_jax.data import clip_writers
+
+    own = (said or {}).get("frame_rate") or model.frame_rate or clip_writers.FRAME_RATE
+    return own * (said or {}).get("interpolate", 1)
 
 
 def about(known: dict[str, Any], like: Any = None) -> dict[str, Any] | None:
@@ -86,4 +108,5 @@ def about(known: dict[str, Any], like: Any = None) -> dict[str, Any] | None:
     found = said()
     for name in {"first_frame", "from_clip"} & set(found):
         found[name] = [str(Path(file).expanduser().absolute()) for file in found[name]]
-    return found | {"pictures": clips.digest(known)}
+    kept = {"frame_rate": known["frame_rate"]} if "frame_rate" in known else {}
+    return found | kept | {"pictures": clips.digest(known)}

@@ -126,7 +126,7 @@ def _draw() -> str:
     model, recipe = _load(like)
     if out is not None and out.suffix in MOVING and not model.codec.frames:
         raise ValueError(f"--out {out} moves, and {model.name} draws pictures; give a .png or .npz")
-    drawing, about = _generate(model, recipe, like, trajectory is not None)
+    drawing, about = _generate(model, recipe, like, out, trajectory is not None)
     suffix = ".gif" if drawing.pictures.ndim == 5 else ".png"
     out = out or files.next_free(Path("samples"), model.name, suffix)
     _write(drawing, out, trajectory, about, model, alone=like is not None and like.alone)
@@ -151,7 +151,7 @@ def _like():
     of_clips = (clip_flags.FRAMES, clip_flags.EXTEND, clip_flags.OVERLAP, clip_flags.INTERPOLATE)
     for flag in (
         *(NUM_SAMPLES, LABELS, PROMPT, NEGATIVE_PROMPT, SIZE, SEED),
-        *(*of_files, *of_clips, clip_flags.KNOWN_BY),
+        *(*of_files, *of_clips, clip_flags.KNOWN_BY, clip_flags.FRAME_RATE),
         *(() if PLAN.value else (BATCH_SIZE,)),  # of a plan it changes no picture
     ):
         if not flags.FLAGS[flag.name].using_default_value:
@@ -159,13 +159,17 @@ def _like():
     return provenance.read(LIKE.value)
 
 
-def _generate(model, recipe, like, trajectory: bool):
-    """The drawing, and what its files are to hold."""
+def _generate(model, recipe, like, out: Path | None, trajectory: bool):
+    """The drawing, and what its files are to hold; first whether clips can be written to them."""
     import numpy as np
 
     from ddim_jax import command_line, provenance
+    from ddim_jax.data.clip_writers import check_writable
 
     prompts, known = None if like else _prompts(model), clip_flags.asked(model, like)
+    if model.codec.frames and (out is None or out.suffix in MOVING):
+        rate = clip_flags.shown_rate(model, known if like is None else like.clips)
+        check_writable(out or Path("clips.gif"), rate)
     negative_prompt = command_line.negative_prompt(NEGATIVE_PROMPT.value)
     count, seed, batch_size = _count(prompts, known), SEED.value, _batch_size(model)
     prompts = prompts and prompts[:count]
@@ -386,10 +390,9 @@ def _write(
     """Writes the files; `alone`: a PNG holds the one sample as a folder of samples has it."""
     import numpy as np
 
-    from ddim_jax import data, experiment, files, sample_folder
+    from ddim_jax import data, files, sample_folder
 
-    overwrite, rate = OVERWRITE.value, experiment.frame_rate(model.config)
-    rate *= (about["clips"] or {}).get("interpolate", 1)
+    overwrite, rate = OVERWRITE.value, clip_flags.shown_rate(model, about["clips"])
     titles = model.inputs.titles(drawing.labels)
     if out.suffix == ".npz":
         held = arrays(drawing, about, model.inputs.class_names)

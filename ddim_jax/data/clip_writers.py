@@ -25,6 +25,8 @@ from ddim_jax.names import check_range
 
 MOVING = (".gif", ".webp", ".apng", ".mp4")
 """Endings of files that move."""
+FRAME_RATE = 8.0
+"""Frames a second of what says none."""
 DESCRIPTION = 0x010E
 """Of the tag of EXIF in which a WebP says what drew it."""
 
@@ -32,7 +34,7 @@ DESCRIPTION = 0x010E
 def save_clips(
     path: PathLike,
     clips: Any,
-    frame_rate: float = 8.0,
+    frame_rate: float = FRAME_RATE,
     labels: Sequence[Any] | None = None,
     *,
     columns: int | None = None,
@@ -58,7 +60,7 @@ def save_clips(
             imageio-ffmpeg.
     """
     path = files.check_new(path, suffixes=(*MOVING, ".png"), overwrite=overwrite)
-    check_range("frame_rate", frame_rate, "[0.1, 100]", "8 frames a second is usual")
+    check_writable(path, frame_rate)
     clips = np.asarray(clips)
     if clips.ndim != 5:
         raise ValueError(
@@ -81,6 +83,18 @@ def save_clips(
         return files.save(path, lambda file: file.write(content))
     write = {".gif": _write_gif, ".webp": _write_webp, ".apng": write_apng}[path.suffix]
     files.save(path, lambda file: write(file, frames, frame_rate, about))
+
+
+def check_writable(path: Path, frame_rate: float) -> None:
+    """Checks what `save_clips` needs, before clips are drawn.
+
+    Raises:
+        ValueError: a rate out of range; MP4 without imageio-ffmpeg.
+    """
+    if path.suffix != ".png":
+        check_range("frame_rate", frame_rate, "[0.1, 100]", "8 frames a second is usual")
+    if path.suffix == ".mp4":
+        clip_files.ffmpeg()
 
 
 def write_apng(

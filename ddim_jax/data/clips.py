@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from ddim_jax.data import clip_files, folders
+from ddim_jax.data.captions import is_caption
 from ddim_jax.data.clip_files import Timeline
 from ddim_jax.data.frame_choice import OWN, Cut, Windows
 from ddim_jax.data.images import Size, fit, fit_pil
@@ -81,9 +82,9 @@ def open_folder(
         first = next((i for i, file in enumerate(files) if not isinstance(look(file), str)), 0)
         files, labels = [files[first]], [labels[first]]
     found = folders.check_files(root, files, skip_unreadable, look, "clips")
-    note = ""
+    notes = _others(root, files)
     if bad := [i for i, one in enumerate(found) if isinstance(one, str)]:
-        note = f"skipped {len(bad)} clips{folders.listed(root, files, found)}"
+        notes.append(f"skipped {len(bad)} clips{folders.listed(root, files, found)}")
         kept = sorted(set(range(len(files))) - set(bad))
         files, labels, found = ([part[i] for i in kept] for part in (files, labels, found))
     if not files or (checked and len({*labels}) < len(classes)):
@@ -105,7 +106,7 @@ def open_folder(
         "num_classes": len(classes),
         "count": len(files),
         "class_names": tuple(classes),
-        "note": note,
+        "note": "; ".join(notes),
     }
     return fields | _taken(windows, at), files
 
@@ -160,6 +161,15 @@ def of_arrays(
         return fitted(arrays[index, windows.own_places(index, share)]), labels[index]
 
     return _taken(windows, at)
+
+
+def _others(root: Path, found: Sequence[Path]) -> list[str]:
+    """What is beside the clips that were found, in words; [] for nothing."""
+    beside, names = {root, *(file.parent for file in found)}, {f.with_suffix("") for f in found}
+    loose = [file for folder in beside for file in folder.iterdir() if file.is_file()]
+    loose = [f for f in {*loose} - {*found} if f.name[0] != "." and not is_caption(f, names)]
+    kinds = sorted({file.suffix.lower() or file.name for file in loose})
+    return [f"skipped {len(loose)} other files ({few(kinds)})"] if loose else []
 
 
 def find_clips(root: Path) -> tuple[list[Path], list[int], list[str]]:

@@ -10,6 +10,7 @@ import numpy as np
 from ddim_jax.data import clip_files, folders, npz
 from ddim_jax.data.clip_writers import MOVING
 from ddim_jax.data.clips import fit_frames
+from ddim_jax.data.frame_choice import ALIKE
 from ddim_jax.data.images import fit_pil, to_pil
 from ddim_jax.model import Model
 
@@ -47,6 +48,22 @@ def whole(model: Model, paths: Sequence[str], resize: bool) -> Array:
             "them in several commands"
         )
     return np.concatenate(found)
+
+
+def rate_of(paths: Sequence[str]) -> float | None:
+    """Frames a second of clips in files; None where they do not say it.
+
+    Raises:
+        ValueError: they differ.
+    """
+    others = [Path(path).expanduser() for path in paths if not path.lower().endswith(".npz")]
+    rates = [rate for file in others if (rate := clip_files.inspect(file).rate)]
+    if rates and max(rates) > ALIKE * min(rates):
+        raise ValueError(
+            f"clips must have one rate, got {min(rates):g} to {max(rates):g} frames a second: draw "
+            "on from them in several commands"
+        )
+    return rates[0] if rates else None
 
 
 def read_file(model: Model, path: Path, resize: bool) -> Array:

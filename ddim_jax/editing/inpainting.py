@@ -9,7 +9,7 @@ import numpy as np
 
 from ddim_jax.clip_drawing import known_by, knows_levels
 from ddim_jax.editing import pictures, restoration
-from ddim_jax.editing.actions import make_editor, table_recipe, told
+from ddim_jax.editing.actions import make_editor, start_noise, table_recipe, told
 from ddim_jax.editing.editor import squared_error
 from ddim_jax.editing.frames import KnownFrames, known_frames
 from ddim_jax.editing.judging import judge
@@ -39,11 +39,14 @@ def inpaint(model: Model, args: argparse.Namespace) -> None:
     measured = np.asarray(operator.inverse(y, mask))
     measured = measured if mask is None else measured - (1 - mask)  # black where it is unknown
     editor = make_editor(model, args)
-    known = Known(y, mask)
+    noise = None
+    if model.frame_noise is not None and args.restoration in ("repaint", "replacement"):
+        noise = start_noise(model, args, np.arange(len(x)))  # which frames share
+    known = Known(y, mask, noise)
     if args.restoration == "levels":
         known = KnownFrames(x, mask[:, :, 0, 0, 0] > 0)
     given = {"task": task, "known": known, "seed": args.seed}
-    restored = editor.draw(table, None, labels, **given, **told(editor.model, args, texts))
+    restored = editor.draw(table, noise, labels, **given, **told(editor.model, args, texts))
     asked = pictures.Asked.of(model.inputs, len(x), labels, texts)
     numbers = {
         "method": args.restoration,
@@ -57,12 +60,7 @@ def inpaint(model: Model, args: argparse.Namespace) -> None:
 
 def _usual(model: Model, args: argparse.Namespace) -> str:
     """The way to agree where none is asked for."""
-    return "levels" if _of_frames(args) and knows_levels(model) else "repaint"
-
-
-def _of_frames(args: argparse.Namespace) -> bool:
-    """Whether whole frames of clips are known."""
-    return args.operator == "mask" and args.mask.startswith("frames:")
+    return "levels" if pictures.of_frames(args) and knows_levels(model) else "repaint"
 
 
 def _check(model: Model, args: argparse.Namespace) -> None:
@@ -73,7 +71,7 @@ def _check(model: Model, args: argparse.Namespace) -> None:
             f"{', '.join(RESTORATIONS)}"
         )
     if args.restoration == "levels":
-        if not _of_frames(args):
+        if not pictures.of_frames(args):
             raise ValueError(
                 "--method=levels is for whole frames: --mask=frames:4-11; of places within them "
                 f"use {', '.join(RESTORATIONS)}"

@@ -1,7 +1,9 @@
 """The command `inpaint` on models of latents: a mask of cells, and the known pixels put back.
 
-A cell of the latents is known where all pixels that it stands for are. Three ways:
+A cell of the latents is known where all pixels that it stands for are. The ways:
 
+    levels        of whole frames of clips: known ones are put in, and the network is told that
+                  they are clean
     repaint       draws with jumps back; known cells are noised afresh at every level
     replacement   draws by any solver; known cells are noised at every level by one noise, the one
                   that the drawing starts from (blended latents)
@@ -18,10 +20,12 @@ import argparse
 
 import numpy as np
 
+from ddim_jax.clip_drawing import knows_levels
 from ddim_jax.codecs import to_unit_range
 from ddim_jax.editing import pictures, restoration
 from ddim_jax.editing.actions import make_editor, own_recipe, start_noise, table_recipe, told
 from ddim_jax.editing.editor import squared_error
+from ddim_jax.editing.frames import KnownFrames, known_frames
 from ddim_jax.editing.judging import judge
 from ddim_jax.editing.restoration import Known
 from ddim_jax.editing.sdedit import sdedit_table
@@ -49,8 +53,12 @@ def inpaint_latents(model: Model, args: argparse.Namespace) -> None:
         table, x = repaint_table(model, args, recipe), noise
     else:
         table, x = start(model, own_recipe(model, args), args.strength, y, noise)
-    if method != "network":
-        kept = noise if method == "replacement" else None
+    if method == "levels":
+        known = KnownFrames(y, mask[:, :, 0, 0, 0] > 0)
+        given |= {"task": known_frames(model.schedule), "known": known}
+    elif method != "network":
+        one_noise = method == "replacement" or model.frame_noise is not None
+        kept = noise if one_noise else None
         given |= {"task": restoration.replacement(), "known": Known(y, cells, kept)}
     drawn = editor.draw(table, x, labels, **given)
     if method != "network":
@@ -86,13 +94,14 @@ def repaint_table(model: Model, args: argparse.Namespace, recipe: Recipe) -> Sol
     Raises:
         ValueError: jumps as long as all the steps, which would be none.
     """
-    if args.jump_length is not None and args.jump_length >= recipe.steps:
+    times = recipe.times(model.schedule)
+    steps = len(times) - 1
+    jump = args.jump_length or max(1, steps // 25)
+    if args.jump_length is not None and jump >= steps:
         raise ValueError(
-            f"--jump_length must be below the {recipe.steps} --steps, got {args.jump_length}; a "
+            f"--jump_length must be below the {steps} --steps, got {args.jump_length}; a "
             "25th of them is usual"
         )
-    jump = args.jump_length or max(1, recipe.steps // 25)
-    times = recipe.times(model.schedule)
     return restoration.repaint(model.schedule, times, jump, args.resamplings or 5)
 
 
@@ -137,8 +146,10 @@ def _method(model: Model, args: argparse.Namespace) -> str:
             f"{model.name} takes {channels} further channels of kind {kind!r}, which inpaint has "
             "not; use a network of 9 channels in all, or one without further ones"
         )
-    method = args.restoration or ("network" if channels else "repaint")
-    ways = ("network",) if channels else ("repaint", "replacement")
+    levels = pictures.of_frames(args) and knows_levels(model)
+    usual = "network" if channels else "levels" if levels else "repaint"
+    method = args.restoration or usual
+    ways = ("network",) if channels else ("repaint", "replacement", *["levels"] * levels)
     if method not in ways:
         why = "was made for inpainting" if channels else "draws latents"
         raise ValueError(f"{model.name} {why}: use --method={' or '.join(ways)}, got {method}")

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ddim_jax import command_line, data, experiment, files, provenance
-from ddim_jax.data import folders, npz
+from ddim_jax.data import clip_writers, folders, npz
 from ddim_jax.editing import clips
 from ddim_jax.evaluation.features import read_images
 from ddim_jax.inputs import Inputs
@@ -104,15 +104,19 @@ def read_pictures(
     if Path(spec).is_file() and Path(spec).suffix.lower() == ".npz":
         spec = f"npz:{spec}"
     if Path(spec).is_file():
-        pictures, labels = _read_file(Path(spec), size, channels, args.resize)[None], None
+        path, labels = Path(spec), None
         if frames:
-            pictures = clips.read_file(model, Path(spec), args.resize)
+            pictures = clips.read_file(model, path, args.resize)
+        else:
+            pictures = _read_file(path, size, channels, args.resize)[None]
     else:
         spec = f"{'clips' if frames else 'folder'}:{spec}" if Path(spec).is_dir() else spec
         source = data.load(
             spec, args.split, image_size=size, channels=channels if args.resize else None,
-            frames=frames or None,
+            frames=frames or None, **(experiment.cut(model.config) if frames else {}),
         )  # fmt: skip
+        if source.autoencoder:
+            raise ValueError(f"{spec} holds latents: name the {source.noun} by --images")
         if source.frames and not frames:
             raise ValueError(
                 f"{spec} holds clips, and {model.name} draws pictures: use the checkpoint of a "
@@ -162,6 +166,11 @@ def _choose(args: argparse.Namespace, source: data.Source) -> list[int]:
             f"0..{source.num_classes - 1}{named}"
         )
     return index
+
+
+def of_frames(args: argparse.Namespace) -> bool:
+    """Whether whole frames of clips are known."""
+    return args.operator == "mask" and args.mask.startswith("frames:")
 
 
 def read_mask(args: argparse.Namespace, shape: tuple[int, ...]) -> Array:
@@ -273,7 +282,7 @@ def write(
         if out.suffix == ".png" and moves:
             data.save_grid(out, tiles, labels, **options)
         elif moves:
-            rate = experiment.frame_rate(model.config)
+            rate = model.frame_rate or clip_writers.FRAME_RATE
             data.save_clips(out, tiles, rate, labels, columns=most, **options)
         else:
             data.save_grid(out, tiles, labels, columns=most, **options)

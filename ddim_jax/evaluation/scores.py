@@ -5,7 +5,7 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,7 +44,11 @@ class Evaluator(NamedTuple):
 
 
 def find_data(
-    network: FeatureNetwork, reference: str | None, real: str | None, image_shape: tuple[int, ...]
+    network: FeatureNetwork,
+    reference: str | None,
+    real: str | None,
+    image_shape: tuple[int, ...],
+    cut: Mapping[str, Any] | None = None,
 ) -> tuple[Reference | None, Source | None]:
     """Opens what to compare samples with and checks it; nothing is measured yet.
 
@@ -55,6 +59,7 @@ def find_data(
         real: real images as `data.load` takes them; None for none, or, for digits, the 5,000 in
             the package, for moving digits their test clips. Clips are resized to the samples.
         image_shape: of the samples.
+        cut: of clips frame_rate, frame_stride and data_dir, as `data.load` takes them.
 
     Raises:
         FileNotFoundError: no such file.
@@ -74,7 +79,7 @@ def find_data(
             "--real with the data, like npz:PATH or folder:PATH"
         )
     statistics = None if reference is None else _check(references.load(reference), network)
-    source = None if real is None else _real(real, image_shape)
+    source = None if real is None else _real(real, image_shape, cut or {})
     if source is not None and source.shape != tuple(image_shape):
         raise ValueError(
             f"real images must have the samples' shape {tuple(image_shape)}, {real} has "
@@ -83,16 +88,14 @@ def find_data(
     return statistics, source
 
 
-def _real(name: str, shape: tuple[int, ...]) -> Source:
-    """Real images; real clips of a shape, of moving digits those of digits that nobody trains on.
-
-    They must be compared frame for frame, so their rate is their own.
-    """
+def _real(name: str, shape: tuple[int, ...], cut: Mapping[str, Any]) -> Source:
+    """Real images; real clips of a shape, of moving digits of digits that nobody trains on."""
     if len(shape) == 3:
         return data.load(name)
     split = "test" if name == "moving_digits" else "train"
     frames, *size, channels = shape
-    return data.load(name, split, frames=frames, image_size=tuple(size), channels=channels)
+    options = {**cut, "frames": frames, "image_size": tuple(size), "channels": channels}
+    return data.load(name, split, **options)
 
 
 def make_evaluator(

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from ddim_jax import checkpoints, command_line, files, interrupts, keys
+from ddim_jax import checkpoints, command_line, experiment, files, interrupts, keys
 from ddim_jax.batch_loop import check_count
 from ddim_jax.evaluation import asked, feature_networks, metrics, scores
 from ddim_jax.model import Model
@@ -94,7 +94,10 @@ class FrechetObjective:
         self.start = float(self.recipe.replace(steps=1).times(model.schedule)[0])
         self._network = feature_networks.load(args.features)
         metrics.check_count(args.num_samples, self._network.dimensions)
-        data = scores.find_data(self._network, args.reference, args.real, model.codec.picture_shape)
+        data = scores.find_data(
+            self._network, args.reference, args.real, model.codec.picture_shape,
+            experiment.cut(model.config),
+        )  # fmt: skip
         self._reference = scores.make_evaluator(self._network, *data).reference.pool
         self._generator = model.generator(self.recipe)
         wanted = asked.find(model.inputs, args.asked, args.asked_split, self._network.gallery)

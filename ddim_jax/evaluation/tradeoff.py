@@ -31,7 +31,7 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from ddim_jax import checkpoints, command_line, files, interrupts, keys, parallel
+from ddim_jax import checkpoints, command_line, experiment, files, interrupts, keys, parallel
 from ddim_jax.batch_loop import Generator, check_count
 from ddim_jax.denoisers import CLIPS
 from ddim_jax.evaluation import feature_networks, metrics, plots, results, scores, shards, sweep
@@ -112,7 +112,7 @@ def run(args: argparse.Namespace) -> None:
             file=sys.stderr,
         )
     statistics, real = scores.find_data(
-        network, args.reference, args.real, model.codec.picture_shape
+        network, args.reference, args.real, model.codec.picture_shape, experiment.cut(model.config)
     )
     generator = model.generator(Recipe(clip=args.clip))
     asked = find_asked(model.inputs, args.asked, args.asked_split, network.gallery)

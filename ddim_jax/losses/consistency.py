@@ -92,7 +92,7 @@ def consistency(
             a teacher or classes, a parameterization that is not the identity at the lowest ratio.
     """
     check_dropout(label_dropout)
-    check_guidance(guidance, net.null)
+    check_guidance(guidance, net.null, teacher)
     check_known(known)
     _check(distance, huber, weight)
     if target_decay is not None and not callable(target_decay):

@@ -135,7 +135,7 @@ def distribution_matching(
     critic, head = (teacher or net).alone, head or Discriminator()
     lookup(DIVERGENCES, divergence, "divergence")
     _check(objective, alpha, divergence, gan, every, alternate, label_dropout)
-    _check_guidance(guidance_scale, guidance, net)
+    _check_guidance(guidance_scale, guidance, net, teacher)
     teacher = classifier_free(teacher or net, guidance_scale) if guidance_scale != 1 else teacher
     both = lookup(SEEN, gan_sees, "config.loss.gan_sees")
     terms = Terms(
@@ -233,8 +233,8 @@ def _check(objective, alpha, divergence, gan, every, alternate, label_dropout) -
         )
 
 
-def _check_guidance(scale: float, guidance: tuple | None, net: Net) -> None:
-    check_guidance(guidance, net.null)
+def _check_guidance(scale: float, guidance: tuple | None, net: Net, teacher: Net | None) -> None:
+    check_guidance(guidance, net.null, teacher)
     check_range("config.loss.guidance_scale", scale, "[-1000, 1000]", "1 is none")
     if scale != 1 and guidance is not None:
         raise ValueError(

@@ -92,7 +92,10 @@ def flow_map(
     Source: Boffi et al. 2025, equations 15 to 18; Sabour et al. 2025 (AYF).
     """
     same = (0.0 if distil and kind != "psd" else 0.5) if same is None else same
-    _check(net, kind, distil, same, to_data, target_decay, guidance_scale, guidance, label_dropout)
+    _check(
+        net, teacher, kind, distil, same, to_data, target_decay, guidance_scale, guidance,
+        label_dropout,
+    )  # fmt: skip
     teacher, schedule = teacher or net, net.schedule
     teacher = classifier_free(teacher, guidance_scale) if guidance_scale != 1 else teacher
     _check_tangent(kind, jumps, derivative, warmup_steps, tangent_floor)
@@ -274,9 +277,11 @@ def _check_tangent(kind, jumps, derivative, warmup_steps, floor) -> None:
     check_range("the std of config.loss.jumps", jumps[1], "[0, 50]", "1 is AYF's")
 
 
-def _check(net, kind, distil, same, to_data, decay, scale, guidance, label_dropout) -> None:
+def _check(
+    net, teacher, kind, distil, same, to_data, decay, scale, guidance, label_dropout
+) -> None:
     check_dropout(label_dropout)
-    check_guidance(guidance, net.null)
+    check_guidance(guidance, net.null, teacher)
     if kind not in KINDS:
         raise ValueError(f"config.loss.kind must be one of {', '.join(KINDS)}, got {kind!r}")
     check_range("config.loss.same", same, "[0, 1]", "0.5 is usual")
@@ -293,11 +298,27 @@ def _check(net, kind, distil, same, to_data, decay, scale, guidance, label_dropo
             f"config.loss.guidance_scale={scale} needs a class-conditional network, and no "
             "config.loss.guidance, which is the input of a network that guides by itself"
         )
-    level = net.schedule.level(net.schedule.t_span[0])
-    row = net.parameterization(level)
-    det = level.alpha * row.eps_weight - level.sigma * row.x0_weight
-    if abs(det) < 1e-6 * abs(level.sigma * row.output_scale):
+    if _silent(net, net.schedule.t_span[0]):
         raise ValueError(
             "this prediction says nothing about x0 at pure noise, where a flow map begins; use 'v',"
             " 'flow' or 'edm'"
         )
+    if (
+        kind == "lsd"
+        and to_data
+        and any(_silent(one, net.schedule.t_span[1]) for one in (net, teacher or net))
+    ):
+        raise ValueError(
+            "a network that predicts x0 says nothing about the velocity at the data, where a "
+            "quarter of the jumps of kind 'lsd' end; use another kind, config.loss.to_data=0, or a "
+            "network that predicts 'v', 'flow' or 'edm'"
+        )
+
+
+def _silent(net: Net, t: float) -> bool:
+    """Whether what a network predicts leaves x0 or eps open at a time."""
+    level = net.schedule.level(t)
+    row = net.parameterization(level)
+    det = level.alpha * row.eps_weight - level.sigma * row.x0_weight
+    size = max(abs(level.alpha * row.output_scale), abs(level.sigma * row.output_scale))
+    return bool(abs(det) < 1e-6 * size)

@@ -56,7 +56,7 @@ def guided(
         ValueError: label_dropout outside [0, 1], guidance without classes, or a range that is none.
     """
     check_dropout(label_dropout)
-    check_guidance(guidance, net.null)
+    check_guidance(guidance, net.null, teacher)
     check_known(known)
     times = times or uniform(net.schedule)
     teacher = teacher or net

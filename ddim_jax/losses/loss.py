@@ -143,7 +143,9 @@ class Net(NamedTuple):
         if self.guided is not None:
             return self.guided(params, x, level, inputs)
         scale = expand(self.parameterization(level).input_scale, x)
-        return self.apply(params, scale * x, level.model_time, inputs, dropout_keys)
+        t = level.model_time
+        t = jnp.broadcast_to(t, (len(x), *t.shape[1:]))  # [1, T] is of all rows
+        return self.apply(params, scale * x, t, inputs, dropout_keys)
 
     def middle(self, params, x, level: NoiseLevel, inputs) -> Array:
         """Returns the features half-way at x [B, ...] and levels [B]."""
@@ -238,18 +240,26 @@ def check_dropout(label_dropout: float) -> None:
     check_range("config.loss.label_dropout", label_dropout, "[0, 1]", "0.1 is usual")
 
 
-def check_guidance(guidance: tuple | None, null: Mapping[str, Any]) -> None:
-    """Raises ValueError for a range of guidance scales that the networks cannot be told."""
+def check_guidance(
+    guidance: tuple | None, null: Mapping[str, Any], teacher: Net | None = None
+) -> None:
+    """Raises ValueError for a range of guidance scales that the networks cannot be told.
+
+    Args:
+        guidance: the range; None for none.
+        null: of the network, what can be dropped.
+        teacher: which may be guided otherwise than away from that, see `guides.py`.
+    """
     if guidance is None:
         return
-    if not null:
-        raise ValueError(
-            f"config.loss.guidance={tuple(guidance)} needs a class-conditional network; set "
-            "config.model.num_classes, or leave it out"
-        )
     if not isinstance(guidance, (list, tuple)) or len(guidance) != 2:
         raise ValueError(
             f"config.loss.guidance must be (low, high), got {guidance}; (1, 5) is usual"
+        )
+    if not (null or teacher is not None and teacher.guided is not None):
+        raise ValueError(
+            f"config.loss.guidance={tuple(guidance)} needs a class-conditional network; set "
+            "config.model.num_classes, or leave it out"
         )
     for end in guidance:
         check_range("an end of config.loss.guidance", end, "[-1000, 1000]", "1 is none")

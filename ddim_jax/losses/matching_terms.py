@@ -32,7 +32,7 @@ DIVERGENCES: dict[str, Callable[[Array], Array]] = {
     "jeffreys": lambda r: 1 + r,
 }
 """h(r) = r^2 f''(r) of f-divergences, by name. Source: Xu et al. 2025, table 1."""
-LEAST_RATIO, GREATEST_RATIO, BINS = 0.1, 20.0, 10
+LEAST_RATIO, GREATEST_RATIO, BINS, FEWEST = 0.1, 20.0, 10, 2
 held = jax.lax.stop_gradient
 
 
@@ -167,13 +167,14 @@ def ratio_weight(logit: Array, level: NoiseLevel, of: Callable[[Array], Array]) 
     """h [B] of a divergence by the head's logits [B], of mean 1.
 
     Density ratios r = exp(l) are taken relative to their mean among rows of about the same noise
-    level.
+    level, where at least `FEWEST` are taken together, or else among all.
 
     Source: Xu et al. 2025, section 4 and the authors' code.
     """
     r = jnp.clip(jnp.exp(jnp.clip(logit, -10, 10)), LEAST_RATIO, GREATEST_RATIO)
     bins = jax.nn.one_hot(jnp.clip(BINS * flow_time(level), 0, BINS - 1).astype(int), BINS)
-    means = (r @ bins) / jnp.maximum(jnp.sum(bins, axis=0), 1)
+    count = jnp.sum(bins, axis=0)
+    means = jnp.where(count < FEWEST, jnp.mean(r), (r @ bins) / jnp.maximum(count, 1))
     h = of(r / (bins @ means))
     return h / jnp.mean(h)
 

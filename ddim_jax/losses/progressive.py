@@ -73,7 +73,7 @@ def progressive(
             determines x0 in its first step (eps); label_dropout or guidance out of range.
     """
     check_dropout(label_dropout)
-    check_guidance(guidance, net.null)
+    check_guidance(guidance, net.null, teacher)
     check_known(known)
     levels, weight = _grid(net.schedule, steps, stride)
     _check_first_step(net.parameterization, levels)

@@ -23,16 +23,27 @@ TimeSampler = Callable[[Array], Array]
 """keys [B] -> t [B]."""
 
 
-def uniform(schedule: Schedule) -> TimeSampler:
-    """Uniform over the indices of a discrete schedule, over the times of a continuous one."""
+def uniform(schedule: Schedule, low: float = 0.0, high: float = 1.0) -> TimeSampler:
+    """Uniform over the indices of a discrete schedule, over the times of a continuous one.
+
+    Args:
+        schedule: of the network.
+        low: share of the times, from the clean end, below which none is drawn.
+        high: share above which none is.
+    """
     noise = schedule.t_span[0]
+    check_range("config.loss.times.low", low, "[0, 1)", "0 is none")
+    check_range("config.loss.times.high", high, "(0, 1]", "1 is none")
+    if not low < high:
+        raise ValueError(f"config.loss.times needs low < high, got {low} and {high}")
 
     def sample(keys: Array) -> Array:
         if schedule.num_steps is not None:
             total = schedule.num_steps
-            index = jax.vmap(lambda key: jax.random.randint(key, (), 0, total))(keys)
+            first, last = int(low * total), max(int(low * total) + 1, round(high * total))
+            index = jax.vmap(lambda key: jax.random.randint(key, (), first, last))(keys)
             return (index + 1).astype(jnp.float32) / total
-        u = jax.vmap(jax.random.uniform)(keys)
+        u = low + (high - low) * jax.vmap(jax.random.uniform)(keys)
         return schedule.t_min + (noise - schedule.t_min) * u
 
     return sample

@@ -58,7 +58,7 @@ WRITTEN: dict[str, dict[str, Any]] = {
         **{"steps": 1, "batch_size": 1, "accumulate": 1, "keep": 2},
         **{"log_every": 1, "checkpoint_every": 1, "sample_every": 0, "lora": None},
     },
-    "sample": {"num_samples": 1, "prompts": ()},
+    "sample": {"num_samples": 1, "prompts": (), "frame_rate": None},
     "codec": {"start_from": ""},
     "text": {"start_from": "", "null": "encode"},
     "model": {"name": "unet"},

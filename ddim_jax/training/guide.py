@@ -68,6 +68,22 @@ def wrapped(
     return make(losses.GUIDES, options, "guide", teacher)
 
 
+def _check_null(config: ml_collections.ConfigDict, teacher: Model) -> None:
+    """Raises ValueError for a teacher that is guided away from a null label it has not learnt."""
+    guide, scale = config.get("guide"), config.loss.get("guidance_scale")
+    by_loss = scale not in (None, 1) or (config.loss.name == "guided" and not guide)
+    if not (by_loss or guide and guide.name == "classifier_free"):
+        return
+    own = teacher.config.get("loss") or {}
+    learnt = own.get("label_dropout", 0) and teacher.config.model.get("null_label", True)
+    if not (learnt or teacher.inputs.takes("guidance") or not teacher.inputs.null):
+        raise ValueError(
+            f"{teacher.name} was trained without label dropout, so it has no null label to guide "
+            "away from; leave out config.guide and config.loss.guidance_scale, or guide it by "
+            "config.guide.name='autoguidance'"
+        )
+
+
 def check(config: ml_collections.ConfigDict, loss: losses.Loss, teacher: Model | None) -> None:
     """Raises ValueError where a teacher is not told the scale that its student learns, or twice."""
     guide, scales = config.get("guide"), config.loss.get("guidance")
@@ -78,6 +94,7 @@ def check(config: ml_collections.ConfigDict, loss: losses.Loss, teacher: Model |
         )
     if not loss.needs_teacher or teacher is None:
         return
+    _check_null(config, teacher)
     by_row, told = guide and guide.get("scale") is None, teacher.inputs.takes("guidance")
     if by_row and scales is None:
         raise ValueError(

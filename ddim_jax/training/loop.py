@@ -66,6 +66,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> TrainState:
         teacher.check(config, start.config, method.loss.needs_teacher)
     source = experiment.load_data(config) if source is None else source
     config = teacher.record(config, start, source, method.teacher, method.weak)
+    method = method._replace(model=method.model.replace(config=config))
     check_data(config, source)
     around.check(config, method.model, source)
     abstract_state(config, method, start, mesh)  # traces it: errors come before files

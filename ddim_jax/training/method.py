@@ -227,10 +227,21 @@ def check_loss(
             f"{teacher.name} is told how far to jump, and the teacher of config.loss.name="
             f"{config.loss.name!r} must be a denoiser; name one with config.teacher"
         )
+    if loss.parts is not None and teacher is not None and _one_time(teacher.config.get("loss")):
+        raise ValueError(
+            f"{teacher.name} draws in few steps and knows no other times, and the teacher of "
+            f"config.loss.name={config.loss.name!r} must be a denoiser; name one with "
+            "config.teacher"
+        )
     if loss.parts is None and config.get("teacher"):
         raise ValueError(
             f"config.teacher is for losses that train a critic, and config.loss.name="
             f"{config.loss.name!r} learns from what config.start_from names; leave it out"
+        )
+    if config.get("teacher_dtype", "float32") != "float32" and config.train.get("lora"):
+        raise ValueError(
+            "config.teacher_dtype is of a teacher that is kept beside, and with config.train.lora "
+            "that is the one network; leave it out"
         )
     if loss.parts is not None and config.train.get("lora"):
         raise ValueError(
@@ -249,6 +260,8 @@ def check_loss(
     fits = np.isclose(times[0], loss.nodes[0], rtol=0, atol=1e-3)
     if len(times) == len(loss.nodes):
         fits &= np.allclose(times[:-1], loss.nodes[:-1], rtol=0, atol=1e-3)
+    elif not model.inputs.takes("interval"):  # which draws in any number of steps
+        fits = False
     if not fits:
         first = model.schedule.half_log_snr(loss.nodes[0])
         raise ValueError(
@@ -264,6 +277,13 @@ def check_loss(
             f"config.sample.solver={model.recipe.solver!r} goes from time to time otherwise than "
             "config.loss trains for, which adds all noise afresh; set config.sample.solver='lcm'"
         )
+
+
+def _one_time(loss: Mapping[str, Any] | None) -> bool:
+    """Whether a network of this loss was trained at the few times that it draws at alone."""
+    loss = loss or {}
+    few = (loss.get("times") or {}).get("name") == "nodes"
+    return loss.get("name") == "distribution_matching" or few
 
 
 def check_groups(config: ml_collections.ConfigDict, loss: losses.Loss, devices: int) -> None:

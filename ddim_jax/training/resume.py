@@ -112,7 +112,7 @@ def _check_settings(workdir: Path, old: dict[str, Any], new: dict[str, Any]) -> 
     both = {name: (old.get(name), new.get(name)) for name in sorted(old.keys() | new.keys())}
     both = {name: values for name, values in both.items() if values[0] != values[1]}
     changed = [f"config.{name} is {was!r}, not {now!r}" for name, (was, now) in both.items()]
-    if both and set(both) <= {"start_weights", "teacher_weights"}:
+    if both and set(both) <= {"start_weights", "teacher_weights", "weak_weights"}:
         raise ValueError(
             f"{workdir} began from a network that has other weights now, as after training on; "
             f"remove {workdir} alone to train it anew from these, or choose another --workdir"

@@ -126,8 +126,12 @@ def _named(folder: Path) -> Iterator[None]:
     """Says in the message of an error which stage it is of."""
     try:
         yield
-    except (ValueError, loop.NotFiniteError) as error:
-        kind = loop.NotFiniteError if isinstance(error, loop.NotFiniteError) else ValueError
+    except (ValueError, FileNotFoundError, loop.NotFiniteError) as error:
+        kind = (
+            type(error)
+            if isinstance(error, FileNotFoundError | loop.NotFiniteError)
+            else ValueError
+        )
         raise kind(f"stage {folder.name}: {error}") from error
 
 

@@ -24,6 +24,7 @@ from ddim_jax import checkpoints, experiment
 from ddim_jax.checkpoints import architecture
 from ddim_jax.checkpoints.workdir import BASE_FILE
 from ddim_jax.data import Source, noise_pairs
+from ddim_jax.inputs import FRAME_RATE
 from ddim_jax.model import Model
 from ddim_jax.networks.frames import is_added
 from ddim_jax.recipe import whole_path
@@ -242,8 +243,8 @@ def record(
 ) -> Any:
     """The config as a workdir keeps it.
 
-    With the version, the names of its classes, the whole path of a stride's file, and fingerprints
-    that a resume can compare.
+    With the version, the names of its classes, the median of its clips' frames a second, the whole
+    path of a stride's file, and fingerprints that a resume can compare.
     """
     config = config.copy_and_resolve_references()
     names = source.class_names if start is None else start.inputs.class_names
@@ -253,6 +254,8 @@ def record(
             config.sample.stride = whole_path(stride)
         if len(names) == config.model.get("num_classes", 0):
             config.data.class_names = tuple(config.data.get("class_names") or names)
+        if (rate := _usual_rate(source)) and not config.sample.get("frame_rate"):
+            config.sample.frame_rate = rate
         config.data_fingerprint = fingerprint(source)
         if config.get("text"):
             digest = hashlib.sha256(json.dumps(list(source.captions)).encode())
@@ -264,6 +267,12 @@ def record(
         if weak is not None:
             config.weak_weights = weak.fingerprint
     return config
+
+
+def _usual_rate(source: Any) -> float | None:
+    """The median of the frames a second that clips say; None where none does."""
+    rates = np.asarray(getattr(source, "told", {}).get(FRAME_RATE, ()))
+    return round(float(np.median(rates[rates > 0])), 3) if (rates > 0).any() else None
 
 
 def fingerprint(source: Any, records: int = 16) -> str:
