@@ -15,7 +15,7 @@ import pytest
 import ddim_jax
 from configs import digits
 from ddim_jax import experiment, parallel
-from ddim_jax.checkpoints import weights_file
+from ddim_jax.checkpoints import weights_file, workdir
 from ddim_jax.commands import configs
 from ddim_jax.training import loop, method
 from ddim_jax.training import teacher as teachers
@@ -110,7 +110,7 @@ def test_parts_start_as_the_teacher_which_does_not_change(base, finished):
 
 
 @pytest.mark.slow
-def test_another_run_starts_from_the_student(base, finished, tmp_path):
+def test_another_run_goes_on_from_student_and_critic(base, finished, tmp_path, capsys):
     plain = config(finished[0], steps=2, gan=0.0)
     del plain.optimizer.parts["head"]
     with rejects(ValueError, "knows no other times", "name one with config.teacher"):
@@ -121,6 +121,13 @@ def test_another_run_starts_from_the_student(base, finished, tmp_path):
     assert sorted(state.params) == ["critic", "student"]
     teacher = ddim_jax.load(base).params
     jax.tree.map(np.testing.assert_array_equal, state.frozen["teacher"], teacher)
+    assert f"note: takes over critic of {finished[0]}" in capsys.readouterr().out
+    like = {name: finished[1].params[name] for name in ("critic", "head")}
+    found = workdir.read_parts(finished[0], like)
+    jax.tree.map(np.testing.assert_array_equal, found, like)
+    other = like | {"head": state.params["critic"], "eye": like["head"]}
+    assert list(workdir.read_parts(finished[0], other)) == ["critic"]
+    assert workdir.read_parts(base, like) == {}
 
 
 @pytest.mark.slow

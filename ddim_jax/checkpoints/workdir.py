@@ -14,7 +14,7 @@ import dataclasses
 import gc
 import logging as standard_logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -138,6 +138,26 @@ def save_base(path: Path, base: Model) -> None:
         weights_file.save(file, base)
 
 
+def read_parts(path: Path, like: Mapping[str, Any]) -> dict[str, Any]:
+    """The newest parameters of parts that a workdir trained beside its student, by name.
+
+    Args:
+        path: of the workdir; one of something else has none.
+        like: name -> parameters with the shapes and shardings wanted; those of parts that were not
+            trained, or in other shapes, are not returned.
+
+    Raises:
+        ValueError: no checkpoint can be read.
+    """
+    if not (Path(path) / "checkpoints").is_dir():
+        return {}
+    checkpointer = Checkpointer(path, create=False)
+    try:
+        return checkpointer.restore_parts(like)
+    finally:
+        checkpointer.close()
+
+
 def _read_ema(path: Path, like: Any) -> tuple[Any, int]:
     checkpointer = Checkpointer(path, create=False)
     try:
@@ -255,6 +275,26 @@ class Checkpointer:
             )
         return newest
 
+    def restore_parts(self, like: Mapping[str, Any]) -> dict[str, Any]:
+        """What `read_parts` returns."""
+
+        def read(step):
+            saved = self._saved_params(step)
+            same = {
+                name: tree
+                for name, tree in like.items()
+                if name in saved and not architecture.difference(tree, saved[name])
+            }
+            if not same:
+                return {}
+            wanted = {"params": _abstract(same)}
+            options = ocp.checkpoint_utils.construct_restore_args(wanted)
+            args = ocp.args.PyTreeRestore(item=wanted, restore_args=options, partial_restore=True)
+            reader = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+            return reader.restore(self.directory / str(step) / "state", args=args)["params"]
+
+        return self._newest(read) or {}
+
     def _newest(self, read):
         steps = sorted(self._manager.all_steps(), reverse=True)
         failures = []
@@ -292,10 +332,7 @@ class Checkpointer:
 
     def _check_parts(self, step: int, like: Any) -> None:
         """Raises Mismatch where other networks were trained than those that are to go on."""
-        saved = self._manager.item_metadata(step)["state"]
-        if saved is None:
-            raise OSError("its list of parameters is missing")
-        saved = (saved.tree if hasattr(saved, "tree") else saved)["params"]
+        saved = self._saved_params(step)
         if differs := architecture.difference(like, saved):
             names = [", ".join(sorted(tree)) for tree in (saved, like)]
             what = f"it holds {names[0]}, and the config trains {names[1]}"
@@ -305,6 +342,13 @@ class Checkpointer:
                 f"checkpoint {step} is of another method: {what}; use the config it was trained "
                 "with, or choose another --workdir"
             )
+
+    def _saved_params(self, step: int) -> Any:
+        """Shapes of the parameters that were trained."""
+        saved = self._manager.item_metadata(step)["state"]
+        if saved is None:
+            raise OSError("its list of parameters is missing")
+        return (saved.tree if hasattr(saved, "tree") else saved)["params"]
 
     def close(self) -> None:
         """Waits for saves under way.

@@ -22,7 +22,7 @@ from jax.sharding import Mesh
 from ddim_jax import data, experiment, parallel
 from ddim_jax.checkpoints import lock
 from ddim_jax.checkpoints.around import save as save_around
-from ddim_jax.checkpoints.workdir import BASE, Checkpointer, save_base
+from ddim_jax.checkpoints.workdir import BASE, Checkpointer, read_parts, save_base
 from ddim_jax.losses.loss import STUDENT
 from ddim_jax.model import Model
 from ddim_jax.names import few
@@ -89,7 +89,11 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> TrainState:
         state = init_state(config, method, start, mesh)
         checkpointer = Checkpointer(workdir, config.train.keep)
         try:
-            state = checkpointer.restore(state) or state
+            restored = checkpointer.restore(state)
+            if restored is None:
+                restored, note = _with_parts(config, method, state)
+                notes.append(note)
+            state = restored
             if jax.process_index() == 0:
                 print(_summary(config, method, source, int(state.step)), flush=True)
                 for note in filter(None, notes):
@@ -265,6 +269,16 @@ def _initialiser(config, method: Method, start: Model | None):
 
     taught_by = method.teacher_params
     return init, (jax.random.key(config.seed), *jax.device_get((taken, taught_by)))
+
+
+def _with_parts(config, method: Method, state: TrainState) -> tuple[TrainState, str]:
+    """The first state, with critic and head of the run that it starts from; and a note of it."""
+    if method.loss.parts is None or not (start := config.get("start_from")):
+        return state, ""
+    others = {name: state.params[name] for name in method.loss.parts.names[1:]}
+    kept = read_parts(Path(start), others)
+    note = f"takes over {' and '.join(kept)} of {start}" if kept else ""
+    return state.replace(params=state.params | kept), note
 
 
 def _summary(config, method: Method, source, first: int) -> str:
