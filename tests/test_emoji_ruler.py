@@ -117,14 +117,12 @@ def test_what_samples_are_asked_for(tmp_path):
     turned = Inputs({"text": text, "label": label}, STYLES[::-1])
     with pytest.raises(ValueError, match="look for names in the styles .*; take other --features"):
         asked.find(turned, f"npz:{tmp_path / 'c.npz'}", "train", THREE)
-    for without in ("y", "class_names"):
-        other = {k: v for k, v in named.items() if k != without}
-        if without == "class_names":
-            other["class_names"] = ["cubism", "dada"]
-            inputs = Inputs({"text": text, "label": Input((), "int32", 3)}, ("a", "b", "c"))
-        np.savez(tmp_path / f"{without}.npz", **other)
+    for wrong in (dict(y=None, class_names=None), dict(class_names=["cubism", "dada"])):
+        arrays = {k: v for k, v in (named | wrong).items() if v is not None}
+        np.savez(tmp_path / "d.npz", **arrays)
+        three = Inputs({"text": text, "label": Input((), "int32", 3)}, ("a", "b", "c"))
         with pytest.raises(ValueError, match="classes.*, which are not those to ask for"):
-            asked.find(inputs, f"npz:{tmp_path / without}.npz", "train")
+            asked.find(three, f"npz:{tmp_path / 'd.npz'}", "train")
     with pytest.raises(ValueError, match="draws from a text: say what to ask it for by --asked"):
         asked.find(inputs, None, "train")
 

@@ -146,7 +146,7 @@ def test_uniform_times_may_leave_out_the_ends():
     index = np.asarray(uniform(schedule, 0.02, 0.98)(MANY)) * 100 - 1
     assert np.isclose(index.min(), 2, atol=1e-3) and np.isclose(index.max(), 97, atol=1e-3)
     t = np.asarray(uniform(VP, 0.25, 0.5)(MANY))
-    assert 0.25 <= t.min() < 0.26 and 0.49 < t.max() <= 0.5
+    assert 0.25 <= t.min() < 0.26 and 0.49 < t.max() < 0.501  # VP's times end at 0.001
     with rejects(ValueError, "config.loss.times needs low < high, got 0.5 and 0.2"):
         uniform(VP, 0.5, 0.2)
 
