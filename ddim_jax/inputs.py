@@ -152,14 +152,13 @@ class Inputs:
             labels: int [N], as the source numbers its classes.
 
         Returns:
-            int [N], by name where the network has all the names of the data, or else by number;
-            None where it has other classes, or the data have none.
+            int [N], by name where the network has all the names of the data, or else by number
+            where it has as many classes; None otherwise.
         """
-        names, count = source.class_names, source.num_classes
+        names = source.class_names
         if names and set(names) <= set(self.class_names):
             return np.array([self.class_names.index(name) for name in names])[labels]
-        fits = count == self.num_classes or not names and count < self.num_classes
-        return labels if count and fits else None
+        return labels if source.num_classes and source.num_classes == self.num_classes else None
 
     def titles(self, labels: Any) -> list[str] | None:
         """What sheets write above samples: names of classes up to a comma, or their numbers.

@@ -130,7 +130,7 @@ def autoencoder(name: str, source: Any, scale: float | None = None) -> tuple[dic
 def _check_channels(section: dict[str, Any], source: Any) -> None:
     """Raises ValueError for pictures of other channels than the autoencoder's."""
     channels = experiment.build_autoencoder(section).channels
-    if source.image_shape[-1] != channels:
+    if source is not None and source.image_shape[-1] != channels:
         raise ValueError(
             f"{source.name} has pictures of {source.image_shape[-1]} channels, the autoencoder "
             f"takes {channels}; give channels={channels}"
