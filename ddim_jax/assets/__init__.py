@@ -9,7 +9,8 @@ stay unseen.
 
 `emoji.safetensors` draws emoji from their names, in the styles noto, twemoji and fluent; it was
 trained on 5,107 pictures, which are not in the package. `emoji_1step.safetensors` holds what
-differs in a student that draws them in one evaluation.
+differs in a student that draws them in one evaluation, `emoji_video_4step.safetensors` what differs
+in one that draws clips of them in four, trained on 659 animations that are not in the package.
 
 `selfcheck.npz` holds pictures of `digits.safetensors` that `ddim_jax/selfcheck.py` draws again.
 
