@@ -50,7 +50,7 @@ def main() -> None:
     steps = max(TRIAL, int(args.seconds * last["images_s"] / batch))
     before = time.perf_counter() - begun
     print(f"{last['images_s']:,.0f} images/s after {before:.0f} s: {steps:,} steps", flush=True)
-    warmup = config.optimizer.warmup_steps
+    warmup = config.optimizer.get("warmup_steps", 0)
     if shorter := warmup > steps // 4:
         print(f"a warm-up of {warmup:,} steps is too long for these: {steps // 10:,}", flush=True)
     shutil.rmtree(trial)

@@ -55,11 +55,18 @@ def check(model: Model, recipe: Recipe) -> None:
             f"{name} is unconditional: guidance needs a class-conditional network; use "
             "guidance_scale=1"
         )
-    elif guided and model.config.loss.get("label_dropout", 0) == 0:
+    elif guided and not knows_null(model):
         raise ValueError(
             f"{name} was trained without label dropout, so it has no null label to guide "
             "away from; use guidance_scale=1"
         )
+
+
+def knows_null(model: Model) -> bool:
+    """Whether a network has learnt to draw without its inputs, and can be guided away from that."""
+    config = model.config
+    dropped = (config.get("loss") or {}).get("label_dropout", 0)
+    return bool(dropped and config.model.get("null_label", True))
 
 
 def _check_distilled_guidance(model: Model, recipe: Recipe) -> None:

@@ -213,7 +213,7 @@ def draw(
     null = model.inputs.num_classes and labels is None
     classes = model.null_labels(count) if null else labels
     rate = told.get("frame_rate")
-    rate = model.frame_rate if rate is None else rate
+    rate = np.asarray(model.frame_rate if rate is None else rate)
     windows, spent = 0, np.zeros(2)
     total = sum(len(stage.starts) for stage in along) * -(-count // batch_size) * table.nfe
     options = {"task": task} | ({"progress": drawing.tick} if progress else {})

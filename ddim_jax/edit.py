@@ -22,12 +22,14 @@ its options.
 import argparse
 import functools
 import time
+from pathlib import Path
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from ddim_jax import checkpoints, command_line, files, keys
+from ddim_jax.data import clip_writers
 from ddim_jax.editing import actions, clips, directions
 from ddim_jax.editing.inpainting import RESTORATIONS, inpaint
 from ddim_jax.editing.inversion import INVERSIONS
@@ -249,6 +251,9 @@ def _check_moves(model: Model, args: argparse.Namespace) -> None:
     endings = (".png", ".gif") if args.command == "interpolate" else (".png",)
     if args.out is not None and not model.codec.frames:
         files.check_new(args.out, what="--out", suffixes=endings, overwrite=args.overwrite)
+    if args.out is not None and model.codec.frames:
+        rate = model.frame_rate or clip_writers.FRAME_RATE
+        clip_writers.check_writable(Path(args.out), rate)
     if args.alone and not model.codec.frames:
         raise ValueError(f"--alone is of the frames of clips, and {model.name} draws pictures")
 

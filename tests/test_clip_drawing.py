@@ -6,6 +6,7 @@ most. So what is known goes from window to window, and nothing takes long to com
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 
 import jax
@@ -389,6 +390,13 @@ def test_bad_edits_are_one_line(editing, flags, message):
     data.save_png("still.png", noise(SIZE, SIZE, 1))
     with pytest.raises(SystemExit, match=message):
         editing("inpaint", *flags)
+
+
+def test_a_file_that_cannot_be_written_is_refused_before_the_edit(editing, monkeypatch):
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    monkeypatch.setattr(Generator, "batches", lambda *args, **options: pytest.fail("it draws"))
+    with pytest.raises(SystemExit, match="pip install 'ddim_jax.video.'"):
+        editing("sdedit", "--strength=1", out="out.mp4")
 
 
 def test_networks_of_pictures_edit_no_clips(editing, monkeypatch):

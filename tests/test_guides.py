@@ -257,6 +257,8 @@ def test_a_teacher_without_label_dropout_is_not_guided(loss, of_guide, base):
     asked.sample.update(steps=1)
     with rejects(ValueError, "own was trained without label dropout", "autoguidance"):
         method.build(asked, own, parallel.make_mesh())
+    plain = config(base, dict(name="guided"))  # which says in other terms what its teacher says
+    method.build(plain, own, parallel.make_mesh())
 
 
 @pytest.mark.parametrize("name", BAD)

@@ -284,6 +284,16 @@ def test_a_cache_of_clips_with_frames_to_spare_is_refused(made):
     around.check(config, model, pictures)
 
 
+def test_data_are_checked_before_a_workdir_is_claimed(made, tmp_path, monkeypatch):
+    def refuse(*args):
+        raise ValueError("no captions")
+
+    monkeypatch.setattr(around, "check", refuse)
+    with rejects(ValueError, "no captions"):
+        loop.train(run_config(f"npz:{made}/pictures.npz", made), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_what_a_run_on_a_set_needs(made, whole, tmp_path):
     other = checkpoints.load(made / "vae.safetensors")
     other = other.replace(params=jax.tree.map(lambda leaf: leaf + 1e-3, other.params))

@@ -168,8 +168,7 @@ def _generate(model, recipe, like, out: Path | None, trajectory: bool):
 
     prompts, known = None if like else _prompts(model), clip_flags.asked(model, like)
     if model.codec.frames and (out is None or out.suffix in MOVING):
-        rate = clip_flags.shown_rate(model, known if like is None else like.clips)
-        check_writable(out or Path("clips.gif"), rate)
+        check_writable(out or Path("clips.gif"), clip_flags.shown_rate(model, known))
     negative_prompt = command_line.negative_prompt(NEGATIVE_PROMPT.value)
     count, seed, batch_size = _count(prompts, known), SEED.value, _batch_size(model)
     prompts = prompts and prompts[:count]

@@ -82,7 +82,7 @@ def open_folder(
         first = next((i for i, file in enumerate(files) if not isinstance(look(file), str)), 0)
         files, labels = [files[first]], [labels[first]]
     found = folders.check_files(root, files, skip_unreadable, look, "clips")
-    notes = _others(root, files)
+    notes = _others(root, files) if checked else []
     if bad := [i for i, one in enumerate(found) if isinstance(one, str)]:
         notes.append(f"skipped {len(bad)} clips{folders.listed(root, files, found)}")
         kept = sorted(set(range(len(files))) - set(bad))

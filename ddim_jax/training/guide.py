@@ -10,7 +10,7 @@ student with `scalars=("guidance",)` is told it, and another learns the mean ove
 
 import ml_collections
 
-from ddim_jax import checkpoints, losses
+from ddim_jax import abilities, checkpoints, losses
 from ddim_jax.model import Model
 from ddim_jax.names import make
 from ddim_jax.training.teacher import check_same
@@ -70,13 +70,13 @@ def wrapped(
 
 def _check_null(config: ml_collections.ConfigDict, teacher: Model) -> None:
     """Raises ValueError for a teacher that is guided away from a null label it has not learnt."""
-    guide, scale = config.get("guide"), config.loss.get("guidance_scale")
-    by_loss = scale not in (None, 1) or (config.loss.name == "guided" and not guide)
-    if not (by_loss or guide and guide.name == "classifier_free"):
+    guide, loss = config.get("guide"), config.loss
+    by_loss = loss.get("guidance_scale") not in (None, 1)
+    by_range = loss.name == "guided" and loss.get("guidance") is not None and not guide
+    if not (by_loss or by_range or guide and guide.name == "classifier_free"):
         return
-    own = teacher.config.get("loss") or {}
-    learnt = own.get("label_dropout", 0) and teacher.config.model.get("null_label", True)
-    if not (learnt or teacher.inputs.takes("guidance") or not teacher.inputs.null):
+    guides = teacher.inputs.null and not teacher.inputs.takes("guidance")
+    if guides and not abilities.knows_null(teacher):
         raise ValueError(
             f"{teacher.name} was trained without label dropout, so it has no null label to guide "
             "away from; leave out config.guide and config.loss.guidance_scale, or guide it by "

@@ -89,11 +89,11 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> TrainState:
         state = init_state(config, method, start, mesh)
         checkpointer = Checkpointer(workdir, config.train.keep)
         try:
-            restored = checkpointer.restore(state)
-            if restored is None:
-                restored, note = _with_parts(config, method, state)
+            if restored := checkpointer.restore(state):
+                state = restored
+            else:
+                state, note = _with_parts(config, method, state)
                 notes.append(note)
-            state = restored
             if jax.process_index() == 0:
                 print(_summary(config, method, source, int(state.step)), flush=True)
                 for note in filter(None, notes):

@@ -127,11 +127,7 @@ def _named(folder: Path) -> Iterator[None]:
     try:
         yield
     except (ValueError, FileNotFoundError, loop.NotFiniteError) as error:
-        kind = (
-            type(error)
-            if isinstance(error, FileNotFoundError | loop.NotFiniteError)
-            else ValueError
-        )
+        kind = ValueError if isinstance(error, ValueError) else type(error)
         raise kind(f"stage {folder.name}: {error}") from error
 
 
