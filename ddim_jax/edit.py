@@ -22,8 +22,8 @@ its options.
 import argparse
 import functools
 import time
-from pathlib import Path
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
