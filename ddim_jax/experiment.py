@@ -158,7 +158,7 @@ def is_open(config: ml_collections.ConfigDict) -> bool:
 def resolve(config: ml_collections.ConfigDict, source: Any = None) -> ml_collections.ConfigDict:
     """The config with what it leaves to the data: shape of the pictures, channels, classes.
 
-    A network for data without classes has no label to drop or to be guided by.
+    A network that is told neither class nor text has nothing to drop or to be guided by.
 
     Args:
         config: see `configs/`.
@@ -180,9 +180,10 @@ def resolve(config: ml_collections.ConfigDict, source: Any = None) -> ml_collect
             config.model.out_channels = check_shape(config)[-1]
         if config.model.get("num_classes", 0) is None:
             config.model.num_classes = source.num_classes
-            if not source.num_classes and config.loss.get("label_dropout"):
+            told_nothing = not source.num_classes and not config.get("text")
+            if told_nothing and config.loss.get("label_dropout"):
                 config.loss.label_dropout = 0.0
-            if not source.num_classes and config.sample.get("guidance_scale"):
+            if told_nothing and config.sample.get("guidance_scale"):
                 config.sample.guidance_scale = 1.0
     return config
 
@@ -286,7 +287,12 @@ def build_texts(section: ml_collections.ConfigDict | None) -> Texts | None:
     """The text encoders of a config's section `text`, without parameters and tokenizers."""
     if not section:
         return None
-    encoders = [dict(one) for one in section["encoders"]]
+    encoders = [dict(one) for one in section.get("encoders") or ()]
+    if not encoders:
+        raise ValueError(
+            "config.text.encoders must hold an encoder or more, and is empty; describe one, or name"
+            " a folder that has some by config.text.start_from"
+        )
     take = tuple(one.pop("take", "last") for one in encoders)
     pooled = tuple(one.pop("pooled", False) for one in encoders)
     networks = tuple(

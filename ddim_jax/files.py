@@ -152,7 +152,7 @@ def interpreting(what: str | os.PathLike) -> Iterator[None]:
         raise ValueError(f"{what} is damaged, or holds something else ({why})") from error
 
 
-LATER = ("autoencoder", "text_encoders", "split")
+LATER = ("autoencoder", "text_encoders", "split", "content")
 """Settings that folders of earlier versions do not hold."""
 
 
@@ -230,7 +230,8 @@ def check_folder(folder: str | os.PathLike, what: str = "") -> None:
         raise NotADirectoryError(f"{name} cannot be written: {there} is a file, no folder")
     if not os.access(there, os.W_OK | os.X_OK):
         raise PermissionError(f"{name} cannot be written: {there.absolute()} is read-only")
-    if shutil.disk_usage(there).free < 2**16:
+    disk = shutil.disk_usage(there)
+    if disk.total and disk.free < 2**16:
         raise OSError(f"{name} cannot be written: no space is left on the disk")
 
 

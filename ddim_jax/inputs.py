@@ -20,7 +20,7 @@ import jax
 import numpy as np
 
 from ddim_jax.dropping import ALONE, AUGMENT, NULL, nulled
-from ddim_jax.names import as_whole, few, parse_value
+from ddim_jax.names import as_whole, few, is_unicode, parse_value
 from ddim_jax.rows import Rows
 
 Array = Any
@@ -152,11 +152,13 @@ class Inputs:
             labels: int [N], as the source numbers its classes.
 
         Returns:
-            int [N], by name where the network has all the names of the data, or else by number
-            where it has as many classes; None otherwise.
+            int [N], by name where both have names, all of them known to the network, or else by
+            number where it has as many classes; None otherwise.
         """
         names = source.class_names
-        if names and set(names) <= set(self.class_names):
+        if names and self.class_names:
+            if not set(names) <= set(self.class_names):
+                return None
             return np.array([self.class_names.index(name) for name in names])[labels]
         return labels if source.num_classes and source.num_classes == self.num_classes else None
 
@@ -360,6 +362,8 @@ def _texts(given: Any, what: str) -> list[str]:
     for text in texts:
         if not isinstance(text, str):
             raise ValueError(f"{what} must be a text or a list of texts, got {text!r}")
+        if not is_unicode(text):
+            raise ValueError(f"{what} must be of Unicode characters, got {text!r}; write it again")
     if not texts:
         raise ValueError(f"{what} is an empty list; give a text")
     return texts

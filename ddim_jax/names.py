@@ -204,6 +204,11 @@ def whole_number(text: str) -> int:
     return number
 
 
+def is_unicode(text: str) -> bool:
+    """Whether a text is of whole characters; what the shell or JSON hands over need not be."""
+    return text.isascii() or not any(0xD800 <= ord(character) < 0xE000 for character in text)
+
+
 def few(names: Iterable[str]) -> str:
     """Returns the first five names, for a message."""
     names = list(names)

@@ -40,7 +40,8 @@ def product_flops(jaxpr: Any) -> int:
     """Operations of all matrix products and convolutions in a jaxpr: what the mathematics needs.
 
     A multiplication and an addition are two; products with the padding of a convolution are none.
-    The body of a loop counts as often as it runs, the dearest branch of a condition once.
+    The body of a loop counts as often as it runs, what each device of a mesh does for itself on all
+    of them, the dearest branch of a condition once.
 
     Args:
         jaxpr: of `jax.make_jaxpr(f)(...)`, or one inside it.
@@ -53,6 +54,7 @@ def product_flops(jaxpr: Any) -> int:
             total += _convolution_flops(equation)
         inner = [product_flops(part) for part in core.jaxprs_in_params(equation.params)]
         times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
+        times = equation.params["mesh"].size if equation.primitive.name == "shard_map" else times
         total += times * (max(inner) if equation.primitive.name == "cond" else sum(inner))
     return total
 

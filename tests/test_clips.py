@@ -16,7 +16,7 @@ from ddim_jax.data.clip_files import Timeline
 from ddim_jax.data.frame_choice import Cut, Windows
 from ddim_jax.data.images import to_pil
 from ddim_jax.networks.autoencoder import AutoencoderKL
-from ddim_jax.training import loop
+from ddim_jax.training import run_data
 from tests.errors import rejects
 from tests.latent_networks import random
 from tests.pictures import equal, noise
@@ -315,7 +315,7 @@ def test_videos(tmp_path, suffix):
 def test_clips_in_npz_files(tmp_path):
     clips = np.stack([counted(6), counted(6, first=6)])
     path = tmp_path / "a.npz"
-    np.savez(path, train_x=clips, train_y=[0, 1], captions=["a", "b"])
+    np.savez(path, train_x=clips, train_y=[0, 1], train_captions=["a", "b"])
     source = data.load(f"npz:{path}")
     assert source.shape == (6, 8, 8, 3) and np.array_equal(source[1]["image"], clips[1])
     flipped = source.batch(np.array([0, 1]), np.array([True, False]))["image"]
@@ -393,4 +393,4 @@ def test_data_that_move_where_the_config_does_not(name, frames, parts):
         config.data.update(name=name, frames=frames, image_shape=(32, 32, 1), resize=32)
         config.model.name = "video_unet" if frames else "unet"
     with rejects(ValueError, name, *parts):
-        loop.check_data(config, data.load(name, image_size=32))
+        run_data.check(config, data.load(name, image_size=32))

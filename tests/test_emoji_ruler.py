@@ -117,6 +117,9 @@ def test_what_samples_are_asked_for(tmp_path):
     turned = Inputs({"text": text, "label": label}, STYLES[::-1])
     with pytest.raises(ValueError, match="look for names in the styles .*; take other --features"):
         asked.find(turned, f"npz:{tmp_path / 'c.npz'}", "train", THREE)
+    with pytest.raises(ValueError, match="which are not those to ask for"):
+        np.savez(tmp_path / "d.npz", **named | dict(class_names=["dada", "pop"]))
+        asked.find(inputs, f"npz:{tmp_path / 'd.npz'}", "train")
     for wrong in (dict(y=None, class_names=None), dict(class_names=["cubism", "dada"])):
         arrays = {k: v for k, v in (named | wrong).items() if v is not None}
         np.savez(tmp_path / "d.npz", **arrays)

@@ -154,6 +154,17 @@ def test_what_is_missing_or_damaged_is_encoded_again_and_nothing_else(
         data.load(f"latents:{folder}")
     (folder / names[1]).write_bytes(b"damaged")
     kept = (folder / names[0]).stat().st_mtime_ns
+    damaged = bytearray((folder / names[0]).read_bytes())
+    middle = len(damaged) // 2
+    damaged[middle : middle + 200] = bytes(200)
+    broken = shutil.copytree(whole, tmp_path / "broken")
+    (broken / names[0]).write_bytes(damaged)
+    (broken / "captions.json").unlink()
+    with rejects(ValueError, f"the latents in {broken} are damaged", "captions.json"):
+        data.load(f"latents:{broken}")
+    shutil.copy(whole / "captions.json", broken)
+    with rejects(ValueError, f"the latents in {broken} are damaged", "mends that"):
+        data.load(f"latents:{broken}")
     monkeypatch.chdir(made)  # the same autoencoder by another path
     pictures, _ = where(made)
     latents.main([pictures, "--autoencoder=vae.safetensors", f"--out={folder}", "--flip"])
@@ -162,13 +173,15 @@ def test_what_is_missing_or_damaged_is_encoded_again_and_nothing_else(
     assert about == json.loads(before.pop("latents.json")) | {"autoencoder": "vae.safetensors"}
     assert found == before
     assert (folder / names[0]).stat().st_mtime_ns == kept
+    latents.main([pictures, "--autoencoder=vae.safetensors", f"--out={broken}", "--flip"])
+    assert files_of(broken)[names[0]] == before[names[0]]
 
 
 @pytest.mark.parametrize(
     "flags, message",
     [
         ([], "holds latents that were drawn with another mirrors"),
-        (["--flip", "--resize=4"], "another image_shape"),
+        (["--flip", "--resize=4"], "another content and image_shape"),
         (["--flip", "--channels=1"], "has pictures of 1 channels, the autoencoder takes 3; give"),
         (["--flip", "--resize=7"], "height and width must be multiples of 2 for latents, got 7"),
         (["--flip", "--resize=x"], "--resize must be like 256 or, HEIGHTxWIDTH, like 48x64"),

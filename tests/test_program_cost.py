@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from configs import digits
-from ddim_jax import experiment, program_cost
+from ddim_jax import experiment, parallel, program_cost
 from ddim_jax.networks import layers
 
 COLLECTIVES = """
@@ -146,6 +146,8 @@ def test_products_are_counted_as_the_mathematics_needs_them():
     assert count(jax.jit(lambda a, b: jax.nn.relu(a @ b) @ b), (2, 4), (4, 4)) == 2 * 2 * 2 * 4 * 4
     looped = lambda x: jax.lax.scan(lambda c, _: (c @ c, None), x, None, length=7)[0]  # noqa: E731
     assert count(looped, (3, 3)) == 7 * 2 * 27
+    mesh = parallel.make_mesh()  # what each device does for its own rows
+    assert count(parallel.by_rows(lambda w, x: x @ w, mesh), (3, 4), (8, 3)) == 2 * 8 * 3 * 4
     # along each side of 4 pixels the taps in the image are 2, 3, 3, 2; at stride 2 they are 3, 2
     assert count(convolve, (5, 4, 4, 2), (3, 3, 2, 7)) == 2 * 5 * 2 * 7 * 10**2
     strided = lambda x, k: convolve(x, k, 2)  # noqa: E731

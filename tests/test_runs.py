@@ -19,13 +19,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import ddim_jax
 from configs import digits
 from ddim_jax import checkpoints, data, experiment, files
 from ddim_jax.checkpoints import __main__ as export
 from ddim_jax.checkpoints import workdir as workdirs
 from ddim_jax.commands import configs
 from ddim_jax.schedules import cosine
-from ddim_jax.training import loop, resume, teacher
+from ddim_jax.training import loop, resume, run_data, teacher
 from ddim_jax.training.metrics import MetricsWriter
 from tests.tiny import tiny
 
@@ -403,16 +404,16 @@ def test_data_without_classes_make_a_network_without(tmp_path):
     [
         (
             {"model.num_classes": "3"},
-            "has 2 classes, the network 3; set config.model.num_classes=2",
+            "has 2 classes .ant, bee., the network 3; set config.model.num_classes=2",
         ),
         (
             {"model.num_classes": "1"},
-            "has 2 classes, the network 1; set config.model.num_classes=2",
+            "has 2 classes .ant, bee., the network 1; set config.model.num_classes=2",
         ),
         ({"data.image_shape": "(8, 8, 1)"}, r"\(8, 8, 3\), .*; .*set config.data.channels=1"),
         ({"data.image_shape": "(16, 8, 3)"}, r"set config.data.resize=\(16, 8\)"),
         ({"model.out_channels": "1"}, "the network returns 1 channels, the images have 3"),
-        ({"data.class_names": "('bee', 'ant')"}, "are ant, bee, those of the network bee, ant"),
+        ({"data.class_names": "('bee', 'cat')"}, "are ant, bee, those of the network bee, cat"),
         ({"data.class_names": "('ant',)"}, "class_names must name all 2 classes"),
         ({"data.channels": "2"}, "config.data.channels must be 1 .grey., 3 .RGB. or None"),
         ({"data.resize": "-1"}, "config.data.resize must be in .*, got -1"),
@@ -434,7 +435,44 @@ def test_unlabelled_data_do_not_train_a_network_of_classes(tmp_path):
     config = own(photos(tmp_path / "more", ["a", "b"]), **{"model.num_classes": "0"})
     config.loss.label_dropout = 0.0
     resolved = experiment.resolve(config)  # a network without classes takes any
-    loop.check_data(resolved, experiment.load_data(resolved))
+    run_data.check(resolved, experiment.load_data(resolved))
+
+
+def test_a_run_takes_data_of_some_of_the_classes_that_it_starts_with_or_of_none(tmp_path):
+    start, names = ddim_jax.load("digits"), tuple("zyxwvutsra")
+    config = experiment.resolve(own("digits"))
+    with config.unlocked(), config.ignore_type():
+        config.data.class_names, config.data.image_shape = names, (8, 8, 3)
+        config.start_from = "digits"
+
+    def numbered(spec, start=start):
+        config.data.name = spec
+        source = experiment.load_data(config)
+        run_data.check(config, source, start)
+        return run_data.numbered(config, source, start), run_data.note(config, source)
+
+    some, note = numbered(photos(tmp_path / "some", ["a", "y"]))
+    assert not note and {int(some[i]["label"]) for i in range(len(some))} == {1, 9}
+    images = np.arange(2 * 8 * 8 * 3, dtype=np.uint8).reshape(2, 8, 8, 3)
+    np.savez(tmp_path / "two.npz", x=images, y=[0, 1], class_names=["x", "a"])
+    two, _ = numbered(f"npz:{tmp_path}/two.npz")
+    assert two.batch(np.array([1, 0]))["label"].tolist() == [9, 2]
+    without, note = numbered(photos(tmp_path / "none", []))
+    assert "has no classes: its images are told none" in note and without[0]["label"] == 10
+    others = photos(tmp_path / "others", ["ant", "bee"])
+    known = r"has 2 classes \(ant, bee\), the network of digits 10 .*; give them names among those"
+    with pytest.raises(ValueError, match=known + ".* leave classes out"):
+        numbered(others)
+    for spec in (others, f"folder:{tmp_path}/none"):
+        with pytest.raises(ValueError, match="give them names among those of the network$"):
+            numbered(spec, always_told(start))
+
+
+def always_told(model):
+    """A model that was trained without dropped labels."""
+    config = model.config.copy_and_resolve_references()
+    config.loss.label_dropout = 0.0
+    return model.replace(config=config)
 
 
 def test_pictures_are_made_to_fit_in_words_only(tmp_path):

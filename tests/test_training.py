@@ -67,7 +67,10 @@ def test_constant_ema_and_its_warmup():
             "optimizer must be one of adam, adamw, radam, muon, got 'sgd'",
         ),
         (lambda: make_optimizer(weight_decay=0.1), "weight_decay=0.1 needs optimizer 'adamw' or"),
-        (lambda: make_optimizer(warmup_steps=9, decay_steps=5), "must exceed warmup_steps"),
+        (
+            lambda: make_optimizer(warmup_steps=9, decay_steps=5),
+            "warmup_steps must be below decay_steps, which are 5 .* got 9; set it to 0",
+        ),
     ],
 )
 def test_bad_options(make, message):

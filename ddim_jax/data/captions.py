@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ddim_jax.files import read_text
+from ddim_jax.names import is_unicode
 
 METADATA = "metadata.jsonl"
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
@@ -90,12 +91,17 @@ def _of_metadata(file: Path) -> dict[str, str]:
             continue
         try:
             row = json.loads(line)
-            texts[str(row["file_name"])] = row["text"]
+            name, text = str(row["file_name"]), row["text"]
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
                 f'line {number} of {file} must be like {{"file_name": "1.png", "text": "a dog"}}'
                 f", got {line[:60]!r}"
             ) from error
-        if not isinstance(row["text"], str):
-            raise ValueError(f"line {number} of {file}: text must be a text, got {row['text']!r}")
+        if not isinstance(text, str) or not is_unicode(text):
+            raise ValueError(
+                f"line {number} of {file}: text must be a text of Unicode characters, got {text!r}"
+            )
+        if name in texts:
+            raise ValueError(f"line {number} of {file} names {name} again; keep one line of each")
+        texts[name] = text
     return texts

@@ -96,8 +96,8 @@ def check_sizes(
         shown = ", ".join(f"{w} x {h}" for w, h in sorted(set(sizes))[:3])
         raise ValueError(
             f"{what} in {root} have {len(set(sizes))} different sizes ({shown}, ...), one batch "
-            "needs one size; resize them (training: config.data.resize, "
-            "editing: --resize, Python: image_size)"
+            "needs one size; resize them (--resize, in training config.data.resize, in Python "
+            "image_size)"
         )
 
 
@@ -247,8 +247,8 @@ def check_files(
         verb = "used" if inspect else "read"
         raise ValueError(
             f"{len(bad)} of {len(files)} {what} in {root} cannot be {verb} ({shown}{more}); "
-            "repair, convert or remove them, or set config.data.skip_unreadable=True "
-            "(skip_unreadable=True in Python)"
+            "repair, convert or remove them, or leave them out by skip_unreadable "
+            "(config.data.skip_unreadable=True in training)"
         )
     return sizes
 

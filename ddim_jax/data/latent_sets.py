@@ -12,8 +12,9 @@ complete when all shards are there. A set of up to `IN_MEMORY` bytes is read as 
 Source: Rombach et al. 2022 (arXiv:2112.10752), section 3.1.
 """
 
+import contextlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -87,8 +88,9 @@ def load(
     asked = height_width(image_size) if image_size else shape[:2]
     if (*asked, channels or shape[-1]) != shape:
         raise ValueError(
-            f"{folder} holds latents of pictures of shape {shape}, and other ones are asked for; "
-            "leave config.data.resize and config.data.channels out, or encode such pictures"
+            f"{folder} holds latents of pictures of shape {shape}, and other ones are asked for, by"
+            f" config.data.resize={image_size} or config.data.channels={channels}; set them to "
+            "None, or encode such pictures"
         )
     if split not in ("train", about.get("split", split)):
         raise ValueError(
@@ -96,13 +98,10 @@ def load(
             f"encode that one into another folder, --split={split}"
         )
     _check_cut(folder, about, cut)
-    try:
-        take = _of_disk(shards(folder).open(count), about)
-    except ValueError as error:
-        raise ValueError(
-            f"the latents in {folder} are damaged ({error}); the command that encoded them encodes "
-            "again what is missing"
-        ) from error
+    with _damage_of(folder):
+        captions = _captions(folder, count) if about["captions"] else ()
+        opened = shards(folder).open(count)
+    take = _of_disk(folder, opened, about)
     return {
         "image_shape": shape,
         "num_classes": about["num_classes"],
@@ -110,11 +109,23 @@ def load(
         "frames": about.get("frames", 0),
         "told": {"frame_rate": np.float32(rates)} if (rates := about.get("frame_rate")) else {},
         "class_names": tuple(about["class_names"]),
-        "captions": _captions(folder, count) if about["captions"] else (),
+        "captions": captions,
         "mirrors": about["mirrors"],
         "autoencoder": about["codec"]
         | {"weights": about["weights"], "start_from": about["autoencoder"]},
     } | reading(take)
+
+
+@contextlib.contextmanager
+def _damage_of(folder: Path) -> Iterator[None]:
+    """Says of an error in reading a set which one it is, and what mends it."""
+    try:
+        yield
+    except (ValueError, RuntimeError, FileNotFoundError) as error:
+        raise ValueError(
+            f"the latents in {folder} are damaged ({error}); the command that encoded them mends "
+            "that, and encodes again what is missing"
+        ) from error
 
 
 def _check_cut(folder: Path, about: dict[str, Any], cut: Cut) -> None:
@@ -141,19 +152,23 @@ def _check_cut(folder: Path, about: dict[str, Any], cut: Cut) -> None:
 
 
 def _captions(folder: Path, count: int) -> tuple[str, ...]:
-    texts = json.loads((folder / CAPTIONS).read_text(encoding="utf-8"))
+    try:
+        texts = json.loads((folder / CAPTIONS).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{CAPTIONS}: {error}") from error
     if len(texts) != count:
-        raise ValueError(f"{folder / CAPTIONS} has {len(texts)} texts for {count} latents")
+        raise ValueError(f"{CAPTIONS} has {len(texts)} texts for {count} latents")
     return tuple(texts)
 
 
-def _of_disk(opened: Any, about: dict[str, Any]) -> Callable[[np.ndarray], tuple]:
+def _of_disk(folder: Path, opened: Any, about: dict[str, Any]) -> Callable[[np.ndarray], tuple]:
     """`take` of a set on disk; of a small one from memory."""
     shape, count, copies = tuple(about["moments_shape"]), about["count"], 1 + about["mirrors"]
     size = 4 * int(np.prod(shape))
 
     def take(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        read = opened.__getitems__([int(row) % count for row in rows])
+        with _damage_of(folder):
+            read = opened.__getitems__([int(row) % count for row in rows])
         offsets = 4 + size * (np.asarray(rows) // count)
         values = [
             np.frombuffer(record, np.float32, size // 4, offset)

@@ -1,7 +1,8 @@
 """Encodes a data set to latents, once; training then reads `latents:DIR`.
 
     python -m ddim_jax.data.latents folder:photos --resize=256 --autoencoder=MODEL --out=DIR --flip
-    python train.py --config.data.name=latents:DIR --config.codec.start_from=MODEL ...
+    python train.py --config=imagenet256_dit --config.data.name=latents:DIR \\
+        --config.codec.start_from=MODEL
 
 MODEL is a run of `loss.name="autoencoder"`, or the folder of a pipeline that has one. Mean and
 standard deviation of every latent are kept, with labels and captions, and with --flip those of
@@ -55,6 +56,7 @@ def encode(
     codec = codecs.latents(network, source.shape, params)
     about = {
         "source": teacher.fingerprint(source),
+        "content": teacher.fingerprint(source, 256),
         "weights": fingerprint(params),
         "codec": section,
         "count": len(source),
@@ -169,7 +171,8 @@ def run(args: argparse.Namespace) -> None:
         what = source.noun + " and their mirrors" * args.flip
         print(
             f"{args.out}: latents of {len(source):,} {what}; "
-            f"train with --config.data.name=latents:{args.out} {own}"
+            "train a network of latents (--config=emoji, imagenet256_dit, ...) with "
+            f"--config.data.name=latents:{args.out} {own}"
             f"--config.codec.start_from={args.autoencoder}"
         )
 

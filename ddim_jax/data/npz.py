@@ -55,6 +55,9 @@ def read_captions(path: Path, split: str) -> tuple[str, ...]:
         x_key, _ = _choose_keys(path, list(arrays), split)
         key = f"{split}_captions" if x_key == f"{split}_x" else "captions"
         texts, count = (arrays[key], len(arrays[x_key])) if key in arrays else (None, 0)
+        misnamed = texts is None and "captions" in arrays
+    if misnamed:
+        raise ValueError(f"{path} has 'captions' beside {x_key!r}; call them {key!r}")
     if texts is None:
         return ()
     if texts.dtype.kind != "U" or texts.shape != (count,):

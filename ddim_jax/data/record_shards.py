@@ -36,6 +36,8 @@ class Shards(NamedTuple):
     def missing(self, count: int) -> list[range]:
         """The places of the records in every shard that is missing, damaged, or of another length.
 
+        Reads all that is there.
+
         Args:
             count: records in the whole set.
         """
@@ -83,6 +85,6 @@ class Shards(NamedTuple):
 
         path = self.path(places.start)
         try:
-            return ArrayRecordReader(str(path)).num_records() if path.exists() else 0
+            return len(ArrayRecordReader(str(path)).read_all()) if path.exists() else 0
         except (ValueError, RuntimeError, OSError):
             return 0

@@ -85,6 +85,20 @@ class Source:
         told = {name: rows[index] for name, rows in self.told.items()}
         return {"image": image, "label": np.int32(label)} | told
 
+    def renumbered(self, numbers: Sequence[int]) -> Source:
+        """The same with numbers[k] in place of label k, and without names of classes."""
+        table = np.asarray(numbers, np.int32)
+
+        def told(get: Callable | None) -> Callable | None:
+            def record(*asked: Any) -> tuple[np.ndarray, Any]:
+                image, label = get(*asked)
+                return image, table[label]
+
+            return get and record
+
+        told_by = {name: told(getattr(self, name)) for name in ("read", "at", "take")}
+        return dataclasses.replace(self, class_names=(), **told_by)
+
     def single(self) -> Source:
         """Clips of one frame as images."""
 

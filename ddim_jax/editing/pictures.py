@@ -125,6 +125,15 @@ def read_pictures(
         index = _choose(args, source) if first is None else range(min(first, len(source)))
         pictures, labels = read_images(source, index)
         labels = model.inputs.labels_of(source, labels)
+        asked = given.get("label") is not None
+        if labels is None and source.num_classes and model.inputs.num_classes and not asked:
+            held = f"{source.num_classes} classes"
+            held += f" ({few(source.class_names)})" if source.class_names else ""
+            print(
+                f"note: the {held} of {spec} are not the network's, which is told none; --label "
+                "says one",
+                file=sys.stderr,
+            )
         captions = [source.captions[i] for i in index] if source.captions else ()
     if pictures.shape[1:] != shape:
         raise ValueError(
@@ -159,6 +168,11 @@ def _choose(args: argparse.Namespace, source: data.Source) -> list[int]:
         label = names.index(own) if own in names else parse_value(own)
         places = (i for i in places if source[i]["label"] == label)
     index = list(itertools.islice(places, args.num))
+    if 0 < len(index) < args.num:
+        print(
+            f"note: there are {len(index)} such images, fewer than --num={args.num}",
+            file=sys.stderr,
+        )
     if not index:
         named = f" ({few(source.class_names)})" if source.class_names else ""
         raise ValueError(

@@ -39,7 +39,7 @@ def sdedit_table(schedule: Schedule, recipe: Recipe, strength: float) -> SolverT
     if not count:
         raise ValueError(
             f"strength must be in (0, 1] and make at least one of {steps} steps, got {strength}; "
-            "0.5 is usual"
+            f"take {max(0.5, 1 / steps):.3g}, or more steps"
         )
     times = times[steps - count :]
     if recipe.solver_options.get("landing") == "whole":  # of the whole stride, not of this part

@@ -7,6 +7,7 @@ are in one random order, so that the first N samples of a set stand for all.
 
 import argparse
 import hashlib
+import sys
 from typing import NamedTuple
 
 import numpy as np
@@ -86,6 +87,8 @@ def find(inputs: Inputs, spec: str | None, split: str, gallery: Gallery | None =
                     f"not those to ask for: {inputs.describe()} is drawn"
                 )
         texts = tuple(source.captions[i] for i in order) if told else None
+        if gallery is not None and labels is not None and texts:
+            _note_unknown(spec, gallery.known(texts, labels), texts)
         return _named(f"{spec} {split}", labels, texts)
     if told and gallery is not None and inputs.class_names in ((), gallery.styles):
         texts, labels = gallery.pairs()
@@ -96,6 +99,14 @@ def find(inputs: Inputs, spec: str | None, split: str, gallery: Gallery | None =
             "such as npz:PATH"
         )
     return ALL_CLASSES
+
+
+def _note_unknown(spec: str, known: np.ndarray, texts: tuple[str, ...]) -> None:
+    """Says of how many texts there is no real picture to look for."""
+    if not known.all():
+        which = f"{np.sum(~known):,} of {len(known):,} pairs of a text and a class in {spec}"
+        told = f"such as {texts[int(np.argmin(known))]!r}: those are drawn and not looked for"
+        print(f"note: there is no real picture of {which}, {told}", file=sys.stderr)
 
 
 def _named(name: str, labels: np.ndarray | None, texts: tuple[str, ...] | None) -> Asked:

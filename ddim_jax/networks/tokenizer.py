@@ -14,6 +14,7 @@ Source: Radford et al. 2021 (arXiv:2103.00020), section 2.4; Sennrich et al. 201
 import functools
 import json
 import re
+import textwrap
 import unicodedata
 import warnings
 from collections import Counter
@@ -24,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from ddim_jax.files import interpreting, read_json, read_text
+from ddim_jax.names import check_range
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 SPECIAL = re.compile(f"({re.escape(START)}|{re.escape(END)})")
@@ -109,20 +111,22 @@ class Tokenizer:
         Args:
             texts: in whose order the words get their tokens.
             length: most tokens of a text.
-            vocabulary: number of tokens, start and end included: the most frequent pairs of
-                neighbours are merged, as in byte-pair encoding, and rare words stay in pieces;
-                None: as many as give each word a token.
+            vocabulary: most tokens, start and end included: the most frequent pairs of
+                neighbours are merged, as in byte-pair encoding, and rare words stay in pieces, if
+                the texts have as many; None: as many as give each word a token.
 
         Raises:
-            ValueError: fewer tokens than all bytes need, or more than the texts have.
+            ValueError: fewer tokens than all bytes need.
         """
         characters = byte_characters()
         tokens = characters + [f"{character}</w>" for character in characters]
         words = [word for text in texts for word in _words(_normal(text))]
+        least = len(tokens) + 2
         if vocabulary is None:
             ranks = _merges_of_whole_words(words, characters)
         else:
-            ranks = _frequent_merges(words, characters, vocabulary - len(tokens) - 2)
+            check_range("vocabulary", vocabulary, f"[{least}, inf)", "2048 is usual", whole=True)
+            ranks = _frequent_merges(words, characters, vocabulary - least)
         tokens += ["".join(pair) for pair in ranks]
         numbers = {token: i for i, token in enumerate(dict.fromkeys([*tokens, START, END]))}
         return cls(numbers, list(ranks), length)
@@ -169,7 +173,8 @@ class Tokenizer:
         if cut:
             more = f", and of {len(cut) - 1} more texts" if len(cut) > 1 else ""
             warnings.warn(
-                f"a text holds at most {self.length - 2} tokens; cut off: {cut[0]!r}{more}",
+                f"a text holds at most {self.length - 2} tokens; cut off: "
+                f"{textwrap.shorten(cut[0], 80, placeholder=' ...')!r}{more}",
                 stacklevel=2,
             )
         return rows
@@ -244,7 +249,7 @@ def _merges_of_whole_words(
 def _frequent_merges(
     words: Sequence[str], characters: Sequence[str], count: int
 ) -> dict[tuple[str, str], int]:
-    """`count` merges, each of the pair of neighbours that is the most frequent by then."""
+    """Up to `count` merges, each of the pair of neighbours that is the most frequent by then."""
     times = Counter(words)
     parts = {word: _split(word, characters) for word in times}
     ranks: dict[tuple[str, str], int] = {}
@@ -260,12 +265,6 @@ def _frequent_merges(
         ranks[best] = len(ranks)
         for word, split in parts.items():
             parts[word] = _merged(split, ranks) if best[0] in split else split
-    if len(ranks) != count or count < 0:
-        base = 2 * len(characters) + 2
-        raise ValueError(
-            f"vocabulary must be within {base}..{base + len(ranks)} for these texts, got "
-            f"{base + count}"
-        )
     return ranks
 
 

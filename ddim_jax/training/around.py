@@ -51,7 +51,9 @@ def load(
         start: what the run starts from, if anything: of latents and texts, it brings its own.
 
     Returns:
-        The config, and a pipeline without its own network; None where neither section is.
+        The config, and a pipeline without its own network; None where neither section is. Of
+        tokens there are as many as captions make; a network that learns them has at most as many
+        as the section says.
 
     Raises:
         FileNotFoundError: what a section starts from is not there.
@@ -66,6 +68,7 @@ def load(
             for name, section in kept.config.items():
                 given = {k: v for k, v in (config.get(name) or {}).items() if v is not None}
                 config[name] = ml_collections.ConfigDict({**section, **given})
+            _count_tokens(config, kept.tokenizers)
             check_encoded(config, kept.codec_params, source)
             return config, kept._replace(config=config)
         given = Pipeline(config, None) if start is None else pipeline_of(start)
@@ -198,21 +201,27 @@ def _texts(config: ml_collections.ConfigDict, source: Any) -> tuple[tuple, tuple
         given = {k: v for k, v in config.text.items() if v is not None}
         config.text = ml_collections.ConfigDict({**model.config.text, **given})
         return model.inputs.encode.params, model.inputs.encode.tokenizers
-    texts = experiment.build(config).inputs.encode
     check_captions(config, source)
-    params = [_init(network, config.seed, i) for i, network in enumerate(texts.networks)]
+    first = experiment.build(config).inputs.encode.networks[0]
     # a network learns tokens: rare words in pieces; of random ones each word is better off whole
-    learnt = isinstance(texts.networks[0], Tokens)
-    length, size = texts.networks[0].length, texts.networks[0].vocabulary if learnt else None
-    tokenizer = Tokenizer.of_texts(sorted(set(source.captions)), length, size)
-    for network in texts.networks:
-        if (network.vocabulary, network.end) != (tokenizer.end + 1, tokenizer.end):
-            raise ValueError(
-                f"the captions make {tokenizer.end + 1} tokens; set config.text.encoders' "
-                f"vocabulary={tokenizer.end + 1} and end={tokenizer.end}, not "
-                f"{network.vocabulary} and {network.end}"
-            )
-    return tuple(params), (tokenizer,) * len(texts.networks)
+    most = first.vocabulary if isinstance(first, Tokens) else None
+    tokenizer = Tokenizer.of_texts(sorted(set(source.captions)), first.length, most)
+    _count_tokens(config, (tokenizer,))
+    networks = experiment.build(config).inputs.encode.networks
+    params = [_init(network, config.seed, i) for i, network in enumerate(networks)]
+    return tuple(params), (tokenizer,) * len(networks)
+
+
+def _count_tokens(config: ml_collections.ConfigDict, tokenizers: tuple[Tokenizer, ...]) -> None:
+    """Fills in how many tokens the captions make, where the tokenizer is made of them."""
+    section = config.get("text") or {}
+    if not tokenizers or section.get("start_from") or config.get("start_from"):
+        return
+    end = tokenizers[0].end
+    counted = dict(vocabulary=end + 1, end=end)
+    config.text.encoders = tuple({**one, **counted} for one in section.encoders)
+    if config.model.get("vocabulary"):
+        config.model.vocabulary = end + 1
 
 
 def _init(network: Any, seed: int, number: int) -> Any:

@@ -25,8 +25,7 @@ from ddim_jax.checkpoints.around import save as save_around
 from ddim_jax.checkpoints.workdir import BASE, Checkpointer, read_parts, save_base
 from ddim_jax.losses.loss import STUDENT
 from ddim_jax.model import Model
-from ddim_jax.names import few
-from ddim_jax.training import around, resume, teacher
+from ddim_jax.training import around, resume, run_data, teacher
 from ddim_jax.training import optimizer as optimizers
 from ddim_jax.training.method import Method, build
 from ddim_jax.training.metrics import MetricsWriter
@@ -67,12 +66,13 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> TrainState:
     source = experiment.load_data(config) if source is None else source
     config = teacher.record(config, start, source, method.teacher, method.weak)
     method = method._replace(model=method.model.replace(config=config))
-    check_data(config, source)
+    run_data.check(config, source, start)
     around.check(config, method.model, source)
     abstract_state(config, method, start, mesh)  # traces it: errors come before files
     with lock.locked(workdir):
         notes = [
             source.note,
+            run_data.note(config, source),
             around.note(method.model, source),
             optimizers.note(config),
             teacher.note(config.get("start_from", ""), start),
@@ -98,6 +98,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> TrainState:
                 print(_summary(config, method, source, int(state.step)), flush=True)
                 for note in filter(None, notes):
                     print(f"note: {note}", flush=True)
+            source = run_data.numbered(config, source, start)
             state = _steps(config, workdir, method, source, state, mesh, checkpointer)
         finally:
             checkpointer.close()
@@ -167,53 +168,6 @@ def _drawn_with(method: Method, state: TrainState, mesh: Mesh) -> Any:
         return parallel.fetch(state.ema, mesh)
     base, factors = parallel.fetch((state.frozen[BASE], state.ema), mesh)
     return method.low_rank.merge(base, factors)
-
-
-def check_data(config: ml_collections.ConfigDict, source: Any) -> None:
-    """Raises ValueError for data that are not exactly what a resolved config says.
-
-    Pictures of another shape would not fit; classes that the data lack would never be trained, and
-    be drawn all the same. A network without classes takes any.
-    """
-    name, shape = config.data.name, tuple(config.data.image_shape)
-    frames = experiment.num_frames(config)
-    if (found := getattr(source, "frames", 0)) != frames:
-        ways = f"frames={found}, with a network of clips" if found else "frames=0"
-        ways = f"set config.data.{ways}, or choose other data"
-        held, wanted = (f"clips of {n} frames" if n else "pictures" for n in (found, frames))
-        raise ValueError(f"{name} holds {held}, the config says {wanted}; {ways}")
-    if tuple(source.image_shape) != shape:
-        ways = ["choose other data"]
-        if source.image_shape[:2] != shape[:2]:
-            size = shape[0] if shape[0] == shape[1] else f"({shape[0]}, {shape[1]})"
-            ways.append(f"set config.data.resize={size}")
-        if source.image_shape[2] != shape[2]:
-            ways.append(f"set config.data.channels={shape[2]}")
-        held = f"{name} holds images of shape {tuple(source.image_shape)}"
-        if start := config.get("start_from", ""):
-            raise ValueError(
-                f"{held}, the network of {start} draws {shape}; name the data that it learned, by "
-                "config.data.name and config.data.resize as they were, or others of that shape: "
-                f"{', '.join(ways)}"
-            )
-        raise ValueError(
-            f"{held}, the config says {shape}; "
-            f"{', '.join(ways)}, or leave config.data.image_shape and model.out_channels to the "
-            "data by None"
-        )
-    classes = config.model.get("num_classes", 0)
-    if classes and source.num_classes != classes:
-        raise ValueError(
-            f"{name} has {source.num_classes} classes, the network {classes}; set config.model."
-            f"num_classes={source.num_classes or '0 and loss.label_dropout=0'}, or leave it to the "
-            "data by None; 0 ignores classes"
-        )
-    names = tuple(config.data.get("class_names") or ())
-    if classes and names and source.class_names and names != source.class_names:
-        raise ValueError(
-            f"the classes of {name} are {few(source.class_names)}, those of the network "
-            f"{few(names)}; name and order them alike"
-        )
 
 
 def init_state(

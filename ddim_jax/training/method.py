@@ -181,6 +181,11 @@ def check(config: ml_collections.ConfigDict, model: Model, devices: int) -> None
             "config.loss.name='autoencoder' and config.model.name='autoencoder_kl' go together, "
             f"got {config.loss.name!r} and {network!r}"
         )
+    if network in AUTOENCODERS and experiment.data_kind(config) == "latents":
+        raise ValueError(
+            f"{config.data.name} holds latents, and an autoencoder learns from pictures; name the "
+            "data that they were made of"
+        )
     if not config.get("codec"):
         if experiment.data_kind(config) == "latents":
             raise ValueError(
@@ -203,10 +208,11 @@ def check(config: ml_collections.ConfigDict, model: Model, devices: int) -> None
                 "set config.model.name='video_unet' and config.data.frames"
             )
     channels = model.sample_shape[-1]
+    field = "channels" if network in AUTOENCODERS else "out_channels"
     if model.network.out_channels != channels:  # the loss would broadcast over them, unnoticed
         raise ValueError(
             f"the network returns {model.network.out_channels} channels, the images have "
-            f"{channels}; set config.model.out_channels={channels}"
+            f"{channels}; set config.model.{field}={channels}"
         )
 
 

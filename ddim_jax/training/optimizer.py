@@ -187,8 +187,9 @@ def make_rate(
     falls = decay_steps and decay != "constant"
     if falls and decay_steps <= warmup_steps:
         raise ValueError(
-            f"decay_steps ({decay_steps}, by default config.train.steps) must exceed warmup_steps "
-            f"({warmup_steps})"
+            f"config.optimizer.warmup_steps must be below decay_steps, which are {decay_steps} (by "
+            f"default config.train.steps), got {warmup_steps}; set it to {decay_steps // 10}, or "
+            "train longer"
         )
     rate = learning_rate
     if falls:
