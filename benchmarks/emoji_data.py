@@ -1,6 +1,6 @@
 """Makes the npz files that the recipes of emoji train on, of pictures or of clips.
 
-    python -m benchmarks.emoji_data emoji_webp.npz emoji.npz
+    python -m benchmarks.emoji_data emoji_pictures.npz emoji.npz
     python -m benchmarks.emoji_data emoji_strips.npz emoji_video.npz
 
 The first file holds `webp` bytes of all pictures, `offset` [N + 1] where each begins, `emoji` [N]
@@ -28,7 +28,7 @@ STYLES = ("noto", "twemoji", "fluent")
 def main() -> None:
     """Reads, splits, writes."""
     if len(sys.argv) != 3:
-        sys.exit("\n".join(__doc__.splitlines()[2:4]).strip())
+        sys.exit(__doc__)
     data = dict(np.load(sys.argv[1]))  # each is read once
     offset = data["offset"]
     webp = [data["webp"][first:last] for first, last in zip(offset, offset[1:], strict=False)]

@@ -6,7 +6,9 @@
 
 A diffusion transformer on a flow: the style is its label, and it learns the features of the name's
 tokens itself. `--config=emoji:unet` is a UNet of as many parameters in its place, which attends to
-the tokens at its coarser level. Takes 3 hours on 2 CPU cores.
+the tokens at its coarser level. Takes 3 hours on 2 CPU cores. Then FED of 2,000 pictures in
+20 steps at guidance 2 is 2.09, and the asked emoji is among the nearest five in 97.2%
+(docs/emoji.md).
 """
 
 from configs.digits import get_config as digits

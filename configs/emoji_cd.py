@@ -1,10 +1,11 @@
 """Consistency distillation of `emoji`, guided: one step, or four for quality.
 
     python train.py --config=emoji_cd --config.data.name=npz:emoji.npz
-    python sample.py --checkpoint=runs/emoji_cd/consistency --steps=4 --prompt="crying cat face"
+    python sample.py --checkpoint=runs/emoji_cd/consistency --steps=4 --labels=fluent \\
+        --prompt="crying cat face"
 
 Makes two runs in runs/emoji_cd: a network that gives the guided prediction in one evaluation, for
-every scale from 1 to 4, and the consistency model, distilled from it.
+every scale from 1 to 4, and the consistency model, distilled from it. It has not been run to its end.
 """
 
 from configs.digits_cd import get_config as digits_cd

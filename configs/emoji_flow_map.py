@@ -6,7 +6,8 @@
 
 Starts from the bundled `emoji`. Makes two runs in runs/emoji_flow_map: a network that is told a
 guidance scale from 1 to 4 and gives the guided prediction in one evaluation, and the map along its
-trajectories.
+trajectories. Takes 22 and 39 minutes on 2 CPU cores; FED of 2,000 pictures in one step 2.30, where
+the teacher's 50 steps are at 2.25 (docs/emoji.md).
 """
 
 import ml_collections

@@ -3,7 +3,8 @@
     python train.py --config=emoji_vae --config.data.name=npz:emoji.npz
 
 emoji.npz holds train_x [N, 64, 64, 3], train_y (the style), train_captions (the name) and
-class_names; `benchmarks/emoji_data.py` makes it. Takes 22 minutes on 2 CPU cores.
+class_names; `benchmarks/emoji_data.py` makes it. Takes 22 minutes on 2 CPU cores;
+docs/emoji.md has what `emoji` draws with it.
 """
 
 from configs.digits_vae import get_config as digits_vae

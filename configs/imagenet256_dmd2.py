@@ -6,7 +6,7 @@
         --config.data.name=latents:imagenet256
 
 FOLDER is a DiT as diffusers writes it, or runs/imagenet256_dit; the latents are what the head
-compares with. Student, critic and teacher are in memory: up to 19.67 GB of each of 256 v5e by
+compares with. Student, critic and teacher are in memory: up to 19.64 GB of each of 256 v5e by
 `--plan=v5e:16x16 --quick`, a bound from above (docs/pods.md). A network that predicts eps says x0
 with an error that grows as sigma / alpha, 157 at the noisy end of DiT's schedule: the student
 begins at 14.6, where Stable Diffusion's does.

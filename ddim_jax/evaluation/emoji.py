@@ -250,7 +250,11 @@ def main(argv: list[str] | None = None) -> None:
     """Trains the emoji encoder and writes it with the features of all pictures."""
     parser = command_line.Parser(description=main.__doc__)
     add = parser.add_argument
-    add("--data", default="emoji.npz", help="npz of the pictures")
+    add(
+        "--data",
+        default="emoji.npz",
+        help="npz of webp, offset, emoji, name, category, style, styles",
+    )
     add("--out", default="emoji_encoder.npz", help="must not exist")
     add("--minutes", type=float, default=20.0, help="of training")
     add("--steps", type=int, help="of training, where they end before the minutes")

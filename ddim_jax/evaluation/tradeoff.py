@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> None:
     if args.num_samples < scores.FEW:
         print(
             f"note: {network.names[0]} of {args.num_samples} samples is biased upwards; compare "
-            f"equal numbers only, and publish none below {scores.FEW}",
+            "equal numbers only, and say how many beside it",
             file=sys.stderr,
         )
     statistics, real = scores.find_data(
