@@ -5,7 +5,7 @@
         --prompt="crying cat face"
 
 Makes two runs in runs/emoji_cd: a network that gives the guided prediction in one evaluation, for
-every scale from 1 to 4, and the consistency model, distilled from it. It has not been run to its end.
+every scale from 1 to 4, and the consistency model, distilled from it. Not run to its end yet.
 """
 
 from configs.digits_cd import get_config as digits_cd
