@@ -359,17 +359,19 @@ def test_images_of_a_named_class_in_random_order(styled, tmp_path):
     [
         (("fluent", "noto"), [2, 0]),
         (("twemoji", "noto", "fluent"), [1, 2]),
-        (("a", "b", "c"), [0, 2]),
+        (("a", "b", "c"), None),
         (("a", "b"), None),
         ((), None),
     ],
 )
-def test_labels_are_numbered_as_the_network_numbers_them(styled, names, labels):
+def test_labels_are_numbered_as_the_network_numbers_them(styled, names, labels, capsys):
     held = dict(images=PICTURES, captions=["a", "b"], labels=[0, max(1, len(names) - 1)])
     np.savez("other.npz", **held, **({"class_names": names} if names else {}))
     args = dict(images="npz:other.npz", split="train", resize=False, index=[0, 1])
     found = pictures.read_pictures(told_latents(names=STYLES), argparse.Namespace(**args))[1]
     assert (found if labels is None else found.tolist()) == labels
+    foreign = f"classes ({', '.join(names)}) of npz:other.npz are not the network's"
+    assert (foreign in capsys.readouterr().err) == (labels is None and bool(names))
 
 
 @pytest.mark.parametrize(
