@@ -139,7 +139,7 @@ def test_a_latent_model_of_texts_trains_and_draws_alone(config, tmp_path):
         np.testing.assert_array_equal(one, other)
     assert model.config.codec.scale != 1 and model.recipe.guidance_scale == 3
     pictures = model.draw(prompt=["a bold seven", "a thin one"], steps=2)
-    assert pictures.shape == (2, 8, 8, 3)
+    assert pictures.shape == (2, 16, 16, 3)
     latent.train.steps = 3
     resumed = loop.train(latent, tmp_path / "text")
     latent.codec.start_from = str(tmp_path / "gone")
