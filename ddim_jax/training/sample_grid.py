@@ -100,6 +100,8 @@ class SampleGrid:
         """The table of the model's recipe; raises ValueError if the model cannot use it."""
         count, hint = _count(model.config), "for none set config.train.sample_every=0"
         check_range("config.sample.num_samples", count, "[1, 100000]", hint, whole=True)
+        rate, hint = model.config.sample.get("frame_rate") or 0, "0 or None: that of the clips"
+        check_range("config.sample.frame_rate", rate, "[0, 1000]", hint)
         scale, inputs = model.recipe.guidance_scale, model.inputs
         _check_prompts(model.config.sample.get("prompts"), inputs.takes("text"))
         if scale != 1 and not (inputs.null or inputs.takes("guidance")):
