@@ -272,6 +272,15 @@ def test_a_heun_step_is_third_order_on_a_gaussian():
             "is what a teacher was told: set config.loss.distil=True",
         ),
         (
+            lambda: consistency(
+                Net(None, schedules.cosine(), predictions.v),
+                pairs=level_pairs.grid(sigma_min=0),
+                distil=True,
+                teacher=Net(None, schedules.cosine(), predictions.x0),
+            ),
+            "a teacher that predicts x0 says nothing about the velocity at the data",
+        ),
+        (
             lambda: consistency(Net(None, EDM, PREDICTION), huber=-1),
             "config.loss.huber must be at least 0, got -1",
         ),

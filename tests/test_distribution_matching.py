@@ -431,6 +431,8 @@ BAD = {
     "objective": (dict(objective="dmd2"), "must be one of dmd, sid, got 'dmd2'"),
     "divergence": (dict(divergence="kl"), "unknown divergence 'kl'"),
     "sid's": (dict(objective="sid", divergence="js"), "belongs to objective 'dmd'"),
+    "dmd's": (dict(alpha=0.5), "config.loss.alpha=0.5 belongs to objective 'sid'"),
+    "no head": (dict(gan_sees="both"), "is of a head, and config.loss.gan=0 has none"),
     "ratio": (dict(every=0), "config.loss.every must be at least 1, got 0"),
     "alone": (dict(alternate=True), "leaves the critic no step with every=1"),
     "gan": (dict(gan=-1.0), "config.loss.gan must be"),

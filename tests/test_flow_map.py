@@ -105,6 +105,23 @@ def test_the_exact_map_has_no_loss(kind, name, monkeypatch):
     assert at_one_point(monkeypatch, NETS[name], 0.0, kind=kind) < 2e-10
 
 
+@pytest.mark.parametrize("kind", ["lsd", "esd"])
+def test_jumps_to_an_index_of_a_schedule_of_steps_have_a_loss(kind, monkeypatch):
+    """Times on an index, as the clean end is, where the clock is put on it exactly."""
+    ddpm = schedules.ddpm_linear()
+
+    def apply(p, x, model_time, inputs, keys=None):
+        return p * x
+
+    ends = [module._t_of(ddpm.level(np.float32([i / 1000]))) for i in (500, 0)]
+    monkeypatch.setattr(module, "_pair", lambda *_: [jnp.asarray(end) for end in ends])
+    loss = losses.flow_map(Net(apply, ddpm, predictions.v), kind=kind, distil=True)
+    batch = {"image": jnp.full((1, 1), 0.3)}
+    value = lambda p: loss(p, {"teacher": jnp.float32(0.5)}, batch, KEYS[:1], 0)[0]  # noqa: E731
+    found, slope = jax.value_and_grad(value)(jnp.float32(0.2))
+    assert np.isfinite(found) and np.isfinite(slope) and slope != 0
+
+
 RESIDUALS = {"lsd": 0.2408732883, "esd": -0.0427088017}
 
 
@@ -342,6 +359,8 @@ def test_a_scale_that_is_an_input_guides_to_its_own_fixed_point():
         losses.mean_flow(net, guidance=(1.0, 8.0))
     with rejects(ValueError, "the lower end of config.loss.guidance"):
         losses.mean_flow(net, guidance=(0.0, 8.0), improved=True)
+    with rejects(ValueError, "config.loss.guidance=(1.0, 8.0) needs", "label_dropout > 0"):
+        losses.mean_flow(net, guidance=(1.0, 8.0), improved=True)
 
 
 # --- times ----------------------------------------------------------------------------------------
@@ -372,6 +391,9 @@ def test_bad_options():
         losses.flow_map(flow, kind="esd", derivative=2)
     with rejects(ValueError, "config.loss.same must be in [0, 1], got 2"):
         losses.flow_map(flow, same=2)
+    for kind, distil in (("lsd", False), ("psd", True)):
+        with rejects(ValueError, "config.loss.same=0 leaves no rows in which data or a teacher"):
+            losses.flow_map(flow, kind=kind, distil=distil, same=0.0)
     with rejects(ValueError, "are a teacher's: set config.loss.distil=True"):
         losses.flow_map(flow, guidance_scale=2.0)
     with rejects(ValueError, "needs a class-conditional network"):

@@ -131,6 +131,19 @@ def test_another_run_goes_on_from_student_and_critic(base, finished, tmp_path, c
 
 
 @pytest.mark.slow
+def test_a_critic_of_another_teacher_is_left(base, finished, tmp_path, capsys):
+    start = ddim_jax.load(base)
+    another = start.replace(params=jax.tree.map(lambda leaf: 0.9 * leaf, start.params))
+    weights_file.save(tmp_path / "other.safetensors", another)
+    asked = config(finished[0], steps=1)
+    with asked.unlocked():
+        asked.teacher = str(tmp_path / "other.safetensors")
+    loop.train(asked, tmp_path / "run")
+    note = f"note: leaves critic and head of {finished[0]}, which had another teacher"
+    assert note in capsys.readouterr().out
+
+
+@pytest.mark.slow
 def test_parts_of_another_method_are_refused(base, finished, tmp_path):
     with rejects(ValueError, "config.loss.gan is 0.1, not 0.0"):
         other = config(base, gan=0.0)
@@ -177,6 +190,31 @@ def test_a_student_may_be_of_another_schedule_than_its_teacher(base):
     flow.loss = dict(name="diffusion")
     with rejects(ValueError, "config.teacher is for losses that train a critic"):
         method.build(flow, start, mesh)
+
+
+def test_scales_that_a_teacher_is_not_told(base):
+    start, mesh = ddim_jax.load(base), parallel.make_mesh()
+    asked = config(base, guidance=(1.0, 3.0))
+    with asked.unlocked():
+        asked.model.scalars, asked.guide = ("guidance",), dict(name="classifier_free")
+    with rejects(ValueError, "the critic is told no guidance scale", "or take one scale"):
+        method.build(asked, start, mesh)
+    asked.loss.guidance, asked.sample.guidance_scale = (2.0, 2.0), 2.0
+    method.build(asked, start, mesh)
+    asked.loss, asked.sample.guidance_scale = dict(name="guided", guidance=(1.0, 3.0)), 1.0
+    told = experiment.build(asked).replace(name="told")
+    asked = config(base)
+    with asked.unlocked():
+        asked.model.scalars = ("guidance",)
+    loss = method.build_loss(asked, told, told)
+    with rejects(ValueError, "told is told its guidance scale, and config.loss says none"):
+        method.check_loss(asked, told, loss, told)
+    asked.loss = dict(name="mean_flow", improved=True, guidance=(1.0, 8.0), label_dropout=0.1)
+    asked.schedule, asked.prediction = dict(name="rectified_flow"), dict(name="flow")
+    asked.model.scalars = ("interval",)
+    untold = experiment.build(asked)
+    with rejects(ValueError, "tells the network its scale, which this one does not take"):
+        method.check_loss(asked, untold, method.build_loss(asked, untold))
 
 
 def test_a_flow_map_may_be_the_student(base):

@@ -88,6 +88,16 @@ def test_lam_has_the_gradient_of_its_finite_difference(schedule):
     assert jax.grad(schedule.half_log_snr)(jnp.float32(t)) == pytest.approx(slope, rel=1e-3)
 
 
+def test_levels_have_the_gradient_of_their_finite_difference_at_indices_too():
+    """Where the time is put on an index exactly, t keeps its derivative."""
+    schedule = schedules.ddpm_linear()
+    for index in (1, 2, 500, 999):
+        t, h = index / 1000, 1e-6
+        after = (schedule.level(t + h + 1e-6).sigma - schedule.level(t + 1e-6).sigma) / h
+        found = jax.grad(lambda t: schedule.level(t).sigma)(jnp.float32(t))
+        assert found == pytest.approx(after, rel=2e-2)
+
+
 def test_times_outside_are_named(schedule):
     with pytest.raises(ValueError, match=r"lie in \[0.0, .*use schedule.t_span"):
         schedule.level(schedule.t_span[0] * 1.01)

@@ -41,7 +41,7 @@ def tiny(config: ml_collections.ConfigDict, levels: int = 2) -> ml_collections.C
             config.model.update(widths=(8,), depths=(1,), heads=(2,), num_blocks=1, groups=4)
         config.train.update(steps=2, batch_size=4, log_every=1, checkpoint_every=2, sample_every=2)
         config.optimizer.warmup_steps = 1
-        config.sample.update(steps=min(2, config.sample.steps), num_samples=2)
+        config.sample.update(steps=min(2, config.sample.get("steps", 2)), num_samples=2)
         if config.loss.get("group"):
             config.loss.group = 2  # two devices, of two images each
         if config.get("stages"):

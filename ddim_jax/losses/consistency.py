@@ -37,6 +37,7 @@ from ddim_jax.losses.loss import (
     check_guidance,
     check_known,
     conditions_with_scale,
+    silent,
     split,
     with_known,
 )
@@ -104,6 +105,11 @@ def consistency(
     pairs = pairs or grid()
     check_boundary(net, pairs.lowest)
     teacher = teacher or net
+    if distil and pairs.lowest == 0 and silent(teacher, teacher.schedule.t_span[1]):
+        raise ValueError(
+            "a teacher that predicts x0 says nothing about the velocity at the data, where pairs "
+            "with a lowest ratio of 0 end; take pairs that end above 0, or another teacher"
+        )
 
     def compute(params, frozen, batch, keys, step):
         x0 = batch["image"]

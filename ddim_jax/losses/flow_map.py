@@ -37,6 +37,7 @@ from ddim_jax.losses.loss import (
     check_dropout,
     check_guidance,
     conditions_with_scale,
+    silent,
     split,
 )
 from ddim_jax.names import check_range
@@ -285,6 +286,11 @@ def _check(
     if kind not in KINDS:
         raise ValueError(f"config.loss.kind must be one of {', '.join(KINDS)}, got {kind!r}")
     check_range("config.loss.same", same, "[0, 1]", "0.5 is usual")
+    if same == 0 and (kind == "psd" or not distil):
+        raise ValueError(
+            "config.loss.same=0 leaves no rows in which data or a teacher say where to go; 0.5 is "
+            "usual"
+        )
     check_range("config.loss.to_data", to_data, "[0, 1]", "0.25 is usual")
     check_range("config.loss.target_decay", decay, "[0, 1)", "0.99 is usual")
     check_range("config.loss.guidance_scale", scale, "[-1000, 1000]", "1 is none")
@@ -298,7 +304,7 @@ def _check(
             f"config.loss.guidance_scale={scale} needs a class-conditional network, and no "
             "config.loss.guidance, which is the input of a network that guides by itself"
         )
-    if _silent(net, net.schedule.t_span[0]):
+    if silent(net, net.schedule.t_span[0]):
         raise ValueError(
             "this prediction says nothing about x0 at pure noise, where a flow map begins; use 'v',"
             " 'flow' or 'edm'"
@@ -306,19 +312,10 @@ def _check(
     if (
         kind == "lsd"
         and to_data
-        and any(_silent(one, net.schedule.t_span[1]) for one in (net, teacher or net))
+        and any(silent(one, net.schedule.t_span[1]) for one in (net, teacher or net))
     ):
         raise ValueError(
             "a network that predicts x0 says nothing about the velocity at the data, where a "
             "quarter of the jumps of kind 'lsd' end; use another kind, config.loss.to_data=0, or a "
             "network that predicts 'v', 'flow' or 'edm'"
         )
-
-
-def _silent(net: Net, t: float) -> bool:
-    """Whether what a network predicts leaves x0 or eps open at a time."""
-    level = net.schedule.level(t)
-    row = net.parameterization(level)
-    det = level.alpha * row.eps_weight - level.sigma * row.x0_weight
-    size = max(abs(level.alpha * row.output_scale), abs(level.sigma * row.output_scale))
-    return bool(abs(det) < 1e-6 * size)

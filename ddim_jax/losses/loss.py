@@ -308,6 +308,15 @@ def check_flow(net: Net, name: str, predictions: Mapping[str, tuple] = VELOCITY)
     return found[0]
 
 
+def silent(net: Net, t: float) -> bool:
+    """Whether what a network predicts leaves x0 or eps open at a time of its schedule."""
+    level = net.schedule.level(t)
+    row = net.parameterization(level)
+    det = level.alpha * row.eps_weight - level.sigma * row.x0_weight
+    size = max(abs(level.alpha * row.output_scale), abs(level.sigma * row.output_scale))
+    return bool(abs(det) < 1e-6 * size)
+
+
 def check_boundary(net: Net, ratio: float) -> None:
     """Raises ValueError unless the network's x0 is x / alpha, whatever F, at a noise ratio.
 

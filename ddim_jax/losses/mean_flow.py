@@ -108,8 +108,10 @@ def mean_flow(
                 "config.loss.guidance is of the improved form, without omega and kappa: set "
                 "config.loss.improved=True"
             )
-    if guided:
+    if guided or guidance is not None:
         options = f"config.loss.omega={omega} and config.loss.kappa={kappa} need"
+        if guidance is not None:
+            options = f"config.loss.guidance={tuple(guidance)} needs"
         check_can_guide(net, label_dropout, options)
 
     def velocity_of(x, t, velocity, inputs, u):

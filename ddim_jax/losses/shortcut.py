@@ -52,7 +52,8 @@ def shortcut(
         net: the network, which takes "interval"; on `rectified_flow` without shift, with
             prediction `flow`.
         finest: a power of two; the shortest step is `1 / finest`.
-        every: one row in `every` of a batch is for self-consistency.
+        every: one row in `every` is for self-consistency, of a batch, or of each part of it that is
+            taken by itself (`train.accumulate`, pmap), which should hold a multiple of `every`.
         limit: to which points and targets of self-consistency are clipped.
         target_decay: mu of the moving average that gives the targets.
         guidance_scale: g, by which the targets of steps of `2 / finest` are guided; 1 for none.

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 
 from ddim_jax.names import check_range, lookup
@@ -114,8 +115,10 @@ def _from_log_alpha(
 
     def cell(xp, t):
         position = t * steps
-        nearest = xp.round(position)  # an index is met exactly, whatever t * T rounds to
-        position = xp.where(abs(position - nearest) < 1e-4, nearest, position)
+        # an index is met exactly, whatever t * T rounds to, and the derivative by t stays T
+        off = xp.round(position) - position
+        off = off if xp is np else jax.lax.stop_gradient(off)
+        position = xp.where(abs(off) < 1e-4, position + off, position)
         low = xp.clip(xp.floor(position), 0, steps - 1)
         return low.astype(int), position - low
 

@@ -92,7 +92,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> TrainState:
             if restored := checkpointer.restore(state):
                 state = restored
             else:
-                state, note = _with_parts(config, method, state)
+                state, note = _with_parts(config, method, start, state)
                 notes.append(note)
             if jax.process_index() == 0:
                 print(_summary(config, method, source, int(state.step)), flush=True)
@@ -225,14 +225,24 @@ def _initialiser(config, method: Method, start: Model | None):
     return init, (jax.random.key(config.seed), *jax.device_get((taken, taught_by)))
 
 
-def _with_parts(config, method: Method, state: TrainState) -> tuple[TrainState, str]:
-    """The first state, with critic and head of the run that it starts from; and a note of it."""
-    if method.loss.parts is None or not (start := config.get("start_from")):
+def _with_parts(
+    config, method: Method, start: Model | None, state: TrainState
+) -> tuple[TrainState, str]:
+    """The first state, with critic and head of the run that it starts from; and a note of it.
+
+    They stay where that run had another teacher: what a critic says means what its teacher's does,
+    and a head looks at its teacher's features.
+    """
+    if method.loss.parts is None or start is None:
         return state, ""
     others = {name: state.params[name] for name in method.loss.parts.names[1:]}
-    kept = read_parts(Path(start), others)
-    note = f"takes over {' and '.join(kept)} of {start}" if kept else ""
-    return state.replace(params=state.params | kept), note
+    if not (kept := read_parts(Path(config.start_from), others)):
+        return state, ""
+    parts = f"{' and '.join(kept)} of {config.start_from}"
+    theirs = start.config.get("teacher_weights") or start.config.get("start_weights")
+    if theirs not in (None, method.teacher.fingerprint):
+        return state, f"leaves {parts}, which had another teacher"
+    return state.replace(params=state.params | kept), f"takes over {parts}"
 
 
 def _summary(config, method: Method, source, first: int) -> str:

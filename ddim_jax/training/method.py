@@ -228,16 +228,13 @@ def check_loss(
             f"config.loss.name={config.loss.name!r} tells the network how far to jump, which this "
             "one does not take; set config.model.scalars=('interval',)"
         )
-    if loss.parts is not None and teacher is not None and teacher.inputs.takes("interval"):
+    if loss.needs_teacher and teacher is not None:
+        _check_teacher(config, model, loss, teacher)
+    scales = config.loss.get("guidance")
+    if scales and not (loss.needs_teacher or model.inputs.takes("guidance")):
         raise ValueError(
-            f"{teacher.name} is told how far to jump, and the teacher of config.loss.name="
-            f"{config.loss.name!r} must be a denoiser; name one with config.teacher"
-        )
-    if loss.parts is not None and teacher is not None and _one_time(teacher.config.get("loss")):
-        raise ValueError(
-            f"{teacher.name} draws in few steps and knows no other times, and the teacher of "
-            f"config.loss.name={config.loss.name!r} must be a denoiser; name one with "
-            "config.teacher"
+            f"config.loss.guidance={tuple(scales)} tells the network its scale, which this one "
+            "does not take; set config.model.scalars=('interval', 'guidance')"
         )
     if loss.parts is None and config.get("teacher"):
         raise ValueError(
@@ -282,6 +279,36 @@ def check_loss(
         raise ValueError(
             f"config.sample.solver={model.recipe.solver!r} goes from time to time otherwise than "
             "config.loss trains for, which adds all noise afresh; set config.sample.solver='lcm'"
+        )
+
+
+def _check_teacher(
+    config: ml_collections.ConfigDict, model: Model, loss: losses.Loss, teacher: Model
+) -> None:
+    """Raises ValueError for a teacher that cannot say what the loss asks it, wherever it asks."""
+    name, scales = config.loss.name, config.loss.get("guidance")
+    way_out = "name one with config.teacher" if loss.parts is not None else "start from one"
+    if teacher.inputs.takes("interval"):
+        raise ValueError(
+            f"{teacher.name} is told how far to jump, and the teacher of config.loss.name="
+            f"{name!r} must be a denoiser; {way_out}"
+        )
+    if _one_time(teacher.config.get("loss")):
+        raise ValueError(
+            f"{teacher.name} draws in few steps and knows no other times, and the teacher of "
+            f"config.loss.name={name!r} must be a denoiser; {way_out}"
+        )
+    if teacher.inputs.takes("guidance") and scales is None:
+        raise ValueError(
+            f"{teacher.name} is told its guidance scale, and config.loss says none; set "
+            "config.loss.guidance=(1.5, 1.5), or a range that the student is told"
+        )
+    mixed = scales and scales[0] != scales[1] and not teacher.inputs.takes("guidance")
+    if loss.parts is not None and mixed and model.inputs.takes("guidance"):
+        raise ValueError(
+            f"the critic is told no guidance scale, as {teacher.name} is not, so it cannot tell "
+            f"apart what the student draws at those of config.loss.guidance={tuple(scales)}; make "
+            "the teacher one that is told it (config.loss.name='guided'), or take one scale"
         )
 
 
