@@ -219,7 +219,7 @@ def test_bad_clips_are_named(tmp_path):
     write(tmp_path / "a.gif", counted(8))
     write(tmp_path / "b.gif", counted(8))
     write(tmp_path / "c.gif", counted(3))
-    write(tmp_path / "d.gif", counted(8), durations=[50, 180] * 4)
+    write(tmp_path / "d.gif", counted(8), durations=[100, 250] * 4)
     write(tmp_path / "e.webp", counted(8))
     write_still(tmp_path / "f.png", counted(1)[0])
     cut_short = (tmp_path / "a.gif").read_bytes()
@@ -231,7 +231,7 @@ def test_bad_clips_are_named(tmp_path):
     kept = data.load(f"clips:{tmp_path}", frames=4, skip_unreadable=True)
     assert len(kept) == 1 and "skipped 5 clips, listed in" in kept.note
     listed = Path(kept.note.split()[-1]).read_text()
-    assert "f.png: a still picture" in listed and "50 to 180 ms" in listed and "e.webp" in listed
+    assert "f.png: a still picture" in listed and "100 to 250 ms" in listed and "e.webp" in listed
     assert len(data.load(f"clips:{tmp_path}", frames=2, frame_rate=5, skip_unreadable=True)) == 2
 
 

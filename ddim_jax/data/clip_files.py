@@ -121,11 +121,30 @@ def _inspect_animation(path: Path) -> Timeline:
         size, rounding = image.size, ROUNDING.get(image.format, ROUNDING[""])
     if max(lasts) - min(lasts) <= rounding:
         return Timeline(size, np.arange(1, count + 1) * np.mean(lasts))
-    times = np.rint(np.array(lasts) / min(lasts)).astype(int)  # on a clock that goes with the least
-    if np.abs(times * min(lasts) - lasts).max() > rounding or times.sum() > MOST * count:
+    lasts = np.array(lasts)
+    times = _times(lasts)
+    clock = lasts.sum() / times.sum()
+    off = max(
+        np.abs(times * clock - lasts).max(), *(np.ptp(lasts[times == k]) for k in np.unique(times))
+    )
+    if off > rounding or times.sum() > MOST * count:
         return Timeline(size, np.cumsum(lasts), steady=False)
-    ends = np.arange(1, times.sum() + 1) * (sum(lasts) / times.sum())
+    ends = np.arange(1, times.sum() + 1) * clock
     return Timeline(size, ends, shown=np.repeat(np.arange(count), times))
+
+
+def _times(lasts: np.ndarray) -> np.ndarray:
+    """How many ticks of a common clock frames last, int [N], where they last [N] seconds.
+
+    A tick is at first the shortest, which is rounded itself; then the mean of all so far, so that
+    it is known well before the longest are counted.
+    """
+    times, clock = np.ones(len(lasts), int), lasts.min()
+    order = np.argsort(lasts)
+    for done, place in enumerate(order, 1):
+        times[place] = np.rint(lasts[place] / clock)
+        clock = lasts[order[:done]].sum() / times[order[:done]].sum()
+    return times
 
 
 def _first(image: Image.Image) -> int:
