@@ -107,7 +107,8 @@ def plan(model: Any, asked: Mapping[str, Any]) -> Plan | None:
     given, between = _given(model, asked), asked.get("interpolate", 1)
     if "interpolate" in asked:
         between = check_range("interpolate", between, "[2, 64]", "2: one between", whole=True)
-    found = Plan(given, _frames(model, asked, given), window // 2, between, known_by(model, asked))
+    frames = length(model, asked, 0 if given is None else given.shape[1])
+    found = Plan(given, frames, window // 2, between, known_by(model, asked))
     if window == 1:
         raise ValueError(f"frames must be at least 2 where some are known ({named}), got 1")
     if "overlap" in asked:
@@ -146,9 +147,18 @@ def _given(model: Any, asked: Mapping[str, Any]) -> np.ndarray | None:
     return array
 
 
-def _frames(model: Any, asked: Mapping[str, Any], given: np.ndarray | None) -> int:
-    """How many frames there are, before others are drawn between them."""
-    window, known = model.codec.frames, 0 if given is None else given.shape[1]
+def length(model: Any, asked: Mapping[str, Any], known: int) -> int:
+    """How many frames there are, before others are drawn between them.
+
+    Args:
+        model: as of `plan`.
+        asked: as of `plan`; of the frames that are given only their name counts.
+        known: how many frames are given.
+
+    Raises:
+        ValueError: fewer than are known, or than a window has.
+    """
+    window = model.codec.frames
     between = "interpolate" in asked
     if "extend" not in asked:
         frames = known if between and "from_clip" in asked else window

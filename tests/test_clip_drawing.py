@@ -19,6 +19,7 @@ from PIL import Image
 from ddim_jax import checkpoints, clip_drawing, data, edit, experiment, schedules
 from ddim_jax.batch_loop import Generator
 from ddim_jax.commands import sample
+from ddim_jax.data import clip_files
 from ddim_jax.dropping import ALONE
 from ddim_jax.editing import clips
 from tests.errors import rejects
@@ -397,6 +398,45 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_edit(editing, monke
     monkeypatch.setattr(Generator, "batches", lambda *args, **options: pytest.fail("it draws"))
     with pytest.raises(SystemExit, match="pip install 'ddim_jax.video.'"):
         editing("sdedit", "--strength=1", out="out.mp4")
+
+
+@pytest.mark.parametrize(
+    "cut, wanted",
+    [
+        ({}, [0, 1, 2, 3]),
+        ({"frame_rate": "own", "frame_stride": 2}, [0, 2, 4, 6]),
+        ({"frame_rate": 5.0}, [0, 2, 4, 6]),
+        ({"frame_rate": 20.0}, [0, 0, 1, 1]),
+        ({"frame_rate": 2.0}, "long.webp has 2 frames at 2 a second, and clips of means 4: draw"),
+    ],
+)
+def test_a_clip_in_a_file_is_cut_as_in_training(model, cut, wanted, tmp_path, monkeypatch):
+    clip, path, read = noise(1, 10, SIZE, SIZE, 1), tmp_path / "long.webp", clip_files.read
+    data.save_clips(path, clip, 10, scale=1)
+    config = model.config.copy_and_resolve_references()
+    with config.ignore_type(), config.unlocked():
+        config.data.update(cut)
+
+    def few(file, found, places, *rate):
+        assert len(places) <= T
+        return read(file, found, places, *rate)
+
+    monkeypatch.setattr(clip_files, "read", few)
+    if isinstance(wanted, str):
+        with rejects(ValueError, wanted):
+            clips.read_file(model.replace(config=config), path, False)
+    else:
+        found = clips.read_file(model.replace(config=config), path, False)
+        np.testing.assert_array_equal(found, clip[:, wanted])
+
+
+def test_files_that_are_too_long_are_not_read(command, model, tmp_path, monkeypatch):
+    data.save_clips("long.webp", noise(1, 12, SIZE, SIZE, 1), scale=1)
+    monkeypatch.setattr(clip_files, "read", lambda *args: pytest.fail("it is read"))
+    with pytest.raises(SystemExit, match="the clip has 12 frames, and 9 are to be drawn; say how"):
+        command(from_clip=["long.webp"], extend=9, out="new.npz")
+    with rejects(ValueError, "long.webp is 12 x 4 x 4, and the clips are 4 x 4 x 4"):
+        clips.moving_mask(Path("long.webp"), (T, SIZE, SIZE), False)
 
 
 def test_networks_of_pictures_edit_no_clips(editing, monkeypatch):

@@ -1,5 +1,6 @@
 """The flags of `sample.py` about clips: how many frames, and which are known."""
 
+import functools
 from typing import Any
 
 from absl import flags
@@ -42,14 +43,18 @@ def asked(model: Any, like: Any = None) -> dict[str, Any]:
     found = like.clips if like is not None else said()
     if not found:
         return {}
+    from ddim_jax import clip_drawing
     from ddim_jax.editing import clips
 
     own = {name: found[name] for name in NUMBERS if found.get(name) is not None}
-    for name, read in (("first_frame", clips.first_frames), ("from_clip", clips.whole)):
-        if files := found.get(name):
-            own[name] = read(model, files, found.get("resize", False))
-            if name == "from_clip" and (rate := clips.rate_of(files)):
-                own.setdefault("frame_rate", rate)
+    resize = found.get("resize", False)
+    if files := found.get("first_frame"):
+        own["first_frame"] = clips.first_frames(model, files, resize)
+    if files := found.get("from_clip"):
+        fits = functools.partial(clip_drawing.length, model, own | {"from_clip": files})
+        own["from_clip"] = clips.whole(model, files, resize, fits)
+        if rate := clips.rate_of(files):
+            own.setdefault("frame_rate", rate)
     if "frame_rate" in own:
         check_range("--frame_rate", own["frame_rate"], "[0, 1000]", "8 is usual")
         if not model.codec.frames:

@@ -94,11 +94,7 @@ def open_folder(
     windows = Windows(str(root), found, cut)
 
     def at(index: int, share: float) -> tuple[np.ndarray, int]:
-        file, one = files[index], found[index]
-        by_rate = file.suffix.lower() in clip_files.VIDEOS
-        places, rate = windows.places(index, share) if by_rate else (None, None)
-        places = windows.own_places(index, share) if places is None else places
-        frames = clip_files.read(file, one, places.tolist(), rate)
+        frames = read_taken(files[index], found[index], windows, index, share)
         return np.stack([fit_pil(frame, size, channels, pad) for frame in frames]), labels[index]
 
     fields = {
@@ -109,6 +105,28 @@ def open_folder(
         "note": "; ".join(notes),
     }
     return fields | _taken(windows, at), files
+
+
+def read_taken(
+    file: Path, found: Timeline, windows: Windows, index: int = 0, share: float = 0.0
+) -> list[Any]:
+    """Reads of a file the frames that `windows` take of their clip `index`, and no others.
+
+    Args:
+        file: of the clip, or a folder of frames.
+        found: what `clip_files.inspect` said of it.
+        windows: of several clips.
+        index: as of `Windows.places`.
+        share: as of `Windows.places`.
+
+    Returns:
+        Pillow images.
+    """
+    if file.suffix.lower() in clip_files.VIDEOS:
+        places, rate = windows.places(index, share)
+    else:
+        places, rate = windows.own_places(index, share), None
+    return clip_files.read(file, found, places.tolist(), rate)
 
 
 def _taken(windows: Windows, at: Callable) -> dict[str, Any]:

@@ -1,16 +1,18 @@
 """Reads the clips, first frames and moving masks that commands are given."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ddim_jax import experiment
 from ddim_jax.data import clip_files, folders, npz
+from ddim_jax.data.clip_files import Timeline
 from ddim_jax.data.clip_writers import MOVING
-from ddim_jax.data.clips import fit_frames
-from ddim_jax.data.frame_choice import ALIKE
+from ddim_jax.data.clips import fit_frames, read_taken
+from ddim_jax.data.frame_choice import ALIKE, Cut, Windows
 from ddim_jax.data.images import fit_pil, to_pil
 from ddim_jax.model import Model
 
@@ -31,16 +33,27 @@ def first_frames(model: Model, paths: Sequence[str], resize: bool) -> Array:
         ValueError: a file that cannot be read, or of another size or kind without `resize`.
         OSError: a file that is not there.
     """
-    return np.concatenate([_read(model, path, resize, first=True)[:, 0] for path in paths])
+    return np.concatenate([_read(model, path, resize, _first, True)[:, 0] for path in paths])
 
 
-def whole(model: Model, paths: Sequence[str], resize: bool) -> Array:
-    """The clips in files, uint8 [P, K, H, W, C]; arguments and errors as of `first_frames`.
+def whole(model: Model, paths: Sequence[str], resize: bool, fits: Callable[[int], Any]) -> Array:
+    """The clips in files, uint8 [P, K, H, W, C].
+
+    Args:
+        model: as of `first_frames`.
+        paths: as of `first_frames`.
+        resize: as of `first_frames`.
+        fits: raises ValueError for a number of frames that is of no use, before they are read.
 
     Raises:
-        ValueError: also clips of different numbers of frames; a still picture.
+        ValueError: as `first_frames`; also clips of different numbers of frames; a still picture.
+        OSError: as `first_frames`.
     """
-    found = [_read(model, path, resize) for path in paths]
+
+    def frames_of(file: Path) -> list[Any]:
+        return _all(file, lambda found: fits(len(found.ends)))
+
+    found = [_read(model, path, resize, frames_of) for path in paths]
     counts = sorted({one.shape[1] for one in found})
     if len(counts) > 1:
         raise ValueError(
@@ -69,20 +82,44 @@ def rate_of(paths: Sequence[str]) -> float | None:
 def read_file(model: Model, path: Path, resize: bool) -> Array:
     """The clip in a file, its first frames, as a clip of the model: uint8 [1, T, H, W, C].
 
+    They are taken as in training: by `config.data.frame_rate` or `frame_stride`.
+
     Raises:
         ValueError: fewer frames than the model's clips have; otherwise as `whole`.
     """
-    found, frames = _read(model, str(path), resize), model.codec.frames
-    if found.shape[1] < frames:
-        raise ValueError(
-            f"{path} has {found.shape[1]} frames, and clips of {model.name} {frames}: draw on from "
-            f"it by sample.py --from_clip={path}"
-        )
-    return found[:, :frames]
+    frames, chosen = model.codec.frames, experiment.cut(model.config)
+    cut = Cut.of(frames, chosen["frame_rate"], chosen["frame_stride"])
+
+    def frames_of(file: Path) -> list[Any]:
+        found = _inspect(file, cut.timed)
+        if (count := cut.available(found)) < frames:
+            how = f" at {cut.rate:g} a second" if cut.timed else ""
+            how = f" by taking every {cut.stride}th" if cut.stride > 1 else how
+            raise ValueError(
+                f"{path} has {count} frames{how}, and clips of {model.name} {frames}: draw on from "
+                f"it by sample.py --from_clip={path}"
+            )
+        return read_taken(file, found, Windows(str(path), [found], cut))
+
+    return _read(model, str(path), resize, frames_of)
 
 
-def _read(model: Model, path: str, resize: bool, first: bool = False) -> Array:
-    """The clips in a file, uint8 [P, K, H, W, C]; a picture is one of one frame, if `first`."""
+def _read(
+    model: Model,
+    path: str,
+    resize: bool,
+    frames_of: Callable[[Path], list[Any]],
+    first: bool = False,
+) -> Array:
+    """The clips in a file, uint8 [P, K, H, W, C].
+
+    Args:
+        model: as of `first_frames`.
+        path: of the file.
+        resize: as of `first_frames`.
+        frames_of: the Pillow images of a file or a folder of frames, but an npz file.
+        first: take of an npz file the first frames, or pictures, which are clips of one frame.
+    """
     file, (height, width, channels) = Path(path).expanduser(), model.codec.picture_shape[-3:]
     if not model.codec.frames:
         raise ValueError(f"{model.name} draws pictures, and {path} needs a network of clips")
@@ -98,7 +135,7 @@ def _read(model: Model, path: str, resize: bool, first: bool = False) -> Array:
             arrays = np.stack([fit_frames(one, size, channels) for one in arrays])
     else:
         kind = channels if resize else 3
-        arrays = np.stack([fit_pil(one, size, kind) for one in _frames(file, first)])[None]
+        arrays = np.stack([fit_pil(one, size, kind) for one in frames_of(file)])[None]
         if channels == 1 and np.all(arrays == arrays[..., :1]):
             arrays = arrays[..., :1]
     if arrays.shape[2:] != (height, width, channels):
@@ -109,21 +146,36 @@ def _read(model: Model, path: str, resize: bool, first: bool = False) -> Array:
     return arrays
 
 
-def _frames(file: Path, first: bool) -> list[Any]:
-    """Pillow images: the frames of a file or a folder of frames, or the first of them."""
-    video = file.suffix.lower() in clip_files.VIDEOS
-    if first and not video and not file.is_dir():
-        folders.check_files(file.parent, [file])
-        return [to_pil(folders.read_file(file, None, 3))]
+def _first(file: Path) -> list[Any]:
+    """The picture in a file, or the first frame of what moves."""
+    if file.suffix.lower() in clip_files.VIDEOS or file.is_dir():
+        return clip_files.read(file, _inspect(file), [0])
+    folders.check_files(file.parent, [file])
+    return [to_pil(folders.read_file(file, None, 3))]
+
+
+def _all(file: Path, check: Callable[[Timeline], Any]) -> list[Any]:
+    """All frames of a file or a folder of frames, Pillow images, once their number is checked."""
+    found = _inspect(file, uneven=False)
+    check(found)
+    return clip_files.read(file, found, range(len(found.ends)))
+
+
+def _inspect(file: Path, uneven: bool = True) -> Timeline:
+    """What a file says of its frames; `uneven`: they may be shown for different times.
+
+    Raises:
+        ValueError: it cannot be taken as a clip.
+    """
     try:
         found = clip_files.inspect(file)
-        same = first or found.steady
+        same = uneven or found.steady
         problem = "" if same else "its frames are shown for different times: write it at one rate"
     except ValueError as error:
         problem = str(error)
     if problem:
         raise ValueError(f"{file} cannot be taken as a clip: {problem}")
-    return clip_files.read(file, found, [0] if first else range(len(found.ends)))
+    return found
 
 
 def known_frames(text: str, count: int) -> Array:
@@ -169,14 +221,16 @@ def moving_mask(path: Path, shape: tuple[int, int, int], resize: bool) -> Array:
         ValueError: another number of frames, or another size without `resize`.
     """
     size = shape[1:] if resize else None
-    mask = np.stack([fit_pil(one, size, 1)[..., 0] for one in _frames(path, first=False)]) > 127
-    if mask.shape != shape:
-        raise ValueError(
-            f"--mask {path} is {_times(mask.shape)}, and the clips are {_times(shape)}, frames, "
-            "height and width; give as many frames, --resize crops and resizes both; a still mask "
-            "holds for all frames"
-        )
-    return mask
+
+    def check(found: Timeline) -> None:
+        if (own := (len(found.ends), *(size or found.size[::-1]))) != shape:
+            raise ValueError(
+                f"--mask {path} is {_times(own)}, and the clips are {_times(shape)}, frames, "
+                "height and width; give as many frames, --resize crops and resizes both; a still "
+                "mask holds for all frames"
+            )
+
+    return np.stack([fit_pil(one, size, 1)[..., 0] for one in _all(path, check)]) > 127
 
 
 def _times(shape: Sequence[int]) -> str:
