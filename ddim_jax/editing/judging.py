@@ -21,9 +21,9 @@ def judge(model: Model, rows: dict[str, Any], asked: Asked = NOTHING) -> dict[st
     others are compared with. Emoji are those of whose names and styles the gallery has pictures.
 
     Returns:
-        Of clips "flicker": name -> the change of pixels from frame to frame. Of moving digits it
-        is measured after they are centred, and with it are "read" and "same", the share of frames
-        read as what the clip is mostly read as.
+        Of clips "flicker": name -> the change of pixels from frame to frame. Of moving digits,
+        grey ones, it is measured after they are centred, and with it are "read" and "same", the
+        share of frames read as what the clip is mostly read as.
         Of digits "read": name -> the class of each picture; "changed": name -> share of pictures
         whose class is not that of the first row; with `ENOUGH` pictures also "FDD": name ->
         distance to MNIST. Of emoji "judged", how many, and name -> share of pictures that are
@@ -46,7 +46,8 @@ def judge(model: Model, rows: dict[str, Any], asked: Asked = NOTHING) -> dict[st
 
 def _clips(model: Model, rows: dict[str, Any]) -> dict[str, Any]:
     """Whether clips flicker, and of moving digits what they show."""
-    digits = model.config.data.get("name") == "moving_digits"
+    grey = model.codec.picture_shape[-1] == 1  # as the digit classifier takes them
+    digits = grey and model.config.data.get("name") == "moving_digits"
     network = feature_networks.load("moving_digits") if digits else None
     shown = {name: decoded(model, x) for name, x in rows.items()}
     seen = {
