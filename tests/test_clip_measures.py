@@ -1,5 +1,7 @@
 """Measures of clips: what each says of clips made for it, and which notices which damage."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 
 from ddim_jax import data
 from ddim_jax.data import moving_digits
+from ddim_jax.editing import judging
 from ddim_jax.evaluation import (
     clip_damage,
     feature_networks,
@@ -243,11 +246,32 @@ def test_scores_of_clips(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, again.further, evaluator.further)
 
 
+@pytest.mark.parametrize("frames", [1, 3])
+def test_short_clips_have_no_later_frames_to_find(frames):
+    source = data.load("moving_digits", "test", image_size=16, frames=frames)
+    clips, network = (
+        features.read_images(source, range(8))[0],
+        feature_networks.load("moving_digits"),
+    )
+    found = network.extract(clips)
+    record = network.compare(found, found)
+    assert not {"first", "jerk"} & set(record) and np.isfinite([*record.values()]).all()
+
+
 def test_emoji_clips_by_their_frames():
     network = feature_networks.load("clips:emoji")
     found = network.extract(noise(2, 3, 32, 32, 3))
     assert found.pool.shape == (2, 256) and found.further["read"].shape == (2, 3)
     assert "places" not in found.further
+
+
+@pytest.mark.parametrize("channels, judged", [(1, {"flicker", "read", "same"}), (3, {"flicker"})])
+def test_edited_clips_are_read_if_they_are_grey_digits(channels, judged):
+    shape = (3, 16, 16, channels)
+    codec = types.SimpleNamespace(frames=3, picture_shape=shape)
+    data = {"name": "moving_digits"}
+    model = types.SimpleNamespace(codec=codec, config=types.SimpleNamespace(data=data))
+    assert set(judging.judge(model, {"image": noise(2, *shape)})) == judged
 
 
 @pytest.mark.slow

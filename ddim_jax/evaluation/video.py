@@ -198,7 +198,8 @@ def compare(
 ) -> dict[str, float]:
     """The measures of the module but clip FDD, of samples beside real clips.
 
-    A distance of which there are not more clips, or frames, than dimensions is left out.
+    A distance of which there are not more clips, or frames, than dimensions is left out; so are,
+    of clips that are too short for them, `first` and `jerk`.
 
     Args:
         samples: of a network of clips.
@@ -210,13 +211,15 @@ def compare(
     read = own["read"]
     mostly = np.array([np.bincount(row).argmax() for row in read])
     begins, later = own["frames"][:, 0], own["frames"][:, 1:]
-    found = metrics.nearest(later.reshape(-1, later.shape[-1]), begins).reshape(later.shape[:2])
     apart = theirs["frames"][:, 0]
     apart = np.square(apart - np.roll(apart, 1, axis=0)).sum(axis=-1).mean()
     scores = _motion(own, theirs) if "places" in own else {}
+    scores["same"] = float(np.mean(read == mostly[:, None]))
+    if later.shape[1]:  # none of clips of up to `EVERY` frames
+        found = metrics.nearest(later.reshape(-1, later.shape[-1]), begins)
+        right = found.reshape(later.shape[:2]) == np.arange(len(later))[:, None]
+        scores["first"] = float(np.mean(right))
     scores |= {
-        "same": float(np.mean(read == mostly[:, None])),
-        "first": float(np.mean(found == np.arange(len(found))[:, None])),
         "drift": float(own["drift"].mean() / max(apart, SMALL)),
         "flicker": float(own["flicker"].mean()),
         "sharp": float(own["sharp"].mean()),
@@ -238,10 +241,11 @@ def _motion(own: dict[str, np.ndarray], theirs: dict[str, np.ndarray]) -> dict[s
         rooms = tuple(moving_digits.room(side) / 2 for side in part["size"][0].tolist())
         fits.append(motion.bounce_fit(part["places"], rooms))
     (residual, speed), (_, real_speed) = fits
-    return {
+    found = {
         "bounce": float(np.sqrt(np.mean(residual**2))),
         "bounce_median": float(np.median(residual)),
         "missing": float(np.isnan(own["places"][..., 0]).mean()),
-        "jerk": float(np.nanmedian(motion.jerk(own["places"]))),
-        "speed_w1": motion.wasserstein(speed, real_speed),
     }
+    if own["places"].shape[1] > 3:  # its difference takes four
+        found["jerk"] = float(np.nanmedian(motion.jerk(own["places"])))
+    return found | {"speed_w1": motion.wasserstein(speed, real_speed)}
