@@ -133,6 +133,9 @@ def test_videos_of_a_dataset(tfds_dir, monkeypatch):
         assert example["image"][:, 0, 0, 0].tolist() == [first, first + 2, first + 4]
     index = next(i for i in range(3) if source[i]["label"] == 2)
     assert source.record(index, 0.999)["image"][:, 0, 0, 0].tolist() == [22, 24, 26]
+    assert "frame_rate" not in source[0]
+    timed = data.load("tiny_video", data_dir=tfds_dir, frames=3, frame_rate=8)  # taken to have it
+    assert next(data.batches(timed, 2, seed=0))["frame_rate"].tolist() == [8, 8]
     shape = data.load("tiny_video", data_dir=tfds_dir, frames=3, checked=False).shape
     assert shape == (3, 6, 6, 3)
     with rejects(ValueError, "any number of frames", "config.data.frames=16"):

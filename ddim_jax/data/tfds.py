@@ -76,7 +76,8 @@ def open_dataset(
     if not fields["frames"]:
         return fields | {"read": read}
     at(0, 0.0)  # such as too few frames: not in the middle of a run
-    return fields | {"read": lambda index: at(index, 0.0), "at": at}
+    told = {"frame_rate": np.full(len(data), cut.rate, np.float32)} if cut.timed else {}
+    return fields | {"read": lambda index: at(index, 0.0), "at": at, "told": told}
 
 
 def describe(
