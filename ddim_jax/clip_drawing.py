@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ddim_jax import drawing, sampling
+from ddim_jax import abilities, drawing, sampling
 from ddim_jax.drawing import Drawing
 from ddim_jax.editing import restoration
 from ddim_jax.editing.frames import KnownFrames, known_frames
@@ -215,11 +215,11 @@ def draw(
     Raises:
         ValueError: a recipe without a table; no label, for a network that needs one.
     """
+    labels = _labels(model, plan, label, len(index))
     table, task = table_and_task(model, recipe, plan.known_by)
     along, count = stages(plan, model.codec.frames), len(index)
     keys, x = sampling.sample_keys(seed, index), _beginning(model, plan, index)
     kept = plan.known_by != "levels" and (table.deterministic or model.frame_noise is not None)
-    labels = _labels(model, plan, label, count)
     null = model.inputs.num_classes and labels is None
     classes = model.null_labels(count) if null else labels
     rate = told.get("frame_rate")
@@ -256,8 +256,14 @@ def draw(
 
 def _labels(model: Any, plan: Plan, label: Any, count: int) -> np.ndarray | None:
     """Labels [N]; None where frames are given and no label is: they are of a class of their own."""
-    nothing = label is None or not np.size(label)
-    return None if nothing and plan.given is not None else model.inputs.labels(label, count)
+    if plan.given is None or (label is not None and np.size(label)):
+        return model.inputs.labels(label, count)
+    if model.inputs.num_classes and not abilities.knows_null(model):
+        raise ValueError(
+            f"{model.name} was trained without label dropout, so it goes on from frames of a class "
+            f"that it is told alone: give labels, 0..{model.inputs.num_classes - 1}"
+        )
+    return None
 
 
 def table_and_task(model: Any, recipe: Recipe, known_by: str) -> tuple[SolverTable, Task]:

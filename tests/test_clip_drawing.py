@@ -230,6 +230,15 @@ def test_networks_that_cannot_be_told_what_is_known_say_so(pictures):
         model_of().generate(1, first_frame=pictures, trajectory=True)
 
 
+def test_given_frames_need_a_label_where_the_network_knows_no_null_one(pictures, monkeypatch):
+    told = model_of(LEVELS | {"label_dropout": 0.0})
+    monkeypatch.setattr(Generator, "batches", lambda *args, **options: pytest.fail("it draws"))
+    with rejects(ValueError, "means was trained without label dropout", "give labels, 0..9"):
+        told.draw(first_frame=pictures)
+    with pytest.raises(pytest.fail.Exception, match="it draws"):
+        told.draw(first_frame=pictures, label=3)
+
+
 # --- sample.py ------------------------------------------------------------------------------------
 
 
