@@ -41,6 +41,8 @@ from ddim_jax.solvers import SolverTable
 Array = Any
 OPTIONS = ("first_frame", "from_clip", "extend", "overlap", "interpolate", "known_by")
 """What `Model.generate` hands to `plan`."""
+TOLD = ("frame_rate", "alone")
+"""What else it takes of clips: the network is told it."""
 KNOWN_BY = ("levels", "replacement", "repaint")
 RESAMPLINGS = 5
 """Of repaint: how often each stretch, a 25th of the steps, is drawn."""

@@ -417,7 +417,8 @@ class Model:
             progress: show a bar over network evaluations.
             **options: fields of `Recipe` to replace: solver, stride, steps, solver_options,
                 stride_options, guidance_scale, guidance_interval, guidance_rescale,
-                guidance_channels, clip. Of clips also what is known, as of `generate`.
+                guidance_channels, clip. Of clips also their `frame_rate`, `alone` and what is
+                known, as of `generate`.
 
         Returns:
             uint8 [count, H, W, C], of clips [count, T, H, W, C].
@@ -425,7 +426,10 @@ class Model:
         Raises:
             ValueError: a label, recipe or count that this model cannot serve.
         """
-        known = {name: options.pop(name) for name in clip_drawing.OPTIONS if name in options}
+        known, told = (
+            {name: options.pop(name) for name in names if name in options}
+            for names in (clip_drawing.OPTIONS, clip_drawing.TOLD)
+        )
         model = self.sized(size, frames)
         if count is None:
             given = clip_drawing.asked(model, known)
@@ -441,6 +445,7 @@ class Model:
             batch_size=batch_size,
             progress=progress,
             **known,
+            **told,
         ).pictures
 
     def generate(
@@ -490,6 +495,11 @@ class Model:
             raise ValueError("this network draws from a text: give a prompt; '' for none")
         known = {name: clips.pop(name) for name in clip_drawing.OPTIONS if name in clips}
         plan = clip_drawing.plan(self, known)
+        for name in clip_drawing.TOLD:
+            if name in clips and not self.codec.frames:
+                raise ValueError(
+                    f"{name} is of clips, and {self.name} draws pictures: leave it out"
+                )
         told = {"prompt": prompt, "negative_prompt": negative_prompt} | clips
         index = np.arange(count) if index is None else index
         asked: dict[str, Any] = {

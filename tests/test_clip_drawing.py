@@ -129,6 +129,17 @@ def test_frames_between_are_told_the_rate_that_they_make(model, monkeypatch):
     monkeypatch.setattr(type(model), "conditions", conditions)
     model.generate(1, interpolate=3, frame_rate=5.0)
     assert rates == [5, 15]
+    model.draw(1, frame_rate=7.0)
+    assert rates[2:] == [7]
+
+
+def test_what_networks_of_clips_are_told_in_python(model):
+    together, apart = (model.draw(2, alone=alone, solver="ddim", steps=3) for alone in (0, True))
+    assert np.var(apart, axis=1).mean() > 2 * np.var(together, axis=1).mean()
+    still = experiment.build(of_pictures(config_of()))
+    for told in ({"alone": True}, {"frame_rate": 8}):
+        with rejects(ValueError, f"{next(iter(told))} is of clips, and model draws pictures"):
+            still.replace(params={}).draw(1, **told)
 
 
 def test_given_frames_come_back_from_a_codec_that_changes_them(model, monkeypatch):
