@@ -18,7 +18,7 @@ from PIL import Image
 
 from ddim_jax import checkpoints, clip_drawing, data, edit, experiment, schedules
 from ddim_jax.batch_loop import Generator
-from ddim_jax.commands import sample
+from ddim_jax.commands import clip_flags, sample
 from ddim_jax.data import clip_files
 from ddim_jax.dropping import ALONE
 from ddim_jax.editing import clips
@@ -302,6 +302,28 @@ def test_commands_draw_on_and_are_repeated(command, tmp_path, pictures):
     (tmp_path / "still.png").unlink()
     with pytest.raises(SystemExit, match="there is no file .*still.png"):
         command(like="on.npz", out="new.npz")
+
+
+def test_arrays_of_clips_say_their_rate(command, model):
+    assert "frame_rate" not in sample.arrays(model.generate(1), {"prompts": None}, ())
+    command(frame_rate=5.0, interpolate=2, num_samples=1, out="slow.npz")
+    assert np.load("slow.npz")["frame_rate"] == 10
+    assert data.load("npz:slow.npz")[0]["frame_rate"] == 10
+    with flagsaver.flagsaver(from_clip=["slow.npz"], interpolate=2):
+        assert clip_flags.asked(model)["frame_rate"] == 10
+
+
+def test_a_rate_that_is_given_stands_for_those_of_files(command, model):
+    clip = noise(2, 3, SIZE, SIZE, 1)
+    data.save_clips("slow.webp", clip[:1], 10, scale=1)
+    data.save_clips("fast.webp", clip[:1], 20, scale=1)
+    np.savez("both.npz", images=clip, frame_rate=[10.0, 20.0])
+    for files in (["slow.webp", "fast.webp"], ["both.npz"]):
+        with flagsaver.flagsaver(from_clip=files):
+            with rejects(ValueError, "one rate, got 10 to 20 frames a second", "at frame_rate=10"):
+                clip_flags.asked(model)
+        with flagsaver.flagsaver(from_clip=files, frame_rate=5.0):
+            assert clip_flags.asked(model)["frame_rate"] == 5
 
 
 @pytest.mark.parametrize(

@@ -53,8 +53,9 @@ def asked(model: Any, like: Any = None) -> dict[str, Any]:
     if files := found.get("from_clip"):
         fits = functools.partial(clip_drawing.length, model, own | {"from_clip": files})
         own["from_clip"] = clips.whole(model, files, resize, fits)
-        if rate := clips.rate_of(files):
-            own.setdefault("frame_rate", rate)
+        derived = like is None and "frame_rate" not in own  # a file to be drawn again says it
+        if derived and (rate := clips.rate_of(files)):
+            own["frame_rate"] = rate
     if "frame_rate" in own:
         check_range("--frame_rate", own["frame_rate"], "[0, 1000]", "8 is usual")
         if not model.codec.frames:
@@ -92,12 +93,18 @@ def said() -> dict[str, Any]:
     return given | ({"resize": True} if RESIZE.value else {})
 
 
+def known_rate(model: Any, said: dict[str, Any] | None) -> float:
+    """Frames a second of clips that are drawn; 0 where neither flags nor training clips say it."""
+    said = said or {}
+    return (said.get("frame_rate") or model.frame_rate) * said.get("interpolate", 1)
+
+
 def shown_rate(model: Any, said: dict[str, Any] | None) -> float:
     """Frames a second of the file that clips are written to."""
     from ddim_jax.data import clip_writers
 
-    own = (said or {}).get("frame_rate") or model.frame_rate or clip_writers.FRAME_RATE
-    return own * (said or {}).get("interpolate", 1)
+    own = clip_writers.FRAME_RATE * (said or {}).get("interpolate", 1)
+    return known_rate(model, said) or own
 
 
 def about(known: dict[str, Any], like: Any = None) -> dict[str, Any] | None:

@@ -372,14 +372,14 @@ def _note_differences(model, recipe) -> None:
         print(f"note: {recipe.stride}: {difference}", file=sys.stderr)
 
 
-def arrays(drawing, about: dict, class_names: tuple[str, ...]) -> dict:
+def arrays(drawing, about: dict, class_names: tuple[str, ...], frame_rate: float = 0.0) -> dict:
     """What an npz file of samples holds: what `data.load` reads, and what drew them."""
     import json
 
     from ddim_jax import provenance
     from ddim_jax.data import npz
 
-    held = npz.arrays(drawing.pictures, drawing.labels, class_names, about["prompts"])
+    held = npz.arrays(drawing.pictures, drawing.labels, class_names, about["prompts"], frame_rate)
     return held | {provenance.NPZ: json.dumps(about)}
 
 
@@ -394,7 +394,8 @@ def _write(
     overwrite, rate = OVERWRITE.value, clip_flags.shown_rate(model, about["clips"])
     titles = model.inputs.titles(drawing.labels)
     if out.suffix == ".npz":
-        held = arrays(drawing, about, model.inputs.class_names)
+        known = clip_flags.known_rate(model, about["clips"])
+        held = arrays(drawing, about, model.inputs.class_names, known)
         files.save(out, lambda file: np.savez(file, **held))
     elif out.suffix == ".png" and alone:
         out.parent.mkdir(parents=True, exist_ok=True)

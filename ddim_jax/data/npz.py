@@ -93,16 +93,20 @@ def arrays(
     labels: np.ndarray | None = None,
     class_names: Sequence[str] = (),
     captions: Sequence[str] | None = None,
+    frame_rate: float | None = None,
 ) -> dict[str, np.ndarray]:
-    """What `numpy.savez` is to write for `read` and `read_captions`.
+    """What `numpy.savez` is to write for `read`, `read_captions` and `read_frame_rates`.
 
     Args:
         images: uint8 [N, H, W, C] or [N, T, H, W, C].
         labels: int [N]; None for none.
         class_names: in the order of the labels; left out where two are the same.
         captions: texts in rotation; none are left out.
+        frame_rate: of clips, frames a second; None or 0: not known.
     """
     held = {"images": images}
+    if frame_rate and images.ndim == 5:
+        held["frame_rate"] = np.array(frame_rate, np.float64)
     if labels is not None:
         held["labels"] = labels
         if class_names and len(set(class_names)) == len(class_names):  # else they are no names

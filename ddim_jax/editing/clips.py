@@ -69,12 +69,18 @@ def rate_of(paths: Sequence[str]) -> float | None:
     Raises:
         ValueError: they differ.
     """
-    others = [Path(path).expanduser() for path in paths if not path.lower().endswith(".npz")]
-    rates = [rate for file in others if (rate := clip_files.inspect(file).rate)]
+    rates = []
+    for file in (Path(path).expanduser() for path in paths):
+        if file.suffix.lower() == ".npz":
+            count = len(npz.read(file, "train")[0])
+            own = npz.read_frame_rates(file, "train", count)
+            rates += [] if own is None else own.tolist()
+        elif rate := clip_files.inspect(file).rate:
+            rates.append(rate)
     if rates and max(rates) > ALIKE * min(rates):
         raise ValueError(
             f"clips must have one rate, got {min(rates):g} to {max(rates):g} frames a second: draw "
-            "on from them in several commands"
+            f"on from them in several commands, or at frame_rate={min(rates):.4g}"
         )
     return rates[0] if rates else None
 

@@ -302,7 +302,8 @@ def write(
             data.save_grid(out, tiles, labels, columns=most, **options)
     if args.save:
         images = pictures[kept or list(pictures)[-1]]
-        arrays = npz.arrays(images, asked.labels, asked.class_names, asked.texts)
+        rate = model.frame_rate
+        arrays = npz.arrays(images, asked.labels, asked.class_names, asked.texts, rate)
         arrays |= {provenance.NPZ: json.dumps(about_edit(model, args))}
         files.save(Path(args.save), lambda file: np.savez(file, **arrays))
     files.write_json(out.with_suffix(".json"), numbers | {"seconds": time.time() - args.began})
