@@ -1,7 +1,8 @@
 """Progressive distillation of networks of clips to few steps, which know first frames too.
 
     python train.py --config=distill_clips
-    python train.py --config=distill_clips:emoji_video --config.data.name=npz:emoji_video.npz
+    python train.py --config=distill_clips:emoji_video --config.data.name=npz:emoji_video.npz \\
+        --workdir=runs/distill_emoji_video
     python sample.py --checkpoint=runs/distill_clips/4_step
 
 Starts from `moving_digits`, for 16, 8 and 4 steps, or from `emoji_video`, for 4, guided in the

@@ -6,8 +6,8 @@
 
 Starts from the bundled `emoji`. `frames` teaches it the look of the frames, by low-rank changes;
 `clips` adds attention over the frames at each place, after each of its blocks, which begins as the
-identity. Of half of the clips with known frames the first alone is known, so a still picture can be
-animated. Takes 35 and 70 minutes on 2 CPU cores; docs/video.md has what came of it.
+identity. Of more than a quarter of the clips with known frames the first alone is known, so a still
+picture can be animated. Takes 35 and 70 minutes on 2 CPU cores; docs/video.md has what came of it.
 """
 
 import ml_collections
