@@ -32,6 +32,15 @@ def test_a_kernel_is_kept_to_half_a_unit_of_each_output():
         eight_bits.unpack(packed)
 
 
+def test_small_numbers_and_stacked_biases_keep_their_size():
+    small = np.full((16, 2), 3e-5)
+    packed = eight_bits.pack({"blocks/bias": np.ones((24, 4)), "kernel": small, "null": 0 * small})
+    assert packed["blocks/bias"].dtype == np.float16
+    found = eight_bits.unpack(packed)
+    np.testing.assert_allclose(found["kernel"], small, rtol=2e-3)
+    np.testing.assert_array_equal(found["null"], 0)
+
+
 def test_numbers_that_float16_does_not_hold_are_refused():
     with rejects(ValueError, "kernel holds numbers that are not finite in float16"):
         eight_bits.pack({"kernel": np.full((32, 2), 1e6)})

@@ -28,6 +28,7 @@ from ddim_jax.commands import configs
 from ddim_jax.schedules import cosine
 from ddim_jax.training import loop, resume, run_data, teacher
 from ddim_jax.training.metrics import MetricsWriter
+from tests.errors import rejects
 from tests.tiny import tiny
 
 ROOT = Path(__file__).parent.parent
@@ -169,6 +170,35 @@ def test_a_file_that_cannot_be_written_is_named_and_nothing_waits_for_it(tmp_pat
     with largest_file(500), pytest.raises(OSError, match="File too large: .*file.json"):
         files.write_json(file, "long" * 500)
     assert file.read_text() == "1\n" and not list(tmp_path.glob("file.json.*"))
+
+
+def test_a_run_whose_checkpoints_are_gone_is_not_begun_again(tmp_path):
+    config = digits.get_config()
+    config.train.checkpoint_every = 10
+    resume.check_not_lost(tmp_path, config)
+    line = '{"step": %d}\n'
+    (tmp_path / "metrics.jsonl").write_text(line % 10 + line % 20 + '{"step": 3')
+    resume.check_not_lost(tmp_path, config)
+    (tmp_path / "metrics.jsonl").write_text(line % 10 + line % 30)
+    with rejects(ValueError, "has no checkpoint, though metrics.jsonl there goes to step 30"):
+        resume.check_not_lost(tmp_path, config)
+
+
+@pytest.mark.parametrize("name", ["ema", "loss", "train.keep"])
+def test_a_config_without_a_section_is_refused(name):
+    config = digits.get_config()
+    section, _, field = name.rpartition(".")
+    del (config[section] if section else config)[field]
+    with rejects(ValueError, "the config has no", name, "as configs/digits.py has"):
+        teacher.resolve(config, None)
+
+
+def test_a_config_need_not_say_the_usual():
+    config = digits.get_config()
+    del config.seed, config.parallel, config.sample, config.data["flip"]
+    found = teacher.resolve(config, None)
+    assert (found.seed, found.parallel, found.data.flip) == (0, "jit", False)
+    assert found.sample.to_dict() == {} and "seed" not in config
 
 
 @pytest.mark.slow

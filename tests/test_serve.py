@@ -223,6 +223,18 @@ def test_an_evaluation_that_fails_ends_its_jobs_alone(engine, desk, monkeypatch,
     assert_equal(drawn(engine, desk, label=3), wanted(engine, label=3))
 
 
+def test_inputs_that_fail_end_their_job_alone(engine, desk, monkeypatch, caplog):
+    def fails(job):
+        raise MemoryError("no room")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(engine, "_inputs", fails)
+        with pytest.raises(Refused, match="what the network is told failed: MemoryError") as failed:
+            drawn(engine, desk, label=3)
+        assert failed.value.status == 500
+    assert_equal(drawn(engine, desk, label=3), wanted(engine, label=3))
+
+
 def test_pictures_that_are_not_finite_are_said(engine, desk):
     step = engine._evaluations["tiny"].step
 

@@ -19,6 +19,16 @@ def test_everything_is_as_before_afterwards():
         assert not stop.wanted(1) and not StopOnSignal.stopped
 
 
+def test_a_signal_behind_the_last_step_is_not_lost():
+    """Such as while a stage writes its last checkpoint: the next one does not begin."""
+    with StopOnSignal() as stop:
+        assert not stop.wanted(1)
+        signal.raise_signal(signal.SIGTERM)
+    assert StopOnSignal.stopped
+    with StopOnSignal():
+        assert not StopOnSignal.stopped
+
+
 def test_in_another_thread_signals_are_left_alone():
     def use():
         with StopOnSignal() as stop:

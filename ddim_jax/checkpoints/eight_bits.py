@@ -4,7 +4,8 @@
     eight_bits.unpack(packed)          # name -> float32
 
 A kernel [..., I, O] is whole numbers of -127..127, where 127 stands for the largest of the I
-numbers that go to an output. Biases, and kernels of few inputs, are float16.
+numbers that go to an output. Biases, those of blocks in a row too, and kernels of few inputs are
+float16.
 """
 
 from collections.abc import Mapping
@@ -19,6 +20,8 @@ LARGEST = ":largest"
 """After the name of a tensor: what 127 stands for."""
 FEWEST = 16
 """Inputs of a kernel that is packed."""
+FLOAT16 = ("bias", "scale")
+"""Ends of names that are not packed, though blocks in a row stack them to matrices [blocks, O]."""
 
 
 def pack(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -33,11 +36,12 @@ def pack(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     packed = {}
     for name, value in tensors.items():
         value = cast(value, np.float32, name)
-        if value.ndim < 2 or value.shape[-2] < FEWEST:
+        if value.ndim < 2 or value.shape[-2] < FEWEST or name.endswith(FLOAT16):
             packed[name] = cast(value, np.float16, name)
             continue
         largest = cast(np.abs(value).max(axis=-2, keepdims=True), np.float16, name)
-        unit = np.maximum(largest.astype(np.float32), np.finfo(np.float16).tiny) / 127
+        unit = largest.astype(np.float32) / 127
+        unit = np.where(unit == 0, 1, unit)
         packed[name] = np.clip(np.round(value / unit), -127, 127).astype(np.int8)
         packed[name + LARGEST] = largest
     return packed

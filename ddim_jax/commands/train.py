@@ -47,7 +47,7 @@ def run(argv: list[str], overrides: list) -> None:
             return
         interrupts.keeping("the same command resumes from what is saved")
         name = Path(CONFIG.value.partition(":")[0]).stem
-        workdir = Path(WORKDIR.value or os.path.join("runs", name))
+        workdir = Path(WORKDIR.value or os.path.join("runs", name)).expanduser()
         state = stages.train(config, workdir)
     except (ValueError, OSError, loop.NotFiniteError) as error:
         sys.exit(f"{command_line.called('train.py')}: {command_line.with_flags(str(error), ())}")

@@ -2,9 +2,9 @@
 
 The seed fixes one global order of examples: every epoch is a new permutation, and position i of the
 endless sequence decides which image it is and whether it is flipped, and of a clip with frames to
-spare where it begins. Global batch k is positions k * B to (k + 1) * B - 1, and its row j goes to
-process j % n. So nothing depends on the number of processes, and starting at batch k costs no more
-than starting at batch 0.
+spare where it begins. Global batch k is positions k * B to (k + 1) * B - 1, and each process takes
+B / n rows of it next to each other, in the order of the processes. So nothing depends on the number
+of processes, and starting at batch k costs no more than starting at batch 0.
 """
 
 from __future__ import annotations
@@ -72,15 +72,31 @@ def batches(
     if flip:
         # Before the slice: the draw belongs to the global position, not to the process.
         dataset = dataset.random_map(_mark if in_memory else _flip)
-    # a batch is a whole number of rounds over the processes
-    places = np.arange(process_index, batch_size, process_count, dtype=np.int32)
-    dataset = dataset[process_index::process_count].batch(batch_size // process_count)
+    rows = batch_size // process_count
+    first = process_index * rows
+    places = np.arange(first, first + rows, dtype=np.int32)
+    dataset = _rows_of(dataset, batch_size, first, rows).batch(rows)
     if in_memory:
         dataset = dataset.map(lambda rows: _gathered(source, rows))
     dataset = dataset.map(lambda batch: batch | {"row": places})
     iterator = iter(dataset.to_iter_dataset(read))
     iterator.set_state({"next_index": start_step})
     return iterator
+
+
+def _rows_of(dataset: Any, batch_size: int, first: int, rows: int) -> Any:
+    """A grain dataset of `rows` rows from `first` on of every `batch_size` of another."""
+    import grain
+
+    class Rows(grain.MapDataset):
+        def __len__(self):
+            return len(dataset) // batch_size * rows
+
+        def __getitem__(self, index):
+            batch, row = divmod(index, rows)
+            return dataset[batch * batch_size + first + row]
+
+    return Rows(dataset) if rows < batch_size else dataset
 
 
 def _flip(example: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:

@@ -5,7 +5,8 @@ written by
 
     import lpips, safetensors.torch
     net = lpips.LPIPS(net="vgg")
-    safetensors.torch.save_file(net.state_dict(), "lpips_vgg.safetensors")
+    kept = {name: v for name, v in net.state_dict().items() if not name.startswith("lins.")}
+    safetensors.torch.save_file(kept, "lpips_vgg.safetensors")
 
 Consistency models of 64 and 256 pixels were trained with average in place of max pooling.
 

@@ -80,6 +80,12 @@ def load(checkpoints: Sequence[str], dtype: str | None = None, size: Any = None)
         name, checkpoint, loras = named(given)
         model = sources.load(checkpoint, dtype=dtype, lora=loras).sized(size)
         model.check_weights()
+        if model.recipe.solver == "adaptive":
+            raise ValueError(
+                f"{model.name} is drawn by solver adaptive, which chooses its own steps, and the "
+                "server shares evaluations by tables: train it with another config.sample.solver, "
+                "or draw it by sample.py"
+            )
         if model.codec.frames:
             raise ValueError(
                 f"{model.name} draws clips, which are not served; draw them by sample.py "
@@ -150,7 +156,7 @@ def check(args: argparse.Namespace) -> tuple[Any, tuple[int, ...], str]:
             f"--queue={args.queue} has no room for a request of --max_num={args.max_num} pictures: "
             "raise it, or lower that"
         )
-    token = os.environ.get(TOKEN, "")
+    token = os.environ.get(TOKEN, "").strip()
     if args.token_file:
         try:
             token = files.read_text(Path(args.token_file).expanduser()).strip()

@@ -249,6 +249,11 @@ class Engine:
             except ValueError as error:
                 _finish(job, error)
                 continue
+            except Exception as error:  # such as memory for a text encoder: of this job alone
+                logging.getLogger("ddim_jax").exception("the inputs of a job of %s failed", name)
+                failed = f"what the network is told failed: {type(error).__name__}"
+                _finish(job, Refused(failed, 500, 1))
+                continue
             scale = job.recipe.guidance_scale
             slot = Slot(job.rows, job.start, halves(job.seed), place, inputs, scale)
             live.append(_Place(job, place, slot))

@@ -92,6 +92,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> TrainState:
             if restored := checkpointer.restore(state):
                 state = restored
             else:
+                resume.check_not_lost(workdir, config)
                 state, note = _with_parts(config, method, start, state)
                 notes.append(note)
             if jax.process_index() == 0:
@@ -236,7 +237,7 @@ def _with_parts(
     if method.loss.parts is None or start is None:
         return state, ""
     others = {name: state.params[name] for name in method.loss.parts.names[1:]}
-    if not (kept := read_parts(Path(config.start_from), others)):
+    if not (kept := read_parts(Path(config.start_from).expanduser(), others)):
         return state, ""
     parts = f"{' and '.join(kept)} of {config.start_from}"
     theirs = start.config.get("teacher_weights") or start.config.get("start_weights")

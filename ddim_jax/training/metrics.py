@@ -12,6 +12,19 @@ from tensorboardX.proto.summary_pb2 import Summary
 
 from ddim_jax import files
 
+FILE = "metrics.jsonl"
+
+
+def last_step(workdir: Path) -> int:
+    """The last step that a workdir's metrics tell of; 0 if there are none."""
+    return max((step for step, _ in _lines(workdir / FILE)), default=0)
+
+
+def _lines(path: Path) -> list[tuple[int, str]]:
+    """Step and text of the whole lines of a file, which may be cut off or missing."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [(json.loads(line)["step"], line) for line in lines if line.endswith("}")]
+
 
 class MetricsWriter:
     """metrics.jsonl and TensorBoard. On a resume, lines after the restored step are dropped."""
@@ -23,9 +36,8 @@ class MetricsWriter:
         if jax.process_index() != 0:
             self._file = self._board = None
             return
-        self._path = path = workdir / "metrics.jsonl"
-        lines = path.read_text().splitlines() if path.exists() else []
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= first]
+        self._path = path = workdir / FILE
+        kept = [line for step, line in _lines(path) if step <= first]
         files.replace(path, lambda file: file.writelines(f"{line}\n".encode() for line in kept))
         self._file = path.open("a", buffering=1)
         folder = workdir / "tensorboard"

@@ -18,7 +18,7 @@ from ddim_jax.checkpoints.workdir import CONFIG_FILE, load_config
 from ddim_jax.names import few
 from ddim_jax.networks import NETWORKS
 from ddim_jax.recipe import Recipe
-from ddim_jax.training import fields
+from ddim_jax.training import fields, metrics
 from ddim_jax.training import optimizer as optimizers
 
 SAME_ON_RESUME = (
@@ -42,6 +42,17 @@ def save_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
     if jax.process_index() == 0:
         workdir.mkdir(parents=True, exist_ok=True)
         files.write_json(file, json.loads(config.to_json()))
+
+
+def check_not_lost(workdir: Path, config: ml_collections.ConfigDict) -> None:
+    """Raises ValueError where a workdir without a checkpoint tells of steps that had one."""
+    told = metrics.last_step(workdir)
+    if told > 2 * config.train.checkpoint_every:  # one may be cut off while it writes the first
+        raise ValueError(
+            f"{workdir} has no checkpoint, though metrics.jsonl there goes to step {told}: put its "
+            "folder checkpoints back, or choose another --workdir (to start afresh in this one, "
+            "remove it)"
+        )
 
 
 def notes(workdir: Path, config: ml_collections.ConfigDict) -> list[str]:

@@ -42,6 +42,7 @@ class StopOnSignal:
         return self._requested
 
     def __exit__(self, *exception):
-        """Restores the old handlers."""
+        """Restores the old handlers; a signal while a run ended is one to what comes after it."""
+        StopOnSignal.stopped |= self._requested
         for number, handler in self._old.items():
             signal.signal(number, handler)

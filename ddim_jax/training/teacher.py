@@ -33,6 +33,14 @@ SECTIONS = ("model", "schedule", "prediction")
 """Of a config, what its network is."""
 DTYPES = ("float32", "bfloat16")
 """Of the parameters of a teacher."""
+NEEDED = (
+    *("data", "data.name", "loss", "loss.name", "optimizer", "ema", "train"),
+    *("train.steps", "train.batch_size", "train.log_every", "train.checkpoint_every"),
+    *("train.sample_every", "train.keep"),
+)
+"""Sections and fields that every config has."""
+OTHERWISE = {"seed": 0, "parallel": "jit", "sample": {}, "data.flip": False}
+"""What a config says where it has no such section or field."""
 ADDED = ("scalars", "interval_scale", "time_scale", "dropout", "remat", "dtype")
 """Fields of a section model that change no parameter that is taken over."""
 
@@ -100,15 +108,22 @@ def resolve(config: ml_collections.ConfigDict, start: Model | None) -> ml_collec
         FileNotFoundError: the data are not there.
         ValueError: a section is missing; see `experiment.resolve`.
     """
-    for name in ("data",) if start else ("data", "model"):
-        if name not in config:
+    for name in (*NEEDED, *(() if start else ("model",))):
+        section, _, field = name.rpartition(".")
+        if field not in (config[section] if section else config):
             raise ValueError(
-                f"the config has no section {name}, as configs/digits.py has; model, schedule and "
-                "prediction may be left out together where start_from names a network"
+                f"the config has no {'field' if section else 'section'} {name}, as "
+                "configs/digits.py has; model, schedule and prediction may be left out together "
+                "where start_from names a network"
             )
+    config = config.copy_and_resolve_references()
+    with config.unlocked():
+        for name, value in OTHERWISE.items():
+            section, _, field = name.rpartition(".")
+            if field not in (holder := config[section] if section else config):
+                holder[field] = value
     if start is None:
         return experiment.resolve(config)
-    config = config.copy_and_resolve_references()
     with config.unlocked():
         theirs, names = start.config or {}, ["codec", "text"]
         added = config.get("model", {})
