@@ -159,9 +159,9 @@ class _Drawing:
                 self._news.clear()
                 seen, self._seen = self._seen, {}
                 for place, (at, picture) in sorted(seen.items()):
+                    png = await anyio.to_thread.run_sync(answers.text_png, picture)
                     yield answers.event("estimate", {
-                        "picture": place, "evaluation": at, "of": len(job.rows),
-                        "png": answers.text_png(picture),
+                        "picture": place, "evaluation": at, "of": len(job.rows), "png": png,
                     })  # fmt: skip
             ended = pictures.done()
             if not ended:
@@ -169,7 +169,9 @@ class _Drawing:
             if pictures.exception():
                 yield answers.event("error", {"error": str(pictures.exception())})
             else:
-                yield answers.event("done", self._body("json", pictures.result(), job))
+                whole = pictures.result()
+                body = await anyio.to_thread.run_sync(self._body, "json", whole, job)
+                yield answers.event("done", body)
         finally:
             if not ended:
                 self._engine.metrics.count("ddim_jax_disconnects_total")
