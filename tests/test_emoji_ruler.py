@@ -215,6 +215,20 @@ def test_what_training_refuses(squares, flags, message, tmp_path):
         emoji.main([f"--data={squares[0] / 'emoji.npz'}", f"--out={tmp_path / 'e.npz'}", *flags])
 
 
+def test_damaged_pictures_of_emoji_are_refused(squares, tmp_path):
+    whole, file = (squares[0] / "emoji.npz").read_bytes(), tmp_path / "emoji.npz"
+    for content in (b"", whole[: len(whole) // 2]):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match="holds no emoji as this command reads them"):
+            emoji.read(file)
+    for beyond in (6, -7):
+        held = dict(np.load(squares[0] / "emoji.npz"))
+        held["emoji"][3] = beyond
+        np.savez(file, **held)
+        with pytest.raises(ValueError, match=f"as this command reads them: index {beyond} is out"):
+            emoji.read(file)
+
+
 def test_what_retrieval_refuses(squares, tmp_path):
     _, pictures = squares
     encoder = "--features=emoji"

@@ -75,7 +75,7 @@ def read(path: str | Path) -> Emoji:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: it lacks arrays, or pictures are of another size.
+        ValueError: it lacks arrays, is damaged or cut short, or pictures are of another size.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"no emoji at {path}; --data is the npz of their pictures")
@@ -87,13 +87,12 @@ def read(path: str | Path) -> Emoji:
         images = np.stack([np.asarray(Image.open(io.BytesIO(b)).convert("RGB")) for b in parts])
         categories, category = np.unique(given["category"], return_inverse=True)
         names, styles = map(str, given["name"]), map(str, given["styles"])
-        style = given["style"].astype(int)
-    except (ValueError, KeyError, OSError) as error:
+        style, of_pictures = given["style"].astype(int), category[emoji]
+    except (ValueError, OSError, *files.ODD) as error:
         why = npz.fault(error)
         raise ValueError(f"{path} holds no emoji as this command reads them: {why}") from None
     if images.shape[1:] != (SIZE, SIZE, 3):
         raise ValueError(f"pictures must be {SIZE} x {SIZE}, {path} has {images.shape[1:3]}")
-    of_pictures = category[emoji]
     return Emoji(
         images, emoji, style, of_pictures, tuple(names), tuple(styles), tuple(map(str, categories))
     )
