@@ -188,6 +188,18 @@ def test_folder_of_clips_with_classes_and_captions(tmp_path):
     assert small.shape == small[2]["image"].shape == (4, 4, 4, 1)
 
 
+def test_folders_of_frames_have_no_ending(tmp_path):
+    for name in ("walk.v1", "walk.v2", "run"):
+        for i in range(2):
+            write_still(tmp_path / name / f"{i}.png", counted(2)[i])
+        (tmp_path / f"{name}.txt").write_text(f"this is {name}")
+    source = data.load(f"clips:{tmp_path}", frames=2)
+    assert source.captions == ("this is run", "this is walk.v1", "this is walk.v2")
+    assert not source.note
+    (tmp_path / "walk.txt").write_text("of nothing")
+    assert data.load(f"clips:{tmp_path}", frames=2).note == "skipped 1 other files (.txt)"
+
+
 def write_still(path, picture):
     path.parent.mkdir(parents=True, exist_ok=True)
     to_pil(picture).save(path)

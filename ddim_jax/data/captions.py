@@ -2,6 +2,7 @@
 
     folder/metadata.jsonl     {"file_name": "dogs/1.png", "text": "a dog"} in each line
     folder/dogs/1.txt         the text of folder/dogs/1.png, where there is no metadata.jsonl
+    folder/dogs/run.2.txt     that of the frames in folder/dogs/run.2/
 
 A picture that has none has the empty text.
 """
@@ -39,12 +40,17 @@ def of_digits(images: np.ndarray, labels: np.ndarray) -> tuple[str, ...]:
     )
 
 
+def without_ending(file: Path) -> Path:
+    """The path of a picture or clip without its ending; a folder of frames has none."""
+    return file if file.is_dir() else file.with_suffix("")
+
+
 def is_caption(file: Path, pictures: Collection[Path]) -> bool:
     """Whether a file of a folder holds captions.
 
     Args:
         file: its path.
-        pictures: paths of the folder's pictures, without their endings.
+        pictures: paths of the folder's pictures, `without_ending`.
     """
     return file.name == METADATA or (file.suffix == ".txt" and file.with_suffix("") in pictures)
 
@@ -69,7 +75,7 @@ def of_files(root: Path, files: Sequence[Path]) -> tuple[str, ...]:
                 f"{files[0].relative_to(root)}; write each path as it is within {root}"
             )
         return found
-    beside = [file.with_suffix(".txt") for file in files]
+    beside = [Path(f"{without_ending(file)}.txt") for file in files]
     if not any(file.is_file() for file in beside):
         return ()
     return tuple(read_text(file).strip() if file.is_file() else "" for file in beside)

@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ddim_jax.data import clip_files, folders
-from ddim_jax.data.captions import is_caption
+from ddim_jax.data import captions, clip_files, folders
 from ddim_jax.data.clip_files import Timeline
 from ddim_jax.data.frame_choice import OWN, Cut, Windows
 from ddim_jax.data.images import Size, fit, fit_pil
@@ -183,9 +182,10 @@ def of_arrays(
 
 def _others(root: Path, found: Sequence[Path]) -> list[str]:
     """What is beside the clips that were found, in words; [] for nothing."""
-    beside, names = {root, *(file.parent for file in found)}, {f.with_suffix("") for f in found}
+    beside, names = {root, *(file.parent for file in found)}, {*map(captions.without_ending, found)}
     loose = [file for folder in beside for file in folder.iterdir() if file.is_file()]
-    loose = [f for f in {*loose} - {*found} if f.name[0] != "." and not is_caption(f, names)]
+    loose = {file for file in {*loose} - {*found} if file.name[0] != "."}
+    loose = [file for file in loose if not captions.is_caption(file, names)]
     kinds = sorted({file.suffix.lower() or file.name for file in loose})
     return [f"skipped {len(loose)} other files ({few(kinds)})"] if loose else []
 
