@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import jax
@@ -21,7 +22,7 @@ from PIL import Image
 
 import ddim_jax
 from configs import digits
-from ddim_jax import checkpoints, data, experiment, files
+from ddim_jax import checkpoints, data, experiment, files, parallel
 from ddim_jax.checkpoints import __main__ as export
 from ddim_jax.checkpoints import workdir as workdirs
 from ddim_jax.commands import configs
@@ -557,6 +558,19 @@ def test_the_length_of_a_run_may_change_and_its_decay_with_it(tmp_path, capsys):
     assert "at step 8, it was 4" in out and "nothing to do, the run is at step 4" in out
     rows = [json.loads(row) for row in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert [row["learning_rate"] for row in rows] == pytest.approx([1e-3, 5e-4, 5e-4, 2.5e-4])
+
+
+def test_a_finished_run_encodes_nothing(tmp_path, monkeypatch):
+    def told(*arguments):
+        raise AssertionError("captions and pictures are encoded")
+
+    monkeypatch.setattr(loop.around, "told", told)
+    monkeypatch.setattr(loop, "grid", lambda *arguments: None)
+    codec = types.SimpleNamespace(params=None)
+    method = types.SimpleNamespace(model=types.SimpleNamespace(codec=codec))
+    state, mesh = types.SimpleNamespace(step=4), parallel.make_mesh()
+    given = (config(4), tmp_path, method, data.load("digits"), state, mesh, None)
+    assert loop._steps(*given) is state
 
 
 def test_configs_that_say_the_same_are_the_same(tmp_path):

@@ -112,7 +112,7 @@ def _steps(
     """Runs the steps that are left; returns the last state."""
     train, first = config.train, int(state.step)
     batches = data.batches(
-        around.told(config, method.model, source),
+        around.told(config, method.model, source) if first < train.steps else source,
         train.batch_size,
         seed=config.seed,
         flip=config.data.flip,
