@@ -210,6 +210,67 @@ def test_what_cannot_be_is_refused_before_anything_is_written(
     assert not list(tmp_path.iterdir())
 
 
+CLIPS = np.arange(4 * 5 * 64, dtype=np.uint8).reshape(4, 5, 8, 8, 1)
+
+
+@pytest.fixture
+def of_clips(tmp_path, monkeypatch):
+    """A config of single frames first and then of clips, as stages train; nothing is trained."""
+
+    def make(*later, **arrays):
+        np.savez(tmp_path / "clips.npz", images=CLIPS, labels=np.arange(4) % 2, **arrays)
+        config = tiny(digits.get_config(), levels=1)
+        config.data.update(name=f"npz:{tmp_path / 'clips.npz'}", frames=1)
+        config.model.num_classes = 2
+        with config.unlocked(), config.ignore_type():
+            config.stages = [stage("frames"), *later]
+        return config
+
+    def trained(config, folder):
+        raise AssertionError(f"{folder.name} is trained")
+
+    monkeypatch.setattr(loop, "train", trained)
+    return make
+
+
+MOVING = dict(model=dict(name="video_unet"))
+
+
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        (dict(frames=6), r"stage clips: .*have 5 frames, config.stages.1..data.frames=6 asks"),
+        (dict(frames=4, name="npz:none.npz"), "stage clips: .*none.npz does not exist"),
+        (dict(frames=4, split="test"), "stage clips: .*split 'test' needs"),
+    ],
+)
+def test_data_of_later_stages_are_checked_before_the_first_runs(data, message, of_clips, tmp_path):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        stages.train(of_clips(stage("clips", data=data, **MOVING)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_equal_data_of_stages_are_loaded_once(of_clips, tmp_path, monkeypatch):
+    load, loaded = experiment.load_data, []
+    monkeypatch.setattr(experiment, "load_data", lambda c: loaded.append(c.data.frames) or load(c))
+    long = dict(data=dict(frames=4), **MOVING)
+    config = of_clips(stage("clips", **long), stage("more", **long), class_names=["a", "b"])
+    with pytest.raises(AssertionError, match="frames is trained"):
+        stages.train(config, tmp_path / "run")
+    assert loaded == [1, 4]
+
+
+def test_messages_about_data_name_the_field_of_the_stage(of_clips, tmp_path, monkeypatch):
+    def refuse(config, model, source):
+        if config.data.frames > 1:
+            raise ValueError("set config.data.frames=5, config.data.frames_a or config.data.flip")
+
+    monkeypatch.setattr(stages.around, "check", refuse)
+    says = r"stage clips: set config.stages.1..data.frames=5, config.data.frames_a or config.data.f"
+    with pytest.raises(ValueError, match=says):
+        stages.train(of_clips(stage("clips", data=dict(frames=4), **MOVING)), tmp_path / "run")
+
+
 @pytest.mark.slow
 def test_a_guided_student_takes_the_scale_as_an_input(teacher, tmp_path):
     parts = config(teacher, stage("guided", loss=dict(name="guided", guidance=(1.0, 4.0))))

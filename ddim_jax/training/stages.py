@@ -10,8 +10,10 @@ stay, it resumes like any run, and what is finished is not done again. A stage w
 """
 
 import contextlib
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
 import ml_collections
@@ -19,10 +21,27 @@ from jax.experimental import multihost_utils
 
 from ddim_jax import checkpoints, experiment, parallel
 from ddim_jax.checkpoints import lock
-from ddim_jax.training import loop, reflow_pairs, teacher
+from ddim_jax.model import Model
+from ddim_jax.training import around, loop, reflow_pairs, run_data, teacher
 from ddim_jax.training.method import build
 from ddim_jax.training.signals import StopOnSignal
 from ddim_jax.training.state import TrainState
+
+
+class Stage(NamedTuple):
+    """A stage as it will run.
+
+    Attributes:
+        folder: its directory.
+        config: resolved.
+        model: without parameters.
+        start: what it starts from, if anything; of an earlier stage, shapes are its parameters.
+    """
+
+    folder: Path
+    config: ml_collections.ConfigDict
+    model: Model
+    start: Model | None
 
 
 def train(config: ml_collections.ConfigDict, workdir: str | Path) -> TrainState:
@@ -36,7 +55,8 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> TrainState:
         The state at the end, or where a signal stopped the run.
 
     Raises:
-        ValueError: a stage that cannot be, before the first one starts.
+        FileNotFoundError: the data of a stage are not there, before the first one starts.
+        ValueError: a stage or its data that cannot be, before the first one starts.
         NotFiniteError: see `loop.train`.
     """
     if not config.get("stages"):
@@ -45,7 +65,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> TrainState:
             StopOnSignal.stopped = False
         return state
     stages = split(config, Path(workdir))
-    check(stages)
+    check_data(check(stages), config.stages)
     with lock.locked(Path(workdir)):
         return _train(stages)
 
@@ -101,13 +121,13 @@ def split(config: ml_collections.ConfigDict, workdir: Path) -> list[tuple[Path, 
     return stages
 
 
-def check(stages: list) -> None:
+def check(stages: list) -> list[Stage]:
     """Builds the parts of every stage, so that the last one's errors come before the first runs.
 
     Raises:
         ValueError: what is wrong, with the name of the stage.
     """
-    before = teacher.load(stages[0][1])
+    before, built = teacher.load(stages[0][1]), []
     config = None if before is None else before.config
     for folder, stage in stages:
         with _named(folder):
@@ -117,18 +137,70 @@ def check(stages: list) -> None:
             method = build(stage, before, parallel.make_mesh())
             if config is not None:
                 teacher.check(stage, config, method.loss.needs_teacher)
+        built.append(Stage(folder, stage, method.model, before))
         shapes = jax.eval_shape(method.model.init, jax.random.key(0))
         before, config = method.model.replace(params=shapes), stage
+    return built
+
+
+def check_data(stages: list[Stage], changes: list) -> None:
+    """Loads the data of every stage, so that what is wrong with the last one's is said at once.
+
+    Pairs are yet to be drawn. Data of neighbours are loaded once if they are the same, and one
+    stage's at a time are held.
+
+    Args:
+        stages: of `check`.
+        changes: `config.stages`, whose fields messages name.
+
+    Raises:
+        FileNotFoundError: they are not there; with the name of the stage.
+        ValueError: they do not fit; with the name of the stage.
+    """
+    start, held = stages[0].start, None
+    names = () if start is None else start.inputs.class_names
+    for number, (folder, stage, model, before) in enumerate(stages):
+        if str(stage.data.name).startswith("pairs:"):
+            continue
+        with _named(folder, f"config.stages[{number}]", changes[number]):
+            asked = stage.data.to_dict(), experiment.draws_clips(stage)
+            if asked != held:
+                source = None  # memory may not hold both
+                source, held = experiment.load_data(stage), asked
+            names = source.class_names if before is None else names
+            with stage.unlocked():
+                if len(names) == stage.model.get("num_classes", 0):
+                    stage.data.class_names = names = stage.data.get("class_names") or names
+            run_data.check(stage, source, before)
+            around.check(stage, model, source)
 
 
 @contextlib.contextmanager
-def _named(folder: Path) -> Iterator[None]:
-    """Says in the message of an error which stage it is of."""
+def _named(folder: Path, place: str = "", changes: Mapping[str, Any] | None = None) -> Iterator:
+    """Says in the message of an error which stage it is of, and which field of its own.
+
+    Args:
+        folder: of the stage.
+        place: of its changes in the config.
+        changes: its own; a field among them is set there, and no other place would help.
+    """
     try:
         yield
     except (ValueError, FileNotFoundError, loop.NotFiniteError) as error:
         kind = ValueError if isinstance(error, ValueError) else type(error)
-        raise kind(f"stage {folder.name}: {error}") from error
+        message = str(error)
+        for path in _paths(changes or {}):
+            message = re.sub(rf"\bconfig\.{re.escape(path)}(?!\w)", f"{place}.{path}", message)
+        raise kind(f"stage {folder.name}: {message}") from error
+
+
+def _paths(fields: Mapping[str, Any], before: str = "") -> Iterator[str]:
+    """The paths of all fields of nested sections."""
+    for name, value in fields.items():
+        if isinstance(value, Mapping | ml_collections.ConfigDict):
+            yield from _paths(value, f"{before}{name}.")
+        else:
+            yield f"{before}{name}"
 
 
 def _draw_pairs(stage) -> None:
