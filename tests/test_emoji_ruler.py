@@ -20,6 +20,7 @@ from ddim_jax.evaluation import (
     sanity_check,
     scores,
 )
+from ddim_jax.evaluation.features import FeatureNetwork, Features
 from ddim_jax.evaluation.gallery import Gallery
 from ddim_jax.inputs import Input, Inputs
 
@@ -64,6 +65,43 @@ def test_what_the_gallery_does_not_hold():
         THREE.ranks(one, ["dog"], np.array([7]))
     assert THREE.found(one, ["dog"], np.array([1])) == {}
     assert THREE.found(np.repeat(one, 2, 0), ["dog", "cat"], np.array([1, 0]))["top1"] == 1
+
+
+def bright(images):
+    """Features of pictures of two brightnesses, whose style is "round" if they are bright."""
+    pool = np.float32(images[:, :3, 0, 0])
+    bright = images.mean((1, 2, 3)) > 128
+    return Features(pool, np.stack([1.0 - bright, 1.0 * bright], -1))
+
+
+@pytest.fixture
+def ruler(monkeypatch):
+    """Says what `sanity_check` loads: features of brightness, with a gallery of two styles."""
+    pool = np.float32(np.random.default_rng(0).normal(size=(8, 3)))
+    kept = gallery(pool, [0, 1] * 4, [0, 0, 1, 1] * 2)
+    names = ("FD", "KD", "score")
+    network = FeatureNetwork("two", 3, names, "", "none", (8, 8, 1), 2, None, kept)
+    monkeypatch.setattr(FeatureNetwork, "extract", lambda self, images: bright(images))
+    monkeypatch.setattr(feature_networks, "load", lambda name: network)
+
+
+def checked(path, capsys, **arrays):
+    """What `sanity_check` says of 8 dark pictures and 8 bright ones: set -> column -> text."""
+    rng = np.random.default_rng(1)
+    images = rng.integers(0, 100, (16, 8, 8, 1)) + 150 * (np.arange(16) >= 8)[:, None, None, None]
+    np.savez(path, x=images.astype(np.uint8), **arrays)
+    sanity_check.main([f"--data=npz:{path}", "--features=two"])
+    rows = [row.strip("|").split("|") for row in capsys.readouterr().out.splitlines()]
+    head, _, *rows = [[cell.strip() for cell in row] for row in rows if len(row) > 1]
+    return {row[0]: dict(zip(head, row, strict=True)) for row in rows}
+
+
+def test_labels_are_styles_by_their_names(ruler, tmp_path, capsys):
+    given = dict(y=np.arange(16) // 8 ^ 1, captions=["cat", "dog"] * 8, class_names=STYLES[::-1])
+    found = checked(tmp_path / "a.npz", capsys, **given)
+    assert found["real"]["accuracy"] == "1" and found["real"]["top1"]
+    with pytest.raises(SystemExit, match="classes of the pictures must be flat, round, got 'x'"):
+        checked(tmp_path / "b.npz", capsys, **given | dict(class_names=("x", "flat")))
 
 
 def test_resampling_moves_scales_and_blurs_as_scipy_does():

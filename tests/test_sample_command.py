@@ -246,7 +246,7 @@ def test_arrays_of_samples_are_data_with_the_names_of_their_classes(tmp_path):
     source = data.load(f"npz:{tmp_path / 'set.npz'}")
     assert source.class_names == ("flat", "round") and source.captions == ("cat", "dog", "cat")
     gallery = Gallery(("cat", "dog"), ("round", "flat"), *[None] * 5)
-    assert retrieval._styles(gallery, source, labels).tolist() == [0, 1, 0]
+    assert retrieval.styles_of(gallery, source, labels).tolist() == [0, 1, 0]
     assert "class_names" not in sample.arrays(drawing, {"prompts": None}, ("crane", "crane"))
     unlabelled = drawing._replace(labels=None)
     assert set(sample.arrays(unlabelled, {"prompts": None}, ())) == {"images", "about"}

@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
         )
     network.check(source.image_shape)
     images, labels = features.read_images(source)
-    names, styles = np.array(source.captions), _styles(gallery, source, labels)
+    names, styles = np.array(source.captions), styles_of(gallery, source, labels)
     known = gallery.known(names.tolist(), styles)
     if not known.any():
         raise ValueError(
@@ -72,8 +72,17 @@ def run(args: argparse.Namespace) -> None:
         print(f"rank {ranks[i]}: {names[i]} in {gallery.styles[styles[i]]}")
 
 
-def _styles(gallery: Gallery, source: Source, labels: np.ndarray) -> np.ndarray:
-    """Labels as the gallery numbers its styles: by their names, where the data have names."""
+def styles_of(gallery: Gallery, source: Source, labels: np.ndarray) -> np.ndarray:
+    """Labels as the gallery numbers its styles: by their names, where the data have names.
+
+    Args:
+        gallery: of the network.
+        source: the pictures.
+        labels: int [N], its.
+
+    Raises:
+        ValueError: classes of other names than the styles.
+    """
     if not source.class_names:
         return labels
     unknown = sorted(set(source.class_names) - set(gallery.styles))

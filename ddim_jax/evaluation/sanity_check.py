@@ -22,7 +22,7 @@ from scipy import ndimage
 
 from ddim_jax import command_line, data
 from ddim_jax.data import Source
-from ddim_jax.evaluation import clip_damage, feature_networks, features, metrics, scores
+from ddim_jax.evaluation import clip_damage, feature_networks, features, metrics, retrieval, scores
 from ddim_jax.evaluation.features import FeatureNetwork
 
 BLURS = (0.5, 0.75, 1.0, 1.5, 2.0)
@@ -131,12 +131,16 @@ def run(args: argparse.Namespace) -> None:
         return
     statistics, real = scores.find_data(network, args.reference, None, source.image_shape)
     metrics.check_count(len(source) // 2, network.dimensions)
+    numbers = np.arange(source.num_classes)
+    if network.gallery is not None:
+        numbers = retrieval.styles_of(network.gallery, source, numbers)
     evaluator = scores.make_evaluator(network, statistics, real)
     print(f"{args.data}, {args.split}, against {evaluator.reference.name}\n")
     names = (*network.names, "precision", "recall", "density", "coverage", "accuracy")
     names += ("top1", "top5") if network.gallery is not None and source.captions else ()
     print(f"| set | N | {' | '.join(names)} |\n|{'---|' * (len(names) + 2)}")
     images, labels = features.read_images(source)
+    labels = numbers[labels] if source.num_classes else labels
     for name, changed, own, texts in altered(images, labels, source.captions):
         asked = texts.tolist() if len(texts) else None
         record = scores.score(network.extract(changed), evaluator, own, asked)
