@@ -69,7 +69,7 @@ def test_what_the_gallery_does_not_hold():
 
 def bright(images):
     """Features of pictures of two brightnesses, whose style is "round" if they are bright."""
-    pool = np.float32(images[:, :3, 0, 0])
+    pool = np.float32(images[:, :5, 0, 0])
     bright = images.mean((1, 2, 3)) > 128
     return Features(pool, np.stack([1.0 - bright, 1.0 * bright], -1))
 
@@ -77,20 +77,20 @@ def bright(images):
 @pytest.fixture
 def ruler(monkeypatch):
     """Says what `sanity_check` loads: features of brightness, with a gallery of two styles."""
-    pool = np.float32(np.random.default_rng(0).normal(size=(8, 3)))
+    pool = np.float32(np.random.default_rng(0).normal(size=(8, 5)))
     kept = gallery(pool, [0, 1] * 4, [0, 0, 1, 1] * 2)
     names = ("FD", "KD", "score")
-    network = FeatureNetwork("two", 3, names, "", "none", (8, 8, 1), 2, None, kept)
+    network = FeatureNetwork("two", 5, names, "", "none", (8, 8, 1), 2, None, kept)
     monkeypatch.setattr(FeatureNetwork, "extract", lambda self, images: bright(images))
     monkeypatch.setattr(feature_networks, "load", lambda name: network)
 
 
-def checked(path, capsys, **arrays):
+def checked(path, capsys, *flags, **arrays):
     """What `sanity_check` says of 8 dark pictures and 8 bright ones: set -> column -> text."""
     rng = np.random.default_rng(1)
     images = rng.integers(0, 100, (16, 8, 8, 1)) + 150 * (np.arange(16) >= 8)[:, None, None, None]
     np.savez(path, x=images.astype(np.uint8), **arrays)
-    sanity_check.main([f"--data=npz:{path}", "--features=two"])
+    sanity_check.main([f"--data=npz:{path}", "--features=two", *flags])
     rows = [row.strip("|").split("|") for row in capsys.readouterr().out.splitlines()]
     head, _, *rows = [[cell.strip() for cell in row] for row in rows if len(row) > 1]
     return {row[0]: dict(zip(head, row, strict=True)) for row in rows}
@@ -102,6 +102,36 @@ def test_labels_are_styles_by_their_names(ruler, tmp_path, capsys):
     assert found["real"]["accuracy"] == "1" and found["real"]["top1"]
     with pytest.raises(SystemExit, match="classes of the pictures must be flat, round, got 'x'"):
         checked(tmp_path / "b.npz", capsys, **given | dict(class_names=("x", "flat")))
+
+
+@pytest.mark.parametrize(
+    "labels, parts",
+    [
+        (None, set()),
+        (np.zeros(16, int), {"labels shuffled"}),
+        (np.arange(16) // 11 ^ 1, {"labels shuffled"}),  # 5 pictures of the first of two classes
+        (np.arange(16) // 10 ^ 1, {"labels shuffled", "half of the classes alone"}),
+    ],
+)
+def test_what_cannot_be_measured_is_left_out(labels, parts, ruler, tmp_path, capsys):
+    given = {} if labels is None else dict(y=labels)
+    found = checked(tmp_path / "a.npz", capsys, **given)
+    blurs = {f"blurred by {b} pixels" for b in sanity_check.BLURS}
+    noises = {f"noise of {s}/255" for s in sanity_check.NOISES}
+    assert set(found) == {"real", "mirrored"} | blurs | noises | parts
+    assert ("accuracy" in found["real"]) == (labels is not None)
+
+
+def test_pictures_are_compared_with_real_ones(ruler, tmp_path, capsys):
+    file = tmp_path / "a.npz"
+    assert float(checked(file, capsys)["real"]["FD"]) > 1  # the gallery, which is of noise
+    assert abs(float(checked(file, capsys, f"--real=npz:{file}")["real"]["FD"])) < 1e-3
+
+
+def test_parts_have_so_many_pictures():
+    images = np.zeros((2500, 1, 1, 1), np.uint8)
+    names = {name for name, *_ in sanity_check.altered(images, None, least=2049)}
+    assert "real, 1000 of them" not in names and "real, 2000 of them" not in names
 
 
 def test_resampling_moves_scales_and_blurs_as_scipy_does():

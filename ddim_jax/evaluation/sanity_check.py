@@ -6,8 +6,10 @@
 A distance can be trusted if it is small for real pictures that it has not seen (no model gets below
 that at this number of samples), grows with every blur and every noise, and grows where classes are
 missing. It does not look at labels: pictures under wrong labels are as near as before, so a
-class-conditional model needs its accuracy beside it. Where the features come with a gallery and the
-data with captions, it also says how many pictures are found by their captions.
+class-conditional model needs its accuracy beside it. What needs classes is left out of data without
+any, and so is a part of the data with no more pictures than the features have dimensions. Where the
+features come with a gallery and the data with captions, it also says how many pictures are found by
+their captions.
 
     python -m ddim_jax.evaluation.sanity_check --features=moving_digits --num_samples=1000
 
@@ -45,27 +47,41 @@ def noise(images: np.ndarray, deviation: float, seed: int = 0) -> np.ndarray:
 
 
 def altered(
-    images: np.ndarray, labels: np.ndarray, captions: Sequence[str] = (), seed: int = 0
-) -> Iterator[tuple[str, np.ndarray, np.ndarray, Sequence[str]]]:
-    """Yields (name, images, labels, captions) of the sets to measure: whole, fewer, and altered."""
+    images: np.ndarray,
+    labels: np.ndarray | None,
+    captions: Sequence[str] = (),
+    seed: int = 0,
+    least: int = 1,
+) -> Iterator[tuple[str, np.ndarray, np.ndarray | None, Sequence[str]]]:
+    """Yields (name, images, labels, captions) of the sets to measure: whole, fewer, and altered.
+
+    Args:
+        images: uint8 [N, H, W, C].
+        labels: int [N]; None: there are none, and no sets by them.
+        captions: N texts, or none.
+        seed: of all random numbers.
+        least: pictures in a part of them, which is left out where it has fewer.
+    """
     rng, texts = np.random.default_rng(seed), np.array(captions)
 
     def some(rows):
-        return images[rows], labels[rows], texts[rows] if len(texts) else texts
+        own = labels if labels is None else labels[rows]
+        return images[rows], own, texts[rows] if len(texts) else texts
 
     yield "real", images, labels, texts
     for count in (5000, 2000, 1000):
-        if count < len(images):
+        if least <= count < len(images):
             yield f"real, {count} of them", *some(rng.choice(len(images), count, replace=False))
     for deviation in BLURS:
         yield f"blurred by {deviation} pixels", blur(images, deviation), labels, texts
     for deviation in NOISES:
         yield f"noise of {deviation}/255", noise(images, deviation), labels, texts
-    yield "labels shuffled", images, rng.permutation(labels), texts
+    if labels is not None:
+        yield "labels shuffled", images, rng.permutation(labels), texts
     if len(texts):
         yield "captions shuffled", images, labels, rng.permutation(texts)
-    half = labels < (labels.max() + 1) // 2
-    yield "half of the classes alone", *some(half)
+    if labels is not None and (half := labels < (labels.max() + 1) // 2).sum() >= least:
+        yield "half of the classes alone", *some(half)
     yield "mirrored", images[:, :, ::-1], labels, texts
 
 
@@ -115,6 +131,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--num_samples", type=int, help="of clips: in each part; default half")
     parser.add_argument("--features", default="digits", help=feature_networks.NAMES)
     parser.add_argument("--reference", help="npz of statistics; default digits_train")
+    parser.add_argument("--real", help="real images to compare pictures with, like npz:PATH")
     args = parser.parse_args(argv)
     command_line.run("sanity_check", lambda: run(args))
 
@@ -129,23 +146,27 @@ def run(args: argparse.Namespace) -> None:
     if network.compare:
         check_clips(network, source, args.num_samples)
         return
-    statistics, real = scores.find_data(network, args.reference, None, source.image_shape)
+    statistics, real = scores.find_data(network, args.reference, args.real, source.image_shape)
     metrics.check_count(len(source) // 2, network.dimensions)
+    if statistics is None and real is not None:
+        metrics.check_count(len(real), network.dimensions)
     numbers = np.arange(source.num_classes)
     if network.gallery is not None:
         numbers = retrieval.styles_of(network.gallery, source, numbers)
     evaluator = scores.make_evaluator(network, statistics, real)
     print(f"{args.data}, {args.split}, against {evaluator.reference.name}\n")
-    names = (*network.names, "precision", "recall", "density", "coverage", "accuracy")
-    names += ("top1", "top5") if network.gallery is not None and source.captions else ()
+    names = (*network.names, "precision", "recall", "density", "coverage")
+    names += ("accuracy",) if source.num_classes and network.num_classes else ()
+    found = network.gallery is not None and source.captions and source.num_classes
+    names += ("top1", "top5") if found else ()
     print(f"| set | N | {' | '.join(names)} |\n|{'---|' * (len(names) + 2)}")
     images, labels = features.read_images(source)
-    labels = numbers[labels] if source.num_classes else labels
-    for name, changed, own, texts in altered(images, labels, source.captions):
+    labels, least = numbers[labels] if source.num_classes else None, network.dimensions + 1
+    for name, changed, own, texts in altered(images, labels, source.captions, least=least):
         asked = texts.tolist() if len(texts) else None
         record = scores.score(network.extract(changed), evaluator, own, asked)
         shown = [f"{record[key]:.4g}" if key in record else "" for key in names]
-        print(f"| {name} | {len(own)} | {' | '.join(shown)} |", flush=True)
+        print(f"| {name} | {len(changed)} | {' | '.join(shown)} |", flush=True)
     halves = np.array_split(np.random.default_rng(0).permutation(len(images)), 2)
     a, b = (metrics.moments(network.extract(images[rows]).pool) for rows in halves)
     distance = metrics.frechet_distance(a, b)
