@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import shutil
+import subprocess
+import sys
 import time
 
 import jax
@@ -334,6 +336,32 @@ def test_mirrors_that_are_not_there_are_not_made(made, tmp_path):
     config = run_config(f"latents:{tmp_path / 'plain'}", made)
     with rejects(ValueError, "holds no mirrored images, and config.data.flip=True", "--flip"):
         experiment.load_data(config)
+
+
+MANY = """
+import resource, sys
+from pathlib import Path
+from ddim_jax.data import latent_sets
+from ddim_jax.data.record_shards import Shards
+shards = Shards(Path(sys.argv[1]), "latents", 1)
+for i in range(120):
+    shards.write(i, [b"x"])
+resource.setrlimit(resource.RLIMIT_NOFILE, (100, int(sys.argv[2])))
+with latent_sets._damage_of(shards.folder):
+    print(len(shards.open(120).__getitems__(range(120))))
+"""
+
+
+@pytest.mark.parametrize("most", [1000, 100])
+def test_a_set_of_many_shards_is_read_if_so_many_files_may_be_open(most, tmp_path):
+    ran = subprocess.run(
+        [sys.executable, "-c", MANY, str(tmp_path), str(most)], capture_output=True, text=True
+    )
+    last = ran.stderr.splitlines()[-1] if ran.stderr else ""
+    if most == 1000:
+        assert ran.stdout == "120\n", last
+    else:
+        assert last.startswith("OSError: too many files are open") and "ulimit -n" in last
 
 
 SLOWLY = """

@@ -27,7 +27,7 @@ from ddim_jax import parallel
 from ddim_jax.codecs import TOGETHER, Codec
 from ddim_jax.data.frame_choice import ALIKE, Cut
 from ddim_jax.data.images import Size, height_width
-from ddim_jax.data.record_shards import Shards
+from ddim_jax.data.record_shards import Shards, check_open_files
 from ddim_jax.files import read_json
 
 SHARD = 1000
@@ -74,6 +74,7 @@ def load(
 
     Raises:
         FileNotFoundError: there is no set, or it is not complete.
+        OSError: it has more shards than a process may have open files.
         ValueError: it is damaged, or of other pictures.
     """
     file = folder / ABOUT
@@ -122,6 +123,7 @@ def _damage_of(folder: Path) -> Iterator[None]:
     try:
         yield
     except (ValueError, RuntimeError, FileNotFoundError) as error:
+        check_open_files(error)
         raise ValueError(
             f"the latents in {folder} are damaged ({error}); the command that encoded them mends "
             "that, and encodes again what is missing"

@@ -4,9 +4,13 @@
            NAME-00001.array_record    records size..2 size - 1
 
 A shard appears whole or not at all, so a set that was begun goes on with the shards that are
-missing.
+missing. A set that is read keeps a file open for each shard that was asked for. Many systems let a
+process have 1,024 unless it asks for more: a set of many shards does.
 """
 
+import contextlib
+import errno
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -62,16 +66,20 @@ class Shards(NamedTuple):
         """The records of a set by their places: `[i]`, `__getitems__([i, ...])`.
 
         Raises:
+            OSError: too many files are open.
             ValueError: a shard is damaged, or not as many records are there.
         """
         from array_record.python.array_record_data_source import ArrayRecordDataSource
 
+        paths = [str(self.path(places.start)) for places in self._all(count)]
+        _allow(len(paths))
         try:
-            records = ArrayRecordDataSource([str(self.path(p.start)) for p in self._all(count)])
+            records = ArrayRecordDataSource(paths)
             if len(records) != count:
                 raise ValueError(f"{len(records)} records, not {count}")
             _ = records[count - 1]
         except (RuntimeError, IndexError, OSError) as error:
+            check_open_files(error)
             raise ValueError(str(error)) from error
         return records
 
@@ -86,5 +94,29 @@ class Shards(NamedTuple):
         path = self.path(places.start)
         try:
             return len(ArrayRecordReader(str(path)).read_all()) if path.exists() else 0
-        except (ValueError, RuntimeError, OSError):
+        except (ValueError, RuntimeError, OSError) as error:
+            check_open_files(error)
             return 0
+
+
+def check_open_files(error: Exception) -> None:
+    """Raises OSError where an error in reading shards says that too many files are open.
+
+    That is no damage: what mends damage would not help.
+    """
+    if os.strerror(errno.EMFILE) in str(error):
+        raise OSError(
+            f"too many files are open, and a set of records opens one for each of its shards "
+            f"({error}); let a process have more, by ulimit -n or as whoever set that limit does"
+        ) from error
+
+
+def _allow(count: int) -> None:
+    """Lets this process have so many more open files, as far as it may, if they are many."""
+    with contextlib.suppress(ImportError, OSError, ValueError):  # then it has what it has
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft != resource.RLIM_INFINITY and 4 * count > soft:
+            most = soft + count if hard == resource.RLIM_INFINITY else min(soft + count, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
