@@ -84,8 +84,8 @@ def _away(better: Array, worse: Array, level: NoiseLevel, guidance: Guidance) ->
     # sigma / alpha in (low, high], or from 0 on, without dividing by an alpha of 0
     above = (level.sigma > low * level.alpha) | (jnp.asarray(low) <= 0)
     inside = above & ~(level.sigma > high * level.alpha)
-    excess = jnp.where(inside, jnp.asarray(guidance.scale, better.dtype) - 1, 0.0)
-    excess = expand(excess, better)
+    # each by itself: scales are [B], levels of clips [B, T]
+    excess = jnp.where(expand(inside, better) > 0, expand(guidance.scale, better) - 1, 0.0)
     if guidance.channels is not None:
         places = jnp.arange(better.shape[-1]).reshape(*[1] * (better.ndim - 1), -1)
         excess = jnp.where(places < guidance.channels, excess, 0.0)

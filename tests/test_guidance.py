@@ -151,6 +151,26 @@ def test_levels_of_a_batch_are_doubled_with_it():
         np.testing.assert_allclose(together[i], single[i], atol=1e-6)
 
 
+@pytest.mark.parametrize("frames", [4, B])
+def test_scales_of_clips_are_one_for_each_not_for_each_frame(frames):
+    """Scales [B] and levels [B, T], or [1, T] of all."""
+    null, cond, x = jax.random.normal(jax.random.key(2), (3, B, frames, 2, 2, 1))
+
+    def net(x, level, which):
+        at_cond, at_null = expand(which, x), expand(1 - which, x)
+        return at_cond * in_pairs(cond, cond) + at_null * in_pairs(null, null)
+
+    scales = jnp.float32([1.0, 0.0, 4.0])
+    wanted = null + expand(scales, x) * (cond - null)
+    for rows in (B, 1):
+        sigma = jnp.full((rows, frames), 0.5).at[:, 0].set(2.0)  # out of the interval
+        level = schedules.NoiseLevel(*[jnp.ones((rows, frames))] * 2, sigma, sigma)
+        found = classifier_free(net, jnp.zeros(B), Guidance(scales, (0.0, 1.0)))
+        found = found(x, level, jnp.ones(B))
+        np.testing.assert_allclose(found[:, 1:], wanted[:, 1:], atol=1e-5)
+        np.testing.assert_allclose(found[:, 0], cond[:, 0], atol=1e-5)
+
+
 def test_new_strengths_do_not_recompile():
     call = jax.jit(lambda x, guidance: guided(guidance)(x, LEVEL, MEANS))
     for strength in (Guidance(2.0), Guidance(7.5, (0.2, 3.0), 0.7), Guidance(1.0, rescale=0.1)):
