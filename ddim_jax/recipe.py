@@ -92,13 +92,18 @@ class Recipe:
 
     @staticmethod
     def of(config: ml_collections.ConfigDict) -> "Recipe":
-        """The recipe in a config's section `sample`, which holds more, such as `num_samples`."""
+        """The recipe in a config's section `sample`, which holds more, such as `num_samples`.
+
+        Raises:
+            ValueError: as of a recipe.
+        """
         section = dict(config.get("sample") or {})
         known = [field.name for field in dataclasses.fields(Recipe)]
         section = {name: value for name, value in section.items() if name in known}
         for name in ("solver_options", "stride_options"):
             section[name] = _options(section.get(name), f"config.sample.{name}")
         if "guidance_interval" in section:
+            check_interval(section["guidance_interval"])
             section["guidance_interval"] = tuple(section["guidance_interval"])
         return Recipe(**section)
 

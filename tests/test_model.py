@@ -1,10 +1,12 @@
 """A model draws as its recipe says: labels, guidance, tolerance, the parts, and what it refuses."""
 
 import io
+import re
 import subprocess
 import sys
 
 import jax
+import ml_collections
 import numpy as np
 import pytest
 
@@ -175,6 +177,18 @@ def test_a_recipe_is_replaced_as_a_reader_expects():
 def test_a_bad_recipe_is_refused_when_it_is_made(changes, message):
     with pytest.raises(ValueError, match=message):
         Recipe(**changes)
+
+
+@pytest.mark.parametrize("interval", [0.5, None, "0,1", (0.1, 0.2, 0.3)])
+def test_an_interval_of_a_config_that_is_none_is_refused(interval):
+    config = ml_collections.ConfigDict({"sample": {"guidance_interval": interval}})
+    with pytest.raises(
+        ValueError, match=f"guidance_interval must be low,high .*{re.escape(str(interval))}"
+    ):
+        Recipe.of(config)
+    with config.unlocked():
+        config.sample = {"guidance_interval": [0.1, 0.9]}
+    assert Recipe.of(config).guidance_interval == (0.1, 0.9)
 
 
 def test_a_config_names_its_network():
