@@ -271,6 +271,14 @@ def test_zero_terminal_snr_is_an_option_that_configs_can_name(name):
         make(schedules.SCHEDULES, {"name": name, "zero_snr": True}, "schedule")
 
 
+def test_a_wrapped_schedule_keeps_what_it_starts_from_and_what_it_tells():
+    plain = schedules.ddpm_linear(prior="total", model_time="rounded")
+    wrapped = schedules.zero_terminal_snr(plain)
+    assert wrapped.prior == "total" and wrapped.level(0.5002).model_time == 499
+    with pytest.raises(ValueError, match="'log_sigma' needs a finite log-SNR"):
+        schedules.zero_terminal_snr(schedules.ddpm_linear(model_time="log_sigma"))
+
+
 # --- the rest -------------------------------------------------------------------------------------
 
 
@@ -293,8 +301,19 @@ def test_model_time_is_an_argument():
     ("make", "message"),
     [
         (lambda: schedules.from_betas([0.1, 1.0, 0.1], name="x"), "only the last may be 1"),
-        (lambda: schedules.from_betas([0.1, -0.1], name="x"), r"vector in \(0, 1\)"),
+        (lambda: schedules.from_betas([0.1, -0.1], name="x"), r"vector of 2 or more in \(0, 1\)"),
         (lambda: schedules.from_betas([[0.1]], name="x"), "must be a vector"),
+        (lambda: schedules.from_betas([], name="x"), "a vector of 2 or more in"),
+        (lambda: schedules.from_betas([0.1], name="x"), "a vector of 2 or more in"),
+        (lambda: schedules.from_betas([0.1, np.nan, 0.2], name="x"), "betas must .* of nan..nan"),
+        (
+            lambda: schedules.ddpm_linear(zero_terminal_snr=True, last_alpha=0.5),
+            r"last_alpha must be below .*, the alpha of the level before, got 0.5; 0 leaves",
+        ),
+        (
+            lambda: schedules.ddpm_linear(zero_terminal_snr=True, model_time="log_sigma"),
+            r"'log_sigma' needs a finite log-SNR.* a little last_alpha",
+        ),
         (lambda: schedules.ddpm_linear(1), "got 1; DDPM uses 1000"),
         (lambda: schedules.edm(2.0, 1.0), "0 < sigma_min < sigma_max, got 2.0, 1.0"),
         (lambda: schedules.rectified_flow(0.0), "got 0.0; 1 means none, SD3"),

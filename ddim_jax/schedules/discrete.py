@@ -39,18 +39,21 @@ def from_betas(
             cleanest levels by some 1e-4 of themselves (diffusers).
 
     Raises:
-        ValueError: betas out of range; an unknown name; a last_alpha outside [0, 1); no signal at
-            the end of an interpolation that needs a finite log-SNR.
+        ValueError: betas out of range, or fewer than two; an unknown name; a last_alpha outside
+            [0, 1), or not below the alpha before it; no signal at the end of an interpolation or a
+            model time that needs a finite log-SNR.
     """
     if not 0 <= last_alpha < 1 or (last_alpha and not zero_terminal_snr):
         raise ValueError(
             f"last_alpha must be in [0, 1), and 0 without zero_terminal_snr, got {last_alpha}"
         )
     betas = np.asarray(betas, np.float64)
-    if betas.ndim != 1 or np.any(betas <= 0) or np.any(betas[:-1] >= 1) or betas[-1] > 1:
+    inside = (betas > 0) & (betas <= 1)  # of NaN False
+    if betas.ndim != 1 or len(betas) < 2 or not np.all(inside) or np.any(betas[:-1] == 1):
+        held = f" of {betas.min():g}..{betas.max():g}" if betas.size else ""
         raise ValueError(
-            "betas must be a vector in (0, 1), of which only the last may be 1, got "
-            f"{betas.shape} of {betas.min(initial=np.inf):g}..{betas.max(initial=-np.inf):g}"
+            "betas must be a vector of 2 or more in (0, 1), of which only the last may be 1, got "
+            f"shape {betas.shape}{held}"
         )
     with np.errstate(divide="ignore"):
         log_alpha = np.concatenate([[0.0], np.cumsum(0.5 * np.log1p(-betas))])
@@ -59,6 +62,11 @@ def from_betas(
             log_alpha[1:] = 0.5 * np.log(kept.astype(np.float32).astype(np.float64))
         if zero_terminal_snr:
             alpha = _without_terminal_signal(np.exp(log_alpha[1:]))
+            if last_alpha >= alpha[-2]:
+                raise ValueError(
+                    f"last_alpha must be below {alpha[-2]:.4g}, the alpha of the level before, got "
+                    f"{last_alpha:.4g}; 0 leaves no signal at all"
+                )
             log_alpha = np.log(np.concatenate([[1.0], alpha[:-1], [last_alpha]]))
             name = f"{name}, zero SNR"
     return _from_log_alpha(log_alpha, name, model_time, interpolation, prior)
@@ -109,6 +117,11 @@ def _from_log_alpha(
         raise ValueError(
             f"interpolation={interpolation!r} needs a finite log-SNR, and {name} ends without "
             "signal; use last_alpha=2**-12, or interpolation='log_alpha'"
+        )
+    if silent and model_time == "log_sigma":
+        raise ValueError(
+            f"model_time='log_sigma' needs a finite log-SNR, and {name} ends without signal; use a "
+            "little last_alpha, such as 2**-12, or another model time"
         )
     lookup(PRIORS, prior or "sigma", "prior")
     own = None if interpolation == "log_alpha" else _between_indices(log_alpha, interpolation)
@@ -263,20 +276,24 @@ def trained_betas(betas: np.ndarray | None = None, **options: Any) -> Schedule:
 def zero_terminal_snr(schedule: Schedule) -> Schedule:
     """Shifts and scales alpha so that the last level holds no signal at all.
 
-    The first level is kept. Needs a network that predicts v or x0, and a stride that starts at the
-    last index. Configs name it as an option: `dict(name="ddpm_linear", zero_terminal_snr=True)`.
+    The first level is kept, and what sampling starts from and networks are told. Needs a network
+    that predicts v or x0, and a stride that starts at the last index. Configs name it as an option:
+    `dict(name="ddpm_linear", zero_terminal_snr=True)`.
     Source: Lin et al. 2024, algorithm 1.
 
     Raises:
-        ValueError: the schedule is continuous.
+        ValueError: the schedule is continuous, or networks are told the log-SNR, which has no end.
     """
     if schedule.num_steps is None:
         raise ValueError(
             f"zero_terminal_snr needs a discrete schedule, got {schedule.name}; "
             "schedules.cosine() without log-SNR limits ends at zero SNR already"
         )
-    alpha = schedule.level(np.linspace(0, 1, schedule.num_steps + 1)[1:]).alpha
-    alpha = _without_terminal_signal(alpha)
+    times, name = np.linspace(0, 1, schedule.num_steps + 1)[1:], f"{schedule.name}, zero SNR"
+    level, of_lam = schedule.level(times), MODEL_TIMES["log_sigma"]
+    by_lam = np.array_equal(level.model_time, of_lam(times, schedule.half_log_snr(times)))
+    alpha = _without_terminal_signal(level.alpha)
     with np.errstate(divide="ignore"):
         log_alpha = np.concatenate([[0.0], np.log(alpha)])
-    return _from_log_alpha(log_alpha, f"{schedule.name}, zero SNR", schedule.model_time)
+    model_time = "log_sigma" if by_lam else schedule.model_time
+    return _from_log_alpha(log_alpha, name, model_time, prior=schedule.prior)
