@@ -283,7 +283,7 @@ def table_and_task(model: Any, recipe: Recipe, known_by: str) -> tuple[SolverTab
     if known_by == "levels":
         return table, known_frames(model.schedule)
     if known_by == "repaint":
-        times = recipe.times(model.schedule)
+        times = recipe.bare_times(model.schedule, "repaint")
         jump = max(1, (len(times) - 1) // 25)
         table = restoration.repaint(model.schedule, times, jump, RESAMPLINGS)
     return table, _replacement()

@@ -175,6 +175,23 @@ class Recipe:
         options |= self.stride_options
         return make_times(schedule, self.stride or solver.stride, self.steps, options)
 
+    def bare_times(self, schedule: Schedule, what: str) -> np.ndarray:
+        """`times`, for what makes tables of its own on them.
+
+        Args:
+            schedule: the forward process.
+            what: makes them, for the message.
+
+        Raises:
+            ValueError: as `times`; a stride file with coefficients, which would be lost.
+        """
+        if _is_file(self.stride) and self._learned(self.stride).history is not None:
+            raise ValueError(
+                f"{self.stride} holds coefficients of a drawing from noise by one solver, and "
+                f"{what} makes another table; learn a stride without --coefficients, or use uniform"
+            )
+        return self.times(schedule)
+
     def table(self, schedule: Schedule) -> SolverTable | Tolerance:
         """The solver's table on the stride's times; of "adaptive" its tolerance.
 

@@ -17,7 +17,9 @@ from ddim_jax.editing.inversion import round_trip
 from ddim_jax.editing.sdedit import sdedit_table
 from ddim_jax.recipe import Recipe
 from ddim_jax.solvers import SOLVERS
+from ddim_jax.strides import learned
 from ddim_jax.training import loop
+from tests.errors import rejects
 from tests.selection import slow_but
 from tests.tiny import tiny
 
@@ -213,6 +215,28 @@ def test_sdedit_noises_to_the_level_that_the_network_is_told(name):
 def test_bad_strengths(recipe, strength, message):
     with pytest.raises(ValueError, match=message):
         sdedit_table(schedules.cosine(), recipe, strength)
+
+
+def test_coefficients_of_a_whole_drawing_are_refused(tmp_path):
+    """A learned stride without them serves."""
+    schedule = schedules.cosine()
+    plain = Recipe(steps=4)
+    times, shape = plain.times(schedule), plain.table(schedule).history.shape
+    lam, path = schedule.half_log_snr(times[:-1]), str(tmp_path / "s.json")
+    makers = (
+        lambda: sdedit_table(schedule, Recipe(stride=path), 0.5).level.t,
+        lambda: round_trip(schedule, "ddim", 4, path).down.level.t,
+        lambda: round_trip(schedule, "fixed_point", 4, path).down.level.t,
+    )
+    for history in (None, np.full(shape, 0.1)):
+        stride = learned.LearnedStride(times, "x", {}, "ddim", lam, 1.0, "x", "x", history)
+        learned.save(path, stride, overwrite=True)
+        for make in makers:
+            if history is None:
+                np.testing.assert_allclose(make()[-1], times[-2])
+            else:
+                with rejects(ValueError, "s.json holds coefficients", "without --coefficients"):
+                    make()
 
 
 # --- the command ----------------------------------------------------------------------------------

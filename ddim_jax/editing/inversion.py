@@ -290,7 +290,8 @@ def round_trip(
         **options: of the inversion, or of the solver.
 
     Raises:
-        ValueError: an unknown name or option, a stochastic solver, too few steps.
+        ValueError: an unknown name or option, a stochastic solver, too few steps, a stride file
+            with coefficients.
     """
     lookup(SOLVERS | INVERSIONS, method, "inversion")
     chosen = {} if stride is None else parse_stride(stride)
@@ -301,4 +302,4 @@ def round_trip(
         recipe = Recipe("ddim", steps=steps, **chosen)
         options = check_options(INVERSIONS[method], options, f"inversion {method!r}")
         inversion = INVERSIONS[method](**options)
-    return inversion(schedule, recipe.times(schedule))
+    return inversion(schedule, recipe.bare_times(schedule, "inversion"))

@@ -94,7 +94,7 @@ def repaint_table(model: Model, args: argparse.Namespace, recipe: Recipe) -> Sol
     Raises:
         ValueError: jumps as long as all the steps, which would be none.
     """
-    times = recipe.times(model.schedule)
+    times = recipe.bare_times(model.schedule, "repaint")
     steps = len(times) - 1
     jump = args.jump_length or max(1, steps // 25)
     if args.jump_length is not None and jump >= steps:

@@ -26,14 +26,14 @@ def sdedit_table(schedule: Schedule, recipe: Recipe, strength: float) -> SolverT
 
     Raises:
         ValueError: a strength out of range, or too low for one step; an analytical first step,
-            which knows pure noise alone.
+            which knows pure noise alone; a stride file with coefficients of a whole drawing.
     """
     if "analytical_first_step" in recipe.solver_options:
         raise ValueError(
             "analytical_first_step starts from pure noise, and SDEdit from noised images; leave it "
             "out of the solver's options"
         )
-    times = recipe.times(schedule)
+    times = recipe.bare_times(schedule, "SDEdit")
     steps = len(times) - 1
     count = round(strength * steps) if 0 < strength <= 1 else 0
     if not count:
