@@ -238,11 +238,13 @@ class Model:
         """The null label, int32 [count], for what is drawn without a class.
 
         Raises:
-            ValueError: the network has none.
+            ValueError: the network has none, or was trained without it.
         """
-        if not self.config.model.get("null_label", True):
+        if not abilities.knows_null(self):
+            has_one = self.config.model.get("null_label", True)
+            what = "was trained without label dropout and so knows" if has_one else "has"
             raise ValueError(
-                f"{self.name} has no null label to stand for no class: give a label, 0.."
+                f"{self.name} {what} no null label to stand for no class: give a label, 0.."
                 f"{self.inputs.num_classes - 1}"
             )
         return np.full(count, self.inputs.num_classes, np.int32)

@@ -397,6 +397,22 @@ def test_errors_are_one_line(command, flags, message, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "name, flags, way_out",
+    [
+        ("invert", ["--images=there.png"], "give a label, 0..9"),
+        ("arithmetic", ["--toward=digits", "--away=digits"], "use --told"),
+        ("attribute", ["--learn_from=9"], "use --told"),
+    ],
+)
+def test_a_network_that_was_never_told_nothing(name, flags, way_out, tmp_path, monkeypatch):
+    """The student of the digits has a null label, which its loss did not train."""
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(np.zeros((28, 28), np.uint8)).save("there.png")
+    with rejects(SystemExit, "digits_4step was trained without label dropout", way_out):
+        edit.main([name, "--checkpoint=digits_4step", "--num=2", "--steps=4", *flags])
+
+
+@pytest.mark.parametrize(
     "flag, message",
     [
         ("--steps=10,", "--steps: must be whole numbers like 3,14,15, got '10,'"),

@@ -78,6 +78,10 @@ def test_without_a_null_label_a_label_must_be_given(model):
         with pytest.raises(ValueError, match="digits has no null label.*give a label, 0..9"):
             draw()
     published.denoiser(label=3)
+    student = checkpoints.load("digits_4step")  # it has the row, of which no loss knew
+    for draw in (student.denoiser, lambda: student.null_labels(2)):
+        with rejects(ValueError, "trained without label dropout", "give a label, 0..9"):
+            draw()
 
 
 def test_the_student_of_clips_is_drawn_in_four_steps():

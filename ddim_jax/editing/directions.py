@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ddim_jax import codecs, keys
+from ddim_jax import abilities, codecs, keys
 from ddim_jax.editing import latents
 from ddim_jax.editing.actions import code_trip, make_editor, told
 from ddim_jax.editing.judging import judge
@@ -43,12 +43,14 @@ class Images(NamedTuple):
 
 def arithmetic(model: Model, args: argparse.Namespace) -> None:
     """Adds the difference of two sets of images to others."""
+    _check(model, args)
     toward, away = (Images(*read(model, args, images)) for images in (args.toward, args.away))
     _add_direction(model, args, toward, away)
 
 
 def attribute(model: Model, args: argparse.Namespace) -> None:
     """Adds a direction that is learned from classes, or from how bright images are."""
+    _check(model, args)
     images = Images(*read(model, args, first=args.learn_from))
     if args.by == "ink":
         brightness = _brightness(model, images.x)
@@ -66,6 +68,15 @@ def attribute(model: Model, args: argparse.Namespace) -> None:
             f"--by={args.by} finds no images on one side among {len(images.x)}; raise --learn_from"
         )
     _add_direction(model, args, images.rows(sides[0]), images.rows(sides[1]))
+
+
+def _check(model: Model, args: argparse.Namespace) -> None:
+    """Raises ValueError where the network is told no label, and has not learnt to do without."""
+    if model.inputs.num_classes and not args.told and not abilities.knows_null(model):
+        raise ValueError(
+            f"{model.name} was trained without label dropout, so it inverts images under their own "
+            "labels alone: use --told"
+        )
 
 
 def _brightness(model: Model, x: Array) -> Array:
