@@ -368,7 +368,9 @@ def editing(command, capsys):
     np.savez("clips.npz", images=noise(3, 5, SIZE, SIZE, 1), labels=np.arange(3))
 
     def run(name, *flags, out="out.gif"):
-        common = ("--images=clips.npz", "--num=3", "--steps=3", f"--out={out}", "--overwrite")
+        noises = any(flag.startswith("--seeds") for flag in flags)
+        images = () if noises else ("--images=clips.npz",)
+        common = (*images, "--num=3", "--steps=3", f"--out={out}", "--overwrite")
         edit.main([name, *common, *flags])
         with Image.open(out) as gif:
             frames = gif.n_frames

@@ -155,7 +155,8 @@ def command(tmp_path, monkeypatch, capsys):
         model = told_latents() if model is None else model
         found = {"digits": model, "target": target}  # by default the first
         monkeypatch.setattr(edit.checkpoints, "load", lambda name, **options: found[name])
-        named = [] if images is None else [f"--images={images}"]
+        noises = any(flag.startswith("--seeds") for flag in flags)
+        named = [] if images is None or noises else [f"--images={images}"]
         edit.main([name, *named, "--steps=4", *flags])
         out = capsys.readouterr().out.splitlines()[-1].split(": ")[0]
         return json.loads((tmp_path / out).with_suffix(".json").read_text())

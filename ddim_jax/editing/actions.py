@@ -157,9 +157,12 @@ def _plot_errors(args: argparse.Namespace, table: list[dict]) -> None:
 
 def compare(model: Model, args: argparse.Namespace) -> None:
     """Draws the same noises in several numbers of steps, and measures how the pictures differ."""
-    for name in ("images", "index", "only", "shuffle", "resize"):
-        if vars(args)[name]:
-            raise ValueError(f"compare draws noises, the first --num, and takes no --{name}")
+    _check_noises(args, "compare draws noises, the first --num,", "resize")
+    if args.method == "bdia":
+        raise ValueError(
+            "--method=bdia draws from a pair of points that an inversion found, and compare from "
+            "noises; use another method"
+        )
     noise = start_noise(model, args, np.arange(args.num))
     labels, texts = model.inputs.labels(args.label, args.num), command_line.prompts(args.prompt)
     editor, table = make_editor(model, args), []
@@ -177,11 +180,20 @@ def compare(model: Model, args: argparse.Namespace) -> None:
     write(model, args, rows, numbers, asked=asked)
 
 
+def _check_noises(args: argparse.Namespace, what: str, *more: str) -> None:
+    """Raises ValueError for flags that say which images, where there are none."""
+    for name in ("images", "index", "only", "shuffle", *more):
+        if vars(args)[name]:
+            raise ValueError(f"{what} and takes no --{name}: leave it out")
+
+
 def interpolate(model: Model, args: argparse.Namespace) -> None:
     """Walks between images, noises or prompts: a chain, or a grid between four.
 
     Images are told their captions, which the walk mixes, and the label that all of them have.
     """
+    if args.seeds:
+        _check_noises(args, "interpolate walks between the noises of --seeds")
     editor, trip = make_editor(model, args), code_trip(model, args)
     texts, labels = command_line.prompts(args.prompt), args.label
     if not args.seeds:
