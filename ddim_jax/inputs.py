@@ -227,12 +227,7 @@ class Inputs:
         told = prompt if isinstance(prompt, Mapping) else self.told(prompt, negative)
         if not guided:
             if any(_texts(negative, "negative_prompt")):
-                warnings.warn(
-                    f"negative_prompt={negative!r} changes nothing: it is what classifier-free "
-                    "guidance leads away from, and there is none; give a guidance_scale above 1 "
-                    "to a network that is not told it",
-                    stacklevel=2,
-                )
+                warn_unguided(negative)
             told = {name: value for name, value in told.items() if name != NULL}
         elif told is prompt and (negative is not None or NULL not in told):
             told = told | {NULL: self._null_of(told, negative)}
@@ -340,6 +335,16 @@ class Inputs:
             raise ValueError(f"inputs must have one length, got {sizes}; scalars are repeated")
         arrays = {name: _rotated(array, count) for name, array in arrays.items()}
         return arrays if null is None else arrays | {NULL: null}
+
+
+def warn_unguided(negative: Any) -> None:
+    """Warns of a negative prompt where there is no guidance to lead away from it."""
+    warnings.warn(
+        f"negative_prompt={negative!r} changes nothing: it is what classifier-free guidance leads "
+        "away from, and there is none; give a guidance_scale above 1 to a network that is not told "
+        "it",
+        stacklevel=2,
+    )
 
 
 def _missing(name: str) -> str:

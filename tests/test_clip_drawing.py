@@ -22,6 +22,7 @@ from ddim_jax.commands import clip_flags, sample
 from ddim_jax.data import clip_files
 from ddim_jax.dropping import ALONE
 from ddim_jax.editing import clips
+from ddim_jax.editing.editor import Editor
 from tests.errors import rejects
 from tests.pictures import noise
 from tests.test_clip_models import config_of, of_pictures
@@ -399,6 +400,20 @@ def test_frames_apart_flicker_more(editing):
         numbers, _ = editing("sdedit", "--strength=1", *flags)
         flicker[flags] = numbers["flicker"]["1"]
     assert flicker["--alone",] > 2 * flicker[()]
+
+
+def test_frames_are_told_apart_both_ways(editing, monkeypatch):
+    """Of networks without texts in translation, and of directions without --told."""
+    told, run = [], Editor._run
+
+    def kept(self, *given, **options):
+        told.append(options["told"])
+        return run(self, *given, **options)
+
+    monkeypatch.setattr(Editor, "_run", kept)
+    editing("translate", "--toward=8", "--method=ddim", "--alone")
+    editing("attribute", "--learn_from=3", "--strength=1", "--method=ddim", "--alone")
+    assert told == [{"alone": True}] * 7
 
 
 def test_frames_and_places_are_filled_in(editing):

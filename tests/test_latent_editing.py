@@ -4,6 +4,7 @@ import argparse
 import json
 import re
 import shlex
+import warnings
 from pathlib import Path
 
 import jax
@@ -211,6 +212,42 @@ def test_the_models_own_solver_takes_its_own_steps(tmp_path, monkeypatch, capsys
     Image.fromarray(PICTURES[0]).save("a.png")
     edit.main(["sdedit", "--images=a.png", f"--prompt={CAT}", "--strength=1", *flags])
     assert f"strength 1: {count} evaluations" in capsys.readouterr().out
+
+
+def test_guidance_is_the_models_own_but_for_the_scale_of_the_flag(monkeypatch):
+    """Interval, rescale and channels too, as of sample.py."""
+    monkeypatch.setattr(actions, "Editor", lambda model, **options: options)
+    guidance = dict(guidance_scale=4.0, guidance_interval=(0.1, 9.0), guidance_rescale=0.5)
+    model = told_latents()
+    model = model.replace(recipe=model.recipe.replace(guidance_channels=3, **guidance))
+    for given in (None, 2.0):
+        args = argparse.Namespace(guidance_scale=given, batch_size=2)
+        made = actions.make_editor(model, args, own=True)
+        scale = {} if given is None else {"guidance_scale": given}
+        assert made == guidance | {"guidance_channels": 3, "batch_size": 2} | scale
+        assert actions.make_editor(model, args) == {"batch_size": 2} | scale
+
+
+@pytest.mark.parametrize(
+    "scale, toward, said", [(1.0, None, 1), (1.0, 1.0, 1), (3.0, None, 0), (1.0, 3.0, 0)]
+)
+def test_a_negative_prompt_without_guidance_is_said(scale, toward, said):
+    args = argparse.Namespace(
+        guidance_scale=scale, toward_guidance=toward, batch_size=2, negative_prompt="blurry"
+    )
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        actions.told(actions.make_editor(told_latents(), args), args, [CAT])
+    assert sum("'blurry' changes nothing" in str(one.message) for one in caught) == said
+
+
+def test_frames_are_told_apart_whatever_else_is_told(monkeypatch):
+    """Along a walk between prompts, and where a direction is of no text or label."""
+    args, pair = argparse.Namespace(alone=True, told=False), {"text": np.eye(2)[:, None]}
+    given = actions.apart(args) | {"prompt": pair}
+    _, walked = actions._walk_of_prompts(np.zeros((1, 4)), given, 2, actions.latents.straight)
+    assert walked["alone"] and len(walked["prompt"]["text"]) == 3
+    assert actions.apart(argparse.Namespace(alone=False)) == {}
 
 
 def test_shapes_without_weights_edit_nothing(tmp_path, monkeypatch):

@@ -21,39 +21,58 @@ from ddim_jax.editing.judging import judge
 from ddim_jax.editing.pictures import Asked, read, write
 from ddim_jax.editing.sdedit import sdedit_table
 from ddim_jax.editing.text_features import told_features
-from ddim_jax.inputs import Inputs
+from ddim_jax.inputs import Inputs, warn_unguided
 from ddim_jax.model import Model
 from ddim_jax.recipe import Recipe, parse_stride
 
 Array = np.ndarray
+GUIDANCE = ("guidance_scale", "guidance_interval", "guidance_rescale", "guidance_channels")
+"""What of a recipe is guidance."""
+PAIRS = ("bdia", "edict")
+"""Inversions whose latent is a pair of points: one of them does not draw the image."""
 
 
-def make_editor(model: Model, args: argparse.Namespace, guidance_scale: float = 1.0) -> Editor:
-    """The editor that the flags describe, with this guidance where they say none.
+def make_editor(model: Model, args: argparse.Namespace, own: bool = False) -> Editor:
+    """The editor that the flags describe, without guidance where they say none.
 
     Its model is told texts by their features: `told` is to encode them for that one.
+
+    Args:
+        model: the model.
+        args: `guidance_scale` and `batch_size`.
+        own: the guidance is that of the model's recipe, of which the flag replaces the scale.
     """
-    scale = guidance_scale if args.guidance_scale is None else args.guidance_scale
+    guidance = {name: getattr(model.recipe, name) for name in GUIDANCE} if own else {}
+    if args.guidance_scale is not None:
+        guidance["guidance_scale"] = args.guidance_scale
     batch_size = command_line.batch_size(args.batch_size, model)
-    return Editor(told_features(model), guidance_scale=scale, batch_size=batch_size)
+    return Editor(told_features(model), batch_size=batch_size, **guidance)
 
 
-def told(model: Model, args: argparse.Namespace, texts: Sequence[str]) -> dict[str, Any]:
-    """Texts, in rotation, and `--negative_prompt` for `Editor`, encoded once; of clips `--alone`.
+def apart(args: argparse.Namespace) -> dict[str, Any]:
+    """Of clips `--alone`, for `Editor`."""
+    return {"alone": True} if vars(args).get("alone") else {}
+
+
+def told(editor: Editor, args: argparse.Namespace, texts: Sequence[str]) -> dict[str, Any]:
+    """Texts, in rotation, and `--negative_prompt` for an editor, encoded once; of clips `--alone`.
+
+    It warns of a negative prompt that no guidance leads away from.
 
     Raises:
         ValueError: `--prompt` or `--negative_prompt` for a network that takes none.
     """
-    given = vars(args)  # some commands do not have these flags
+    model, given = editor.model, vars(args)  # some commands do not have these flags
     negative = command_line.negative_prompt(given.get("negative_prompt"))
-    apart = {"alone": True} if given.get("alone") else {}
     if not model.inputs.takes("text"):
         if given.get("prompt") or negative is not None:
             raise ValueError(
                 f"{model.name} is told no text: leave out --prompt and --negative_prompt"
             )
-        return apart
-    return apart | {"prompt": model.inputs.told(list(texts) or "", negative)}
+        return apart(args)
+    if negative and not editor.guided and given.get("toward_guidance") in (None, 1):
+        warn_unguided(negative)
+    return apart(args) | {"prompt": model.inputs.told(list(texts) or "", negative)}
 
 
 def span(model: Model) -> float:
@@ -113,7 +132,7 @@ def invert(model: Model, args: argparse.Namespace) -> None:
     x, labels, texts = read(model, args)
     asked = Asked.of(model.inputs, len(x), labels, texts)
     editor, table, rows = make_editor(model, args), [], {"image": x}
-    given = told(editor.model, args, texts)
+    given = told(editor, args, texts)
     trips = {steps: _round_trip(model, args, steps) for steps in args.steps}
     for steps, trip in trips.items():
         state, residual, nulls = editor.invert(trip, x, labels, **given)
@@ -166,7 +185,7 @@ def compare(model: Model, args: argparse.Namespace) -> None:
     noise = start_noise(model, args, np.arange(args.num))
     labels, texts = model.inputs.labels(args.label, args.num), command_line.prompts(args.prompt)
     editor, table = make_editor(model, args), []
-    asked, given = Asked.of(model.inputs, args.num, labels, texts), told(editor.model, args, texts)
+    asked, given = Asked.of(model.inputs, args.num, labels, texts), told(editor, args, texts)
     tables = {str(steps): _round_trip(model, args, steps).down for steps in args.steps}
     rows = {name: editor.draw(down, noise, labels, **given) for name, down in tables.items()}
     finest = rows[str(args.steps[-1])]
@@ -201,7 +220,7 @@ def interpolate(model: Model, args: argparse.Namespace) -> None:
         texts = texts or (() if args.grid else captions)
         if isinstance(labels, np.ndarray):
             labels = labels[0] if np.all(labels == labels[0]) else None
-    given = told(editor.model, args, texts)
+    given = told(editor, args, texts)
     if args.grid and given and len(texts) > 1:
         raise ValueError("--grid walks between images or noises; give one --prompt")
     _check_ends(args, len(args.seeds or x), len(texts))
@@ -259,7 +278,8 @@ def _walk_of_prompts(ends: Array, texts: dict, frames: int, between: Any) -> tup
         path = np.asarray(latents.chain(flat, frames, between))
         return path.reshape(len(path), *values.shape[1:])
 
-    return ends, {"prompt": jax.tree.map(walked, rows, is_leaf=lambda leaf: hasattr(leaf, "dtype"))}
+    path = jax.tree.map(walked, rows, is_leaf=lambda leaf: hasattr(leaf, "dtype"))
+    return ends, texts | {"prompt": path}
 
 
 def translate(model: Model, args: argparse.Namespace) -> None:
@@ -277,8 +297,8 @@ def translate(model: Model, args: argparse.Namespace) -> None:
     same = inputs.num_classes == model.inputs.num_classes
     labels_there = (labels if same else None) if label is None else label
     texts_there = prompts or texts
-    given = told(here.model, args, texts)
-    given_there = told(there.model, args, texts_there) if inputs.takes("text") else {}
+    given = told(here, args, texts)
+    given_there = told(there, args, texts_there) if inputs.takes("text") else apart(args)
     asked = Asked.of(inputs, len(x), labels_there, texts_there)
     draw_there, draw_here = (_drawer(editor, args).draw for editor in (there, here))
     found = here.invert(trip, x, labels, **given)
@@ -337,9 +357,8 @@ def sdedit(model: Model, args: argparse.Namespace) -> None:
     x, labels, texts = read(model, args)
     recipe, asked = own_recipe(model, args), Asked.of(model.inputs, len(x), labels, texts)
     tables = {f"{s:g}": sdedit_table(model.schedule, recipe, s) for s in args.strength}
-    scale = model.recipe.guidance_scale if model.draws_latents else 1.0
-    editor, rows, seen = make_editor(model, args, scale), {"image": x}, {}
-    given = told(editor.model, args, texts)
+    editor, rows, seen = make_editor(model, args, own=model.draws_latents), {"image": x}, {}
+    given = told(editor, args, texts)
     for name, table in tables.items():
         same = seen.setdefault((table.nfe, *table.start), name)
         equal = "" if same == name else f", the same steps as strength {same}"

@@ -12,7 +12,7 @@ import numpy as np
 
 from ddim_jax import abilities, codecs, keys
 from ddim_jax.editing import latents
-from ddim_jax.editing.actions import code_trip, make_editor, told
+from ddim_jax.editing.actions import apart, code_trip, make_editor, told
 from ddim_jax.editing.judging import judge
 from ddim_jax.editing.pictures import Asked, read, write
 from ddim_jax.model import Model
@@ -99,7 +99,9 @@ def _add_direction(model: Model, args: argparse.Namespace, toward: Images, away:
     images = Images(*read(model, args))
 
     def own(images: Images) -> tuple[Any, dict]:
-        return (images.labels, told(editor.model, args, images.texts)) if args.told else (None, {})
+        if not args.told:
+            return None, apart(args)
+        return images.labels, told(editor, args, images.texts)
 
     def inverted(images: Images) -> Array:
         labels, texts = own(images)

@@ -62,8 +62,8 @@ class Editor:
         model: the model, also an attribute. Its clean estimates are not clipped here.
         batch_size: images at a time.
         show_progress: show a bar over images, on a terminal.
-        **guidance: `guidance_scale`, `guidance_interval` and `guidance_rescale` as of `Recipe`,
-            applied both ways; default none, which inverts best.
+        **guidance: `guidance_scale`, `guidance_interval`, `guidance_rescale` and
+            `guidance_channels` as of `Recipe`, applied both ways; default none, which inverts best.
 
     Raises:
         ValueError: guidance that the model was not trained for; a batch size below 1.
@@ -79,6 +79,11 @@ class Editor:
         model.check(self._recipe)
         self._batch_size, self._show = batch_size, show_progress
         self._generators: dict[tuple, Generator] = {}
+
+    @property
+    def guided(self) -> bool:
+        """Whether there is guidance away from a null, as negative prompts are."""
+        return self.model.passes(self._recipe) > 1
 
     def invert(self, trip: RoundTrip, x: Array, labels: Any = None, **told: Any) -> Latents:
         """Returns the latents that samples are drawn from.

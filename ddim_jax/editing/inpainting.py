@@ -46,7 +46,7 @@ def inpaint(model: Model, args: argparse.Namespace) -> None:
     if args.restoration == "levels":
         known = KnownFrames(x, mask[:, :, 0, 0, 0] > 0)
     given = {"task": task, "known": known, "seed": args.seed}
-    restored = editor.draw(table, noise, labels, **given, **told(editor.model, args, texts))
+    restored = editor.draw(table, noise, labels, **given, **told(editor, args, texts))
     asked = pictures.Asked.of(model.inputs, len(x), labels, texts)
     numbers = {
         "method": args.restoration,

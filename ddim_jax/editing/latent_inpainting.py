@@ -42,9 +42,9 @@ def inpaint_latents(model: Model, args: argparse.Namespace) -> None:
     check_of_repaint(args, method)
     originals, labels, texts = pictures.read_pictures(model, args)
     mask = pictures.read_mask(args, originals.shape)
-    codec, editor = model.codec, make_editor(model, args, model.recipe.guidance_scale)
+    codec, editor = model.codec, make_editor(model, args, own=True)
     y, cells = np.asarray(codec.encode(codec.params, originals, None)), known_cells(model, mask)
-    given = {"seed": args.seed, **told(editor.model, args, texts)}
+    given = {"seed": args.seed, **told(editor, args, texts)}
     if method == "network":
         given["channels"] = further_channels(model, originals, mask)
     noise = start_noise(model, args, np.arange(len(y)))
