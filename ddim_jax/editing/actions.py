@@ -111,12 +111,22 @@ def _round_trip(model: Model, args: argparse.Namespace, steps: int | None = None
 
 
 def code_trip(model: Model, args: argparse.Namespace) -> RoundTrip:
-    """The inversion of a command that changes the latents."""
+    """The inversion of a command that changes the latents.
+
+    Raises:
+        ValueError: one whose latents are a pair of points, of which paths and directions change
+            one; null-text inversion.
+    """
     trip = _round_trip(model, args)
     if trip.iterations:
         raise ValueError(
             f"--method=null_text fits null texts to one picture, and {args.command} makes others; "
-            "use fixed_point, bdia or edict"
+            "use fixed_point or ddim"
+        )
+    if args.method in PAIRS:
+        raise ValueError(
+            f"--method={args.method} inverts to a pair of points, and {args.command} changes one; "
+            "use fixed_point or ddim"
         )
     return trip
 
