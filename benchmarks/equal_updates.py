@@ -5,7 +5,8 @@
 Each method is its recipe in configs/ but for its length: all stages of it together take so many
 updates, in the recipe's proportions, and all begin with the bundled network. Runs are in --workdir,
 go on where they were stopped, and are not trained again once they are done. Then
-`ddim_jax.evaluation.tradeoff` measures the students. --methods trains some of them only.
+`ddim_jax.evaluation.tradeoff` measures the students. --methods trains some of them only, and --also
+joins what was measured of others, a CSV file of --workdir/quality.
 """
 
 import argparse
@@ -39,6 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--updates", type=int, default=1000)
     parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--also", default="")
     parser.add_argument("--num_samples", type=int, default=5000)
     parser.add_argument("--workdir", type=Path, default=Path("runs/equal_updates"))
     args, others = parser.parse_known_args()
@@ -76,6 +78,7 @@ def measure(students: list[str], args: argparse.Namespace) -> None:
     command += ["--solver=ddim,unipc_2", "--steps=4,10", "--guidance_scale=1.25"]
     command += [f"--num_samples={args.num_samples}", f"--students={','.join(students)}"]
     command += [f"--workdir={args.workdir / 'quality'}"]
+    command += [f"--also={args.also}"] if args.also else []
     sys.exit(subprocess.run(command).returncode)
 
 
