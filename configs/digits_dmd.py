@@ -4,7 +4,9 @@
     python sample.py --checkpoint=runs/digits_dmd/one_step
 
 Makes two runs in runs/digits_dmd: a network that gives the bundled network's guided prediction in
-one evaluation, and the one-step student of it. With a head that looks at real digits as well:
+one evaluation, and the one-step student of it. With `--config.data.name=npz:mnist.npz`: 20 minutes
+on 2 CPU cores, tests beside; FDD of 10,000 samples (docs/quality.md) 2.97 in one step, recall 0.71.
+Stages of 1,000 and 2,200 steps came to 5.98. With a head that looks at real digits as well:
 
     python train.py --config=digits_dmd "--config.stages[1].loss.gan=0.01"
 
@@ -27,7 +29,7 @@ def get_config():
     config.optimizer = dict(name="adam", learning_rate=5e-4, decay="linear", clip_norm=1.0, b2=0.99)
     config.train.update(batch_size=64, log_every=50, checkpoint_every=200, sample_every=200)
     config.stages = [
-        dict(name="guided", train=dict(steps=1000), sample=dict(steps=20, guidance_scale=1.25)),
+        dict(name="guided", train=dict(steps=312), sample=dict(steps=20, guidance_scale=1.25)),
         dict(
             name="one_step",
             loss=dict(
@@ -37,7 +39,7 @@ def get_config():
                 times=dict(name="log_normal", mean=0.0, std=1.2, low=0.03, high=30.0),
             ),
             optimizer=dict(b1=0.5, parts=dict(critic=dict(learning_rate=1e-3))),
-            train=dict(steps=2200),
+            train=dict(steps=688),
             sample=dict(
                 solver="consistency",
                 solver_options=dict(sigma_min=0.0),
