@@ -134,13 +134,18 @@ def distribution_matching(
     """
     critic, head = (teacher or net).alone, head or Discriminator()
     lookup(DIVERGENCES, divergence, "divergence")
-    _check(objective, alpha, divergence, gan, gan_sees, every, alternate, label_dropout)
+    _check(objective, alpha, divergence, gan, every, alternate, label_dropout)
     _check_guidance(guidance_scale, guidance, net, teacher)
     teacher = classifier_free(teacher or net, guidance_scale) if guidance_scale != 1 else teacher
     both = lookup(SEEN, gan_sees, "config.loss.gan_sees")
     terms = Terms(
         teacher or net, critic, head, both, objective, alpha, divergence, gan, normalise, weighting
     )
+    if both and not terms.headed:
+        raise ValueError(
+            f"config.loss.gan_sees={gan_sees!r} is of a head, and config.loss.gan=0 has none; set "
+            "config.loss.gan=0.003, or leave it out"
+        )
     if terms.headed and terms.teacher.features is None:
         raise ValueError("config.loss.gan and divergence need a teacher that says its features")
     nodes, turns = nodes_of(net.schedule, steps, start), _Turns(every, alternate)
@@ -214,7 +219,7 @@ def _parts(terms: Terms, turns: _Turns) -> Parts:
     return Parts(PARTS if terms.headed else PARTS[:2], init, turns.of_parts)
 
 
-def _check(objective, alpha, divergence, gan, gan_sees, every, alternate, label_dropout) -> None:
+def _check(objective, alpha, divergence, gan, every, alternate, label_dropout) -> None:
     check_dropout(label_dropout)
     if objective not in OBJECTIVES:
         raise ValueError(
@@ -225,11 +230,6 @@ def _check(objective, alpha, divergence, gan, gan_sees, every, alternate, label_
     check_range("config.loss.every", every, "[1, inf)", "1 to 10 are usual", whole=True)
     if objective == "dmd" and alpha != 1:
         raise ValueError(f"config.loss.alpha={alpha} belongs to objective 'sid'; leave it out")
-    if lookup(SEEN, gan_sees, "config.loss.gan_sees") and not gan and divergence == "reverse_kl":
-        raise ValueError(
-            f"config.loss.gan_sees={gan_sees!r} is of a head, and config.loss.gan=0 has none; set "
-            "config.loss.gan=0.003, or leave it out"
-        )
     if objective == "sid" and divergence != "reverse_kl":
         raise ValueError(
             f"config.loss.divergence={divergence!r} belongs to objective 'dmd'; leave it out"

@@ -169,8 +169,8 @@ def check_data(stages: list[Stage], changes: list) -> None:
                 source, held = experiment.load_data(stage), asked
             names = source.class_names if before is None else names
             with stage.unlocked():
-                if len(names) == stage.model.get("num_classes", 0):
-                    stage.data.class_names = names = stage.data.get("class_names") or names
+                teacher.name_classes(stage, names)
+            names = tuple(stage.data.get("class_names") or names)
             run_data.check(stage, source, before)
             around.check(stage, model, source)
 

@@ -10,7 +10,7 @@ schedule. The workdir keeps fingerprints of data and networks, so that a resume 
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -267,8 +267,7 @@ def record(
         config.version = experiment.version()
         if stride := config.sample.get("stride"):
             config.sample.stride = whole_path(stride)
-        if len(names) == config.model.get("num_classes", 0):
-            config.data.class_names = tuple(config.data.get("class_names") or names)
+        name_classes(config, names)
         if (rate := _usual_rate(source)) and not config.sample.get("frame_rate"):
             config.sample.frame_rate = rate
         config.data_fingerprint = fingerprint(source)
@@ -282,6 +281,12 @@ def record(
         if weak is not None:
             config.weak_weights = weak.fingerprint
     return config
+
+
+def name_classes(config: ml_collections.ConfigDict, names: Sequence[str]) -> None:
+    """Puts the names of a network's classes into its config, where it has as many and says none."""
+    if len(names) == config.model.get("num_classes", 0):
+        config.data.class_names = tuple(config.data.get("class_names") or names)
 
 
 def _usual_rate(source: Any) -> float | None:
