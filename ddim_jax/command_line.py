@@ -55,8 +55,20 @@ def _number(text: str) -> float:
         raise argparse.ArgumentTypeError(f"must be a number, got {text!r}") from None
 
 
+def at_home(value: Any) -> Any:
+    """A flag's value with the home folder for ~/, which shells leave in --out=~/x; lists too."""
+    if isinstance(value, list):
+        return [at_home(one) for one in value]
+    if isinstance(value, str | Path) and str(value).startswith("~/"):
+        return type(value)(Path(value).expanduser())
+    return value
+
+
 class Parser(argparse.ArgumentParser):
-    """Of a command's flags, as which `run` writes arguments in messages; 2.0 is a whole number."""
+    """Of a command's flags, as which `run` writes arguments in messages; 2.0 is a whole number.
+
+    A file ~/x is one of the home folder.
+    """
 
     flags: tuple[str, ...] = ()
 
@@ -70,6 +82,8 @@ class Parser(argparse.ArgumentParser):
     def parse_args(self, *args, **options) -> argparse.Namespace:
         """As of argparse."""
         parsed = super().parse_args(*args, **options)
+        for name, value in vars(parsed).items():
+            setattr(parsed, name, at_home(value))
         positional = {action.dest for action in self._actions if not action.option_strings}
         Parser.flags = tuple(name for name in vars(parsed) if name not in positional)
         return parsed

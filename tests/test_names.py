@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import flax.linen as nn
 import jax
 import numpy as np
@@ -207,6 +209,17 @@ def test_a_wrong_flag_ends_in_one_line(flags, said, capsys, monkeypatch):
         parser.parse_args(flags)
     assert ended.value.code == 2
     assert capsys.readouterr().err == f"serve: {said}; serve --help lists the flags\n"
+
+
+def test_a_file_of_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    parser = command_line.Parser()
+    parser.add_argument("--out")
+    parser.add_argument("--folder", type=Path)
+    parser.add_argument("images", nargs="*")
+    found = parser.parse_args(["--out=~/a.png", "--folder=~/b", "~/c.png", "npz:d~/e"])
+    assert found.out == "/home/me/a.png" and found.folder == Path("/home/me/b")
+    assert found.images == ["/home/me/c.png", "npz:d~/e"]
 
 
 WHOLE = [

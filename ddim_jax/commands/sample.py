@@ -100,10 +100,10 @@ def _draw() -> str:
     """Checks the flags, draws, writes; returns what was done."""
     import jax
 
-    from ddim_jax import files, keys
+    from ddim_jax import command_line, files, keys
 
     keys.check_seed(SEED.value, "--seed")
-    trajectory, out = TRAJECTORY.value, OUT.value
+    trajectory, out = command_line.at_home([TRAJECTORY.value, OUT.value])
     if out == "":
         raise ValueError("--out is empty; give a .png or .npz file, or a folder, or leave it out")
     if out is not None and Path(out).name in SUFFIXES:
@@ -143,7 +143,7 @@ def _labels() -> list[str]:
 
 def _like():
     """What `--like` says, checked; None without it."""
-    from ddim_jax import provenance
+    from ddim_jax import command_line, provenance
 
     if LIKE.value is None:
         return None
@@ -156,7 +156,7 @@ def _like():
     ):
         if not flags.FLAGS[flag.name].using_default_value:
             raise ValueError(f"--like draws the pictures of a file and takes no --{flag.name}")
-    return provenance.read(LIKE.value)
+    return provenance.read(command_line.at_home(LIKE.value))
 
 
 def _generate(model, recipe, like, out: Path | None, trajectory: bool):
