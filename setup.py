@@ -56,7 +56,10 @@ setup(
         "demo": ["gradio"],
         "docs": DOCS,
         "notebooks": ["ipykernel", "nbclient"],
-        "test": ["pytest", "pytest-xdist", "ruff", "fastapi", "httpx", "uvicorn", *DOCS],
+        "test": [
+            *("pytest", "pytest-xdist", "ruff"),
+            *("fastapi", "httpx", "imageio-ffmpeg", "uvicorn", *DOCS),
+        ],
         "parity": [
             "diffusers",
             "pytorch-fid",

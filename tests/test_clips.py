@@ -321,6 +321,23 @@ def test_videos(tmp_path, suffix):
         data.load(f"clips:{tmp_path}")
 
 
+def test_a_video_whose_frames_last_differently_is_read_by_time(tmp_path):
+    """12 frames a second, from the seventh on 4: at each time what is shown then."""
+    module = pytest.importorskip("imageio_ffmpeg")
+    path = tmp_path / "a.mp4"
+    slower = "setpts='if(lt(N,6),N,6+3*(N-6))/12/TB'"
+    params = ["-vf", slower, "-fps_mode", "vfr"]
+    writer = module.write_frames(str(path), (48, 32), fps=12, output_params=params, quality=9)
+    writer.send(None)
+    for frame in counted(12, 32, 48):
+        writer.send(frame)
+    writer.close()
+    found = clip_files.inspect(path)
+    got = clip_files.read(path, found, range(20), 12.0)
+    got = numbers(np.stack([np.asarray(one) for one in got]))
+    assert got == [0, 1, 2, 3, 4, 5, 6, 6, 6, 7, 7, 7, 8, 8, 8, 9, 9, 9, 10, 10]
+
+
 # --- npz, codecs, configs -------------------------------------------------------------------------
 
 
