@@ -148,6 +148,22 @@ def test_other_divergences():
     close(surrogate("js"), (-0.09004397, 0.01196318))
 
 
+@pytest.mark.parametrize("name", terms.DIVERGENCES)
+def test_the_weight_of_a_divergence_is_of_its_second_derivative(name):
+    """h(r) = r^2 f''(r), up to a factor that is the same at every r."""
+    f = {
+        "reverse_kl": lambda r: -jnp.log(r),
+        "forward_kl": lambda r: r * jnp.log(r),
+        "js": lambda r: r * jnp.log(r) - (1 + r) * jnp.log((1 + r) / 2),
+        "hellinger": lambda r: (1 - jnp.sqrt(r)) ** 2,
+        "jeffreys": lambda r: (r - 1) * jnp.log(r),
+    }[name]
+    r = jnp.array([0.1, 0.5, 1.0, 3.0, 20.0])
+    wanted = r**2 * jax.vmap(jax.grad(jax.grad(f)))(r)
+    found = terms.DIVERGENCES[name](r)
+    close(found / wanted, np.full(5, found[0] / wanted[0]), 1e-4)
+
+
 def test_ratios_are_relative_to_rows_of_their_noise_level():
     t = jnp.array([0.05, 0.06, 0.5, 0.51])
     logit = jnp.log(jnp.array([1.0, 3.0, 10.0, 10.0]))

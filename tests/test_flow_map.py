@@ -105,6 +105,45 @@ def test_the_exact_map_has_no_loss(kind, name, monkeypatch):
     assert at_one_point(monkeypatch, NETS[name], 0.0, kind=kind) < 2e-10
 
 
+def point_mass_apply(p, x, model_time, inputs, keys=None):
+    """Exact at s = t where the data are M alone: eps - x0 is the velocity in each row."""
+    t, h = (model_time / 1000)[:, None], inputs["interval"][:, None]
+    return (x - M) / t + p[0] * h * x + p[1] * h * jnp.sin(t * x)
+
+
+def of_points(loss, monkeypatch, t=(T, 0.99), s=(S, 0.0)):
+    """Value and gradient of two rows from t to s."""
+    pair = jnp.array(t), jnp.array(s)
+    mean_flow = importlib.import_module("ddim_jax.losses.mean_flow")
+    monkeypatch.setattr(module, "_pair", lambda *_: pair)
+    monkeypatch.setattr(mean_flow, "_interval", lambda *_: pair)
+    monkeypatch.setattr(Net, "noise", lambda *_: jnp.array([[0.7], [-1.1]]))
+    p, batch = jnp.array([0.4, -0.3]), {"image": jnp.full((2, 1), M)}
+    evaluate = jax.value_and_grad(lambda q: loss(q, {"target": p}, batch, KEYS[:2], 0)[0])
+    return np.concatenate([np.ravel(part) for part in evaluate(p)])
+
+
+POINTS = Net(point_mass_apply, FLOW, predictions.flow)
+
+
+@pytest.mark.parametrize("improved", [False, True])
+def test_mean_flow_is_the_eulerian_map(improved, monkeypatch):
+    """Where eps - x0 is the velocity, both forms are; beside their times and weights."""
+    other = losses.mean_flow(POINTS, power=0.0, improved=improved)
+    found = of_points(losses.flow_map(POINTS, kind="esd"), monkeypatch)
+    np.testing.assert_allclose(found, of_points(other, monkeypatch), rtol=1e-5)
+    assert np.abs(found).min() > 1e-3
+
+
+def test_shortcut_models_are_the_map_by_halves(monkeypatch):
+    """The longest of their jumps, the only one of `finest=2`."""
+    whole = (1.0, 1.0), (0.0, 0.0)
+    found = of_points(losses.flow_map(POINTS, kind="psd"), monkeypatch, *whole)
+    other = of_points(losses.shortcut(POINTS, finest=2, every=1), monkeypatch)
+    np.testing.assert_allclose(found, other, rtol=1e-5)
+    assert np.abs(found).min() > 1e-3
+
+
 @pytest.mark.parametrize("kind", ["lsd", "esd"])
 def test_jumps_to_an_index_of_a_schedule_of_steps_have_a_loss(kind, monkeypatch):
     """Times on an index, as the clean end is, where the clock is put on it exactly."""
