@@ -17,6 +17,7 @@ from configs import digits
 from ddim_jax import experiment, parallel
 from ddim_jax.checkpoints import weights_file, workdir
 from ddim_jax.commands import configs
+from ddim_jax.networks import low_rank
 from ddim_jax.training import loop, method
 from ddim_jax.training import teacher as teachers
 from tests.errors import rejects
@@ -97,6 +98,50 @@ def test_the_student_alone_is_drawn_from_a_workdir(finished, tmp_path):
     weights_file.save(tmp_path / "student.safetensors", model)
     again = ddim_jax.load(tmp_path / "student.safetensors").draw(2, label=[3, 1])
     np.testing.assert_array_equal(pictures, again)
+
+
+@pytest.fixture(scope="module")
+def by_factors(base, tmp_path_factory):
+    """A student of low-rank changes, 6 steps in one go, and the config."""
+    made = config(base)
+    with made.unlocked():
+        made.train.lora = dict(rank=2, targets="attention,convolutions")
+    workdir = tmp_path_factory.mktemp("factors")
+    return workdir, loop.train(made, workdir), made
+
+
+@pytest.mark.slow
+def test_a_student_of_factors_beside_a_whole_critic(base, by_factors, tmp_path):
+    start, (workdir, state, made) = ddim_jax.load(base), by_factors
+    assert state.frozen["teacher"] == {} and sorted(state.params) == ["critic", "head", "student"]
+    jax.tree.map(np.testing.assert_array_equal, state.frozen["base"], start.params)
+    assert jax.tree.structure(state.params["critic"]) == jax.tree.structure(start.params)
+    count = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree))  # noqa: E731
+    assert count(state.params["student"]) == count(state.ema) < 0.5 * count(start.params)
+    model = ddim_jax.load(workdir)
+    merged = low_rank.of(made.train.lora).merge(start.params, jax.device_get(state.ema))
+    jax.tree.map(np.testing.assert_array_equal, model.params, merged)
+    assert not np.array_equal(model.draw(2, label=[3, 1]), start.draw(2, label=[3, 1]))
+    shorter = made.copy_and_resolve_references()
+    shorter.train.steps = 3
+    loop.train(shorter, tmp_path)
+    for ours, theirs in zip(leaves(loop.train(made, tmp_path)), leaves(state), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.slow
+def test_factors_of_a_network_that_another_teaches(base, finished, by_factors, tmp_path):
+    """From a student of one step, by the network that it came from; over devices as on one."""
+    made = by_factors[2].copy_and_resolve_references()
+    made.start_from, made.teacher = str(finished[0]), str(base)
+    states = []
+    for made.parallel in ("jit", "fsdp"):
+        states.append(loop.train(made, tmp_path / made.parallel))
+    jax.tree.map(np.testing.assert_array_equal, states[0].frozen["base"], finished[1].ema)
+    start = ddim_jax.load(base).params
+    jax.tree.map(np.testing.assert_array_equal, states[0].frozen["teacher"], start)
+    for ours, theirs in zip(leaves(states[1]), leaves(states[0]), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-3)
 
 
 @pytest.mark.slow
@@ -290,7 +335,6 @@ BAD = {
     "schedule": ("schedule", {"name": "vp_linear"}, "was trained on the schedule {'name': 'cos"),
     "teacher": ("start_from", "", "this loss needs a teacher"),
     "start": ("loss.start", 9.0, "config.sample draws at the times 0.8744, and config.loss trains"),
-    "factors": ("train.lora", {"rank": 2}, "config.train.lora changes one network"),
     "one": ("loss", {"name": "diffusion"}, "'diffusion' trains one network; leave it out"),
     "data": ("data.name", "pairs:nowhere", "the head of config.loss compares with real ones"),
 }

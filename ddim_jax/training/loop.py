@@ -210,11 +210,13 @@ def _initialiser(config, method: Method, start: Model | None):
     def init(key, taken, teacher_params):
         params_key, run_key = jax.random.split(key)
         params, base = teacher.merge(method.model.init(params_key), taken), {}
+        held = teacher.cast(teacher_params, dtype)
         if method.low_rank is not None:
-            base, teacher_params = {BASE: params}, {}  # the base changed by nothing is the teacher
+            base = {BASE: params}
+            if not config.get("teacher"):
+                held = {}  # the base changed by nothing is the teacher
             params = method.low_rank.init(params_key, params)
         ema = jax.tree.map(jnp.copy, params)
-        held = teacher.cast(teacher_params, dtype)
         frozen = (method.loss.freeze(params, held) or {}) | base or None
         if parts is not None:
             others = parts.init(jax.random.fold_in(params_key, 1), teacher_params, example)

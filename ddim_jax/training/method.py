@@ -22,6 +22,7 @@ from ddim_jax.dropping import AUGMENT
 from ddim_jax.losses import TIMES, WEIGHTINGS, lpips
 from ddim_jax.losses.distribution_matching import HEAD
 from ddim_jax.losses.guides import OWN, WEAK
+from ddim_jax.losses.loss import STUDENT
 from ddim_jax.model import Model
 from ddim_jax.names import check_names, check_options, check_range, lookup, make
 from ddim_jax.networks import AUTOENCODERS, low_rank
@@ -100,7 +101,8 @@ def build(
     augmentation = build_augmentation(config, model)
 
     def step(axis: str | None, gather: Callable | None = None) -> Callable:
-        gather = gather if low_rank is None else _merging(low_rank, gather)
+        if low_rank is not None:
+            gather = _merging(low_rank, loss, gather, bool(config.get("teacher")))
 
         def encode(codec_params: Any, rows: tuple) -> Any:
             return model.codec.encode(codec_params, *rows)
@@ -142,14 +144,24 @@ def build_low_rank(
     return made
 
 
-def _merging(low_rank: LowRank, gather: Callable | None) -> Callable:
-    """(factors, frozen) -> parameters and frozen as a loss sees them: all changes of the base."""
+def _merging(
+    low_rank: LowRank, loss: losses.Loss, gather: Callable | None, other_teacher: bool
+) -> Callable:
+    """(factors, frozen) -> parameters and frozen as a loss sees them: changes of the base.
+
+    Of several parts the student alone is one, and a teacher only if it is what the run starts from.
+    """
 
     def merged(trees: tuple[Any, dict]) -> tuple[Any, dict]:
-        factors, frozen = trees if gather is None else gather(trees)
+        params, frozen = trees if gather is None else gather(trees)
         base = frozen[BASE]
-        others = {name: low_rank.merge(base, tree) for name, tree in frozen.items() if name != BASE}
-        return low_rank.merge(base, factors), others
+        student = low_rank.merge(base, loss.student(params))
+        others = {
+            name: tree if name == "teacher" and other_teacher else low_rank.merge(base, tree)
+            for name, tree in frozen.items()
+            if name != BASE
+        }
+        return student if loss.parts is None else params | {STUDENT: student}, others
 
     return merged
 
@@ -245,11 +257,6 @@ def check_loss(
         raise ValueError(
             "config.teacher_dtype is of a teacher that is kept beside, and with config.train.lora "
             "that is the one network; leave it out"
-        )
-    if loss.parts is not None and config.train.get("lora"):
-        raise ValueError(
-            f"config.train.lora changes one network, and config.loss.name={config.loss.name!r} "
-            f"trains {', '.join(loss.parts.names)}; leave it out"
         )
     if loss.parts is not None and experiment.data_kind(config) == "pairs" and HEAD in loss.parts[0]:
         raise ValueError(

@@ -26,7 +26,8 @@ class TrainState:
     Attributes:
         step: int32, updates done.
         params: network parameters, float32; or the low-rank factors that change frozen ones; or
-            a dict of several networks', of which one is the student, see `losses.Parts`.
+            a dict of several networks', of which one is the student, or its factors, see
+            `losses.Parts`.
         ema: their moving average, of the student alone, float32; what is sampled from.
         opt_state: of the optax optimizer.
         key: the run's random key; step k uses `fold_in(key, k)`.
