@@ -31,16 +31,20 @@ def model(seed=0, **changes):
         config.loss.update(label_dropout=0.1)
         config.sample.update(solver="ddim", steps=3, guidance_scale=1.0)
     built = experiment.build(config)
+    return built.replace(params=params_of(built, seed), name="tiny", **changes)
+
+
+def params_of(built, seed=0):
+    """Of which none is 0."""
     params = jax.jit(built.init)(jax.random.key(seed))
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(seed + 1), len(leaves))
     noisy = [x + 0.1 * jax.random.normal(k, x.shape) for x, k in zip(leaves, keys, strict=True)]
-    params = jax.device_get(jax.tree.unflatten(tree, noisy))
-    return built.replace(params=params, name="tiny", **changes)
+    return jax.device_get(jax.tree.unflatten(tree, noisy))
 
 
 def tables_of(own, *names):
-    found = tables.collect(own.schedule, own.recipe, ["ddim", "ddpm", "unipc_2"], [2, 3])
+    found = tables.collect(own, own.recipe, ["ddim", "ddpm", "unipc_2"], [2, 3])
     return {name: found[name] for name in names}
 
 
@@ -54,8 +58,8 @@ def drawn_apart(exported, own, *names):
 
 def test_tables_are_json_that_reads_back_as_float32():
     own = Recipe(solver="unipc_2", steps=7)
-    found = tables.collect(model().schedule, own, ["ddim", "rk4", "unipc_2"], [1, 2, 4])
-    text = json.dumps(tables.as_json(found), allow_nan=False)
+    found = tables.collect(model(), own, ["ddim", "rk4", "unipc_2"], [1, 2, 4])
+    text = json.dumps(tables.as_json(found, model()), allow_nan=False)
     back = json.loads(text)
     assert back["default"] == "unipc_2:7" == next(iter(back["tables"]))
     assert back["columns"]["noise"] == [27, 29] and back["slots"] == row.SLOTS
@@ -71,7 +75,7 @@ def test_tables_are_json_that_reads_back_as_float32():
 def test_a_recipe_keeps_its_stride_and_options_in_tables_of_its_own_solver_alone():
     own = Recipe(solver="ddim", stride="quadratic", steps=4, solver_options={"eta": 0.5})
     schedule = model().schedule
-    found = tables.collect(schedule, own, ["ddim", "heun"], [2, 4])
+    found = tables.collect(model(), own, ["ddim", "heun"], [2, 4])
     for name, recipe in (
         ("ddim:2", own.replace(steps=2)),
         ("ddim:4", own),
@@ -81,13 +85,54 @@ def test_a_recipe_keeps_its_stride_and_options_in_tables_of_its_own_solver_alone
 
 
 def test_a_solver_is_left_out_where_it_needs_more_steps_and_named_where_it_has_no_table():
-    schedule = model().schedule
-    found = tables.collect(schedule, Recipe(steps=4), ["pndm"], [1, 2, 8])
+    found = tables.collect(model(), Recipe(steps=4), ["pndm"], [1, 2, 8])
     assert "pndm:8" in found
     with pytest.raises(ValueError, match="unknown solver 'ddmi'"):
-        tables.collect(schedule, Recipe(steps=4), ["ddmi"], [4])
+        tables.collect(model(), Recipe(steps=4), ["ddmi"], [4])
     with pytest.raises(ValueError, match="table_steps must be in"):
-        tables.collect(schedule, Recipe(steps=4), ["ddim"], [0])
+        tables.collect(model(), Recipe(steps=4), ["ddim"], [0])
+
+
+@functools.cache
+def jumping():
+    """An untrained network that is told the length of its steps."""
+    own = model()
+    config = own.config.copy_and_resolve_references()
+    with config.unlocked():
+        config.model.scalars = ("interval",)
+    built = experiment.build(config)
+    return built.replace(params=params_of(built), name="jumping")
+
+
+def test_tables_tell_a_network_the_length_of_its_steps_or_are_left_out():
+    own = jumping()
+    found = tables.collect(own, own.recipe, ["ddim", "ddpm", "unipc_2"], [1, 2, 4])
+    assert {"ddim:1", "ddim:2", "ddim:3", "ddim:4"} <= set(found)
+    assert not {"ddpm:2", "ddpm:4", "unipc_2:4"} & set(found)
+    told = {name: one["told"] for name, one in tables.as_json(found, own)["tables"].items()}
+    lengths = {name: own.jumps(table)[0] for name, table in found.items()}
+    assert told == {name: {"interval": pytest.approx(x, rel=1e-6)} for name, x in lengths.items()}
+    assert len({lengths[f"ddim:{k}"] for k in (1, 2, 3, 4)}) == 4
+    with pytest.raises(ValueError, match="step"):
+        tables.collect(own, own.recipe.replace(solver="unipc_2"))
+
+
+@pytest.mark.slow
+def test_graphs_of_a_network_that_is_told_the_length_of_its_steps():
+    """One that takes any table is told with it; in one of a table it is a constant."""
+    from ddim_jax.export import stablehlo
+
+    own = jumping()
+    found = tables.collect(own, own.recipe, ["ddim"], [2])
+    exported = stablehlo.make(own, own.recipe, "noise")
+    cases = graph.cases(graph.as_float32(own), own.recipe, found)
+    assert "interval" in exported.graph.inputs and len(cases) == 2
+    assert max(one.most for one in made.differences(exported, cases)) < 1e-5
+    fixed = graph.in_steps(own, own.recipe, found["ddim:2"], 4)
+    assert "interval" not in fixed.inputs
+    given = {"x": cases[1].x} | cases[1].inputs
+    (drawn,) = jax.jit(fixed.call)(*(given[name] for name in fixed.inputs))
+    np.testing.assert_allclose(drawn, cases[1].wanted, atol=1e-5)
 
 
 # --- formats --------------------------------------------------------------------------------------
@@ -112,7 +157,7 @@ def test_pictures_of_stablehlo_are_those_of_draw(tmp_path, monkeypatch):
     recipe = own.recipe.replace(guidance_scale=1.5)
     found = tables_of(own, "ddim:3", "unipc_2:3")
     (tmp_path / "digits.stablehlo").write_bytes(stablehlo.make(own, recipe).data)
-    (tmp_path / "digits.stablehlo.tables.json").write_text(json.dumps(tables.as_json(found)))
+    (tmp_path / "digits.stablehlo.tables.json").write_text(json.dumps(tables.as_json(found, own)))
     (reader,) = [text for text in PAGE.split("```python\n")[1:] if "deserialize" in text]
     reader = reader.partition("```")[0].replace("unipc_2:8", "unipc_2:3")
     guard = "import sys\nsys.modules['ddim_jax'] = None\n"
@@ -277,12 +322,25 @@ def test_a_traced_program_holds_float16_as_it_is():
 def test_the_decoder_of_a_file_that_is_replaced_goes_with_it(monkeypatch, tmp_path):
     stub(monkeypatch)
     out, old = tmp_path / "tiny.onnx", tmp_path / "tiny-decoder.onnx"
-    for told, kept in ({"decoder": "tiny-decoder.onnx"}, False), ({"decoder": "../else"}, True):
+    ours, other = json.dumps({"decoder": "tiny-decoder.onnx"}), json.dumps({"decoder": "../else"})
+    for told, kept in (ours, False), (other, True), ("", True), ("[]", True):
         old.write_bytes(b"of latents")
         (tmp_path / "tiny-decoder.onnx.json").write_text("{}")
-        (tmp_path / "tiny.onnx.json").write_text(json.dumps(told))
+        (tmp_path / "tiny.onnx.json").write_text(told)
         command.main(["tiny", str(out), "--overwrite"])
         assert old.exists() == kept == (tmp_path / "tiny-decoder.onnx.json").exists()
+
+
+def test_a_folder_that_is_not_there_is_made(monkeypatch, tmp_path):
+    stub(monkeypatch)
+    command.main(["tiny", str(tmp_path / "new" / "far" / "tiny.onnx")])
+    assert (tmp_path / "new" / "far" / "tiny.onnx.json").exists()
+
+
+def test_clips_are_refused_before_the_work(monkeypatch, tmp_path):
+    monkeypatch.setattr(command, "_convert", lambda *given: pytest.fail("it converts"))
+    said = error_line("moving_4step", str(tmp_path / "clips.stablehlo"))
+    assert "moving_4step draws clips, which are not exported" in said and "sample.py" in said
 
 
 def test_what_has_appeared_meanwhile_is_not_replaced(monkeypatch, tmp_path):

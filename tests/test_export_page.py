@@ -146,7 +146,7 @@ def site(tmp_path_factory):
     if shutil.which("npm") is None:
         pytest.skip("npm, which fetches onnxruntime-web, is not installed")
     folder, own = tmp_path_factory.mktemp("site") / "page", model()
-    found = tables.collect(own.schedule, own.recipe, ["ddim", "ddpm", "unipc_2"], [2, 3, 6])
+    found = tables.collect(own, own.recipe, ["ddim", "ddpm", "unipc_2"], [2, 3, 6])
     web.write(folder, [(own, own.recipe)], [found], "float16")
     with browser.served(folder) as address:
         yield address

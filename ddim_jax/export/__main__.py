@@ -170,6 +170,11 @@ def _load(args: argparse.Namespace, name: str) -> tuple[Model, Recipe]:
         _refuse_adaptive()
     if model.inputs.channels:
         raise ValueError(f"{model.name} completes pictures, and is not exported")
+    if model.codec.frames:
+        raise ValueError(
+            f"{model.name} draws clips, which are not exported: draw them by sample.py, or in "
+            "Python by ddim_jax.load"
+        )
     return model, recipe
 
 
@@ -208,7 +213,7 @@ def _recipe(args: argparse.Namespace, own: Recipe) -> Recipe:
 
 
 def _tables(args: argparse.Namespace, model: Model, recipe: Recipe) -> dict[str, SolverTable]:
-    return tables.collect(model.schedule, recipe, args.tables, args.table_steps)
+    return tables.collect(model, recipe, args.tables, args.table_steps)
 
 
 def _write(args: argparse.Namespace, kind: str, out: Path, model: Model, recipe: Recipe) -> None:
@@ -231,6 +236,7 @@ def _write(args: argparse.Namespace, kind: str, out: Path, model: Model, recipe:
     apart = made.differences(converted, cases)
     made.check(apart, dtype)
     about = made.manifest(converted, model, recipe, dtype, apart, format=kind, form=form)
+    out.parent.mkdir(parents=True, exist_ok=True)
     with _all_or_none(_check_new(args, model.draws_latents)):  # others may have appeared
         if model.draws_latents:
             about["decoder"] = _write_decoder(args, kind, out, stored, cases, about)
@@ -238,7 +244,7 @@ def _write(args: argparse.Namespace, kind: str, out: Path, model: Model, recipe:
             path.unlink(missing_ok=True)
         if open_table:
             about["tables"] = _beside(out, ".tables.json").name
-            text = json.dumps(tables.as_json(found))
+            text = json.dumps(tables.as_json(found, model))
             files.replace(_beside(out, ".tables.json"), lambda file: file.write(text.encode()))
         files.replace(out, lambda file: file.write(converted.data))
         files.write_json(_beside(out, ".json"), about)
@@ -264,8 +270,9 @@ def _of_another_form(out: Path, keep_decoder: bool) -> list[Path]:
     """What stands beside a file that is replaced, and may not be of the new one."""
     paths, manifest = [_beside(out, ".tables.json")], _beside(out, ".json")
     if manifest.exists() and not keep_decoder:
-        with files.interpreting(manifest):
-            name = json.loads(files.read_text(manifest)).get("decoder")
+        name = None
+        with contextlib.suppress(ValueError):  # one that is damaged names none
+            name = files.read_json(manifest).get("decoder")
         if name == made.decoder_path(out).name:
             paths += [out.with_name(name), out.with_name(f"{name}.json")]
     return paths

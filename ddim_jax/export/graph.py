@@ -9,13 +9,14 @@ Every function takes a batch of B samples, whose number may be left open.
 """
 
 from collections.abc import Callable
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ddim_jax.dropping import NULL, SLOPE
+from ddim_jax.dropping import NULL
 from ddim_jax.export import row
 from ddim_jax.keys import initial_noise, sample_keys
 from ddim_jax.model import Model
@@ -52,20 +53,49 @@ class Told(NamedTuple):
     split: Callable[[dict[str, Array]], tuple[dict[str, Array], Array | None]]
 
 
-def told(model: Model, batch: Any) -> Told:
+def told_of(model: Model, table: SolverTable) -> dict[str, float]:
+    """What a table has to tell the network beside its rows: the length of its steps, or nothing.
+
+    Raises:
+        ValueError: a network that is told the length of its steps cannot follow this table.
+    """
+    length, slope = model.jumps(table)
+    if slope:
+        raise ValueError(
+            "these steps have several lengths, and the exported network is told one for all; use "
+            "ddim on the uniform stride"
+        )
+    return {} if length is None else {"interval": float(np.float32(length))}
+
+
+def follows(model: Model, table: SolverTable) -> bool:
+    """Whether a model's network can follow a table as it is exported."""
+    try:
+        told_of(model, table)
+    except ValueError:
+        return False
+    return True
+
+
+def told(model: Model, batch: Any, fixed: dict[str, float] = MappingProxyType({})) -> Told:
     """The inputs of a model's network, and the guidance scale if it can be guided.
 
-    The text to guide away from is the model's own, a constant of the graph.
+    The text to guide away from is the model's own, a constant of the graph, as is what is `fixed`.
     """
     declared = {name: put for name, put in model.inputs.declared.items() if name != "guidance"}
-    inputs = {name: Shape((batch, *put.shape), put.dtype) for name, put in declared.items()}
+    inputs = {
+        name: Shape((batch, *put.shape), put.dtype)
+        for name, put in declared.items()
+        if name not in fixed
+    }
     guidable = row.is_guidable(model)
     null = {}
     if model.inputs.takes("text") and guidable and not model.inputs.takes("guidance"):
         null = jax.tree.map(np.asarray, dict(model.inputs.texts(None, None, 1, True)[NULL]))
 
     def split(given):
-        told = {name: given[name] for name in declared}
+        rows = jnp.zeros(next(iter(given.values())).shape[0], F32)
+        told = {name: rows + fixed[name] if name in fixed else given[name] for name in declared}
         if null:
             told[NULL] = {
                 name: jnp.zeros_like(told[name]) + jnp.asarray(value, told[name].dtype)
@@ -113,7 +143,7 @@ def in_steps(model: Model, recipe: Recipe, table: SolverTable, batch: Any, **opt
     `noise` [B, 1 + E, *sample_shape], of the start and of each row, is an input where the table
     draws any. Arguments as of `per_row`.
     """
-    shape, beside = tuple(model.sample_shape), told(model, batch)
+    shape, beside = tuple(model.sample_shape), told(model, batch, told_of(model, table))
     rows, start = row.pack(table), np.asarray(table.start, np.float32)
     sample = Shape((batch, *shape), F32)
     drawn = {"noise": Shape((batch, 1 + len(rows), *shape), F32)}
@@ -264,17 +294,7 @@ def cases(
     generator, found = model.kept_generator(recipe, "jit"), []
     for name, table in tables.items():
         texts = {"prompt": list(prompts)} if model.inputs.takes("text") and prompts else {}
-        try:
-            given = model.conditions(count, recipe, labels, table, **texts)
-            if SLOPE in given["inputs"]:
-                raise ValueError(
-                    f"{name} takes steps of several lengths, and the exported network is told one "
-                    "for all; use ddim on the uniform stride"
-                )
-        except ValueError:  # as of a network that is told the length of its steps
-            if found:
-                continue
-            raise
+        given = model.conditions(count, recipe, labels, table, **texts)
         padded = table.pad(most, row.SLOTS)
         (batch,) = generator.batches(padded, np.arange(count), seed=SEED, **given)
         noise = [

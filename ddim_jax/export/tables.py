@@ -3,6 +3,7 @@
     {"format": "ddim_jax.tables/1", "columns": {"level": [0, 3], ...}, "default": "ddim:4",
      "tables": {"ddim:4": {"nfe": 4, "start": [1.0, 0.0], "rows": [[29 numbers], ...]}, ...}}
 
+with "told": {"interval": 0.25} in a table of a network that is told the length of its steps.
 Numbers are float32, each written in the fewest digits that read back as it.
 """
 
@@ -11,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from ddim_jax.export import row
+from ddim_jax.export import graph, row
+from ddim_jax.model import Model
 from ddim_jax.names import check_range, lookup
 from ddim_jax.recipe import MOST_STEPS, Recipe
-from ddim_jax.schedules import Schedule
 from ddim_jax.solvers import SOLVERS, SolverTable
 
 FORMAT = "ddim_jax.tables/1"
@@ -35,19 +36,23 @@ def name_of(recipe: Recipe, table: SolverTable) -> str:
 
 
 def collect(
-    schedule: Schedule,
+    model: Model,
     recipe: Recipe,
     solvers: Sequence[str] = USUAL,
     steps: Sequence[int] = STEPS,
 ) -> dict[str, SolverTable]:
     """Tables by name, the recipe's own first; its stride and options are those of its solver.
 
-    A solver that needs more steps has no table of fewer.
+    A solver that needs more steps has no table of fewer, and a network that is told the length of
+    its steps has those alone that it can follow.
 
     Raises:
-        ValueError: an unknown solver, steps out of range, a solver without any table.
+        ValueError: an unknown solver, steps out of range, a solver without any table; a recipe that
+            the network cannot follow.
     """
+    schedule = model.schedule
     own = recipe.table(schedule)
+    graph.told_of(model, own)
     found = {name_of(recipe, own): own}
     for count in steps:
         check_range("table_steps", count, f"[1, {MOST_STEPS}]", whole=True)
@@ -62,8 +67,9 @@ def collect(
             except ValueError as error:
                 refusal = error
                 continue
-            found.setdefault(f"{solver}:{count}", table)
             made += 1
+            if graph.follows(model, table):
+                found.setdefault(f"{solver}:{count}", table)
         if refusal is not None and not made and solver != recipe.solver:
             raise ValueError(f"{solver} has no table of {steps} steps: {refusal}") from refusal
     return found
@@ -75,23 +81,31 @@ def few(tables: dict[str, SolverTable]) -> dict[str, SolverTable]:
     return {name: table for name, table in tables.items() if name == first or name in TRIED}
 
 
-def as_json(tables: dict[str, SolverTable]) -> dict[str, Any]:
-    """What the file holds; the first table is the default one."""
+def as_json(tables: dict[str, SolverTable], model: Model) -> dict[str, Any]:
+    """What the file holds; the first table is the default one.
+
+    Args:
+        tables: by name.
+        model: what follows them.
+    """
     ends = np.cumsum([0, *row.COLUMNS.values()]).tolist()
     return {
         "format": FORMAT,
         "slots": row.SLOTS,
         "columns": dict(zip(row.COLUMNS, zip(ends, ends[1:], strict=False), strict=True)),
         "default": next(iter(tables)),
-        "tables": {name: _table(table) for name, table in tables.items()},
+        "tables": {
+            name: _table(table, graph.told_of(model, table)) for name, table in tables.items()
+        },
     }
 
 
-def _table(table: SolverTable) -> dict[str, Any]:
+def _table(table: SolverTable, told: dict[str, float]) -> dict[str, Any]:
     rows = row.pack(table)
     return {
         "nfe": table.nfe,
         "deterministic": table.deterministic,
+        **({"told": told} if told else {}),
         "start": _numbers(np.float32(table.start)),
         "rows": [_numbers(one) for one in rows[: table.nfe]],
     }

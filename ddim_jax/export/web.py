@@ -101,28 +101,36 @@ def write(
 
 def _networks(page: Path) -> list[str]:
     """Names of a page's networks; ValueError if its file is damaged."""
+    about = files.read_json(page / SITE)
     with files.interpreting(page / SITE):
-        return [one["name"] for one in json.loads((page / SITE).read_text()).get("models", ())]
+        return [one["name"] for one in about.get("models", ())]
 
 
 def _replace_page(old: Path, names: list[str], new: Path) -> None:
-    """Moves a page to where one of networks of these names is: their files go, others stay."""
+    """Moves a page to where one of networks of these names is.
+
+    What it is told of its networks comes after these, and then the files of old networks go; other
+    files stay.
+    """
+    moved = sorted(
+        (path.relative_to(new) for path in new.rglob("*") if path.is_file()),
+        key=lambda path: (path.name == SITE, path.as_posix()),
+    )
+    for path in moved:
+        (old / path).parent.mkdir(parents=True, exist_ok=True)
+        (new / path).replace(old / path)
     for path in old.iterdir():
         ends = [path.name.removeprefix(name) for name in names if path.name.startswith(name)]
-        if any(end.startswith((".onnx", ".check.json", "-decoder.onnx")) for end in ends):
+        of_network = any(end.startswith((".onnx", ".check.json", "-decoder.onnx")) for end in ends)
+        if of_network and Path(path.name) not in moved:
             path.unlink()
-    for path in new.iterdir():
-        if path.is_dir():
-            shutil.copytree(path, old / path.name, dirs_exist_ok=True)
-        else:
-            path.replace(old / path.name)
     shutil.rmtree(new)
 
 
 def check(model: Model) -> None:
     """Raises ValueError for a network that the page cannot draw with."""
     made.check_size(model, "onnx")
-    beside = set(model.inputs.declared) - {"label", "guidance"}
+    beside = set(model.inputs.declared) - {"label", "guidance", "interval"}
     if made.tokenizer(model) is not None:
         beside -= {"text"}
     if beside:
@@ -159,7 +167,7 @@ def _network(
         page["prompts"] = list((model.config.get("sample") or {}).get("prompts") or [""])
     for ending, content in (
         (".onnx.json", about),
-        (".onnx.tables.json", tables.as_json(own)),
+        (".onnx.tables.json", tables.as_json(own, model)),
         (".check.json", _check(cases)),
     ):
         (folder / f"{model.name}{ending}").write_text(json.dumps(content))

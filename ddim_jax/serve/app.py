@@ -152,7 +152,8 @@ class _Drawing:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout_at(until):
                         await self._news.wait()
-                if not self._news.is_set():
+                late = self._loop.time() >= until and not pictures.done()
+                if late or not self._news.is_set():  # news may come faster than it is told
                     ended = True
                     yield answers.event("error", {"error": str(self._late())})
                     return

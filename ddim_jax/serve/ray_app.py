@@ -5,7 +5,8 @@
 
 Each replica has an engine of its own, whose requests share evaluations; Ray's proxy sends each
 request to one of them, and asks for more replicas where these have many. The same request is the
-same picture from every replica. A token is read from the environment, as of the command.
+same picture from every replica. A token is read from the environment, as of the command, where
+`build` runs; else where a replica does.
 """
 
 import os
@@ -60,17 +61,18 @@ class Arguments(pydantic.BaseModel, extra="forbid"):
 class Replica:
     """An engine and its application."""
 
-    def __init__(self, arguments: Arguments):
+    def __init__(self, arguments: Arguments, token: str = ""):
         parallel.use_cpu_cores()
         parallel.use_compilation_cache()
         given = arguments
         models = command.load(given.checkpoint.split(), given.dtype, command_line.size(given.size))
         sizes = tuple(int(size) for size in given.sizes.split(","))
         self._limits = Limits(num=given.max_num, steps=given.max_steps, deadline=given.deadline)
+        self._token = token or _token()
         self._engine = Engine(models, sizes=sizes, queue=given.queue).start()
 
     def __serve_build_asgi_app__(self) -> Any:
-        return make_app(self._engine, self._limits, os.environ.get(command.TOKEN, ""))
+        return make_app(self._engine, self._limits, self._token)
 
     def check_health(self) -> None:
         """Raises RuntimeError where nothing is drawn any more: Ray then starts another replica."""
@@ -96,4 +98,8 @@ def build(arguments: Arguments) -> serve.Application:
         max_queued_requests=arguments.queue,
         graceful_shutdown_timeout_s=arguments.deadline,
         ray_actor_options={"num_cpus": arguments.num_cpus, "num_gpus": arguments.num_gpus},
-    ).bind(arguments)
+    ).bind(arguments, _token())
+
+
+def _token() -> str:
+    return os.environ.get(command.TOKEN, "").strip()

@@ -41,10 +41,10 @@ async function begin(backend) {
 
 /** Threads of WebAssembly: half of the cores, where the page's headers allow any. */
 function threads() {
+  if (!self.crossOriginIsolated) return 1;
   const asked = Number(new URLSearchParams(location.search).get("threads"));
-  if (asked > 0) return asked;
   const cores = navigator.hardwareConcurrency || 1;
-  return self.crossOriginIsolated ? Math.max(1, Math.min(8, Math.floor(cores / 2))) : 1;
+  return asked > 0 ? asked : Math.max(1, Math.min(8, Math.floor(cores / 2)));
 }
 
 /** What belongs to a network: its session, manifest and tables. Sessions open one at a time. */
@@ -128,6 +128,12 @@ function seed() {
   return BigInt(text);
 }
 
+/** What a table tells the network beside its rows. */
+function toldBy(table, count) {
+  const entries = Object.entries(table.told ?? {});
+  return Object.fromEntries(entries.map(([name, value]) => [name, new Float32Array(count).fill(value)]));
+}
+
 /** What the form asks for, in the words of `draw`. */
 function asked({ about, tables, tokens }) {
   const count = Number(field.count.value), told = {};
@@ -143,6 +149,7 @@ function asked({ about, tables, tokens }) {
     cut = text.cut;
   }
   const table = tables.tables[`${field.solver.value}:${field.steps.value}`];
+  Object.assign(told, toldBy(table, count));
   const named = labels.map((one) => about.class_names[one] ?? one);
   if (tokens) named.forEach((one, i) => (named[i] = `${field.prompt.value}, ${one}`));
   return { count, told, table, cut, seed: seed(), named: about.classes || tokens ? named : [] };
@@ -254,7 +261,7 @@ async function compare(name = field.model.value, backend = field.backend.value) 
       [key, model.about.inputs[key].dtype === "int32" ? Int32Array.from(values) : Float32Array.from(values)]));
     const asked = { table: model.tables.tables[table], seed: BigInt(check.seed), count: check.count };
     const { data } = await draw({ ...model, ...asked, told: typed });
-    found[table] = Math.max(...data.map((v, i) => Math.abs(v - wanted[i])));
+    found[table] = data.reduce((most, v, i) => Math.max(most, Math.abs(v - wanted[i])), 0);
   }
   return found;
 }
@@ -262,7 +269,7 @@ async function compare(name = field.model.value, backend = field.backend.value) 
 /** Milliseconds of drawing, of each of several times; for benchmarks. */
 async function time({ name, table, count = 1, repeats = 8, guidance = 1, prompt = "", backend = "wasm" }) {
   const model = await load(name, backend), taken = [];
-  const told = {};
+  const told = toldBy(model.tables.tables[table], count);
   if (model.about.inputs.label) told.label = Int32Array.from({ length: count }, (_, i) => i % model.about.classes);
   if (model.about.inputs.guidance) told.guidance = new Float32Array(count).fill(guidance);
   if (model.tokens) told.text = Int32Array.from(Array(count).fill([...model.tokens(prompt).ids]).flat());
@@ -286,12 +293,16 @@ async function showComparison() {
 
 async function change() {
   said.textContent = "Loading the network";
+  const chosen = `${field.model.value} ${field.backend.value}`;
+  const overtaken = () => chosen !== `${field.model.value} ${field.backend.value}`;
   try {
     const model = await current();
+    if (overtaken()) return;
     fit(model);
     said.textContent = `Loaded in ${model.seconds.toFixed(1)} s.`;
     return true;
   } catch (error) {
+    if (overtaken()) return;
     said.textContent = `Not loaded: ${error.message}`;
     console.error(error);
   }

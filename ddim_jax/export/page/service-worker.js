@@ -4,7 +4,8 @@ const FILES = __FILES__, ISOLATED = __ISOLATED__;
 const OWN = `ddim_jax ${self.registration.scope} `, VERSION = `${OWN}__VERSION__`;
 
 self.addEventListener("install", (event) => {
-  const keep = caches.open(VERSION).then((cache) => cache.addAll(FILES));
+  const files = FILES.map((file) => new Request(file, { cache: "reload" })); // none of an older page
+  const keep = caches.open(VERSION).then((cache) => cache.addAll(files));
   event.waitUntil(keep.then(() => self.skipWaiting()));
 });
 
@@ -34,7 +35,7 @@ async function answer(request) {
   const kept = await cache.match(request, { ignoreSearch: true });
   if (kept) return isolated(kept);
   const fresh = await fetch(request);
-  if (fresh.ok) await cache.put(request, fresh.clone());
+  if (fresh.ok) await cache.put(request, fresh.clone()).catch(() => {}); // there may be no room
   return isolated(fresh);
 }
 
