@@ -7,7 +7,7 @@ with "told": {"interval": 0.25} in a table of a network that is told the length 
 Numbers are float32, each written in the fewest digits that read back as it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -105,13 +105,13 @@ def _table(table: SolverTable, told: dict[str, float]) -> dict[str, Any]:
     return {
         "nfe": table.nfe,
         "deterministic": table.deterministic,
-        **({"told": told} if told else {}),
+        **({"told": dict(zip(told, _numbers(told.values()), strict=True))} if told else {}),
         "start": _numbers(np.float32(table.start)),
         "rows": [_numbers(one) for one in rows[: table.nfe]],
     }
 
 
-def _numbers(values: np.ndarray) -> list[float | int]:
+def _numbers(values: Iterable[float]) -> list[float | int]:
     """float32 in the fewest digits; 0 and 1 without a point."""
-    read = [float(str(value)) for value in values]
+    read = [float(str(np.float32(value))) for value in values]
     return [int(value) if value in (0.0, 1.0) else value for value in read]
