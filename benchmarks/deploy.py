@@ -42,7 +42,7 @@ def main(argv=None):
     parser.add_argument("--page", help="folder of a page with digits_4step")
     args = parser.parse_args(argv)
     model = ddim_jax.load("digits_4step")
-    found = {TABLE: tables.collect(model.schedule, model.recipe, ["ddim"], [4])[TABLE]}
+    found = {TABLE: tables.collect(model, model.recipe, ["ddim"], [4])[TABLE]}
     (four,) = graph.cases(model, model.recipe, found)
     one = four._replace(x=four.x[:1], noise=four.noise[:1], wanted=four.wanted[:1])
     one = one._replace(inputs={name: value[:1] for name, value in four.inputs.items()})

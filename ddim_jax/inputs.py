@@ -152,15 +152,17 @@ class Inputs:
             labels: int [N], as the source numbers its classes.
 
         Returns:
-            int [N], by name where both have names, all of them known to the network, or else by
-            number where it has as many classes; None otherwise.
+            int [N], by name where both have names, all of them known to the network; by number
+            where neither has, or the network has as many classes; None otherwise.
         """
         names = source.class_names
         if names and self.class_names:
             if not set(names) <= set(self.class_names):
                 return None
             return np.array([self.class_names.index(name) for name in names])[labels]
-        return labels if source.num_classes and source.num_classes == self.num_classes else None
+        count, named = source.num_classes, names or self.class_names
+        fits = count == self.num_classes if named else count <= self.num_classes
+        return labels if count and fits else None
 
     def titles(self, labels: Any) -> list[str] | None:
         """What sheets write above samples: names of classes up to a comma, or their numbers.

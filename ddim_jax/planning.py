@@ -204,7 +204,7 @@ def plan_training(config: Any, topology: str, quick: bool = False) -> Plan:
     Raises:
         ValueError: a config that cannot be; see `devices`.
     """
-    if config.parallel == "pmap":
+    if config.get("parallel") == "pmap":
         raise ValueError("--plan is of parallel='jit' or 'fsdp'; pmap runs in one process")
     size = config.train.batch_size
 

@@ -202,7 +202,7 @@ def test_a_client_in_numpy_draws_what_ddim_draws(tmp_path):
 
     own = model().replace(recipe=model().recipe.replace(guidance_scale=1.5))
     (tmp_path / "digits.onnx").write_bytes(onnx_file.make(own, own.recipe).data)
-    found = json.dumps(tables.as_json(tables_of(own, "ddim:3")))
+    found = json.dumps(tables.as_json(tables_of(own, "ddim:3"), own))
     (tmp_path / "digits.onnx.tables.json").write_text(found)
     (client,) = [text for text in PAGE.split("```python\n")[1:] if "import onnxruntime" in text]
     client = client.partition("```")[0].replace("ddim:4", "ddim:3").replace("28, 28", "8, 8")

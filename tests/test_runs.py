@@ -174,15 +174,22 @@ def test_a_file_that_cannot_be_written_is_named_and_nothing_waits_for_it(tmp_pat
 
 
 def test_a_run_whose_checkpoints_are_gone_is_not_begun_again(tmp_path):
-    config = digits.get_config()
-    config.train.checkpoint_every = 10
-    resume.check_not_lost(tmp_path, config)
+    resume.check_not_lost(tmp_path, 10)
     line = '{"step": %d}\n'
     (tmp_path / "metrics.jsonl").write_text(line % 10 + line % 20 + '{"step": 3')
-    resume.check_not_lost(tmp_path, config)
+    resume.check_not_lost(tmp_path, 10)
     (tmp_path / "metrics.jsonl").write_text(line % 10 + line % 30)
     with rejects(ValueError, "has no checkpoint, though metrics.jsonl there goes to step 30"):
-        resume.check_not_lost(tmp_path, config)
+        resume.check_not_lost(tmp_path, 10)
+
+
+def test_checkpoints_are_missed_by_the_interval_that_they_were_written_at(tmp_path):
+    config = digits.get_config()
+    config.train.checkpoint_every = 10
+    assert resume.checkpoint_every(tmp_path, config) == 10
+    resume.save_config(tmp_path, config)
+    config.train.checkpoint_every = 1000
+    assert resume.checkpoint_every(tmp_path, config) == 10
 
 
 @pytest.mark.parametrize("name", ["ema", "loss", "train.keep"])

@@ -112,7 +112,8 @@ def check(config: ml_collections.ConfigDict, loss: losses.Loss, teacher: Model |
             "told a scale: set config.guide={'name': 'classifier_free'}, or start from a network "
             "of a stage with config.loss.name='guided'"
         )
-    if guide and guide.name == "autoguidance" and config.train.get("lora"):
+    one_copy = config.train.get("lora") and not config.get("teacher")
+    if guide and guide.name == "autoguidance" and one_copy:
         raise ValueError(
             "config.train.lora changes the one teacher that it keeps, and config.guide."
             "name='autoguidance' needs two; leave out one of them"

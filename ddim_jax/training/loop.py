@@ -79,6 +79,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> TrainState:
             teacher.note(config.get("teacher", ""), method.teacher),
             *resume.notes(workdir, config),
         ]
+        every = resume.checkpoint_every(workdir, config)
         resume.save_config(workdir, config)
         if method.low_rank is not None:
             save_base(workdir, start)
@@ -92,7 +93,7 @@ def train(config: ml_collections.ConfigDict, workdir: str | Path) -> TrainState:
             if restored := checkpointer.restore(state):
                 state = restored
             else:
-                resume.check_not_lost(workdir, config)
+                resume.check_not_lost(workdir, every)
                 state, note = _with_parts(config, method, start, state)
                 notes.append(note)
             if jax.process_index() == 0:

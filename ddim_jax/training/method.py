@@ -253,7 +253,8 @@ def check_loss(
             f"config.teacher is for losses that train a critic, and config.loss.name="
             f"{config.loss.name!r} learns from what config.start_from names; leave it out"
         )
-    if config.get("teacher_dtype", "float32") != "float32" and config.train.get("lora"):
+    one_copy = config.train.get("lora") and not config.get("teacher")
+    if config.get("teacher_dtype", "float32") != "float32" and one_copy:
         raise ValueError(
             "config.teacher_dtype is of a teacher that is kept beside, and with config.train.lora "
             "that is the one network; leave it out"
@@ -306,9 +307,14 @@ def _check_teacher(
             f"config.loss.name={name!r} must be a denoiser; {way_out}"
         )
     if teacher.inputs.takes("guidance") and scales is None:
+        can_say = "guidance" in inspect.signature(losses.LOSSES[name]).parameters
         raise ValueError(
-            f"{teacher.name} is told its guidance scale, and config.loss says none; set "
-            "config.loss.guidance=(1.5, 1.5), or a range that the student is told"
+            f"{teacher.name} is told its guidance scale, and config.loss says none; "
+            + (
+                "set config.loss.guidance=(1.5, 1.5), or a range that the student is told"
+                if can_say
+                else "start from one that is not told it, and guide that by config.guide"
+            )
         )
     mixed = scales and scales[0] != scales[1] and not teacher.inputs.takes("guidance")
     if loss.parts is not None and mixed and model.inputs.takes("guidance"):

@@ -44,10 +44,21 @@ def save_config(workdir: Path, config: ml_collections.ConfigDict) -> None:
         files.write_json(file, json.loads(config.to_json()))
 
 
-def check_not_lost(workdir: Path, config: ml_collections.ConfigDict) -> None:
-    """Raises ValueError where a workdir without a checkpoint tells of steps that had one."""
+def checkpoint_every(workdir: Path, config: ml_collections.ConfigDict) -> int:
+    """Steps from checkpoint to checkpoint so far, before `save_config`."""
+    file = workdir / CONFIG_FILE
+    return (load_config(workdir) if file.exists() else config).train.checkpoint_every
+
+
+def check_not_lost(workdir: Path, every: int) -> None:
+    """Raises ValueError where a workdir without a checkpoint tells of steps that had one.
+
+    Args:
+        workdir: of the run.
+        every: of `checkpoint_every`.
+    """
     told = metrics.last_step(workdir)
-    if told > 2 * config.train.checkpoint_every:  # one may be cut off while it writes the first
+    if told > 2 * every:  # one may be cut off while it writes the first
         raise ValueError(
             f"{workdir} has no checkpoint, though metrics.jsonl there goes to step {told}: put its "
             "folder checkpoints back, or choose another --workdir (to start afresh in this one, "

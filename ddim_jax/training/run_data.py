@@ -68,7 +68,9 @@ def _numbers(config: ml_collections.ConfigDict, source: Any, start: Model | None
     """
     classes, name = config.model.num_classes, config.data.name
     own, theirs = tuple(config.data.get("class_names") or ()), source.class_names
-    if start is not None and not source.num_classes and abilities.knows_null(start):
+    free = start is not None and abilities.knows_null(start)
+    free = free and experiment.data_kind(config) != "pairs"  # which were drawn with their labels
+    if free and not source.num_classes:
         return [classes]
     all_there = start is not None or len(theirs) == len(own)
     if own and theirs and set(theirs) <= set(own) and all_there:
@@ -79,10 +81,10 @@ def _numbers(config: ml_collections.ConfigDict, source: Any, start: Model | None
     wanted = f"{classes}{f' ({few(own)})' if own else ''}"
     if start is not None:
         known = "; give them names among those of the network" if own else ""
-        free = ", or leave classes out, and they are told none" * abilities.knows_null(start)
+        or_none = ", or leave classes out, and they are told none" if free else ""
         raise ValueError(
             f"{name} has {held}, the network of {config.start_from} {wanted}"
-            f"{known or '; give them as many'}{free}"
+            f"{known or '; give them as many'}{or_none}"
         )
     if source.num_classes == classes:
         raise ValueError(

@@ -108,7 +108,8 @@ def resolve(config: ml_collections.ConfigDict, start: Model | None) -> ml_collec
         FileNotFoundError: the data are not there.
         ValueError: a section is missing; see `experiment.resolve`.
     """
-    for name in (*NEEDED, *(() if start else ("model",))):
+    needed = NEEDED[:2] if config.get("stages") else NEEDED  # which may say the rest
+    for name in (*needed, *(() if start else ("model",))):
         section, _, field = name.rpartition(".")
         if field not in (config[section] if section else config):
             raise ValueError(
@@ -133,6 +134,9 @@ def resolve(config: ml_collections.ConfigDict, start: Model | None) -> ml_collec
         for name in names:
             if section := theirs.get(name):
                 config[name] = ml_collections.ConfigDict(section)
+        counted = theirs.get("model", {}).get("vocabulary")
+        if counted and theirs.get("text") and config.get("model", {}).get("vocabulary"):
+            config.model.vocabulary = counted  # of the tokenizer that is taken over
         if added and "model" in names:
             with config.model.ignore_type():
                 config.model.update(added)
