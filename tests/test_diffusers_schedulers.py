@@ -19,6 +19,7 @@ from ddim_jax.names import make
 from ddim_jax.recipe import Recipe
 from ddim_jax.schedules import SCHEDULES
 from tests import record_diffusers
+from tests.errors import rejects
 from tests.test_diffusers import network
 
 FIXTURE = Path(__file__).parent / "fixtures" / "diffusers_schedulers.json.gz"
@@ -120,6 +121,10 @@ def test_a_recipe_is_named_options_alone(name):
             "variance_type='learned' is not supported, only fixed_small",
         ),
         (
+            {"_class_name": "DPMSolverMultistepScheduler", "variance_type": "learned_range"},
+            "variance_type='learned_range' is not supported, only null and fixed ones",
+        ),
+        (
             {"_class_name": "PNDMScheduler", "prediction_type": "sample"},
             "prediction_type='sample' is not supported, only epsilon, v_prediction",
         ),
@@ -190,6 +195,56 @@ def test_options_of_other_classes_are_left_aside():
     recipe, _ = scheduler(file)
     assert recipe.solver == "ddim" and recipe.stride_options["offset"] == 1
     assert "landing" not in recipe.solver_options
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("UniPCMultistepScheduler", {"use_lu_lambdas": True}),
+        ("DEISMultistepScheduler", {"use_lu_lambdas": True}),
+        ("DPMSolverSinglestepScheduler", {"use_lu_lambdas": True}),
+        ("FlowMatchHeunDiscreteScheduler", {"use_karras_sigmas": True}),
+        ("FlowMatchHeunDiscreteScheduler", {"use_beta_sigmas": True}),
+        ("DDIMInverseScheduler", {"clip_sample": False, "thresholding": True}),
+        ("DPMSolverMultistepScheduler", {"sigma_min": 0.1, "sigma_max": 9.0}),
+        ("UniPCMultistepScheduler", {"sigma_min": 0.1}),
+        ("DPMSolverMultistepScheduler", {"variance_type": "fixed_small"}),
+        ("DPMSolverSinglestepScheduler", {"variance_type": "fixed_large"}),
+    ],
+)
+def test_options_that_a_class_does_not_read_change_nothing(name, options):
+    """By the signatures and the sources of diffusers 0.42.1."""
+    kept = {"clip_sample": False} if "clip_sample" in options else {}
+    config = {"_class_name": name}
+    assert diffusers_schedulers.sections(config | options) == (
+        diffusers_schedulers.sections(config | kept)
+    )
+
+
+@pytest.mark.parametrize("bound", [{"sigma_min": 0.1}, {"sigma_max": 9.0}])
+def test_foreign_bounds_of_uneven_strides_are_refused(bound):
+    """diffusers asks whether the config has them, not the class."""
+    ((name, value),) = bound.items()
+    for cls, used in (
+        ("DPMSolverMultistep", "karras"),
+        ("HeunDiscrete", "exponential"),
+        ("UniPCMultistep", "beta"),
+        ("FlowMatchEulerDiscrete", "karras"),
+        ("LMSDiscrete", "exponential"),
+    ):
+        config = {"_class_name": f"{cls}Scheduler", f"use_{used}_sigmas": True}
+        with rejects(ValueError, f"{name}={value} is not supported, only null with use_{used}"):
+            scheduler(config | bound)
+        scheduler(config | {name: None})
+    config = {"_class_name": "LMSDiscreteScheduler", "use_karras_sigmas": True}
+    assert diffusers_schedulers.sections(config | bound) == diffusers_schedulers.sections(config)
+
+
+def test_lu_lambdas_come_before_exponential_and_beta_sigmas():
+    config = {"_class_name": "DPMSolverMultistepScheduler", "use_lu_lambdas": True}
+    for used in ("exponential", "beta"):
+        both = config | {f"use_{used}_sigmas": True}
+        assert diffusers_schedulers.sections(both) == diffusers_schedulers.sections(config)
 
 
 def test_betas_of_ones_own():

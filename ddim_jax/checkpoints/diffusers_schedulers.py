@@ -88,6 +88,7 @@ def _ddim(o: Options, **solver_options: Any) -> Sections:
 
 
 def _ddim_inverse(o: Options) -> Sections:
+    o.given.pop("thresholding", None)  # which it has not
     if o.get("set_alpha_to_zero") is not None:
         o.given["set_alpha_to_one"] = o.get("set_alpha_to_zero")
     return _ddim(o, inverse=True)
@@ -156,6 +157,9 @@ def _tcd(o: Options) -> Sections:
 
 # --- Euler and its kin: in sigma, from fractional indices -----------------------------------------
 
+UNBOUNDED = ("LMSDiscreteScheduler", "DPMSolverSDEScheduler")
+"""Classes whose Karras sigmas do not heed sigma_min and sigma_max."""
+
 
 def _sigmas(
     o: Options,
@@ -170,7 +174,10 @@ def _sigmas(
     **betas: Any,
 ) -> Sections:
     """`rounds`: Karras sigmas have whole model times; `uneven`: the class has `use_..._sigmas`."""
-    at, stride = read_spacing(o, "linspace"), read_uneven(o) if uneven else None
+    at, stride = read_spacing(o, "linspace"), None
+    if uneven:
+        free = o.name in UNBOUNDED and o.get("use_karras_sigmas", False)
+        stride = read_uneven(o, bounded=not free and o.name != "EulerDiscreteScheduler")
     prior = None if at["spacing"] == "leading" else "sigma"
     linspace = at["spacing"] == "linspace"
     interpolation = "lam" if stride or not linspace else "ratio"
@@ -291,12 +298,13 @@ def _edm_multistep(o: Options) -> Sections:
     return _edm(o, *log_snr_schedulers.multistep(o), clip=read_threshold(o))
 
 
-def _flow(o: Options, solver: str) -> Sections:
+def _flow(o: Options, solver: str, uneven: bool = True) -> Sections:
+    """`uneven`: the class has `use_..._sigmas`."""
     total, shift = o.get("num_train_timesteps", 1000), float(o.get("shift", 1.0))
     least = shift / total / (1 + (shift - 1) / total)  # shifted here, and again by the schedule
     schedule = {"name": "rectified_flow", "shift": shift, "t_min": least}
     schedule |= {"model_time": "index", "num_steps": total} if total != 1000 else {}
-    stride = read_uneven(o)
+    stride = read_uneven(o) if uneven else None
     options = {"space": "flow"} if stride else {"spacing": "linspace"}
     options |= {"terminal": "zero"} if solver == "lcm" else {}  # it asks at the cleanest level too
     return make_parts(
@@ -318,7 +326,7 @@ def _flow_euler(o: Options) -> Sections:
 
 
 def _flow_heun(o: Options) -> Sections:
-    return _flow(o, "heun_flow")
+    return _flow(o, "heun_flow", uneven=False)
 
 
 CLASSES: dict[str, Callable[[Options], Sections]] = {

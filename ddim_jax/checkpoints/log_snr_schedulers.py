@@ -42,12 +42,12 @@ def _log_snr(
     o.only(use_dynamic_shifting=False)
     o.get("time_shift_type")
     at = read_spacing(o, "linspace") if spaced else {"spacing": "linspace"}
-    stride, lu = read_uneven(o), o.get("use_lu_lambdas", False)
+    stride, multi = read_uneven(o), o.name == "DPMSolverMultistepScheduler"
+    lu = multi and o.get("use_lu_lambdas", False)  # which others leave aside
     told = None
     if stride or lu:
-        rounds = stride in ("karras", None)
-        if o.name == "DPMSolverMultistepScheduler":
-            rounds = rounds and o.get("beta_schedule", "linear") != "squaredcos_cap_v2"
+        rounds = stride == "karras" or lu
+        rounds &= not multi or o.get("beta_schedule", "linear") != "squaredcos_cap_v2"
         told = "rounded" if rounds else _whole_part(o)
         stride = stride if stride == "karras" or not lu else "log_snr"
         options = {"terminal": end, "lam_min": None}
@@ -119,6 +119,12 @@ def _dpm_options(o: Options) -> tuple[str, dict[str, Any]]:
     return form, options
 
 
+def _check_variance(o: Options) -> None:
+    """Refuses networks that give variances too; all other types are one, and none is read."""
+    if (kind := o.get("variance_type")) in ("learned", "learned_range"):
+        o.refuse("variance_type", kind, "null and fixed ones")
+
+
 def _clipped_lam(o: Options) -> float | None:
     """The least lam of `lambda_min_clipped`, which some files hold as text."""
     lam = o.get("lambda_min_clipped")
@@ -140,7 +146,7 @@ def multistep(o: Options) -> tuple[str, dict[str, Any]]:
 
 def dpm_multistep(o: Options) -> Sections:
     """DPMSolverMultistepScheduler."""
-    o.only(variance_type=None)
+    _check_variance(o)
     end = read_terminal(o)
     solver, options = multistep(o)
     parts = _log_snr(
@@ -157,7 +163,7 @@ def dpm_multistep(o: Options) -> Sections:
 
 def dpm_singlestep(o: Options) -> Sections:
     """DPMSolverSinglestepScheduler."""
-    o.only(variance_type=None)
+    _check_variance(o)
     if o.get("algorithm_type") == "sde-dpmsolver++":
         o.refuse("algorithm_type", "sde-dpmsolver++", "dpmsolver++ and dpmsolver")
     end = read_terminal(o)
@@ -181,7 +187,9 @@ def dpm_singlestep(o: Options) -> Sections:
 
 def unipc(o: Options) -> Sections:
     """UniPCMultistepScheduler."""
-    o.only(solver_p=None, shift_terminal=None, sigma_min=None, sigma_max=None)
+    o.only(solver_p=None, shift_terminal=None)
+    for name in ("sigma_min", "sigma_max"):  # which uneven strides alone read
+        o.get(name)
     order = o.choice("solver_order", 2, {1: 1, 2: 2, 3: 3})
     variants = {"bh1": "bh1", "bh2": "bh2", **dict.fromkeys(("midpoint", "heun", "logrho"), "bh2")}
     options = {

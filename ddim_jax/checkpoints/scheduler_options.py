@@ -148,8 +148,12 @@ def read_threshold(o: Options, static: str = "static") -> str:
     return static
 
 
-def read_uneven(o: Options) -> str | None:
-    """The stride of `use_..._sigmas`, if any."""
+def read_uneven(o: Options, bounded: bool = True) -> str | None:
+    """The stride of `use_..._sigmas`, if any.
+
+    Where `bounded`, the class would go from sigma_max to sigma_min, even if these are no options of
+    its own.
+    """
     strides = {
         "use_karras_sigmas": "karras",
         "use_exponential_sigmas": "log_snr",
@@ -158,6 +162,10 @@ def read_uneven(o: Options) -> str | None:
     used = [name for name in strides if o.get(name, False)]
     if len(used) > 1:
         raise ValueError(f"{o.name}: only one of {', '.join(used)} can be used")
+    if used and bounded:
+        for name in ("sigma_min", "sigma_max"):
+            if (value := o.get(name)) is not None:
+                o.refuse(name, value, f"null with {used[0]}")
     return strides[used[0]] if used else None
 
 
