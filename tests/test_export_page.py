@@ -12,7 +12,7 @@ import pytest
 from benchmarks import browser
 from ddim_jax import keys
 from ddim_jax.export import tables, web
-from ddim_jax.networks.tokenizer import Tokenizer
+from ddim_jax.networks.tokenizer import END, Tokenizer
 from tests import tokenizer_texts
 from tests.test_export import model
 
@@ -64,10 +64,17 @@ def test_keys_are_those_of_jax_bit_for_bit_and_normals_to_1e_6(tmp_path):
 
 def test_tokens_are_those_of_python(tmp_path):
     """Of texts with marks, digits, other scripts, special tokens, and too many words."""
+    for pad in (END, "!"):
+        _check_tokens(tmp_path, pad)
+
+
+def _check_tokens(folder, pad):
     own = Tokenizer.of_texts([*tokenizer_texts.TEXTS[:6], "a crying cat face"], 24)
+    own = Tokenizer(**own.options() | {"pad": pad})
     options = own.options() | {"start": own.start, "end": own.end}
-    texts = [*tokenizer_texts.TEXTS, "a crying CAT  face", "unknown words", "x" * 90]
-    said = in_node(tmp_path, TOKENS, {"options": options, "texts": texts})
+    texts = [*tokenizer_texts.TEXTS, *tokenizer_texts.MARKS]
+    texts += ["a crying CAT  face", "unknown words", "x" * 90]
+    said = in_node(folder, TOKENS, {"options": options, "texts": texts})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # some are cut off
         np.testing.assert_array_equal(said, own(texts))

@@ -28,6 +28,30 @@ def test_numbers_are_those_of_transformers(tokenizer, row):
     np.testing.assert_array_equal(ids[0], row["ids"])
 
 
+@pytest.mark.parametrize("row", RECORDED["marks"], ids=lambda row: repr(row["text"]))
+@pytest.mark.parametrize("special", ["!", {"content": "!", "lstrip": False}])
+def test_a_map_of_special_tokens_says_what_pads(tmp_path, row, special):
+    """As of Stable Diffusion 2, whose other file says the end; then each "!" is one, too."""
+    write(tmp_path, MERGES)
+    (tmp_path / "special_tokens_map.json").write_text(json.dumps({"pad_token": special}))
+    tokenizer = Tokenizer.read(tmp_path)
+    assert tokenizer.pad == layout(MERGES)["!"]
+    np.testing.assert_array_equal(tokenizer([row["text"]])[0], row["ids"])
+    tokenizer.write(tmp_path / "new")
+    again = Tokenizer.read(tmp_path / "new")
+    np.testing.assert_array_equal(again([row["text"]])[0], row["ids"])
+
+
+def test_a_map_is_not_read_beside_a_list_of_tokens(tmp_path):
+    """As transformers does; a text of marks is told as it was."""
+    listed = {str(layout(MERGES)[END]): {"content": END, "special": True}}
+    write(tmp_path, MERGES, added_tokens_decoder=listed)
+    (tmp_path / "special_tokens_map.json").write_text('{"pad_token": "!"}')
+    assert Tokenizer.read(tmp_path).pad == layout(MERGES)[END]
+    tokenizer = Tokenizer(layout(MERGES), MERGES, LENGTH, "!")
+    assert tokenizer.text(tokenizer.tokens("a cat!!x")) == "a cat ! ! x"
+
+
 def test_what_is_cut_off_is_said(tokenizer):
     whole = "the cat " * 19
     with warnings.catch_warnings():

@@ -38,6 +38,8 @@ TEXTS = [
     "the cat " * 40,
     "a photograph of the cat, " * 6 + "highly detailed café",
 ]
+MARKS = ["a cat!", "wow!!! Ok", "!", "A!B", "a!'s x", "cat ! ! dog", "x !@ y", "it!'s!?", "a¡ǃ！"]
+"""Texts of a tokenizer that pads with "!"."""
 
 
 def layout(merges: list[list[str]]) -> dict[str, int]:
@@ -86,14 +88,17 @@ def record() -> None:
     from transformers import CLIPTokenizer
 
     merges = learn(120)
-    with tempfile.TemporaryDirectory() as folder:
-        write(Path(folder), merges)
-        theirs = CLIPTokenizer.from_pretrained(folder)
-    rows = []
-    for text in TEXTS:
-        found = theirs(text, padding="max_length", truncation=True, max_length=LENGTH)
-        rows.append({"text": text, "ids": found.input_ids})
-    FIXTURE.write_text(json.dumps({"merges": merges, "texts": rows}))
+    recorded = {"merges": merges}
+    for key, texts, special in (("texts", TEXTS, {}), ("marks", MARKS, {"pad_token": "!"})):
+        with tempfile.TemporaryDirectory() as folder:
+            write(Path(folder), merges)
+            (Path(folder) / "special_tokens_map.json").write_text(json.dumps(special))
+            theirs = CLIPTokenizer.from_pretrained(folder)
+        recorded[key] = []
+        for text in texts:
+            found = theirs(text, padding="max_length", truncation=True, max_length=LENGTH)
+            recorded[key].append({"text": text, "ids": found.input_ids})
+    FIXTURE.write_text(json.dumps(recorded))
 
 
 if __name__ == "__main__":

@@ -6,6 +6,10 @@ neighbours are merged in the order of merges.txt.
 
     folder/vocab.json, merges.txt     or tokenizer.json, which holds both
     folder/tokenizer_config.json      the most tokens of a text, and the one that pads
+    folder/special_tokens_map.json    the one that pads, in older folders
+
+The token that pads is one of its own wherever it stands in a text, as in transformers: of
+OpenCLIP's, each "!".
 
 Source: Radford et al. 2021 (arXiv:2103.00020), section 2.4; Sennrich et al. 2016
 (arXiv:1508.07909).
@@ -28,7 +32,6 @@ from ddim_jax.files import interpreting, read_json, read_text
 from ddim_jax.names import check_range
 
 START, END = "<|startoftext|>", "<|endoftext|>"
-SPECIAL = re.compile(f"({re.escape(START)}|{re.escape(END)})")
 SUFFIXES = ("'s", "'t", "'re", "'ve", "'m", "'ll", "'d")
 LENGTH = 77
 SPACE = "\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
@@ -66,7 +69,7 @@ class Tokenizer:
             numbers: token -> its number.
             merges: pairs of neighbours, from the first to be merged on.
             length: most tokens of a text, its start and end included.
-            pad: the token that pads.
+            pad: the token that pads, and is one of its own in texts too.
 
         Raises:
             ValueError: start, end or pad is no token; a number is none; no room for a text.
@@ -80,7 +83,8 @@ class Tokenizer:
             raise ValueError(f"a text needs room for start, end and a token, got length {length}")
         self.length, self.pad = length, numbers[pad]
         self.start, self.end = numbers[START], numbers[END]
-        self._numbers = numbers
+        self._numbers, self._special = numbers, (START, END, pad)
+        self._pieces = re.compile(f"({'|'.join(map(re.escape, self._special))})").split
         self._ranks = {tuple(pair): rank for rank, pair in enumerate(merges)}
         self._characters = byte_characters()
         self._merged = functools.lru_cache(2**16)(self._merge)
@@ -96,7 +100,7 @@ class Tokenizer:
         options = _read_json(folder / "tokenizer_config.json") or {}
         with interpreting(f"the tokenizer in {folder}"):
             numbers, merges = _vocabulary(folder)
-            pad = options.get("pad_token") or END
+            pad = _padding(folder, options) or END
             length = options.get("model_max_length") or LENGTH
             length = length if length < 10**6 else LENGTH  # files without one say 10 ** 30
             pad = pad if isinstance(pad, str) else pad["content"]
@@ -182,8 +186,8 @@ class Tokenizer:
     def tokens(self, text: str) -> list[int]:
         """The numbers of a text's tokens, as many as there are."""
         numbers = []
-        for piece in SPECIAL.split(text):
-            if piece in (START, END):
+        for piece in self._pieces(text):
+            if piece in self._special:
                 numbers.append(self._numbers[piece])
                 continue
             words = _words(_normal(piece))
@@ -197,7 +201,7 @@ class Tokenizer:
     def text(self, ids: Sequence[int]) -> str:
         """The text that tokens stand for, lower case, its words apart by spaces."""
         names = {number: token for token, number in self._numbers.items()} if ids else {}
-        special = {token: f"{token}</w>" for token in (START, END)}
+        special = {token: f"{token}</w>" for token in self._special}
         tokens = [names.get(number, "") for number in ids]
         joined = "".join(special.get(token, token) for token in tokens)
         bytes_of = {character: byte for byte, character in enumerate(self._characters)}
@@ -305,6 +309,13 @@ def _vocabulary(folder: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
     if odd := [pair for pair in pairs if len(pair) != 2]:
         raise ValueError(f"the merges in {folder} must be pairs of tokens, got {odd[0]}")
     return numbers, pairs
+
+
+def _padding(folder: Path, options: dict[str, Any]) -> Any:
+    """The token that pads: of files that list no tokens, special_tokens_map.json goes first."""
+    listed = "added_tokens_decoder" in options
+    others = {} if listed else _read_json(folder / "special_tokens_map.json") or {}
+    return (options | others).get("pad_token")
 
 
 def _read_json(file: Path):

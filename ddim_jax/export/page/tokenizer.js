@@ -2,7 +2,6 @@
 // al. 2016) of lower-case words.
 
 const SPACES = /[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]+/g;
-const SPECIAL = /(<\|startoftext\|>|<\|endoftext\|>)/;
 const WORDS = /'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^ \p{L}\p{N}]+/gu;
 
 /** The printable character that stands for each byte. */
@@ -19,6 +18,8 @@ function byteCharacters() {
  * @param options  numbers, merges, length, pad, start, end: the manifest's `tokenizer`
  */
 export function tokenizer({ numbers, merges, length, pad, start, end }) {
+  const special = ["<|startoftext|>", "<|endoftext|>", pad];
+  const apart = new RegExp(`(${special.map((one) => one.replace(/\W/g, "\\$&")).join("|")})`);
   const ranks = new Map(merges.map((pair, rank) => [pair.join(" "), rank]));
   const characters = byteCharacters();
   const bytes = new TextEncoder();
@@ -39,8 +40,8 @@ export function tokenizer({ numbers, merges, length, pad, start, end }) {
   }
 
   function tokens(text) {
-    return text.split(SPECIAL).flatMap((piece) => {
-      if (SPECIAL.test(piece)) return [numbers[piece]];
+    return text.split(apart).flatMap((piece) => {
+      if (special.includes(piece)) return [numbers[piece]];
       const lower = Array.from(piece.normalize("NFC").replace(SPACES, " "), (c) => c.toLowerCase());
       return (lower.join("").match(WORDS) ?? []).flatMap(merged);
     });
