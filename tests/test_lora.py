@@ -140,6 +140,21 @@ def test_peft_folders_are_read_with_their_options(tmp_path):
     assert not jax.tree.all(jax.tree.map(np.array_equal, found, params))
 
 
+@pytest.mark.parametrize(
+    "more, scale",
+    [({}, 4), ({"use_rslora": True}, 32 / 8**0.5), ({"alpha_pattern": {"q_proj": 16}}, 2)],
+)
+def test_options_beside_an_adapter_are_of_all_its_layers(more, scale, tmp_path):
+    """Of a text encoder too, whose names begin with text_model."""
+    layer = "text_model.encoder.layers.0.self_attn.q_proj"
+    down, up = pair("a", (32, 32), 8)
+    file = {f"base_model.model.{layer}.lora_{x}.weight": v for x, v in (("A", down), ("B", up))}
+    write(tmp_path / "adapter_model.safetensors", file)
+    options = {"r": 8, "lora_alpha": 32} | more
+    (tmp_path / "adapter_config.json").write_text(json.dumps(options))
+    assert lora.read(tmp_path)[layer].scale == scale
+
+
 def test_dtypes_and_devices_stay(tmp_path):
     path = write(tmp_path / "a.safetensors", half(peft_file()))
     (params, net), *text = networks("sd1")
@@ -215,7 +230,43 @@ def test_written_names_are_those_of_peft(linear, tmp_path):
     assert all(key.startswith("unet.") and ".lora_" in key for key in file)
 
 
+@pytest.mark.parametrize(
+    "name, target, other",
+    [
+        ("emoji", "blocks/attention/qkv/kernel", "blocks/attention/kv/kernel"),
+        ("emoji_video_4step", "blocks/feed/*/kernel", "modulation/kernel"),
+        ("moving_4step", "mid_attention/qkv/kernel", "down_0_0_time_attention/*/kernel"),
+    ],
+)
+def test_networks_of_captions_and_clips_have_the_names_of_those_of_pictures(
+    name, target, other, tmp_path
+):
+    """Their own layers have none."""
+    model = checkpoints.load(name)
+    low_rank, path = LowRank(2, 4, (target,)), tmp_path / "a.safetensors"
+    factors = moved(low_rank.init(jax.random.key(0), model.params))
+    lora.save(path, factors, model.network, low_rank)
+    found = flatten_dict(checkpoints.load(name, lora=path).params, sep="/")
+    wanted = flatten_dict(low_rank.merge(model.params, factors), sep="/")
+    for key, value in found.items():
+        np.testing.assert_allclose(value, wanted[key], rtol=0, atol=1e-6, err_msg=key)
+    low_rank = LowRank(2, 4, (target, other))
+    factors = low_rank.init(jax.random.key(0), model.params)
+    with rejects(ValueError, "no layer", "no name for it; export the whole network: leave out"):
+        lora.save(tmp_path / "b.safetensors", factors, model.network, low_rank)
+    assert [*tmp_path.iterdir()] == [path]
+
+
 # --- text and errors ------------------------------------------------------------------------------
+
+
+def test_networks_without_names_are_refused(tmp_path):
+    path = write(tmp_path / "a.safetensors", kohya_file("sd1"))
+    case = CASES["autoencoder"]
+    with rejects(ValueError, "no names for the layers of AutoencoderKL: keep the whole network"):
+        lora.apply(path, 1.0, case.params(), case.net)
+    with rejects(ValueError, "no names for the layers of AutoencoderKL"):
+        lora.save(tmp_path / "b.safetensors", {}, case.net, LowRank())
 
 
 def test_file_and_scale_of_text(tmp_path):

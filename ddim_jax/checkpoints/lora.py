@@ -24,7 +24,7 @@ from ddim_jax.checkpoints.lora_file import PREFIXES, Factors, find, prefix_of, r
 from ddim_jax.checkpoints.tensors import Entry, to_ours, to_theirs
 from ddim_jax.names import check_range, few
 from ddim_jax.networks import DiT, TextUNet, UNet
-from ddim_jax.networks.clip import ClipText
+from ddim_jax.networks.clip import ClipText, Tokens
 from ddim_jax.networks.low_rank import LowRank
 
 __all__ = ["Factors", "apply", "find", "merge", "parse", "read", "save"]
@@ -34,7 +34,9 @@ ENTRIES = {
     TextUNet: tensor_names.text_unet,
     DiT: tensor_names.dit,
     ClipText: tensor_names.clip_text,
+    Tokens: lambda net: (),
 }
+"""Names of layers by class; networks of clips have those of pictures, on every frame."""
 
 
 def parse(text: str) -> tuple[Path, float]:
@@ -54,6 +56,18 @@ def parse(text: str) -> tuple[Path, float]:
     return Path(name), scale
 
 
+def _entries(net: Any, **options: Any) -> Iterable[Entry]:
+    """The layers of a network that files of LoRA have names for."""
+    for kind, entries in ENTRIES.items():
+        if isinstance(net, kind):
+            return entries(net, **options)
+    known = ", ".join(kind.__name__ for kind in (UNet, TextUNet, DiT))
+    raise ValueError(
+        f"a LoRA file is of one of {known} or of a video network, and of a CLIP text encoder; it "
+        f"has no names for the layers of {type(net).__name__}: keep the whole network in a file"
+    )
+
+
 # --- merging --------------------------------------------------------------------------------------
 
 
@@ -66,8 +80,8 @@ def apply(
         path: as of `read`.
         scale: of the change.
         params: of the network.
-        net: a UNet, TextUNet or DiT.
-        text: (parameters, ClipText) of each text encoder.
+        net: a UNet, TextUNet or DiT, or one of clips.
+        text: (parameters, ClipText or Tokens) of each text encoder.
 
     Returns:
         The parameters and those of the text encoders; in the dtypes, and on the devices, of these.
@@ -78,7 +92,7 @@ def apply(
     """
     networks = [(params, net), *text]
     layers, missing = [{} for _ in networks], []
-    places = [_places(ENTRIES[type(net)](net), params) for params, net in networks]
+    places = [_places(_entries(net), params) for params, net in networks]
     found = read(path)
     for key, factors in found.items():
         number, name = PREFIXES[prefix_of(key)], _plain(key)
@@ -88,7 +102,7 @@ def apply(
             missing.append(key)
     _check_none(missing, len(found), path)
     params, *text_params = (
-        merge(params, ENTRIES[type(net)](net), its, scale)
+        merge(params, _entries(net), its, scale)
         for (params, net), its in zip(networks, layers, strict=True)
     )
     return params, tuple(text_params)
@@ -255,8 +269,13 @@ def save(
     options = {}
     if isinstance(net, TextUNet):
         options = {"linear": net.context_dim != 768 if linear is None else linear}
-    for entry in ENTRIES[type(net)](net, **options):
-        place = entry.ours.removesuffix("kernel")
+    entries = {entry.ours.removesuffix("kernel"): entry for entry in _entries(net, **options)}
+    if unnamed := {path.removesuffix("down").removesuffix("up") for path in flat} - set(entries):
+        raise ValueError(
+            f"published networks have no layer {min(unnamed).removesuffix('/')}, and a LoRA file "
+            "no name for it; export the whole network: leave out --lora"
+        )
+    for place, entry in entries.items():
         if f"{place}down" not in flat:
             continue
         down, up = flat.pop(f"{place}down"), low_rank.scale * flat.pop(f"{place}up")
@@ -273,7 +292,5 @@ def save(
                 its = found[half.theirs[i // each]] if part == "A" else found[name]
                 name = f"{prefix}{name.removesuffix('.weight')}.lora_{part}.weight"
                 tensors[name] = np.ascontiguousarray(its, dtype)
-    if flat:
-        raise ValueError(f"published networks have no layer {min(flat).rpartition('/')[0]}")
     content = safetensors.numpy.save(tensors, {"format": "pt"})
     files.save(path, lambda file: file.write(content))

@@ -101,8 +101,17 @@ def read(path: str | Path) -> dict[str, Factors]:
         layers.setdefault(match["layer"], {})[part] = np.asarray(value, np.float32)
     if not layers:
         raise ValueError(f"{path} changes nothing: it holds no tensors; save the LoRA again")
-    options = _adapter_options(path, metadata)
-    return {name: _factors(path, name, parts, options) for name, parts in layers.items()}
+    options, prefixed = _adapter_options(path, metadata)
+    return {
+        name: _factors(path, name, parts, _under(prefix_of(name), options) if prefixed else options)
+        for name, parts in layers.items()
+    }
+
+
+def _under(prefix: str, options: dict[str, Any]) -> dict[str, Any]:
+    """The options whose names begin with a prefix, without it."""
+    its = {key: value for key, value in options.items() if key.startswith(prefix)}
+    return {key.removeprefix(prefix): value for key, value in its.items()}
 
 
 def _factors(path: Path, name: str, parts: dict[str, np.ndarray], options: dict) -> Factors:
@@ -115,13 +124,10 @@ def _factors(path: Path, name: str, parts: dict[str, np.ndarray], options: dict)
         raise ValueError(f"{path}: down {shapes[0]} and up {shapes[1]} of {name} do not fit")
     if (alpha := parts.pop("alpha", None)) is not None:
         return Factors(**parts, scale=_number(path, name, alpha) / rank)
-    prefix = prefix_of(name)
-    its = {key: value for key, value in options.items() if key.startswith(prefix)}
-    own = {key.removeprefix(prefix): value for key, value in its.items()}
-    patterns = (own.get("alpha_pattern") or {}).items()
+    patterns = (options.get("alpha_pattern") or {}).items()
     fitting = (value for pattern, value in patterns if re.fullmatch(rf"(.*\.)?({pattern})", name))
-    alpha = _number(path, name, next(fitting, own.get("lora_alpha", rank)))
-    return Factors(**parts, scale=alpha / (rank**0.5 if own.get("use_rslora") else rank))
+    alpha = _number(path, name, next(fitting, options.get("lora_alpha", rank)))
+    return Factors(**parts, scale=alpha / (rank**0.5 if options.get("use_rslora") else rank))
 
 
 def _number(path: Path, name: str, alpha: Any) -> float:
@@ -131,11 +137,14 @@ def _number(path: Path, name: str, alpha: Any) -> float:
     return float(check_range(f"{path}: alpha of {name}", alpha, hint="save the LoRA again"))
 
 
-def _adapter_options(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
-    """What peft says of the layers that have no alpha, by prefix and name of an option."""
+def _adapter_options(path: Path, metadata: Mapping[str, str]) -> tuple[dict[str, Any], bool]:
+    """What peft says of the layers that have no alpha; whether names begin with a layer's prefix.
+
+    They do in metadata, which are of several networks; a file beside is of one.
+    """
     beside = path.with_name("adapter_config.json")
     if path.name == FILES[1] and beside.exists():
-        return files.read_json(beside)
+        return files.read_json(beside), False
     text = metadata.get("lora_adapter_metadata", "{}")
     try:
         options = json.loads(text)
@@ -146,7 +155,7 @@ def _adapter_options(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
             f"{path}: lora_adapter_metadata must hold names and values in JSON, got {text[:40]!r}; "
             "save the LoRA again"
         )
-    return options
+    return options, True
 
 
 def prefix_of(key: str) -> str:
