@@ -143,6 +143,38 @@ def test_folders_of_the_hub(tmp_path, monkeypatch):
         hub.folder("hf:model")
 
 
+def test_what_the_cache_has_of_the_hub_is_read_without_it(tmp_path, monkeypatch):
+    module = types.ModuleType("huggingface_hub")
+
+    def offline(name, revision=None):
+        raise ConnectionError("no network")
+
+    def snapshot(name, revision, local_files_only):
+        if not local_files_only or name != "org/model":
+            raise FileNotFoundError("nothing is cached")
+        return str(tmp_path / (revision or "main"))
+
+    module.list_repo_files, module.snapshot_download = offline, snapshot
+    monkeypatch.setitem(sys.modules, "huggingface_hub", module)
+    assert hub.folder("hf:org/model") == tmp_path / "main"
+    assert hub.folder("hf:org/model@v2") == tmp_path / "v2"
+    with pytest.raises(FileNotFoundError, match=r"fetched \(ConnectionError: no network\)"):
+        hub.folder("hf:org/other")
+
+
+def test_an_autoencoder_of_the_hub(folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", repository(folder, []))
+    one, other = (checkpoints.load_codec(name, (16, 16)) for name in ("hf:org/model", folder))
+    assert one.sample_shape == other.sample_shape
+    jax.tree.map(np.testing.assert_array_equal, one.params, other.params)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "fp16", np.float16, np.int8])
+def test_a_dtype_that_is_none_is_refused_before_anything_is_fetched(dtype):
+    with pytest.raises(ValueError, match="dtype must be float32 or bfloat16, got '(fp|float|int)"):
+        checkpoints.load("hf:no/such", dtype=dtype)
+
+
 @pytest.mark.parametrize("accelerated", [True, False, None])
 def test_the_default_dtype_is_that_of_the_devices(folder, monkeypatch, accelerated):
     """Of published pipelines, wherever they are read from; the bundled network is in float32."""

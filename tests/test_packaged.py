@@ -104,3 +104,11 @@ def test_the_command_line(tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:
         convert(["digits", str(tmp_path / "folder"), "--base=digits"])
     assert "--base is for one .safetensors file" in str(stopped.value)
+
+
+def test_a_base_that_is_none_is_refused_before_the_checkpoint_is_read(digits, tmp_path):
+    message = "a base is a model in the package .digits, .*, got 'digitz'"
+    with pytest.raises(SystemExit, match=message):
+        convert(["no such run", str(tmp_path / "new.safetensors"), "--base=digitz"])
+    with pytest.raises(ValueError, match=message):
+        checkpoints.save(tmp_path / "new.safetensors", digits, base="digitz")

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
+from ddim_jax import checkpoints
 from ddim_jax.checkpoints import original_names, parts, pipelines, single_file, tensor_names
 from ddim_jax.checkpoints.tensors import to_theirs
 from ddim_jax.networks import DiT
 from ddim_jax.networks.transformer import positions
 from tests import published_pipelines as published
+from tests.errors import rejects
 from tests.published_pipelines import recorded
 from tests.selection import slow_but
 from tests.tokenizer_texts import layout
@@ -245,3 +247,25 @@ def test_marks_in_a_file(tmp_path):
     file = write(tmp_path / "file.safetensors", original(folder, "sdxl") | marks)
     config = single_file.read(file, tokenizer=folder / "tokenizer").config
     assert config.prediction.name == "v" and config.schedule.zero_terminal_snr
+    assert config.published.scheduler._class_name == "EulerDiscreteScheduler"
+
+
+def test_a_mark_of_the_schedule_is_heeded_in_a_file_of_the_first(tmp_path):
+    """Whose PNDM has no such option, and so DDIM draws."""
+    folder = make_folder(tmp_path / "folder", "sd15")
+    marks = {"v_pred": np.zeros(0, np.float32), "ztsnr": np.zeros(0, np.float32)}
+    file = write(tmp_path / "file.safetensors", original(folder, "sd15") | marks)
+    config = single_file.read(file, tokenizer=folder / "tokenizer").config
+    assert config.schedule.zero_terminal_snr and config.sample.solver == "ddim"
+    assert config.sample.clip == "none"
+
+
+def test_the_way_to_convert_is_the_one_that_works(transformer, tmp_path):
+    _, tensors, _ = transformer
+    file = write(tmp_path / "SiT-XL-2.safetensors", tensors)
+    with rejects(ValueError, f"{file} NEW.safetensors --autoencoder=VAE_FOLDER"):
+        checkpoints.load(file)
+    folder = make_folder(tmp_path / "folder", "sd15")
+    file = write(tmp_path / "sd.safetensors", original(folder, "sd15"))
+    with rejects(ValueError, f"{file} FOLDER --tokenizer=TOKENIZER_FOLDER"):
+        checkpoints.load(file)

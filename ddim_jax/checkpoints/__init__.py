@@ -7,7 +7,6 @@
 folders, `lora.py` changes of weights. `python -m ddim_jax.checkpoints` converts between them.
 """
 
-import dataclasses
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,15 +46,18 @@ def load(
             network, or a whole pipeline), a name in `bundled()`, or "shapes:NAME" of a published
             pipeline without its weights, see `pipelines.shapes`, to plan with.
         dtype: of the weights of all its networks, and of computation, "float32" or "bfloat16", or
-            such a dtype; default float32, and bfloat16 for published pipelines on GPU and TPU.
+            such a dtype; default float32, and bfloat16 for published pipelines of latents on GPU
+            and TPU.
         lora: files merged into the weights, each as FILE or FILE:scale.
         accelerated: whether it will run on GPU or TPU, for the default dtype; None: if it does now.
 
     Raises:
         FileNotFoundError: there is no such checkpoint.
-        ValueError: it is damaged, or its parameters are not those of its config.
+        ValueError: it is damaged, or its parameters are not those of its config; another dtype.
     """
     dtype = dtype if dtype is None or isinstance(dtype, str) else jnp.dtype(dtype).name
+    if dtype not in (None, "float32", "bfloat16"):
+        raise ValueError(f"dtype must be float32 or bfloat16, got {dtype!r}")
     given = [lora] if isinstance(lora, (str, Path)) else lora
     if isinstance(given, dict) or not all(isinstance(one, (str, Path)) for one in given):
         raise ValueError(f"lora must be FILE, FILE:scale or a list of these, got {lora!r}")
@@ -83,7 +85,8 @@ def _load(checkpoint: str | Path, dtype: str | None, published: str) -> Model:
     if str(checkpoint).startswith(hub.PREFIX):
         path = hub.folder(str(checkpoint), dtype)
     if path.is_dir() and (pipelines.is_folder(path) or diffusers.is_folder(path)):
-        kept = dtype or (published if (path / "model_index.json").exists() else "float32")
+        latents = (path / "model_index.json").exists() and not diffusers.is_folder(path)
+        kept = dtype or (published if latents else "float32")
         return _cast(parts.model_of(pipelines.read(path, kept), path.resolve().name), kept)
     if path.is_dir():
         from ddim_jax.checkpoints import workdir  # orbax takes a second to import
@@ -91,8 +94,8 @@ def _load(checkpoint: str | Path, dtype: str | None, published: str) -> Model:
         return workdir.read(path)
     if path.is_file() and single_file.is_original(path):
         raise ValueError(
-            f"{path} is an original single file, without its tokenizer; convert it once: python -m "
-            f"ddim_jax.checkpoints {path} FOLDER --tokenizer=..."
+            f"{path} is an original single file, which says little; convert it once: python -m "
+            f"ddim_jax.checkpoints {path} {single_file.converted_to(path)}"
         )
     if path.is_file():
         model = weights_file.read(path, path.stem)
@@ -115,14 +118,14 @@ def load_codec(folder: str | Path, size: tuple[int, int] = (256, 256)) -> Codec:
     """Loads a published autoencoder as a codec: pictures to latents and back.
 
     Args:
-        folder: of the autoencoder itself, or of a pipeline that has one in `vae/`.
+        folder: of the autoencoder itself, or of a pipeline that has one in `vae/`; "hf:ORG/NAME".
         size: (height, width) of the pictures.
 
     Raises:
         FileNotFoundError: there is none.
         ValueError: as of `pipelines.read`; a size that it cannot encode.
     """
-    folder = Path(folder).expanduser()
+    folder = hub.local(str(folder), "float32")
     folder = folder / "vae" if (folder / "vae").is_dir() else folder
     found = pipelines.read_component(folder, "float32")
     if found.kind.name not in AUTOENCODERS:
@@ -146,9 +149,6 @@ def _merged(model: Model, path: Path, scale: float) -> Model:
 
 def _cast(model: Model, dtype: str) -> Model:
     """The model with the weights of its networks, and computation, in another dtype."""
-    names = [field.name for field in dataclasses.fields(model.network)]
-    if dtype not in ("float32", "bfloat16") or "dtype" not in names:
-        raise ValueError(f"dtype must be float32 or bfloat16, got {dtype!r}")
 
     def cast(leaf):
         if isinstance(leaf, jax.ShapeDtypeStruct):

@@ -25,6 +25,7 @@ from ddim_jax.checkpoints import (
     hub,
     load,
     lora,
+    packaged,
     parts,
     pipelines,
     single_file,
@@ -66,6 +67,8 @@ def _export(args: argparse.Namespace) -> None:
         )
     if args.base and (args.lora or not path.suffix):
         raise ValueError("--base is for one .safetensors file that ddim_jax reads, without --lora")
+    if args.base:
+        packaged.reference(args.base)
     if args.lora:
         _export_lora(args.checkpoint, path, args.dtype or "float32")
         return
@@ -91,7 +94,7 @@ def _read(args: argparse.Namespace) -> tuple[Pipeline, int]:
     """The checkpoint, whatever it is, and its step."""
     given, packed = args.checkpoint, args.dtype == eight_bits.NAME
     dtype = None if packed else args.dtype
-    path = hub.folder(given, dtype) if given.startswith(hub.PREFIX) else Path(given)
+    path = hub.local(given, dtype)
     original = path.is_file() and single_file.is_original(path)
     for name in ("tokenizer", "autoencoder", "prediction"):
         if getattr(args, name) and not original:

@@ -15,8 +15,15 @@ STEMS = ("diffusion_pytorch_model", "model")
 LEFT_ASIDE = ("safety_checker", "feature_extractor", "image_encoder")
 
 
+def local(name: str, dtype: str | None = None) -> Path:
+    """The path that is named, or as of `folder` where a name of the hub is."""
+    return folder(name, dtype) if name.startswith(PREFIX) else Path(name).expanduser()
+
+
 def folder(name: str, dtype: str | None = None) -> Path:
     """Fetches a repository, or finds it in the hub's cache.
+
+    Where the hub cannot be asked, it is what the cache has of it.
 
     Args:
         name: "hf:org/name", or "hf:org/name@revision".
@@ -27,7 +34,8 @@ def folder(name: str, dtype: str | None = None) -> Path:
 
     Raises:
         ValueError: another name; huggingface_hub is not installed.
-        FileNotFoundError: the hub has no such repository, or cannot be reached.
+        FileNotFoundError: the hub has no such repository, or cannot be reached and the cache has
+            nothing of it.
     """
     repository, _, revision = name.removeprefix(PREFIX).partition("@")
     if repository.count("/") != 1 or not all(repository.split("/")):
@@ -40,16 +48,27 @@ def folder(name: str, dtype: str | None = None) -> Path:
             "'ddim_jax[hub]', or download the folder and give its path"
         ) from None
     options = {"revision": revision or None}
+    paths = None
     try:
         paths = hub.list_repo_files(repository, **options)
         chosen = _chosen(hub, repository, paths, dtype, options)
         return Path(hub.snapshot_download(repository, allow_patterns=chosen, **options))
     except Exception as error:  # its own classes, those of its transport, and no network at all
+        if paths is None and (cached := _cached(hub, repository, options)):
+            return cached
         reason = str(error).strip().split("\n")[0]
         raise FileNotFoundError(
             f"{name} could not be fetched ({type(error).__name__}: {reason}); check the name and "
             "the network, log in (hf auth login) where it is gated, or give the path of a folder"
         ) from error
+
+
+def _cached(hub: Any, repository: str, options: dict[str, Any]) -> Path | None:
+    """What the cache has of a repository; None: nothing."""
+    try:
+        return Path(hub.snapshot_download(repository, local_files_only=True, **options))
+    except Exception:  # of the same many kinds
+        return None
 
 
 def _chosen(

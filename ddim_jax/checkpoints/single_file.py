@@ -17,7 +17,7 @@ from typing import Any
 
 import ml_collections
 
-from ddim_jax.checkpoints import original_names, parts, pipelines, tensor_names
+from ddim_jax.checkpoints import hub, original_names, parts, pipelines, tensor_names
 from ddim_jax.checkpoints.parts import Pipeline
 from ddim_jax.checkpoints.published_configs import CONFIGS, SCHEDULERS, SIT, drawn_by
 from ddim_jax.checkpoints.tensor_files import Tensors, Under
@@ -63,8 +63,8 @@ def read(
         dtype: of the parameters, "float32", "bfloat16" or "float16"; None keeps the file's own.
         tokenizer: a folder with vocab.json and merges.txt, that of any Stable Diffusion; None looks
             beside the file, there and in `tokenizer`.
-        autoencoder: the folder of a published one, for transformers; None looks for `vae` beside
-            the file, and does without.
+        autoencoder: the folder of a published one, or "hf:ORG/NAME", for transformers; None looks
+            for `vae` beside the file, and does without.
         prediction: what the network predicts, "eps", "v" or, of SiT, "flow". None: "eps" for Stable
             Diffusion 1 and XL; for 2, which has both, it must be given; DiT and SiT by file name.
 
@@ -93,6 +93,13 @@ def is_original(path: Path) -> bool:
     except ValueError:
         return False
     return "x_embedder.proj.weight" in tensors or f"{UNET}out.2.weight" in tensors
+
+
+def converted_to(path: Path) -> str:
+    """What follows such a file in the command that converts it."""
+    if "x_embedder.proj.weight" in Tensors([path]):  # which no folder of diffusers holds
+        return "NEW.safetensors --autoencoder=VAE_FOLDER"
+    return "FOLDER --tokenizer=TOKENIZER_FOLDER"
 
 
 # --- Stable Diffusion -----------------------------------------------------------------------------
@@ -133,7 +140,11 @@ def _read_stable(
     if extra:
         config.extra = dict(channels=extra, kind=parts.EXTRA_KINDS.get(extra, "other"))
     scheduler = SCHEDULERS[family] | dict(prediction_type=theirs)
-    scheduler |= {"rescale_betas_zero_snr": True} if "ztsnr" in tensors else {}
+    if "ztsnr" in tensors:
+        scheduler |= {"rescale_betas_zero_snr": True}
+        if family == "sd15":  # whose PNDM has no such option
+            scheduler |= {"_class_name": "DDIMScheduler"}
+            scheduler.pop("skip_prk_steps")
     told = bool(net.guidance_dim)
     with config.unlocked():
         config.update(drawn_by(_class_of(family, net, extra), scheduler, linear, told))
@@ -317,7 +328,7 @@ def _read_transformer(
         config.update(SIT if flows else drawn_by("DiTPipeline", SCHEDULERS["dit-xl-2"]))
         for section in {"published", "codec"} & set(config):  # diffusers' DiT computes otherwise
             del config[section]
-    folder = Path(autoencoder) if autoencoder else path.parent / "vae"
+    folder = hub.local(str(autoencoder), dtype) if autoencoder else path.parent / "vae"
     codec_params, shape = None, (size, size, net.out_channels)
     if autoencoder or folder.exists():
         folder = folder / "vae" if (folder / "vae").exists() else folder

@@ -91,8 +91,8 @@ def save(
 
     Raises:
         FileExistsError: the file exists.
-        ValueError: another ending or dtype; numbers that are not finite in it; a model that is no
-            change of base.
+        ValueError: another ending or dtype; numbers that are not finite in it; no such base, or a
+            model that is no change of it.
     """
     save_pipeline(path, parts.pipeline_of(model), dtype, model.step, base)
 
@@ -119,6 +119,7 @@ def save_pipeline(
     """
     path = files.check_new(path, what="the file", suffixes=(".safetensors",), overwrite=None)
     tensors.check_dtype(dtype, DTYPES)
+    reference = packaged.reference(base) if base else None
     packed = dtype == eight_bits.NAME
     found = jax.device_get(parts.flat(pipeline))
     values = {name: np.asarray(value) for name, value in found.items()}
@@ -141,7 +142,7 @@ def save_pipeline(
     metadata = {"format": kind, "step": str(step)}
     metadata |= {"config": json.dumps(config)}
     if base:
-        metadata["base"] = json.dumps(packaged.reference(base))
+        metadata["base"] = json.dumps(reference)
     if pipeline.tokenizers:
         made = [tokenizer.options() for tokenizer in pipeline.tokenizers]
         metadata["tokenizers"] = json.dumps(made, separators=(",", ":"))

@@ -46,7 +46,7 @@ LORA = flags.DEFINE_multi_string(
 )
 DTYPE = flags.DEFINE_enum(
     "dtype", None, ["float32", "bfloat16"],
-    "of weights and computation; default bfloat16 for published pipelines on GPU and TPU",
+    "of weights and computation; default bfloat16 for published networks of latents on GPU and TPU",
 )  # fmt: skip
 NUM_SAMPLES = define_whole("num_samples", 40, "how many; with prompts one of each")
 BATCH_SIZE = define_whole("batch_size", 64, "how many at a time; of latents 4")
