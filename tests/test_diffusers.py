@@ -11,7 +11,9 @@ import safetensors.numpy
 
 from configs import cifar10, digits
 from ddim_jax import checkpoints, experiment, schedules
+from ddim_jax.checkpoints import __main__ as export
 from ddim_jax.checkpoints import diffusers, tensor_names
+from tests.errors import rejects
 from tests.tiny import tiny
 
 TORCH = all(importlib.util.find_spec(name) for name in ("torch", "diffusers"))
@@ -156,6 +158,7 @@ def spoil(path, **changes):
             "norm_num_groups=5 with block_out_channels",
         ),
         ({"sample_size": None}, "needs one whole number as its sample_size, got None"),
+        ({"in_channels": 6}, "in_channels=6 is not supported, only 3, which are its out_channels"),
         ({"freq_shift": 3}, "freq_shift and flip_sin_to_cos must be 1 and false"),
         (
             {"resnet_time_scale_shift": "scale_shift", "attn_norm_num_groups": None},
@@ -191,6 +194,47 @@ def test_folders_without_weights_or_with_another_schedule(tmp_path):
     (tmp_path / "net" / "unet" / diffusers.WEIGHTS).unlink()
     with pytest.raises(FileNotFoundError, match="safe_serialization=True"):
         checkpoints.load(tmp_path / "net")
+
+
+@pytest.mark.parametrize("name", ["LDMPipeline", "LDMSuperResolutionPipeline", None])
+def test_pipelines_of_latents_are_no_pixels(tmp_path, name):
+    """Nor is their network alone."""
+    model = network()
+    diffusers.write(tmp_path / "net", model.config, model.params)
+    (tmp_path / "net" / "model_index.json").write_text(json.dumps({"_class_name": name}))
+    for place in ("net", "net/unet"):
+        with rejects(ValueError, f"net/model_index.json is of a {name}", "DDPMPipeline, DDIMPi"):
+            checkpoints.load(tmp_path / place)
+
+
+def test_a_pipeline_has_a_scheduler(tmp_path):
+    """Also when its network is read alone; a network that is in no pipeline may lack it."""
+    model = network()
+    diffusers.write(tmp_path / "net", model.config, model.params)
+    scheduler = tmp_path / "net" / "scheduler" / "scheduler_config.json"
+    scheduler.write_text(json.dumps({"clip_sample": False, "beta_end": 0.01}))
+    index = tmp_path / "net" / "model_index.json"
+    index.write_text(json.dumps({"_class_name": "DDPMPipeline"}))
+    for place in ("net", "net/unet"):
+        config = checkpoints.load(tmp_path / place).config
+        assert config.sample.clip == "none" and config.schedule.beta_end == 0.01
+    (tmp_path / "scheduler").mkdir()
+    scheduler.rename(tmp_path / "scheduler" / "scheduler_config.json")  # of another folder
+    for place in ("net", "net/unet"):
+        with rejects(FileNotFoundError, "net/scheduler/scheduler_config.json is missing; fetch"):
+            checkpoints.load(tmp_path / place)
+    index.unlink()
+    assert checkpoints.load(tmp_path / "net").config.sample.clip == "static_x0"
+
+
+def test_networks_of_pixels_are_float32_wherever_they_are_read_from(tmp_path):
+    model = network()
+    diffusers.write(tmp_path / "net", model.config, model.params)
+    (tmp_path / "net" / "model_index.json").write_text(json.dumps({"_class_name": "DDPMPipeline"}))
+    export.main([str(tmp_path / "net"), str(tmp_path / "net.safetensors")])
+    for name in ("net", "net.safetensors"):
+        found = checkpoints.load(tmp_path / name, accelerated=True)
+        assert found.network.dtype == "float32" and found.fingerprint == model.fingerprint
 
 
 def test_zero_terminal_snr_is_read_and_written(tmp_path):

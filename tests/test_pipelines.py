@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shutil
 import tracemalloc
 
 import jax
@@ -370,6 +371,42 @@ def test_one_network_alone(folder, tmp_path):
     assert codec.section["name"] == "autoencoder_kl" and "decoder" in codec.params
 
 
+def test_a_network_alone_is_drawn_by_the_scheduler_beside_it(tmp_path):
+    folder = published.write(tmp_path / "model", "sd")
+    own = pipelines.read(folder / "unet").config
+    whole = pipelines.read(folder).config
+    assert own.schedule == whole.schedule and own.sample.clip == whole.sample.clip == "none"
+    assert own.sample.solver == whole.sample.solver == "plms"
+    shutil.rmtree(folder / "scheduler")
+    with rejects(FileNotFoundError, f"{folder}/unet has no scheduler_config.json", "put there"):
+        pipelines.read(folder / "unet")
+
+
+def test_stable_diffusion_is_not_clipped_and_its_steps_are_offset(tmp_path):
+    """As its pipelines of diffusers do with schedulers of older files; those of XL do not."""
+    cases = (("sd", "none", 1), ("inpaint", "static_x0", 1), ("xl", "static_x0", 0))
+    for name, clip, offset in cases:
+        folder = published.write(tmp_path / name, name)
+        file = folder / "scheduler" / "scheduler_config.json"
+        file.write_text(json.dumps({"_class_name": "DDIMScheduler", "prediction_type": "sample"}))
+        found = pipelines.read(folder)
+        assert found.config.sample.clip == clip
+        assert found.config.sample.stride_options.get("offset", 0) == offset
+        pipelines.write(tmp_path / f"{name} again", found)
+        again = pipelines.read(tmp_path / f"{name} again")
+        assert again.config.sample == found.config.sample
+
+
+def test_sizes_that_are_not_square(tmp_path):
+    folder = published.write(tmp_path / "model", "sd")
+    change(folder / UNET, sample_size=[8, 12])
+    pipeline = pipelines.read(folder)
+    assert tuple(pipeline.config.data.image_shape) == (16, 24, 3)
+    pipelines.write(tmp_path / "again", pipeline)
+    assert json.loads((tmp_path / "again" / UNET).read_text())["sample_size"] == [8, 12]
+    assert tuple(pipelines.read(tmp_path / "again").config.data.image_shape) == (16, 24, 3)
+
+
 # --- what is refused ------------------------------------------------------------------------------
 
 
@@ -398,6 +435,7 @@ UNET, VAE, CLIP = "unet/config.json", "vae/config.json", "text_encoder/config.js
         (UNET, {"cross_attention_dim": 40}, "should be .*40"),
         (UNET, {"time_embedding_dim": 99}, "time_embedding_dim=99 is not supported, only 128"),
         (UNET, {"block_out_channels": [32, 32]}, "does not fit its own config|lacks|no place"),
+        (UNET, {"sample_size": [8, 8, 8]}, "sample_size=.8, 8, 8. is not supported, only one numb"),
         (VAE, {"latents_mean": [0.1] * 4}, "latents_mean=.* is not supported"),
         (VAE, {"scaling_factor": 0}, "config.codec.scale must be positive, got 0"),
         ("model_index.json", {"unet": "UNet"}, "unet must be a library and a class, got 'UNet'"),
@@ -471,6 +509,14 @@ def test_the_refiner_is_refused(tmp_path):
     folder = published.write(tmp_path / "model", "xl")
     change(folder / "model_index.json", requires_aesthetics_score=True)
     with pytest.raises(ValueError, match="requires_aesthetics_score=True is not supported"):
+        pipelines.read(folder)
+
+
+def test_other_embeddings_of_sizes_are_refused(tmp_path):
+    """diffusers embeds the sizes of XL as it embeds the time."""
+    folder = published.write(tmp_path / "model", "xl")
+    change(folder / UNET, flip_sin_to_cos=False, freq_shift=1)
+    with rejects(ValueError, "with addition_embed_type='text_time'", "0 and true, got 1 and False"):
         pipelines.read(folder)
 
 

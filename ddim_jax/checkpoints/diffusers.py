@@ -22,10 +22,13 @@ from ddim_jax.checkpoints.tensors import to_ours, to_theirs
 from ddim_jax.names import check_range, make
 from ddim_jax.networks.layers import group_count
 
-__all__ = ["WEIGHTS", "is_folder", "read", "scheduler", "write"]
+__all__ = ["PIPELINES", "WEIGHTS", "is_folder", "read", "scheduler", "write"]
 
+PIPELINES = ("DDPMPipeline", "DDIMPipeline", "PNDMPipeline")
+"""Classes of pipelines that draw pixels, of one UNet2DModel and a scheduler."""
 STEM = "diffusion_pytorch_model"
 WEIGHTS = f"{STEM}.safetensors"
+INDEX, SCHEDULER = "model_index.json", Path("scheduler", "scheduler_config.json")
 PLAIN, ATTENTION = ("DownBlock2D", "UpBlock2D"), ("AttnDownBlock2D", "AttnUpBlock2D")
 FIXED = {
     "center_input_sample": False,
@@ -65,10 +68,12 @@ def read(
         dtype: of the parameters; None: the files' own.
 
     Raises:
-        FileNotFoundError: it has no weights in safetensors.
-        ValueError: a block, an option or a schedule that our network does not have.
+        FileNotFoundError: it has no weights in safetensors, or a pipeline no scheduler.
+        ValueError: a block, an option or a schedule that our network does not have; a network of
+            another pipeline, whose samples are no pixels.
     """
     file = _config_path(path)
+    _check_pipeline(path)
     options = Options(str(file), files.read_json(file))
     tensors = tensor_files.in_folder(file.parent, STEM, dtype)
     config = ml_collections.ConfigDict()
@@ -83,11 +88,38 @@ def read(
         raise ValueError(f"{file.parent}: {error}") from None
 
 
+def _check_pipeline(path: Path) -> None:
+    """Raises an error for a folder of a pipeline that draws no pixels or has no scheduler."""
+    index = _whole(path) / INDEX
+    if not index.exists():
+        return
+    name = files.read_json(index).get("_class_name")
+    if name not in PIPELINES:
+        raise ValueError(
+            f"{index} is of a {name}; a UNet2DModel is read alone and of {', '.join(PIPELINES)}, "
+            "which draw pixels"
+        )
+    if _scheduler_file(path) is None:  # betas and prediction would be guessed
+        raise FileNotFoundError(
+            f"{index.parent / SCHEDULER} is missing; fetch the whole folder again"
+        )
+
+
 def read_scheduler(path: Path) -> dict[str, Any]:
-    """The scheduler_config.json of a folder; {} if there is none."""
-    file = path / "scheduler" / "scheduler_config.json"
-    file = file if file.exists() else path / "scheduler_config.json"
-    return files.read_json(file) if file.exists() else {}
+    """The scheduler_config.json of a folder, or of the whole that it is in; {} if there is none."""
+    file = _scheduler_file(path)
+    return files.read_json(file) if file else {}
+
+
+def _whole(path: Path) -> Path:
+    """The folder; where it is that of a network alone, that of the pipeline which it may be in."""
+    alone = (path / "config.json").exists() and not (path / INDEX).exists()
+    return path.resolve().parent if alone else path
+
+
+def _scheduler_file(path: Path) -> Path | None:
+    places = (path / SCHEDULER, path / SCHEDULER.name, _whole(path) / SCHEDULER)
+    return next((place for place in places if place.exists()), None)
 
 
 def write(path: Path, config: ml_collections.ConfigDict, params: Any) -> None:
@@ -276,8 +308,11 @@ def _model(o: Options) -> dict[str, Any]:
             f"resnet_time_scale_shift={shifts!r} is not supported, only {groups}"
         )
     o.get("num_train_timesteps")  # the scheduler's matters
+    given, drawn = o.get("in_channels", 3), o.get("out_channels", 3)
+    if given != drawn:
+        o.refuse("in_channels", given, f"{drawn}, which are its out_channels: a network of pixels")
     arguments = dict(
-        out_channels=o.get("out_channels", 3),
+        out_channels=drawn,
         channels=widths[0],
         channel_mults=tuple(_multiple(width, widths[0]) for width in widths),
         num_blocks=o.get("layers_per_block", 2),

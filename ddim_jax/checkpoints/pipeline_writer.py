@@ -68,8 +68,11 @@ def _their_components(pipeline: Pipeline) -> dict[str, tuple[Kind, dict, dict]]:
                 f"diffusers has no text encoder like {type(net).__name__}, of a network that "
                 "learns tokens itself; write one .safetensors file"
             )
-    size, codec = config.data.image_shape[0], nets.codec
-    own = size // codec.factor if codec else size
+    (size, width, _), codec = config.data.image_shape, nets.codec
+    factor = codec.factor if codec else 1
+    own = size // factor
+    if width != size and config.model.name == "text_unet":
+        own = [own, width // factor]
     channels = nets.model.out_channels + (config.get("extra") or {}).get("channels", 0)
     more, names = {"sample_size": own, "in_channels": channels}, {}
     if config.model.name == "text_unet":

@@ -18,6 +18,7 @@ import ml_collections
 from ddim_jax import experiment, files
 from ddim_jax.checkpoints import diffusers, parts, tensor_files
 from ddim_jax.checkpoints.component_configs import KINDS, Kind
+from ddim_jax.checkpoints.diffusers_schedulers import sections
 from ddim_jax.checkpoints.parts import Pipeline
 from ddim_jax.checkpoints.pipeline_writer import linear_projection, write
 from ddim_jax.checkpoints.published_configs import CONFIGS, PIPELINES, unasked
@@ -40,6 +41,14 @@ AUTOENCODERS = ["AutoencoderKL", "AutoencoderTiny"]
 ENCODERS = ["CLIPTextModel", "CLIPTextModelWithProjection"]
 TOKENIZERS = ["CLIPTokenizer", "CLIPTokenizerFast"]
 LEFT_ASIDE = {"safety_checker", "feature_extractor", "image_encoder", "requires_safety_checker"}
+SCHEDULER = diffusers.SCHEDULER
+_STABLE = {"steps_offset": 1, "clip_sample": False}
+MENDED = {
+    "StableDiffusionPipeline": _STABLE,
+    "StableDiffusionImg2ImgPipeline": _STABLE,
+    "StableDiffusionInpaintPipeline": {"steps_offset": 1, "skip_prk_steps": True},
+}
+"""What these pipelines of diffusers set in any scheduler that has other values, or none."""
 GUIDANCE_RANGE = (1.0, 20.0)
 """Scales that networks of latent consistency are told; they were trained on 3 to 15 or so."""
 
@@ -120,8 +129,14 @@ def _read_alone(folder: Path, dtype: str | None) -> Pipeline:
             f"{folder} holds a {name}, no network that draws; it must be a pipeline's folder with "
             f"model_index.json, or one of {', '.join(known)}"
         )
+    scheduler = diffusers.read_scheduler(folder)
+    if not scheduler:  # betas and prediction would be guessed
+        raise FileNotFoundError(
+            f"{folder} has no scheduler_config.json, nor {SCHEDULER} there or beside it; put there "
+            "that of the pipeline that the network is of"
+        )
     network = read_component(folder, dtype)
-    config = _config(folder, network, None, name)
+    config = _config(folder, network, None, name, scheduler)
     pipeline = Pipeline(config, network.params)
     parts.check(pipeline, str(folder))
     return pipeline
@@ -130,9 +145,9 @@ def _read_alone(folder: Path, dtype: str | None) -> Pipeline:
 def _read_whole(folder: Path, o: Options, dtype: str | None) -> Pipeline:
     name = files.read_json(Path(o.name)).get("_class_name")
     made_of = lookup(PIPELINES, name, "class of diffusers pipelines")
-    scheduler = folder / "scheduler" / "scheduler_config.json"
-    if not scheduler.exists():  # betas and prediction would be guessed
-        raise FileNotFoundError(f"{scheduler} is missing; fetch the whole folder again")
+    if not (folder / SCHEDULER).exists():  # betas and prediction would be guessed
+        raise FileNotFoundError(f"{folder / SCHEDULER} is missing; fetch the whole folder again")
+    scheduler = _current(name, files.read_json(folder / SCHEDULER))
     network = _part(folder, o, made_of.network, NETWORKS[made_of.network], dtype)
     codec = _part(folder, o, "vae", AUTOENCODERS, dtype)
     encoders, tokenizers = [], []
@@ -141,7 +156,7 @@ def _read_whole(folder: Path, o: Options, dtype: str | None) -> Pipeline:
         encoders.append(_part(folder, o, f"text_encoder{end}", ENCODERS, dtype))
         _class_of(o, f"tokenizer{end}", TOKENIZERS)
         tokenizers.append(Tokenizer.read(folder / f"tokenizer{end}"))
-    config = _config(folder, network, codec, name)
+    config = _config(folder, network, codec, name, scheduler)
     if encoders:
         config.text = _text(encoders, o.get("force_zeros_for_empty_prompt", len(encoders) > 1))
         config.model.text_length = tokenizers[0].length
@@ -208,18 +223,30 @@ def read_component(folder: Path, dtype: str | None = None, name: str | None = No
     return Component(kind, arguments, params, o)
 
 
+def _current(name: str, scheduler: dict[str, Any]) -> dict[str, Any]:
+    """The options of a scheduler that a class of pipelines draws with: older files lack some."""
+    mended = scheduler | MENDED.get(name, {})
+    return mended if sections(mended) != sections(scheduler) else scheduler
+
+
 def _config(
-    folder: Path, network: Component, codec: Component | None, name: str
+    folder: Path,
+    network: Component,
+    codec: Component | None,
+    name: str,
+    scheduler: dict[str, Any],
 ) -> ml_collections.ConfigDict:
     """All sections but that of the text."""
-    config, scheduler = ml_collections.ConfigDict(), diffusers.read_scheduler(folder)
-    channels, size = network.arguments["out_channels"], network.options.get("sample_size")
-    if not isinstance(size, int):
-        size = max(size) if size else 64
-    shape = (size, size, channels)
+    config, channels = ml_collections.ConfigDict(), network.arguments["out_channels"]
+    size = network.options.get("sample_size") or 64
+    size = (size, size) if isinstance(size, int) else size
+    if len(size) != 2:
+        network.options.refuse("sample_size", size, "one number, or height and width")
+    height, width = size
+    shape = (height, width, channels)
     if codec:
         factor = codec.kind.module(**codec.arguments).factor
-        shape = (size * factor, size * factor, codec.arguments["channels"])
+        shape = (height * factor, width * factor, codec.arguments["channels"])
     config.data = dict(name="diffusers:" + folder.resolve().name, image_shape=shape, class_names=())
     config.model = network.section
     config.update(diffusers.drawing(scheduler))

@@ -105,6 +105,11 @@ def _added(o: Options) -> Arguments:
     """Pooled text and sizes of Stable Diffusion XL."""
     total, dim = o.get("projection_class_embeddings_input_dim"), o.get("addition_time_embed_dim")
     if o.choice("addition_embed_type", None, {None: False, "text_time": True}):
+        if time_embedding(o) != "adm":  # by which the sizes are embedded, too
+            raise ValueError(
+                f"{o.name}: with addition_embed_type='text_time' freq_shift and flip_sin_to_cos "
+                f"must be 0 and true, got {o.get('freq_shift')} and {o.get('flip_sin_to_cos')}"
+            )
         return dict(vector_dim=total - XL_SIZES * dim, sizes=XL_SIZES, size_dim=dim)
     return {}
 
@@ -125,7 +130,7 @@ def options(net: TextUNet) -> Arguments:
         )
     added = {}
     if net.vector_dim:
-        check_only(net, sizes=XL_SIZES)
+        check_only(net, sizes=XL_SIZES, time_embedding="adm")
         total = net.vector_dim + net.sizes * net.size_dim
         added = {"addition_embed_type": "text_time", "addition_time_embed_dim": net.size_dim}
         added |= {"projection_class_embeddings_input_dim": total}
