@@ -13,7 +13,7 @@ from configs.distill_clips import get_config as distill_clips
 
 
 def get_config():
-    """Song et al. 2023 (arXiv:2303.01469), CD, on the grid of `digits_cd`, at one guidance scale."""
+    """Song et al. 2023 (arXiv:2303.01469), CD, on the grid of `digits_cd`, at one scale."""
     config, digits = distill_clips(), digits_cd()
     consistency = digits.stages[1]
     config.loss = {

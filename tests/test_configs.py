@@ -75,7 +75,8 @@ TRACED = (
 )  # fmt: skip
 """One of each network; tests of losses and of stages trace or train the rest."""
 LARGE = (
-    "imagenet64", "lsun", "cifar10_", "ucf101", "celeba64", "distill_clips", "moving_digits_cd", "digits_reflow",
+    "imagenet64", "lsun", "cifar10_", "ucf101", "celeba64", "distill_clips", "moving_digits_cd",
+    "digits_reflow",
 )  # fmt: skip
 """Beginnings of the names of configs that take a second or more to be traced at full size."""
 

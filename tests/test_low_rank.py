@@ -175,7 +175,7 @@ CASES = [("unet", "diffusion"), ("text_unet", "diffusion"), ("dit", "consistency
 def test_a_step_of_every_network_and_loss(name, loss_name):
     """It begins at the loss of the base, and gradients are finite differences."""
     loss, low_rank, factors, params, frozen, batch = setting(name, loss_name)
-    merging = method._merging(low_rank, None)
+    merging = method._merging(low_rank, loss, None, False)
     rest = batch, jax.vmap(jax.random.key)(jnp.arange(4)), jnp.int32(0)
     both = jax.jit(jax.value_and_grad(lambda factors: loss(*merging((factors, frozen)), *rest)[0]))
     expected = jax.jit(loss.compute)(params, loss.freeze(params, params), *rest)[0]
@@ -197,9 +197,8 @@ def test_factors_are_alike_where_they_and_the_base_are_split(monkeypatch):
     for mode in ("jit", "fsdp"):
 
         def make(axis, gather=None):
-            return make_step(
-                loss, optax.adam(0.1), constant_ema(0.9), axis, method._merging(low_rank, gather)
-            )
+            merging = method._merging(low_rank, loss, gather, False)
+            return make_step(loss, optax.adam(0.1), constant_ema(0.9), axis, merging)
 
         copies = jax.tree.map(jnp.array, (factors, frozen))
         opt_state = optax.adam(0.1).init(copies[0])

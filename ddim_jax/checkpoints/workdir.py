@@ -5,8 +5,8 @@ number of devices; a damaged newest step is skipped, and said so, and replaced w
 to it again. A save that fails leaves the older steps as they are. `ema` is all that sampling reads.
 
 Where low-rank factors are trained, checkpoints hold them in place of the network (and a critic as
-it is), and `base.safetensors` the network that they change: a copy, so that a workdir can be moved, and outlives what it started from. Of
-networks of latents and texts `around.py` keeps the rest.
+it is), and `base.safetensors` the network that they change: a copy, so that a workdir can be moved,
+and outlives what it started from. Of networks of latents and texts `around.py` keeps the rest.
 """
 
 import contextlib
