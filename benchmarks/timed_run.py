@@ -4,7 +4,7 @@
         --config.data.name=npz:emoji.npz --config.train.batch_size=1024
 
 For a machine that is lent for minutes. All other arguments are train.py's. A short run in
-WORKDIR.rate, whose compiled program the other finds in the cache, measures how many steps fit. Of
+WORKDIR.rate measures how many steps fit; the other compiles again, for another learning rate. Of
 a run that is not done by then SIGTERM saves what there is, which the same train.py goes on from.
 The seconds are of training: data, compiling and measuring come before, and are printed.
 """
@@ -55,7 +55,7 @@ def main() -> None:
         print(f"a warm-up of {warmup:,} steps is too long for these: {steps // 10:,}", flush=True)
     shutil.rmtree(trial)
     fields = dict(steps=steps, log_every=max(1, steps // 40))
-    limit = LATE * args.seconds + before / 2
+    limit = LATE * args.seconds + before
     train(args.workdir, others, fields, steps // 10 if shorter else None, limit)
 
 

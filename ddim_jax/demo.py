@@ -245,6 +245,12 @@ def run(args: argparse.Namespace) -> None:
     models = {}
     for checkpoint in args.checkpoint or ["digits", "digits_4step"]:
         model = checkpoints.load(checkpoint)
+        if model.codec.frames:
+            raise ValueError(f"{model.name} draws clips, which the demo does not; use sample.py")
+        if model.name in models:
+            raise ValueError(
+                f"two checkpoints are called {model.name!r}; copy one, or show them one by one"
+            )
         models[model.name] = model
     try:
         made = page(Studio(models))

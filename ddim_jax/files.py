@@ -152,7 +152,7 @@ def interpreting(what: str | os.PathLike) -> Iterator[None]:
         raise ValueError(f"{what} is damaged, or holds something else ({why})") from error
 
 
-LATER = ("autoencoder", "text_encoders", "split", "content")
+LATER = ("autoencoder", "text_encoders", "split", "content", "dtype")
 """Settings that folders of earlier versions do not hold."""
 
 

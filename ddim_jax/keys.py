@@ -19,6 +19,7 @@ from ddim_jax.names import as_whole
 
 Array = Any
 SEEDS = 2**64
+GENERATOR = "threefry2x32"
 """How many seeds there are."""
 
 
@@ -55,18 +56,20 @@ def check_seed(seed: Any, what: str = "seed", seeds: int = SEEDS) -> int:
 
 
 def key(seed: int) -> Array:
-    """The key of a seed in 0..2^64 - 1; below 2^32 it is `jax.random.key(seed)`.
+    """The key of a seed in 0..2^64 - 1, of JAX's own generator whatever its settings say.
+
+    Below 2^32 it is `jax.random.key(seed)`.
 
     Raises:
         ValueError: another seed.
     """
     if isinstance(seed, jax.core.Tracer):  # of which the number is not known
-        return jax.random.key(seed)
+        return jax.random.key(seed, impl=GENERATOR)
     high, low = divmod(check_seed(seed), 2**32)
     if not high:
-        return jax.random.key(low)
+        return jax.random.key(low, impl=GENERATOR)
     data: Any = np.array([high, low], np.uint32)  # of numpy: nothing is compiled for it
-    return jax.random.wrap_key_data(data, impl="threefry2x32")
+    return jax.random.wrap_key_data(data, impl=GENERATOR)
 
 
 def sample_keys(seed: int, index: Array) -> Array:

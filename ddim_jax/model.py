@@ -540,6 +540,13 @@ class Model:
         }
         return {name: fingerprints.fingerprint(params) for name, params in parts.items() if params}
 
+    @property
+    def computed_in(self) -> str:
+        """Dtypes of the parameters, and what its network computes in where that is another."""
+        kinds = sorted({str(leaf.dtype) for leaf in jax.tree.leaves(self.params)})
+        own = getattr(self.network, "dtype", None)
+        return ", ".join(kinds) + ("" if own is None or kinds == [own] else f", computed in {own}")
+
     def origin(self, table: SolverTable) -> dict[str, Any]:
         """What decides samples beside seed, labels and guidance, as JSON.
 
@@ -554,6 +561,7 @@ class Model:
             "weights": self.fingerprint,
             "network": json.loads(json.dumps(network, default=lambda section: section.to_dict())),
             "image_shape": list(self.sample_shape),
+            "dtype": self.computed_in,
         } | self.around
 
 

@@ -22,6 +22,7 @@ from ddim_jax import sampling
 Array = Any
 AXIS = "data"
 MODES = ("jit", "fsdp", "pmap")
+LONGEST = 7 * 24 * 3600
 SPLIT_FROM = 2**12
 """Leaves with fewer numbers are not worth splitting."""
 
@@ -83,12 +84,14 @@ def join(required: bool = False) -> None:
         missing = ", ".join(name for name in names if name not in given)
         raise ValueError(f"a process of several needs {missing} too; set all three variables")
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    # at its end each waits for the others, which may have more to draw
+    patient = dict(shutdown_timeout_seconds=LONGEST)
     try:
         if given:
             address, count, index = given.values()
-            jax.distributed.initialize(address, int(count), int(index))
+            jax.distributed.initialize(address, int(count), int(index), **patient)
         else:
-            jax.distributed.initialize()
+            jax.distributed.initialize(**patient)
     except (ValueError, RuntimeError) as error:
         raise ValueError(
             f"the other processes were not found ({' '.join(str(error).split())}); set {names[0]} "

@@ -15,7 +15,9 @@ and most fusions out: a tenth of the time, and bounds from above of memory and b
 import contextlib
 import dataclasses
 import hashlib
+import importlib.metadata
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,12 +28,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ddim_jax import files, parallel, program_cost, sampling
+from ddim_jax import experiment, files, parallel, program_cost, sampling
 from ddim_jax.checkpoints.parts import network_shapes
 from ddim_jax.dropping import NULL
 from ddim_jax.experiment import build_autoencoder
 from ddim_jax.model import Model
 from ddim_jax.names import check_range
+from ddim_jax.networks import AUTOENCODERS
 from ddim_jax.recipe import ADAPTIVE, Recipe
 from ddim_jax.topologies import CHIPS, Chip, devices
 from ddim_jax.training import loop, teacher
@@ -116,7 +119,8 @@ def compile_plan(
     traced = trace(mesh)
     lowered = traced.lower()
     asked = (
-        f"{topology} {jax.__version__} {repeats} loops, parts, goes on {quick} {lowered.as_text()}"
+        f"{topology} {jax.__version__} {repeats} loops, parts, goes on {quick} {_compiler()}"
+        f"{lowered.as_text()}"
     )
     path = folder / f"{hashlib.sha256(asked.encode()).hexdigest()[:32]}.json"
     if path.exists():
@@ -218,7 +222,8 @@ def plan_training(config: Any, topology: str, quick: bool = False) -> Plan:
 
         codec, kind, shapes = method.model.codec, np.uint8, None
         shape = codec.picture_shape
-        if config.get("codec") and config.data.get("cache", False):
+        encoded = config.data.get("cache", False) or experiment.data_kind(config) == "latents"
+        if config.get("codec") and encoded:
             shape, kind = codec.sample_shape, np.float32
         elif config.get("codec"):
             shapes = network_shapes(build_autoencoder(config.codec), shape[-3:])
@@ -295,6 +300,17 @@ def plan_sampling(
         return compile_plan(trace, topology, mesh, repeats=table.nfe, quick=quick)
 
 
+def _compiler() -> str:
+    """What of the surroundings changes a compiled program."""
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        return f"{importlib.metadata.version('libtpu')} {_options()}"
+    return _options()
+
+
+def _options() -> str:
+    return " ".join(os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS"))
+
+
 def _without_texts(start: Model | None) -> Model | None:
     """A model without what encodes its texts, where that has no numbers: it is told features."""
     if start is None or start.inputs.encode is None:
@@ -335,17 +351,23 @@ def advice(config: Any, plan: Plan) -> str:
     """What to change where a train step does not fit."""
     changes = []
     remat = config.model.get("remat", "none")
+    dit = config.model.get("name", "unet").endswith("dit")
+    if config.model.get("name") in AUTOENCODERS:
+        remat = "blocks"  # they have no such option
     if remat == "none":
-        changes.append("--config.model.remat=convolutions computes norms and activations again")
-    if remat == "convolutions":
-        changes.append("--config.model.remat=blocks computes convolutions again as well")
+        kept = "products" if dit else "convolutions"
+        changes.append(f"--config.model.remat={kept} computes norms and activations again")
+    if remat in ("convolutions", "products") and not (dit and remat == "convolutions"):
+        changes.append("--config.model.remat=blocks computes whole blocks again")
     if config.model.get("dtype", "float32") == "float32":
         changes.append("--config.model.dtype=bfloat16 halves them")
     if config.parallel == "jit" and plan.arguments > 0.2 * plan.chip.memory:
         changes.append("--config.parallel=fsdp splits the state over the devices")
     each = config.train.batch_size // plan.devices
-    if each // config.train.get("accumulate", 1) > 1:
-        changes.append(f"--config.train.accumulate=2 takes the {each} images of a device in parts")
+    parts = config.train.get("accumulate", 1)
+    more = next((n for n in range(parts + 1, each + 1) if each % n == 0), None)
+    if more is not None:
+        changes.append(f"--config.train.accumulate={more} takes {each // more} images at a time")
     changes.append("or take more devices, or a smaller --config.train.batch_size")
     start = "it may not fit (ask without --quick): " if plan.quick else "it does not fit: "
     return start + "; ".join(changes)

@@ -45,6 +45,7 @@ class Drawn:
         weights: sha256 of its parameters.
         table: sha256 of the sampler's table.
         dtype: of its parameters; None: the model's own.
+        computed_in: as of `Model`; None: not known.
         loras: files merged into them, as of `Model`; None: not known.
         around: sha256 of the parameters of its other networks, as of `Model`; None: not known.
         frames: of clips, how many were drawn at once; None: the model's own.
@@ -66,6 +67,7 @@ class Drawn:
     weights: str
     table: str
     dtype: str | None = None
+    computed_in: str | None = None
     loras: tuple[dict[str, Any], ...] | None = None
     around: dict[str, str] | None = None
     frames: int | None = None
@@ -104,6 +106,11 @@ class Drawn:
             raise ValueError(
                 f"the picture was drawn in {self.dtype}, not in {now}; draw it again with "
                 f"--dtype={self.dtype}, or without the flag"
+            )
+        if self.computed_in not in (None, model.computed_in):
+            raise ValueError(
+                f"the picture was drawn in {self.computed_in}, not in {model.computed_in}; draw it "
+                "again without --dtype"
             )
         if model.fingerprint != self.weights:
             raise ValueError(
@@ -199,6 +206,7 @@ def maker(model: Model) -> dict[str, Any]:
         "step": model.step,
         "weights": model.fingerprint,
         "dtype": _dtype(model),
+        "computed_in": model.computed_in,
         "loras": list(model.loras),
         "around": model.around,
         "devices": f"{jax.local_device_count()} {jax.devices()[0].platform}",
@@ -244,6 +252,7 @@ def _drawn(found: dict[str, Any]) -> Drawn:
         negative_prompt=found.get("negative_prompt"),
         size=tuple(found["size"]) if "size" in found else None,
         dtype=found.get("dtype"),
+        computed_in=found.get("computed_in"),
         loras=tuple(found["loras"]) if "loras" in found else None,
         around=found.get("around"),
         frames=found.get("frames"),

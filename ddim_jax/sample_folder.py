@@ -106,7 +106,6 @@ def draw(
     places = paths(folder, model.inputs.num_classes, labels, num_samples)
     mine = np.concatenate([np.arange(0), *_shares(num_samples, batch_size)])
     missing = mine[~_exist(places[i] for i in mine)]
-    _make_folders(folder, about | {"recipe": made}, places, shorter)
     interrupts.keeping(f"what is drawn is kept in {folder}; the same command draws the rest")
     generator, total = model.generator(recipe, parallel=parallel), len(mine)
     with _bar(folder, total, total - len(missing)) as bar:
@@ -120,14 +119,19 @@ def draw(
                 model, recipe, seed=seed, index=missing, labels=classes, batch_size=batch_size,
                 checkpoint=checkpoint, negative_prompt=negative_prompt,
             )  # fmt: skip
+            said = False
             for rows, result in generator.batches(
                 table, missing, seed=seed, batch_size=batch_size, **conditions
             ):
+                if not said:  # now that there is something to write
+                    _make_folders(folder, about | {"recipe": made}, places, shorter)
+                    files.check_origin(folder / ABOUT, about, "samples", made)
+                    said = True
                 for i, picture in zip(missing[rows], model.pictures(result.x), strict=True):
                     own = None if labels is None else labels[i : i + 1]
                     text = None if prompt is None else [prompt[i % len(prompt)]]
-                    about = drawn | provenance.places(np.array([i]), own, text)
-                    write(places[i], picture, about, model.frame_rate or FRAME_RATE)
+                    drawn_by = drawn | provenance.places(np.array([i]), own, text)
+                    write(places[i], picture, drawn_by, model.frame_rate or FRAME_RATE)
                 bar.update(len(result.x))
     existing = total - len(missing)
     return Report(len(missing), existing, generator.compile_seconds, generator.seconds)
@@ -199,7 +203,10 @@ def _exist(paths: Iterable[Path]) -> np.ndarray:
 def _make_folders(
     folder: Path, about: dict[str, Any], paths: list[Path], shorter: dict[str, Any]
 ) -> None:
-    """Makes them, and says before any other file what the samples are, or are from now on."""
+    """Makes them, and says before any other file what the samples are, or are from now on.
+
+    Another command may have said it meanwhile, which is left as it is.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / ABOUT).exists():
         files.write_json(folder / ABOUT, about)

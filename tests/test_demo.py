@@ -47,6 +47,20 @@ def test_it_interpolates_between_the_pictures_of_two_seeds(studio):
     assert np.abs(frames[0].astype(int) - frames[2]).max() > 5
 
 
+@pytest.mark.parametrize(
+    "checkpoints, said",
+    [
+        (["moving_4step"], "moving_4step draws clips, which the demo does not; use sample.py"),
+        (["digits", "digits"], "two checkpoints are called 'digits'"),
+    ],
+)
+def test_checkpoints_that_it_cannot_show(checkpoints, said):
+    args = demo.parse([f"--checkpoint={name}" for name in checkpoints] + ["--port=1"])
+    args.port = 0
+    with rejects(ValueError, said):
+        demo.run(args)
+
+
 def test_it_draws_and_refuses(studio):
     pictures = studio.draw("tiny", "3", "", "ddim", 4, 1.5, 0, 2)
     wanted = studio.models["tiny"].draw(2, label="3", solver="ddim", steps=4, guidance_scale=1.5)

@@ -23,6 +23,12 @@ def test_seeds_of_32_bits_are_those_of_jax():
         assert bits(keys.sample_keys(seed, [3])) == bits(expected)
 
 
+def test_samples_are_of_one_generator_whatever_the_setting():
+    before = [bits(keys.sample_keys(seed, [3])) for seed in (7, 2**40)]
+    with jax.default_prng_impl("rbg"):
+        assert [bits(keys.sample_keys(seed, [3])) for seed in (7, 2**40)] == before
+
+
 def test_no_two_seeds_share_a_key_of_a_seed_sample_or_purpose():
     found = []
     for seed in (*FEW, *MANY):

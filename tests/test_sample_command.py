@@ -103,6 +103,7 @@ def test_a_plan_of_what_a_file_says(command, monkeypatch, tmp_path, capsys):
     for flags, message in [
         (again | {"labels": ["1"]}, "takes no --labels"),
         (again | {"trajectory": "t.gif"}, "--plan .* takes no --trajectory"),
+        ({"plan": "v5e:4", "num_samples": 4}, "--plan .* takes no --num_samples; set --batch_size"),
         ({"plan": "v5e:4", "from_clip": ["a.gif"]}, "--plan .* takes no --from_clip"),
         (again | {"like": "none.png"}, "no picture 'none.png'"),
     ]:

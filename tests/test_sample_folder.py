@@ -77,6 +77,43 @@ def test_other_samples_are_not_mixed_in(model, drawn, change, what):
         sample_folder.draw(drawn, model, **given)
 
 
+def test_samples_of_another_dtype_are_not_mixed_in(model, drawn):
+    """The same weights, computed in another; folders of earlier versions do not say it."""
+    other = model.replace(network=model.network.clone(dtype="bfloat16"))
+    given = dict(num_samples=7, label=[3, 5], batch_size=4, seed=1)
+    with pytest.raises(ValueError, match="drawn with another dtype; choose"):
+        sample_folder.draw(drawn, other, **given)
+    file = drawn / "samples.json"
+    about = json.loads(file.read_text())
+    assert about.pop("dtype") == "float32"
+    file.write_text(json.dumps(about))
+    assert sample_folder.draw(drawn, model, **given).drawn == 0
+
+
+def test_a_folder_is_of_no_recipe_before_its_first_picture(model, tmp_path, monkeypatch):
+    with monkeypatch.context() as broken:
+        broken.setattr(type(model), "conditions", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            sample_folder.draw(tmp_path / "set", model, num_samples=2, seed=0)
+    assert sample_folder.draw(tmp_path / "set", model, num_samples=2, seed=1).drawn == 2
+
+
+def test_samples_that_another_command_began_meanwhile_are_not_mixed_in(
+    model, tmp_path, monkeypatch
+):
+    folder, make = tmp_path / "set", sample_folder._make_folders
+
+    def late(*given):
+        if not folder.exists():
+            monkeypatch.setattr(sample_folder, "_make_folders", make)
+            sample_folder.draw(folder, model, num_samples=2, seed=1)
+        make(*given)
+
+    monkeypatch.setattr(sample_folder, "_make_folders", late)
+    with pytest.raises(ValueError, match="drawn with another seed"):
+        sample_folder.draw(folder, model, num_samples=2, seed=2)
+
+
 @pytest.fixture(scope="module")
 def told():
     return told_latents(names=("one", "two", "three")).replace(recipe=Recipe(steps=2, clip="none"))

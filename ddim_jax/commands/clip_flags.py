@@ -84,8 +84,9 @@ def said() -> dict[str, Any]:
         "frame_rate": FRAME_RATE.value,
     }
     given = {name: value for name, value in given.items() if value is not None}
-    if KNOWN_BY.value == "repaint" and flags.FLAGS["solver"].value:
-        raise ValueError("--known_by=repaint is a solver itself and takes no --solver")
+    for name in ("solver", "eta", "solver_options"):
+        if KNOWN_BY.value == "repaint" and not flags.FLAGS[name].using_default_value:
+            raise ValueError(f"--known_by=repaint is a solver itself and takes no --{name}")
     if RESIZE.value and not {"first_frame", "from_clip"} & set(given):
         raise ValueError(
             "--resize is of the pictures of --first_frame or --from_clip; leave it out"

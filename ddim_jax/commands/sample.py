@@ -285,7 +285,8 @@ def _how(model, recipe, nfe=None) -> str:
     if recipe.solver == ADAPTIVE and nfe is not None:
         text += f", NFE {nfe.min()}..{nfe.max()} (mean {nfe.mean():.0f})"
     elif nfe is not None and nfe[0] != table.nfe:
-        text += f" in each window, {nfe[0]} in all"
+        windows = "in each window" if nfe[0] % table.nfe == 0 else "and going back"
+        text += f" {windows}, {nfe[0]} in all"
     return text + " x 2 forward passes (guided)" * (model.passes(recipe) == 2)
 
 
@@ -299,6 +300,8 @@ def _plan() -> str:
     from ddim_jax import planning
 
     like = _like()
+    if not flags.FLAGS["num_samples"].using_default_value:
+        raise ValueError("--plan is of one batch and takes no --num_samples; set --batch_size")
     known = (like.clips if like is not None else clip_flags.said()) or {}
     if without := [*known, *(["trajectory"] if TRAJECTORY.value else [])]:
         raise ValueError(
