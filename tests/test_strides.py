@@ -5,8 +5,10 @@ import pytest
 import scipy.stats
 
 from ddim_jax import schedules, strides
+from ddim_jax.strides import ends
 
 LINEAR = schedules.ddpm_linear()
+ZERO_SNR = schedules.ddpm_scaled_linear(zero_terminal_snr=True)
 SCHEDULES = {name: make() for name, make in schedules.SCHEDULES.items()}
 
 
@@ -67,6 +69,41 @@ def test_fractional_indices_and_the_grids_between_two_of_them():
         assert times[-1] == 0 and len(times) == 21
         ends = stride(LINEAR, 20, spacing="leading", offset=1)[[0, -2]]
         np.testing.assert_allclose(ends * 1000 - 1, [951, 1], atol=1e-9)
+
+
+@pytest.mark.parametrize("spacing", ["trailing", "linspace", "leading"])
+def test_grids_between_indices_end_as_every_stride_does(spacing):
+    """ "min" at the cleanest level, "skip" with the points of "min" but the last."""
+    for stride in (strides.karras, strides.log_snr, strides.beta):
+        least = stride(LINEAR, 10, spacing=spacing, terminal="min")
+        skips = stride(LINEAR, 10, spacing=spacing, terminal="skip")
+        assert least[-1] == LINEAR.t_min
+        np.testing.assert_array_equal(skips, np.append(least[:-1], 0))
+        first = strides.uniform(LINEAR, 10, spacing=spacing, terminal="min")[0]
+        assert len(least) == 11 and least[0] == first
+    np.testing.assert_array_equal(
+        strides.log_snr(LINEAR, 1, spacing=spacing, terminal="min")[-1:], LINEAR.t_min
+    )
+
+
+@pytest.mark.parametrize("process", ["ddpm_linear", "edm"])
+@pytest.mark.parametrize("rho", [0.2, 5e-3, 1e-4])
+def test_karras_of_any_positive_rho(process, rho):
+    """Where `(sigma / alpha)^(1 / rho)` itself is beyond what a float holds."""
+    schedule = SCHEDULES[process]
+    times = strides.karras(schedule, 4, rho=rho)
+    lam = schedule.half_log_snr(times)
+    assert np.all(np.diff(times) < 0) and times[-2] == schedule.t_min
+    inner = np.log([1, 2 / 3, 1 / 3])  # beside which the clean end counts nothing
+    clean = np.exp((lam[0] - lam[3]) / rho)
+    inner = np.log(np.exp(inner) + (1 - np.exp(inner)) * clean)
+    np.testing.assert_allclose(lam[:3], lam[0] - rho * inner, rtol=1e-3)
+
+
+@pytest.mark.parametrize("process", ["vp_linear", "rectified_flow"])
+def test_a_last_step_as_long_as_rounding_has_no_length(process):
+    times = strides.uniform(SCHEDULES[process], 1000, terminal="zero_to_min")
+    assert times[-1] == times[-2] == pytest.approx(1e-3)
 
 
 def test_beta_quantiles():
@@ -298,6 +335,24 @@ def test_lam_min_moves_the_noisy_end_to_a_trained_index(name):
             lambda: strides.log_snr(schedules.zero_terminal_snr(LINEAR), 5),
             "log_snr needs a finite log-SNR",
         ),
+        *[
+            (
+                lambda make=make, spacing=spacing: make(ZERO_SNR, 4, spacing=spacing),
+                "needs a finite log-SNR, .* none at t = 1.0; pass lam_min=-5.1",
+            )
+            for make in (strides.karras, strides.log_snr, strides.beta)
+            for spacing in ("trailing", "linspace")
+        ],
+        (lambda: strides.karras(LINEAR, 5, rho=1e-20), "5 steps do not fit: two points .* nearer"),
+        (
+            lambda: strides.karras(schedules.ddpm_linear(4, 0.1, 0.5), 10, spacing="trailing"),
+            "1..4 for a 4-step schedule, got 10; leave spacing out to go between",
+        ),
+        (
+            lambda: strides.log_snr(LINEAR, 1000, spacing="linspace", terminal="min"),
+            "must be 1..999 .* leave spacing out",
+        ),
+        (lambda: ends.finish(LINEAR, np.array([1, np.nan]), "zero"), "2 steps do not fit"),
         (lambda: strides.poly_exponential(LINEAR, 5, rho=-1), "rho must be positive and finite"),
         (lambda: strides.align_your_steps(LINEAR, 5, knots="sd3"), "unknown knots 'sd3'; they are"),
         (lambda: strides.align_your_steps(LINEAR, 0), "whole number >= 1, got 0"),

@@ -7,6 +7,7 @@ from ddim_jax.schedules import Schedule
 from ddim_jax.strides.by_index import uniform
 from ddim_jax.strides.ends import (
     ALL_TERMINALS,
+    check_finite,
     check_steps,
     count_knots,
     finish,
@@ -46,8 +47,8 @@ def karras(
         raise ValueError(f"rho must be positive and finite, got {rho}; EDM uses 7")
 
     def grid(high, low, knots):
-        ends = np.exp(-high / rho), np.exp(-low / rho)
-        return -rho * np.log(np.linspace(*ends, knots))
+        with np.errstate(divide="ignore"):  # the last point is then put where it belongs
+            return high - rho * np.log(np.linspace(1.0, np.exp((high - low) / rho), knots))
 
     steps, *within = _within(schedule, steps, "karras", terminal, lam_min, spacing, offset, space)
     return _by_lam(schedule, steps, grid, terminal, within, space)
@@ -185,14 +186,19 @@ def _within(
     schedule, steps, name, terminal, lam_min, spacing=None, offset=0, space="sigma"
 ) -> tuple[int, float, float]:
     """(steps, noisiest, cleanest time) of a stride that is even in some measure of noise."""
-    steps = check_steps(schedule, steps, terminal, terminals=ALL_TERMINALS)
+    between = "leave spacing out"
+    steps = check_steps(schedule, steps, terminal, spacing is not None, ALL_TERMINALS, between)
     if space not in ("sigma", "flow"):
         raise ValueError(f"space must be 'sigma' or 'flow', got {space!r}")
     if spacing is not None:
         if schedule.num_steps is None:
             raise ValueError(f"spacing={spacing!r} needs a discrete schedule, got {schedule.name}")
-        within = uniform(schedule, steps, spacing=spacing, offset=offset, lam_min=lam_min)
-        return steps, float(within[0]), float(within[-2])
+        to_t_min = count_knots(steps, terminal) > steps
+        at = {"spacing": spacing, "offset": offset, "terminal": "min" if to_t_min else "zero"}
+        within = uniform(schedule, steps, lam_min=lam_min, **at)
+        if space == "sigma":
+            check_finite(schedule, within[0], name)
+        return steps, float(within[0]), float(within[-1 if to_t_min else -2])
     if offset:
         raise ValueError("offset belongs to spacing='leading'")
     if space == "flow":  # finite where there is no signal

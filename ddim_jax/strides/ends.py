@@ -22,8 +22,12 @@ def check_steps(
     terminal: str,
     discrete: bool = False,
     terminals: tuple[str, ...] = TERMINALS,
+    between: str = "use strides.log_snr or karras",
 ) -> int:
-    """The steps as an integer; ValueError for a bad terminal, or what a stride cannot hold."""
+    """The steps as an integer; ValueError for a bad terminal, or what a stride cannot hold.
+
+    `between` says how to go between the indices of a discrete schedule.
+    """
     if terminal not in terminals:
         raise ValueError(
             f"terminal must be {', '.join(map(repr, terminals[:-1]))} or {terminals[-1]!r}, got "
@@ -36,7 +40,7 @@ def check_steps(
         whole = 0
     if not whole or (limit and whole > limit):
         allowed = f"1..{limit} for a {total}-step schedule" if limit else "a whole number >= 1"
-        hint = "; use strides.log_snr or karras to go between the indices" if limit else ""
+        hint = f"; {between} to go between the indices" if limit else ""
         raise ValueError(f"steps must be {allowed}, got {steps}{hint}")
     return whole
 
@@ -61,13 +65,18 @@ def noisy_end(schedule: Schedule, lam_min: float | None) -> float:
 def finite_noisy_end(schedule: Schedule, lam_min: float | None, name: str) -> tuple[float, float]:
     """(time, lam) of the noisy end."""
     noise = noisy_end(schedule, lam_min)
+    return noise, check_finite(schedule, noise, name)
+
+
+def check_finite(schedule: Schedule, noise: float, name: str) -> float:
+    """lam at the noisy end of the stride of that name; ValueError where it is infinite."""
     lam = schedule.half_log_snr(noise)
     if not np.isfinite(lam):
         raise ValueError(
             f"{name} needs a finite log-SNR, but {schedule.name} has none at t = {noise}; "
             "pass lam_min=-5.1, or use strides.uniform"
         )
-    return noise, lam
+    return lam
 
 
 def indices(schedule: Schedule, noise: float, knots: int) -> int:
@@ -95,15 +104,17 @@ def finish(schedule: Schedule, times: np.ndarray, terminal: str) -> np.ndarray:
     if terminal == "min":
         return _checked(times)
     if terminal in ("zero_to_min", "repeat"):
-        end = schedule.t_min if terminal == "zero_to_min" else times[-1]
-        return np.append(_checked(times), min(end, times[-1]))
+        last = times[-1]
+        goes_on = terminal == "zero_to_min" and schedule.t_min < last * (1 - 1e-9)
+        return np.append(_checked(times), schedule.t_min if goes_on else last)
     kept = times[:-1] if terminal == "skip" else times
     return _checked(np.append(kept, schedule.t_span[1]))
 
 
 def _checked(times: np.ndarray) -> np.ndarray:
-    if np.any(np.diff(times) >= 0):
+    if not np.all(np.diff(times) < 0):  # of NaN too
         raise ValueError(
-            f"{len(times) - 1} steps do not fit: two points of the stride coincide; use fewer steps"
+            f"{len(times) - 1} steps do not fit: two points of the stride coincide; use fewer "
+            "steps, or options nearer to the default"
         )
     return times
