@@ -130,6 +130,7 @@ BY_OPTIONS = [  # solver; order, stages, stochastic, lam_min, stride
     (solvers.plms(order=1), 1, 1, False, -5.1, "karras"),
     (solvers.plms(order=2), 2, 1, False, -5.1, "karras"),
     (solvers.plms(order=3), 2, 1, False, -5.1, "karras"),
+    (solvers.plms(average="v"), 1, 1, False, -5.1, "karras"),
     (solvers.ipndm(order=1), 1, 1, False, -5.1, "uniform"),
     (solvers.ipndm(order=3), 2, 1, False, -5.1, "uniform"),
     (solvers.ipndm(order=3, variable=True), 3, 1, False, -5.1, "uniform"),

@@ -743,6 +743,7 @@ def test_analytical_first_step_says_where_it_cannot_be(solver, steps, message):
     [
         (lambda: solvers.ddim(1.2), r"eta must be in \[0, 1\], got 1.2"),
         (lambda: solvers.ddpm("learned"), "got 'learned'"),
+        (lambda: solvers.ddpm(final_noise=True), "final_noise=True needs variance='large', got"),
         (lambda: solvers.heun("time"), "unknown space 'time'; the spaces are sigma, flow, angle"),
         (lambda: solvers.euler("time"), "unknown space 'time'"),
         (lambda: solvers.heun_churn(churn=-1), "churn >= 0"),

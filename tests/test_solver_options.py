@@ -1,10 +1,13 @@
 """Options of solvers by which they do what other libraries' samplers do."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
 from ddim_jax import schedules, solvers, strides
 from ddim_jax.recipe import Recipe
+from ddim_jax.schedules import NoiseLevel
 from ddim_jax.solvers import jumps
 from ddim_jax.solvers.ddim import landings
 from ddim_jax.solvers.dpm_solver import fast_orders
@@ -13,6 +16,7 @@ from tests.oracles import GaussianData
 
 VP = schedules.vp_linear()
 LINEAR = schedules.ddpm_linear()
+EXACT = GaussianData(0.3, 0.5)
 
 
 def test_orders_fall_only_in_few_steps():
@@ -53,6 +57,40 @@ def test_a_step_of_no_length_changes_nothing(make):
         assert np.all(np.isfinite(run(longer)))
     else:
         np.testing.assert_allclose(run(longer), run(shorter), rtol=1e-12)
+
+
+NOWHERE = {f"{end}, {spacing}": (spacing, end) for spacing in ("trailing", "linspace")
+           for end in ("repeat", "zero_to_min")}  # fmt: skip
+NOISED_ANEW = ("ddnm", "consistency", "lcm", "tcd")
+MORE = {
+    "sde_dpm_solver++_2s over sigma": solvers.sde_singlestep(path="sigma"),
+    "dpm_solver++_3s, taylor": solvers.singlestep(3, "data", "taylor"),
+    "midpoint, ancestral": solvers.midpoint(ancestral=True),
+    "plms of v": solvers.plms(average="v", lower_order_final=False),
+}
+
+
+@pytest.mark.parametrize("name", [*solvers.SOLVERS, *MORE])
+@pytest.mark.parametrize("end", NOWHERE)
+def test_a_last_step_to_where_it_is_leaves_the_sample(name, end):
+    """Of both terminals that may end so; at 7 steps "zero_to_min" does in spacing linspace."""
+    solver, (spacing, terminal) = {**solvers.SOLVERS, **MORE}[name], NOWHERE[end]
+    for steps in (2, 7):
+        times = strides.uniform(LINEAR, steps, spacing=spacing, terminal=terminal, lam_min=-5.1)
+        table = solver(LINEAR, times)
+        assert table.nfe == solver.nfe(steps, "min")
+        noise = np.random.default_rng(0).standard_normal((table.nfe, 3))
+        ends = []
+        for rows in (table.nfe, table.nfe - solver.stages):
+            level = NoiseLevel(*(field[:rows] for field in table.level))
+            fields = ("store", "slot", "state", "history", "noise", "active")
+            cut = {field: getattr(table, field)[:rows] for field in fields}
+            x = np.array([-1, 0.2, 2])
+            ends.append(table._replace(level=level, **cut).run_numpy(EXACT, x, noise[:rows]))
+        assert np.all(np.isfinite(ends))
+        moves = name in NOISED_ANEW or name.startswith("unipc") or "fast" in name
+        if times[-1] == times[-2] and not moves and not (steps == 2 and solver.warm_up):
+            np.testing.assert_allclose(ends[0], ends[1], rtol=1e-12)
 
 
 def test_whole_landings():
@@ -119,6 +157,30 @@ def test_averages_of_v_are_those_of_eps_where_one_prediction_is_used():
     assert np.max(np.abs(ends[0] - ends[1])) < 0.1  # the warm-up's mean differs, no more
     with pytest.raises(ValueError, match="average must be 'eps' or 'v', got 'x0'"):
         solvers.pndm(average="x0")
+
+
+@pytest.mark.parametrize("schedule", [VP, schedules.rectified_flow(), schedules.edm()])
+@pytest.mark.parametrize("make", [solvers.plms, partial(solvers.plms, 2), solvers.pndm])
+def test_means_of_v_are_first_order_on_every_schedule(make, schedule):
+    """v is alpha eps - sigma x0 also where alpha^2 + sigma^2 is not 1."""
+    solver, x, error = make(average="v"), np.linspace(-2, 2, 9), []
+    for steps in (40, 80, 160):
+        times = strides.karras(schedule, steps, lam_min=-4.0, terminal="min")
+        table = solver(schedule, times)
+        exact = EXACT.flow(table.start[0] * x, schedule.level(times[0]), table.end)
+        error.append(np.abs(table.run_numpy(EXACT, x) - exact).max())
+    assert error[1] < 0.05
+    assert np.log2(error[1] / error[2]) == pytest.approx(solver.order, abs=0.1) and error[0] < 0.1
+
+
+@pytest.mark.parametrize("falls", [True, False, 5, 9])
+def test_orders_of_deis_over_log_rho_fall_as_asked(falls):
+    """Only into the clean end, which log sigma does not reach, is it first order in any case."""
+    times = strides.log_snr(VP, 7, lam_min=-5.1)
+    table = solvers.deis(2, "log_rho", lower_order_final=falls)(VP, times)
+    used = np.count_nonzero(table.history[:, 0], axis=1)
+    ends = [2, 1] if falls in (True, 9) else [3, 1]
+    assert used.tolist() == [1, 2, 3, 3, 3, *ends]
 
 
 def test_gamma_goes_from_ddim_to_latent_consistency():

@@ -65,9 +65,10 @@ def _multistep(
 
 def _orders(order, steps, clean, lower_order_final, coefficients) -> list[int]:
     """The greatest order of every step; None lowers only a step to the clean end."""
-    if lower_order_final is None or (clean and coefficients is _polynomial_in_log_u):
+    if lower_order_final is None:
         return [*[order] * (steps - 1), 1 if clean else order]
-    return step_orders(order, steps, False, lower_order_final)
+    no_end = clean and coefficients is _polynomial_in_log_u  # log u has none at u = 0
+    return step_orders(order, steps, no_end, lower_order_final)
 
 
 def _adams(

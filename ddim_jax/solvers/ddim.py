@@ -177,7 +177,7 @@ def ddpm(variance: str = "small", *, final_noise: bool = False) -> Solver:
             level (diffusers).
 
     Raises:
-        ValueError: another variance.
+        ValueError: another variance; final_noise with "small".
 
     Source: Ho et al. 2020, equations 6, 7 and section 3.2; Song et al. 2021, appendix D.3.
     """
@@ -185,12 +185,14 @@ def ddpm(variance: str = "small", *, final_noise: bool = False) -> Solver:
         raise ValueError(
             f"variance must be 'small' (posterior) or 'large' (sigma-hat), got {variance!r}"
         )
+    if final_noise and variance == "small":
+        raise ValueError("final_noise=True needs variance='large', got 'small'")
 
     def make_table(schedule: Schedule, times: np.ndarray) -> SolverTable:
         rows = Rows(schedule, times)
         of_x0, of_x, std = posterior(schedule, times, variance)
         above = times[-2] > schedule.t_min * (1 + 1e-6)
-        if final_noise and variance == "large" and above and schedule.level(times[-1]).sigma == 0:
+        if final_noise and above and schedule.level(times[-1]).sigma == 0:
             std[-1] = schedule.level(times[-2]).sigma
         for k, t in enumerate(times[:-1]):
             x0 = rows.predict(t, x0=1.0)

@@ -20,14 +20,23 @@ from ddim_jax.solvers.solver import LIMIT, MakeTable, Solver
 from ddim_jax.solvers.table import SolverTable
 
 
-def _stepwise(form: str, write: Callable[[Exponential, Rows, float, float], None]) -> MakeTable:
-    """The tables whose every step, from s to t, is written alike but the one to the clean end."""
+def _stepwise(
+    form: str, stages: int, write: Callable[[Exponential, Rows, float, float], None]
+) -> MakeTable:
+    """The tables whose every step, from s to t, is written alike but the one to the clean end.
+
+    A step of no length takes its `stages` evaluations too, and moves nothing.
+    """
 
     def make_table(schedule: Schedule, times: np.ndarray) -> SolverTable:
         line, rows = Exponential(schedule, form), Rows(schedule, times)
         for s, t in zip(times[:-1], times[1:], strict=True):
             if schedule.level(t).sigma == 0:
                 rows.into_clean(s)
+            elif line.h(s, t) == 0:
+                for _ in range(stages):
+                    line.predict(rows, s)
+                    rows.move(POINT)
             else:
                 write(line, rows, s, t)
         return rows.table()
@@ -99,7 +108,7 @@ def singlestep(order: int = 2, form: str = "eps", derivative: str = "midpoint") 
         _block(line, rows, s, [line.inside(s, t, part) for part in parts], t, derivative)
 
     return Solver(
-        make_table=_stepwise(form, write),
+        make_table=_stepwise(form, order, write),
         order=order,
         stages=order,
         lam_min=None if form == "data" and order == 1 else LIMIT,
@@ -198,7 +207,7 @@ def sde_singlestep(eta: float = 1.0, part: float = 1 / 2, *, path: str = "log_sn
         raise ValueError(f"path must be 'log_snr' or 'sigma', got {path!r}")
 
     return Solver(
-        make_table=_stepwise("data", partial(_sde_block, eta, part, path)),
+        make_table=_stepwise("data", 2, partial(_sde_block, eta, part, path)),
         stages=2,
         stochastic=True,
         lam_min=LIMIT,

@@ -58,7 +58,8 @@ class _Writer:
         if not self.v:
             return mean
         level = self.schedule.level(t)
-        return level.alpha * mean + level.sigma * point
+        n2 = level.alpha**2 + level.sigma**2
+        return (level.alpha * mean + level.sigma * point) / n2
 
     def transfer(self, t: float, s: float, point: Combination, mean: Combination) -> Combination:
         """DDIM's step from t to s with a given mean prediction."""
@@ -139,7 +140,7 @@ def _solver(
 
     return Solver(
         make_table=make_table,
-        order=min(order, 2),
+        order=min(order, 2) if average == "eps" else 1,  # x is that of the step's start
         lam_min=LIMIT,
         stride="karras",
         source=PNDM,
@@ -162,6 +163,8 @@ def plms(
         landing: where a step ends, see `ddim.landings`.
         lower_order_final: False keeps the history's order into the clean end (diffusers).
         average: "eps", or "v": what the mean is taken of (diffusers, for networks that predict v).
+            A mean of v is made eps with the level and the point at the step's start, and so is
+            first order.
 
     Raises:
         ValueError: another order, landing or average.

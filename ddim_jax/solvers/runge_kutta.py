@@ -234,7 +234,7 @@ def heun_churn(
         gamma = min(churn / (len(times) - 1), np.sqrt(2) - 1)
 
         def raise_level(knot: Knot) -> tuple[Knot, Callable[[Combination], Combination]]:
-            last = knot is knots[-1]  # no step would take the noise out again
+            last = knot.t == knots[-1].t  # no step would take the noise out again
             if last or not gamma or not s_min <= knot.u <= s_max:
                 return knot, lambda point: point
             # time_of stops at the schedule's noisy end

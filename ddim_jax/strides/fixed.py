@@ -9,7 +9,8 @@ All take these, beside options of their own, and raise ValueError for a value th
               that no evaluation is at `t_min`. Some take two more: "zero_to_min" has the points of
               "zero", the last of them replaced by the cleanest trained level; "repeat" the last
               replaced by the one before. Where it coincides with the point before, the last step
-              leaves the sample as it is
+              leaves the sample as it is, but for UniPC's correction and for solvers whose every
+              step adds noise (ddnm, lcm, tcd)
     lam_min   moves the noisy end to the first trained level above this half log-SNR, for solvers
               that cannot start from pure noise; None leaves it
 
