@@ -314,6 +314,8 @@ def test_strides_are_learned_with_the_checkpoints_own_clip(tmp_path, monkeypatch
         (["--steps=61"], r"must be 1..60 .below --nodes., got \[61\]"),
         (["--num_samples=0"], "num_samples must be at least 1 and a multiple of .* got 0"),
         (["--num_samples=3"], "num_samples must be at least 1 and a multiple of the 2 devices"),
+        (["--coefficients"], "--coefficients needs --refine, like --refine=40, got 0"),
+        (["--reference_steps=20000"], r"--reference_steps must be in \[0, 10000\], got 20000"),
         (["--checkpoint=absent"], "no checkpoint 'absent'"),
     ],
 )
@@ -325,3 +327,34 @@ def test_the_command_checks_before_any_work(arguments, message, tmp_path):
         SystemExit, match="ddim-8.json exists; choose another name, or pass --overwrite"
     ):
         fit.main([f"--out={tmp_path}"])
+
+
+def test_references_have_no_more_steps_than_the_schedule():
+    coarse, continuous = schedules.ddpm_linear(500), schedules.cosine()
+    assert [fit.reference_steps(s, None) for s in (coarse, continuous)] == [500, 1000]
+    assert fit.reference_steps(coarse, 0) == 0 and fit.reference_steps(continuous, 2000) == 2000
+    with pytest.raises(ValueError, match=r"steps must be in \[0, 500\], got 501; the schedule"):
+        fit.reference_steps(coarse, 501)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--steps=21"], "steps must be 1..20 for a 20-step schedule, got 21"),
+        (["--steps=4", "--reference_steps=21"], r"--reference_steps must be in \[0, 20\], got 21"),
+        (["--steps=20"], "teacher is run"),
+    ],
+)
+def test_the_command_checks_the_schedule_before_the_teacher(
+    arguments, message, tmp_path, monkeypatch
+):
+    """What would only fail when all is learned."""
+    model = checkpoints.load("digits").replace(schedule=schedules.ddpm_linear(20, 5e-3, 0.6))
+    monkeypatch.setattr(checkpoints, "load", lambda name: model)
+
+    def run(*_):
+        raise ValueError("teacher is run")
+
+    monkeypatch.setattr(fit, "make_teacher_data", run)
+    with pytest.raises(SystemExit, match=message):
+        fit.main([*arguments, "--num_samples=2", f"--out={tmp_path}"])

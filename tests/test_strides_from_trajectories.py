@@ -431,6 +431,14 @@ def spoiled(trajectory):
             lambda: learn.elbo(EDM, [1.0, 0.0], [1.0, 1.0], 1),
             "leave the clean end out of times",
         ),
+        (
+            lambda: learn.elbo(EDM, np.linspace(9, 1, 10), np.ones(10), 11),
+            r"steps must be in \[1, 10\], got 11; there are 10 times",
+        ),
+        (
+            lambda: learn.elbo(EDM, np.linspace(9, 1, 10), np.ones(10), 10, terminal="skip"),
+            r"steps must be in \[1, 9\], got 10; there are 10 times",
+        ),
         (lambda: trajectories.teacher(None, EDM, None, None, nodes=1), "at least 2, got 1"),
     ],
 )

@@ -13,6 +13,7 @@ against DDIM of --reference_steps.
 """
 
 import argparse
+import itertools
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,6 +38,9 @@ from ddim_jax.strides.search_space import FIXED, Evidence, choose
 
 SEED = 0
 """Of all noise; sets of noise differ in their indices."""
+
+SHOWN = ("uniform", "quadratic, fraction 0.8", "quadratic, fraction 1")
+"""The fixed strides that learned ones are measured beside."""
 
 
 class NoiseToImage:
@@ -234,10 +238,9 @@ def measure_on_fresh_noise(
     print(f"drawing {len(index)} references of {args.reference_steps} steps ...", flush=True)
     table = Recipe("ddim", "uniform", args.reference_steps).table(drawer.schedule)
     fresh = noise_to_image.teacher_samples(index, noise_to_image.draw(table, index).x)
-    names = ("uniform", "quadratic, fraction 0.8", "quadratic, fraction 1")
-    print("distance to them:", f"{'steps':>8}", *(f"{name:>23}" for name in (*names, "learned")))
+    print("distance to them:", f"{'steps':>8}", *(f"{name:>23}" for name in (*SHOWN, "learned")))
     for steps, stride in strides.items():
-        fixed = [_fixed_times(drawer, name, steps) for name in names]
+        fixed = [_fixed_times(drawer, name, steps) for name in SHOWN]
         tables = [drawer.solver(drawer.schedule, times) for times in fixed]
         tables.append(stride.table(drawer.schedule, drawer.solver))
         distances = [drawer.distance(table, fresh) for table in tables]
@@ -256,8 +259,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add_flags(parser)
     add("--nodes", type=int, default=61, help="of the teacher's trajectory")
     add("--refine", type=int, default=0, help="gradient steps after the race, like 40")
-    add("--coefficients", action="store_true", help="also refine the solver's coefficients")
-    add("--reference_steps", type=int, default=1000, help="0: no measurement on fresh noise")
+    add("--coefficients", action="store_true", help="with --refine: the solver's coefficients too")
+    add("--reference_steps", type=int, help="0: no measurement on fresh noise; default 1000")
     add("--out", default="strides", help="folder")
     add("--overwrite", action="store_true", help="replace existing files")
     args = parser.parse_args(argv)
@@ -277,7 +280,10 @@ def _check(args: argparse.Namespace) -> None:
         )
     check_range("--nodes", args.nodes, "[2, 1001]", whole=True)
     check_range("--refine", args.refine, "[0, inf)", whole=True)
-    check_range("--reference_steps", args.reference_steps, f"[0, {MOST_STEPS}]", whole=True)
+    if args.coefficients and not args.refine:
+        raise ValueError("--coefficients needs --refine, like --refine=40, got 0")
+    if args.reference_steps is not None:
+        check_range("--reference_steps", args.reference_steps, f"[0, {MOST_STEPS}]", whole=True)
     if min(args.steps) < 1 or max(args.steps) >= args.nodes:
         raise ValueError(f"--steps must be 1..{args.nodes - 1} (below --nodes), got {args.steps}")
     devices = jax.local_device_count()
@@ -288,10 +294,24 @@ def _check(args: argparse.Namespace) -> None:
         )
 
 
+def reference_steps(schedule: Schedule, asked: int | None) -> int:
+    """The steps of --reference_steps: 1000 unless asked, or all of a schedule that has fewer.
+
+    Raises:
+        ValueError: more are asked for than the schedule has.
+    """
+    most = schedule.num_steps or MOST_STEPS
+    if asked is None:
+        return min(1000, most)
+    hint = f"the schedule {schedule.name} has no more; 0 measures nothing"
+    return check_range("--reference_steps", asked, f"[0, {most}]", hint, whole=True)
+
+
 def run(args: argparse.Namespace) -> None:
     """Learns, writes, plots, measures."""
     model = checkpoints.load(args.checkpoint)
     model.check_weights()
+    args.reference_steps = reference_steps(model.schedule, args.reference_steps)
     folder, overwrite = Path(args.out), args.overwrite
     paths = {steps: folder / f"{model.name}-{args.solver}-{steps}.json" for steps in args.steps}
     for path in paths.values():
@@ -299,8 +319,10 @@ def run(args: argparse.Namespace) -> None:
     recipe = model.recipe.replace(solver=args.solver, guidance_scale=args.guidance_scale)
     asked = find(model.inputs, args.asked, args.asked_split)
     noise_to_image = NoiseToImage(model, recipe, asked)
-    data = make_teacher_data(noise_to_image, args.num_samples, args.nodes)
     drawer, strides = noise_to_image.drawer, {}
+    for steps, name in itertools.product(args.steps, SHOWN):
+        _fixed_times(drawer, name, steps)  # says now which do not fit
+    data = make_teacher_data(noise_to_image, args.num_samples, args.nodes)
     for steps, path in paths.items():
         strides[steps] = stride = learn(noise_to_image, data, steps, args)
         learned.save(path, stride, overwrite)

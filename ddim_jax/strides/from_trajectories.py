@@ -162,7 +162,9 @@ def elbo(
     Raises:
         ValueError: steps out of range, unknown terminal, a time at the clean end.
     """
-    steps = check_steps(schedule, steps, terminal)
+    steps, most = check_steps(schedule, steps, terminal), len(times) - (terminal != "zero")
+    hint = f"there are {len(times)} times; use fewer steps, or more times"
+    check_range("steps", steps, f"[1, {most}]", hint)
     times, noisy_steps = np.asarray(times), steps - (terminal == "zero")
     costs = elbo_costs(noisy_ratio(schedule, times), np.asarray(mse))
     path = shortest_path(costs, noisy_steps) if noisy_steps else [0]
