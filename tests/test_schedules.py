@@ -65,6 +65,9 @@ def test_time_of_inverts_lam(schedule):
     np.testing.assert_allclose(schedule.time_of(schedule.half_log_snr(t)), t, rtol=1e-6, atol=1e-9)
     assert schedule.time_of(np.inf) == schedule.t_span[1]
     assert schedule.time_of(-1e4) == schedule.t_span[0]
+    for lam in (-np.inf, jnp.float32(-np.inf), -1e300, jnp.float32(-1e38)):
+        assert schedule.time_of(lam) == schedule.t_span[0]
+    assert schedule.time_of(jnp.float32(np.inf)) == schedule.t_span[1]
 
 
 def test_jax_agrees_with_numpy_inside_jit(schedule):
@@ -96,6 +99,14 @@ def test_levels_have_the_gradient_of_their_finite_difference_at_indices_too():
         after = (schedule.level(t + h + 1e-6).sigma - schedule.level(t + 1e-6).sigma) / h
         found = jax.grad(lambda t: schedule.level(t).sigma)(jnp.float32(t))
         assert found == pytest.approx(after, rel=2e-2)
+
+
+def test_the_model_time_has_its_whole_derivative_at_both_ends(schedule):
+    for end, inwards in ((schedule.t_span[0], -1), (schedule.t_min, 1)):
+        h = inwards * 1e-6 * end
+        slope = (schedule.level(end + h).model_time - schedule.level(end).model_time) / h
+        found = jax.grad(lambda t: schedule.level(t).model_time)(jnp.float32(end))
+        assert found == pytest.approx(slope, rel=1e-3)
 
 
 def test_times_outside_are_named(schedule):

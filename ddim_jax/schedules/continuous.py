@@ -44,7 +44,7 @@ def vp_linear(
 
     def inverse(lam):
         xp = numpy_like(lam)
-        q = 2 * slope * xp.logaddexp(-2 * lam, 0.0)
+        q = 2 * slope * xp.minimum(xp.logaddexp(-2 * lam, 0.0), 1e30)  # finite, far beyond t = 1
         return q / ((xp.sqrt(beta_min**2 + q) + beta_min) * slope)
 
     return Schedule("vp_linear", (1.0, 0.0), t_min, alpha_sigma, lam_of, inverse, model_time)

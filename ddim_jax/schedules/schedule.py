@@ -80,7 +80,9 @@ class Schedule:
             )
         with np.errstate(divide="ignore"):
             alpha, sigma = self.alpha_sigma(t)
-            model_time = self.model_time(xp.clip(t, self.t_min, noise))
+            # no clip, whose derivative at the ends themselves is half of t's
+            trained = xp.where(t > noise, noise, xp.where(t < self.t_min, self.t_min, t))
+            model_time = self.model_time(trained)
         at_clean = t == clean
         alpha, sigma = xp.where(at_clean, 1.0, alpha), xp.where(at_clean, 0.0, sigma)
         return NoiseLevel(t, alpha, sigma, model_time)
