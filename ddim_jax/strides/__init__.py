@@ -1,12 +1,12 @@
 """Strides: which times a sampler visits, `(schedule, steps, **options) -> times[steps + 1]`.
 
-fixed         by formula, and by name in `STRIDES`; from by_index, by_noise and ends
-trajectories  what strides are learned from: runs of a teacher
-adaptive      strides derived from them
-search        races strides with the actual sampler, and refines one by gradients
-search_space  candidates of both kinds, between several pairs of ends, raced in rounds
-learned       reads and writes learned strides as JSON
-fit           the command that learns them
+fixed              by formula, and by name in `STRIDES`; from by_index, by_noise and ends
+trajectories       what strides are learned from: runs of a teacher
+from_trajectories  strides derived from them
+search             races strides with the actual sampler, and refines one by gradients
+search_space       candidates of both kinds, between several pairs of ends, raced in rounds
+learned            reads and writes learned strides as JSON
+fit                the command that learns them
 """
 
 from ddim_jax.strides import learned

@@ -6,8 +6,8 @@ moves the interior knots (in lam) down the gradient of the mean square: a sample
 in its table, and a table in its times, by central differences in float64. So any solver can be
 refined, and its coefficients too.
 
-Sources: Watson et al. 2022 (DDSS, arXiv:2202.05830) for gradients through the sampler; Kim et al.
-2024 (arXiv:2405.11326) and Xue et al. 2024 (arXiv:2402.17376) for matching a teacher's samples.
+Sources: Watson et al. 2022 (DDSS, arXiv:2202.05830) for gradients through the sampler; Chen et al.
+2024 (GITS, arXiv:2405.11326) and Xue et al. 2024 (arXiv:2402.17376) for following a teacher.
 """
 
 from collections.abc import Callable, Mapping
