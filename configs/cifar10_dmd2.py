@@ -12,7 +12,7 @@ from configs.cifar10_edm import get_config as cifar10_edm
 
 
 def get_config():
-    """FastGen's settings of DMD2; the head sees the teacher's features, as it does there."""
+    """FastGen's settings of DMD2; its head sees features at three depths, here at one."""
     config = cifar10_edm()
     config.start_from = "runs/cifar10_edm"
     config.data.flip, config.data.augment = True, None

@@ -4,9 +4,12 @@
     python train.py --config=imagenet64_dmd2 --config.model.remat=blocks
 
 The paper's head is on the critic's features, and its term there is weighed by 0.01 against the
-critic's; here it is on the teacher's, with an optimizer of its own. Published, not ours: FID 1.51
-in one step (Yin et al. 2024, arXiv:2405.14867, table 1). The authors' 1.28 is of another way:
-405,000 steps without a head, then 140,000 with it at a learning rate of 5e-7.
+critic's; here it is on the teacher's, with an optimizer of its own. There it also draws levels of
+its own, classes are drawn uniformly and rates warm up over 500 steps in all processes together;
+here the head looks at the levels of the matching term, classes are the data's and nothing warms up.
+Published, not ours: FID 1.51 in one step (Yin et al. 2024, arXiv:2405.14867, table 1). The authors'
+1.28 is of another way: 405,000 steps without a head, then 140,000 with it at a learning rate of
+5e-7.
 """
 
 from configs.imagenet64_cd import get_config as imagenet64_cd
@@ -17,6 +20,7 @@ def get_config():
     config = imagenet64_cd()
     distilled = dict(
         name="dmd2",
+        data=dict(flip=False),
         model=dict(dropout=0.0),
         loss=dict(
             name="distribution_matching",

@@ -7,8 +7,9 @@
 
 FOLDER is as diffusers writes it, photos/ holds pictures with captions, 1.png and 1.txt. The teacher
 is guided by a scale that is drawn row by row, 1 + w for the w of 5 to 15 of the authors' script;
-the student is not told it. Unlike the script, points are those of EDM's grid and the distance is of
-the whole latent; nothing was trained by these settings here.
+the student is not told it. Unlike the script, points are those of EDM's grid, the target is a step
+of Heun's method, x0 is the network's own without factors that make it the identity at the clean
+end, and the distance is of the whole latent; nothing was trained by these settings here.
 """
 
 from configs.sd_lora import get_config as sd_lora

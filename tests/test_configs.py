@@ -467,7 +467,16 @@ AUTHORS = {
         "train.batch_size": 280, "loss.every": 5, "loss.start": 80.0, "loss.gan": 3e-3,
         "loss.times.low": 0.02, "loss.times.high": 0.98, "loss.critic_times.name": "karras",
         "loss.weighting.name": "edm", "optimizer.clip_norm": 10.0, "ema.decay": 0.0,
-        "model.dropout": 0.0,
+        "model.dropout": 0.0, "data.flip": False,
+    },
+    "sd_dmd2": {
+        "optimizer.name": "adamw", "optimizer.weight_decay": 0.01, "optimizer.learning_rate": 1e-5,
+        "train.batch_size": 2048, "train.steps": 40_000, "loss.every": 10, "ema.decay": 0.0,
+        "loss.guidance_scale": 1.75, "loss.times.low": 0.02, "loss.times.high": 0.98,
+    },
+    "sd_lcm_lora": {
+        "train.lora.rank": 64, "loss.guidance": (6.0, 16.0), "loss.pairs.points.points": 50,
+        "train.steps": 1000, "train.batch_size": 16,
     },
     "lsun_bedroom256_cd:teacher": {"model.scale_shift": False, "train.batch_size": 256},
     "lsun_bedroom256_cd:cd": {
