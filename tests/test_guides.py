@@ -84,7 +84,7 @@ def test_a_guided_teacher_is_what_a_loss_sees(name):
     assert np.abs(found - values(name, STUDENT)).max() > 1e-2
 
 
-@pytest.mark.parametrize("name", [n for n in METHODS if n != "continuous_consistency"])
+@pytest.mark.parametrize("name", METHODS)
 def test_each_row_is_guided_by_its_own_scale(name):
     """Which the teacher is not told, and this student neither: it learns the mean."""
     found = values(name, classifier_free(STUDENT), guidance=(1.0, 4.0))

@@ -25,7 +25,9 @@ from ddim_jax.losses.loss import (
     Net,
     check_boundary,
     check_dropout,
+    check_guidance,
     conditions,
+    conditions_with_scale,
     split,
 )
 from ddim_jax.names import check_range
@@ -43,6 +45,7 @@ def continuous_consistency(
     warmup_steps: int = 10_000,
     tangent_floor: float = 0.1,
     distil: bool = False,
+    guidance: tuple[float, float] | None = None,
     label_dropout: float = 0.0,
     teacher: Net | None = None,
 ) -> Loss:
@@ -57,14 +60,21 @@ def continuous_consistency(
         warmup_steps: in which r rises to 1.
         tangent_floor: c, added to the norm that the tangent is divided by.
         distil: the trajectory's direction is the teacher's, not that of the data and noise.
+        guidance: range of the scale that all networks take as an input (see `guided`), for
+            distillation from a teacher that is told it, or guided by it; None: none.
         label_dropout: probability that the inputs of a row become null, for all networks.
         teacher: if another network than the student's, or one that predicts something else.
 
     Raises:
-        ValueError: a probability out of range, or a parameterization that is not the identity at
-            the clean end.
+        ValueError: a probability out of range, guidance without a teacher or classes, or a
+            parameterization that is not the identity at the clean end.
     """
     check_dropout(label_dropout)
+    check_guidance(guidance, net.null, teacher)
+    if guidance is not None and not distil:
+        raise ValueError(
+            "config.loss.guidance is what a teacher was told: set config.loss.distil=True"
+        )
     check_range("config.loss.sigma_data", sigma_data, "(0, 1000]", "0.5 is usual")
     check_range("config.loss.mean", mean, "[-50, 50]")
     check_range("config.loss.std", std, "[0, 50]")
@@ -81,7 +91,10 @@ def continuous_consistency(
         eps = net.noise(eps_key, x0)
         cos, sin = expand(jnp.cos(angle), x0), expand(jnp.sin(angle), x0)
         x = cos * x0 + sin * eps
-        inputs = conditions(batch, drop_key, net.null, label_dropout)
+        if guidance is None:
+            inputs = conditions(batch, drop_key, net.null, label_dropout)
+        else:
+            inputs = conditions_with_scale(batch, drop_key, net.null, label_dropout, guidance)
         slope = cos * eps - sin * x0
         if distil:
             slope = _velocity(teacher, frozen["teacher"], sigma_data, x, angle, inputs)

@@ -307,14 +307,9 @@ def _check_teacher(
             f"config.loss.name={name!r} must be a denoiser; {way_out}"
         )
     if teacher.inputs.takes("guidance") and scales is None:
-        can_say = "guidance" in inspect.signature(losses.LOSSES[name]).parameters
         raise ValueError(
-            f"{teacher.name} is told its guidance scale, and config.loss says none; "
-            + (
-                "set config.loss.guidance=(1.5, 1.5), or a range that the student is told"
-                if can_say
-                else "start from one that is not told it, and guide that by config.guide"
-            )
+            f"{teacher.name} is told its guidance scale, and config.loss says none; set "
+            "config.loss.guidance=(1.5, 1.5), or a range that the student is told"
         )
     mixed = scales and scales[0] != scales[1] and not teacher.inputs.takes("guidance")
     if loss.parts is not None and mixed and model.inputs.takes("guidance"):
