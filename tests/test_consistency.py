@@ -363,14 +363,20 @@ def test_the_tangent_is_the_derivative_of_f_along_the_trajectory():
 
 
 def test_the_loss_goes_along_the_trajectory_of_the_data():
-    """The tangent inside the loss against finite differences, for some network and its draws."""
+    """The tangent g inside the loss against finite differences, for some network and its draws.
+
+    The gradient by a parameter that bends F by dF is -2 mean(g dF), g over its norm and the floor.
+    """
     schedule = schedules.cosine()
-    bend = lambda x, t: jnp.tanh(1.5 * x) + jnp.sin(2 * t)  # noqa: E731
-    apply = lambda p, x, t, inputs, keys=None: bend(x, expand(t / 1000, x))  # noqa: E731
+
+    def apply(p, x, model_time, inputs, keys=None):
+        return jnp.tanh(1.5 * x) + jnp.sin(2 * expand(model_time / 1000, x)) + p * jnp.cos(x)
+
     loss = continuous_consistency(
         Net(apply, schedule, predictions.v), sigma_data=0.5, warmup_steps=1
     )
-    found = loss(None, None, {"image": HALF}, KEYS, 1)[1]["tangent"]
+    compute = jax.value_and_grad(lambda p: loss(p, None, {"image": HALF}, KEYS, 1), has_aux=True)
+    (value, metrics), slope_of_loss = compute(jnp.float32(0))
     time_key, eps_key = (
         jax.vmap(lambda key, p=p: jax.random.fold_in(key, p))(KEYS) for p in range(2)
     )
@@ -393,5 +399,12 @@ def test_the_loss_goes_along_the_trajectory_of_the_data():
     )
     h = 1e-6
     along = (f(x + h * slope, angle + h) - f(x - h * slope, angle - h)) / (2 * h)
-    expected = np.sqrt(((np.cos(angle) * along) ** 2).sum(1)).mean()
-    np.testing.assert_allclose(found, expected, rtol=2e-3)
+    g = np.cos(angle) * along
+    norm = np.sqrt((g**2).sum(1, keepdims=True))
+    np.testing.assert_allclose(metrics["tangent"], norm.mean(), rtol=2e-3)
+    g = g / (norm + 0.1)
+    np.testing.assert_allclose(value, (g**2).mean(), rtol=2e-3)
+    level = schedule.level(schedule.time_of(-np.log(0.5 * np.tan(angle))))
+    bump = np.cos(x * np.sqrt((0.5 * level.alpha) ** 2 + level.sigma**2))  # of v, and of F:
+    bump = (np.cos(angle) * level.alpha + np.sin(angle) * level.sigma / 0.5) * bump
+    np.testing.assert_allclose(slope_of_loss, -2 * (g * bump).mean(), rtol=5e-3)
