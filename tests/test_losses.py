@@ -231,7 +231,30 @@ def test_guidance_scales_are_uniform_and_independent_of_what_is_dropped():
     assert "guidance" not in conditions_with_scale(batch, MANY, {"label": 10}, 0.5, None)
 
 
-@pytest.mark.parametrize("name", sorted(set(losses.LOSSES) - {"autoencoder"}))  # of images alone
+CONDITIONED = sorted(set(losses.LOSSES) - {"autoencoder"})  # that one is of images alone
+
+
+def evaluate_of(name, student, teacher, null, **options):
+    """A loss by its name, of the images, with a label in every row."""
+    flow = name in ("mean_flow", "shortcut")
+    parts = (FLOW, PREDICTIONS["flow"]()) if flow else (VP, PREDICTIONS["v"]())
+    options |= {
+        "consistency": dict(pairs=losses.PAIRS["shrinking"](every=9), distil=True),
+        "continuous_consistency": dict(distil=True),
+        "progressive": dict(steps=2),
+        "moment_matching": dict(group=3),
+    }.get(name, {})
+    taught = ("guided", "progressive", "consistency", "continuous_consistency")
+    if name in (*taught, "distribution_matching"):
+        options["teacher"] = Net(teacher, *parts, null)
+    loss = losses.LOSSES[name](Net(student, *parts, null), **options)
+    params = jnp.float32(0.3)
+    each = params if loss.parts is None else dict.fromkeys(loss.parts.names, params)
+    batch = {"image": IMAGES, "label": jnp.arange(6, dtype=jnp.int32)}
+    return loss(each, loss.freeze(params, params), batch, KEYS, 0)
+
+
+@pytest.mark.parametrize("name", CONDITIONED)
 def test_students_have_a_dropout_key_for_each_row_and_teachers_none(name):
     seen = []
 
@@ -243,26 +266,35 @@ def test_students_have_a_dropout_key_for_each_row_and_teachers_none(name):
         assert dropout_keys is None
         return params * x
 
-    flow = name in ("mean_flow", "shortcut")
-    parts = (FLOW, PREDICTIONS["flow"]()) if flow else (VP, PREDICTIONS["v"]())
-    options = {
-        "consistency": dict(pairs=losses.PAIRS["shrinking"](every=9), distil=True),
-        "continuous_consistency": dict(distil=True),
-        "progressive": dict(steps=2),
-        "moment_matching": dict(group=3),
-    }.get(name, {})
-    taught = ("guided", "progressive", "consistency", "continuous_consistency")
-    if name in (*taught, "distribution_matching"):
-        options["teacher"] = Net(teacher, *parts)
-    loss = losses.LOSSES[name](Net(student, *parts), **options)
-    params = jnp.float32(0.3)
-    each = params if loss.parts is None else dict.fromkeys(loss.parts.names, params)
-    loss(each, loss.freeze(params, params), {"image": IMAGES}, KEYS, 0)
+    evaluate_of(name, student, teacher, {})
     keys = [jax.random.key_data(keys) for keys in seen if keys is not None]
     assert keys and len(np.unique(np.asarray(keys[0]), axis=0)) == len(IMAGES)
     for other in keys[1:]:
         np.testing.assert_array_equal(other, keys[0])
     assert name in ("shortcut", "flow_map") or len(keys) == len(seen)  # averages have none
+
+
+@pytest.mark.parametrize("name", CONDITIONED)
+def test_labels_are_dropped_at_the_rate_of_the_loss_for_all_networks(name):
+    """Of a row for students and teachers alike; a shortcut's first row keeps its own."""
+    asked = [(0.0, [0] * 6, {}), (1.0, [1] * 6, {}), (0.5, None, {})]
+    if name == "continuous_consistency":  # which asks in another way with a scale
+        asked.append((1.0, [1] * 6, {"guidance": (1.0, 2.0)}))
+    for rate, rows, options in asked:
+        seen = []
+
+        def network(params, x, model_time, inputs, dropout_keys, seen=seen):
+            if len(x) == len(IMAGES):
+                seen.append(inputs["label"] == 10)
+            return params * x
+
+        evaluate_of(name, network, network, {"label": 10}, label_dropout=rate, **options)
+        first = np.asarray(seen[0], int).tolist()
+        assert all(np.array_equal(other, first) for other in seen[1:])
+        if rows is None:
+            assert 0 < sum(first) < 6
+        else:
+            assert first == ([0] + rows[1:] if name == "shortcut" else rows)
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.5])
