@@ -78,7 +78,8 @@ def exact(monkeypatch):
         loss = make(**options)
 
         def row(params, z, e):
-            draws = iter([e, z, e])  # of what the student drew, of the student, of the data
+            last = z if "critic_times" in options else e  # of the critic; of the data
+            draws = iter([e, z, last])  # of what the student drew, of the student, and that
             monkeypatch.setattr(Net, "noise", lambda *_: jnp.full((1, 1), next(draws)))
             batch = {"image": jnp.full((1, 1), DATA[0] + DATA[1] * z)}
             return loss(params, FROZEN, batch, KEYS[:1], 0)
@@ -103,6 +104,16 @@ def test_the_student_follows_the_gradient_of_the_divergence(exact):
     # what the student draws is what the exact critic knows: its own term is at its least
     close(grads["critic"], (0, 0))
     close(metrics["loss_critic"], (MADE[1] * S) ** 2 / ((A * MADE[1]) ** 2 + S**2))
+
+
+def test_the_critic_may_learn_at_other_times_than_the_student_is_judged_at(exact):
+    """The exact critic is right at any level: what the student learns is the same."""
+    plain, found = exact(), exact(critic_times=lambda keys: jnp.full(len(keys), 0.3))
+    close(found[1]["student"], plain[1]["student"])
+    close(found[1]["critic"], (0, 0))
+    var = lambda t: (MADE[1] * t) ** 2 / (((1 - t) * MADE[1]) ** 2 + t**2)  # noqa: E731
+    close(found[2]["loss_critic"], var(0.3))
+    assert abs(var(0.3) - var(T)) > 0.05
 
 
 J = 0.2451301038
@@ -394,6 +405,28 @@ def test_a_student_of_several_steps_sees_what_it_will_see_in_drawing():
             for t, x in seen.items():
                 np.testing.assert_allclose(np.std(x), expected[t], rtol=0.04)
     assert max(counts) == 4 and min(counts) < 4
+
+
+@pytest.mark.parametrize("simulated", [True, False])
+def test_what_a_second_call_is_given(simulated):
+    """Its own picture of the first call, or a real one, of 5; noised to the level it is asked at."""
+    seen = []
+
+    def apply(p, x, model_time, inputs, keys=None):
+        seen.append((round(float(model_time[0])), np.asarray(x)))
+        return 0 * x + p
+
+    net = Net(apply, FLOW, predictions.x0)
+    data, times = jnp.full((4, 1), 5.0), strides.uniform(FLOW, 2)
+    noise = [jax.vmap(lambda key, k=k: jax.random.fold_in(key, k))(KEYS[:4]) for k in range(2)]
+    noise = [np.asarray(net.noise(keys, data)) for keys in noise]
+    with jax.disable_jit():
+        for step in range(6):
+            rollout.drawn(net, -2.0, KEYS[:4], data, {}, times, simulated, jnp.int32(step))
+    assert {t for t, _ in seen} == {1000, 500}
+    for t, x in seen:
+        wanted = noise[0] if t == 1000 else 0.5 * (-2.0 if simulated else 5.0) + 0.5 * noise[1]
+        np.testing.assert_allclose(x, wanted, rtol=1e-5)
 
 
 def test_a_student_that_jumps_is_asked_for_the_clean_end():
