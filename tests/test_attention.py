@@ -12,9 +12,11 @@ from ddim_jax.networks.attention import Attention, FeedForward, attention
 jit = jax.jit
 
 
-def dense(q, k, v):
+def dense(q, k, v, seen=None):
     """The definition, all pairs at once."""
     logits = jnp.einsum("bqhd,bkhd->bhqk", q, k) / np.sqrt(q.shape[-1])
+    if seen is not None:
+        logits = jnp.where(seen(jnp.arange(q.shape[1]))[:, None], logits, -jnp.inf)
     return jnp.einsum("bhqk,bkhd->bqhd", jax.nn.softmax(logits), v)
 
 
@@ -51,11 +53,20 @@ def derivatives(function, queries, keys):
     return jit(everything)(q, k, v)
 
 
-@pytest.mark.parametrize("queries, keys, most", [(12, 12, 72), (13, 7, 21), (5, 11, 3)])
-def test_any_number_of_tokens_in_blocks(queries, keys, most):
+def earlier(places):
+    """Which of 12 keys queries at these places see: those that are no later."""
+    return (jnp.arange(12)[None] <= places[:, None])[None]
+
+
+@pytest.mark.parametrize(
+    "queries, keys, most, seen",
+    [(12, 12, 72, None), (13, 7, 21, None), (5, 11, 3, None), (13, 12, 60, earlier)],
+)
+def test_any_number_of_tokens_in_blocks(queries, keys, most, seen):
     """Even, odd, a last block that is not full, fewer pairs than keys: all as the dense one."""
-    blocks = functools.partial(attention, most=most)
-    found, expected = (derivatives(f, queries, keys) for f in (blocks, dense))
+    blocks = functools.partial(attention, most=most, seen=seen)
+    whole = functools.partial(dense, seen=seen)
+    found, expected = (derivatives(f, queries, keys) for f in (blocks, whole))
     for a, b in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=2e-5)
 
