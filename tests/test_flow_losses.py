@@ -65,18 +65,38 @@ def test_the_exact_mean_velocity_has_no_loss():
     assert off(jnp.float32(1.0), None, BATCH, KEYS, 0)[1]["mse_flow"] > 1e-5
 
 
+def rows_of_flow_matching():
+    """The x of the batch at the times that are drawn, and eps - x0."""
+    purposes = [jax.vmap(lambda key, p=p: jax.random.fold_in(key, p))(KEYS) for p in (0, 2)]
+    normals = jax.vmap(lambda key: jax.random.normal(key, (2,)))(purposes[0])
+    t = np.asarray(jax.nn.sigmoid(-0.4 + normals), np.float64).max(1)[:, None]
+    eps = jax.vmap(lambda key: jax.random.normal(key, (3,)))(purposes[1])
+    x0, eps = np.asarray(IMAGES, np.float64), np.asarray(eps, np.float64)
+    return (1 - t) * x0 + t * eps, eps - x0
+
+
 def test_without_an_interval_mean_flow_is_flow_matching():
     apply = lambda p, x, t, inputs, keys=None: p * x + expand(inputs["interval"], x)  # noqa: E731
     loss = mean_flow(Net(apply, FLOW, predictions.flow), same=1.0, power=0.0)
     value, metrics = loss(jnp.float32(0.3), None, BATCH, KEYS, 0)
-    purposes = [jax.vmap(lambda key, p=p: jax.random.fold_in(key, p))(KEYS) for p in (0, 2)]
-    normals = jax.vmap(lambda key: jax.random.normal(key, (2,)))(purposes[0])
-    t = np.asarray(jax.nn.sigmoid(-0.4 + normals)).max(1)[:, None]
-    eps = np.asarray(jax.vmap(lambda key: jax.random.normal(key, (3,)))(purposes[1]))
-    x0 = np.asarray(IMAGES)
-    error = 0.3 * ((1 - t) * x0 + t * eps) - (eps - x0)
+    x, velocity = rows_of_flow_matching()
+    error = 0.3 * x - velocity
     np.testing.assert_allclose(metrics["mse_flow"], (error**2).mean(), rtol=1e-5)
     np.testing.assert_allclose(value, (error**2).sum(1).mean(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("power", [1.0, 2.0])
+def test_the_weight_of_a_row_falls_with_its_error_and_is_held(power):
+    apply = lambda p, x, t, inputs, keys=None: p * x  # noqa: E731
+    loss = mean_flow(Net(apply, FLOW, predictions.flow), same=1.0, power=power, floor=0.5)
+    evaluate = jax.value_and_grad(lambda p: loss(p, None, BATCH, KEYS, 0)[0])
+    value, slope = evaluate(jnp.float32(0.3))
+    x, velocity = rows_of_flow_matching()
+    error = 0.3 * x - velocity
+    squared = (error**2).sum(1)
+    weight = 1 / (squared + 0.5) ** power
+    np.testing.assert_allclose(value, (weight * squared).mean(), rtol=1e-5)
+    np.testing.assert_allclose(slope, (weight * 2 * (error * x).sum(1)).mean(), rtol=1e-4)
 
 
 def test_guidance_is_trained_into_the_mean_flow_of_labelled_samples_only():
