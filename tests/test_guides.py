@@ -82,6 +82,9 @@ def test_a_guided_teacher_is_what_a_loss_sees(name):
     found = values(name, classifier_free(STUDENT, 2.5))
     np.testing.assert_allclose(found, values(name, known(2.5)), rtol=2e-4, atol=2e-5)
     assert np.abs(found - values(name, STUDENT)).max() > 1e-2
+    if name in ("lsd", "esd", "psd"):
+        by_option = values(name, STUDENT, guidance_scale=2.5)
+        np.testing.assert_allclose(by_option, found, rtol=2e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize("name", METHODS)
