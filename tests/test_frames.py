@@ -9,8 +9,8 @@ from ddim_jax import sampling, schedules, solvers, strides
 from ddim_jax.editing.frames import KnownFrames, known_frames
 from ddim_jax.frame_noise import FRAME_NOISES
 from ddim_jax.guidance import Guidance, classifier_free
-from ddim_jax.losses import WEIGHTINGS
-from ddim_jax.losses.loss import Net, add_noise, regress
+from ddim_jax.losses import LOSSES, PAIRS, POINTS, WEIGHTINGS
+from ddim_jax.losses.loss import Net, add_noise, regress, with_known
 from ddim_jax.losses.time_samplers import of_frames, uniform
 from ddim_jax.predictions import PREDICTIONS, Prediction, predict, target
 from ddim_jax.schedules import NoiseLevel
@@ -121,6 +121,50 @@ def test_frames_have_one_level_or_some_are_known_or_each_has_its_own():
     for shares in ((0.8, 0.4), 0.5, (0.2, -0.1)):
         with pytest.raises(ValueError, match="config.loss.frame_levels must be"):
             of_frames(SCHEDULE, uniform(SCHEDULE), shares)
+
+
+def test_some_frames_of_a_share_of_clips_are_known():
+    """At the clean end, the others at the level of their clip, which differs from row to row."""
+    many, frames = 2000, 8
+    level = SCHEDULE.level(jnp.linspace(0.1, 0.9, many))
+    assert with_known(level, SCHEDULE, keys(many), frames, 0.0) is level
+    for rate in (0.3, 1.0):
+        found = with_known(level, SCHEDULE, keys(many), frames, rate)
+        known = np.asarray(found.sigma) == 0
+        count = known.sum(1)
+        assert count.max() < frames
+        none = 0.5 * (0.9**9 - 0.4**9) / 9 / 0.5  # of any frame at .1 to .6 each, in half of them
+        expected = rate * (1 - none)
+        assert abs(np.mean(count > 0) - expected) < 5 * np.sqrt(0.25 / many)
+        clean = SCHEDULE.level(jnp.float32(SCHEDULE.t_span[1]))
+        for field, of, at_end in zip(found, level, clean, strict=True):
+            wanted = np.where(known, at_end, np.asarray(of)[:, None])
+            np.testing.assert_array_equal(field, wanted)
+
+
+@pytest.mark.parametrize("name", ["guided", "progressive", "consistency"])
+def test_all_networks_of_a_distillation_know_the_same_frames(name):
+    """Whose pictures every call is given without noise, those in the middle of a step too."""
+    seen, clean = [], SCHEDULE.level(np.float32(SCHEDULE.t_span[1])).model_time
+
+    def apply(p, x, model_time, inputs, keys=None):
+        seen.append((np.asarray(model_time) == clean, np.asarray(x)))
+        return p * x
+
+    options = {
+        "guided": {},
+        "progressive": dict(steps=4),
+        "consistency": dict(pairs=PAIRS["grid"](POINTS["constant"](5), sigma_min=0.0), distil=True),
+    }[name]
+    net, batch = Net(apply, SCHEDULE, PREDICTIONS["v"]()), {"image": clips()}
+    loss = LOSSES[name](net, known=1.0, **options)
+    loss(jnp.float32(0.3), {"teacher": jnp.float32(0.4)}, batch, keys(), 0)
+    known = seen[0][0]
+    assert known.shape == (B, T) and known.any() and not known.all(1).any()
+    for also, x in seen:
+        assert np.all(also[known])
+        np.testing.assert_allclose(x[known], np.asarray(batch["image"])[known], atol=1e-6)
+    assert len(seen) == {"guided": 2, "progressive": 3, "consistency": 4}[name]
 
 
 def test_guidance_takes_levels_of_frames():
