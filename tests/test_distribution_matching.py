@@ -409,7 +409,7 @@ def test_a_student_of_several_steps_sees_what_it_will_see_in_drawing():
 
 @pytest.mark.parametrize("simulated", [True, False])
 def test_what_a_second_call_is_given(simulated):
-    """Its own picture of the first call, or a real one, of 5; noised to the level it is asked at."""
+    """Its own picture, of -2, or a real one, of 5, noised to the level that it is asked at."""
     seen = []
 
     def apply(p, x, model_time, inputs, keys=None):
