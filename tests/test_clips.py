@@ -77,7 +77,12 @@ def test_moving_digits_are_decided_by_split_and_index():
     assert np.array_equal(slow["image"][::2], source[5]["image"]) and slow["frame_rate"] == 16
     coloured = data.load("moving_digits", image_size=(16, 24), channels=3)[0]["image"]
     assert coloured.shape == (16, 16, 24, 3) and (coloured[..., :1] == coloured).all()
-    assert len(source.captions) == 100_000 and source.captions[5].split()[0] == "a"
+    assert len(source.captions) == 100_000 and source.captions[-1] == source.captions[99_999]
+    names = "zero one two three four five six seven eight nine".split()
+    for i in range(20):
+        article, *style, name = source.captions[i].split()
+        assert name == names[source[i]["label"]], i
+        assert article[0] == "a" and style in ([], ["bold"], ["thin"])
 
 
 def test_train_and_test_digits_are_disjoint():
