@@ -7,6 +7,7 @@ most. So what is known goes from window to window, and nothing takes long to com
 import dataclasses
 import json
 import sys
+import types
 from pathlib import Path
 
 import jax
@@ -22,6 +23,7 @@ from ddim_jax.commands import clip_flags, sample
 from ddim_jax.data import clip_files
 from ddim_jax.dropping import ALONE
 from ddim_jax.editing import clips
+from ddim_jax.editing import pictures as edited
 from ddim_jax.editing.editor import Editor
 from tests.errors import rejects
 from tests.pictures import noise
@@ -414,6 +416,18 @@ def test_frames_are_told_apart_both_ways(editing, monkeypatch):
     editing("translate", "--toward=8", "--method=ddim", "--alone")
     editing("attribute", "--learn_from=3", "--strength=1", "--method=ddim", "--alone")
     assert told == [{"alone": True}] * 7
+
+
+@pytest.mark.parametrize(
+    "text, known", [("odd", "1010"), ("1-2", "1001"), ("0", "0111"), ("3,0-1", "0010")]
+)
+def test_masks_of_frames_name_those_to_draw(text, known):
+    assert clips.known_frames(text, 4).tolist() == [sign == "1" for sign in known]
+    asked = types.SimpleNamespace(mask=f"frames:{text}")
+    mask = edited.read_mask(asked, (2, 4, 5, 6, 1))
+    assert mask.shape == (2, 4, 5, 6, 1) and mask.dtype == np.float32
+    for frame, sign in enumerate(known):
+        assert np.all(mask[:, frame] == float(sign))
 
 
 def test_frames_and_places_are_filled_in(editing):
