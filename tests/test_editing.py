@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+import types
 import warnings
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -10,11 +12,12 @@ import pytest
 from PIL import Image
 
 from configs import digits
-from ddim_jax import checkpoints, data, edit, schedules, strides
-from ddim_jax.editing import inpainting, restoration
+from ddim_jax import checkpoints, data, edit, experiment, schedules, strides
+from ddim_jax.editing import inpainting, judging, pictures, restoration
 from ddim_jax.editing.editor import Editor, squared_error
 from ddim_jax.editing.inversion import round_trip
 from ddim_jax.editing.sdedit import sdedit_table
+from ddim_jax.evaluation.features import Features
 from ddim_jax.recipe import Recipe
 from ddim_jax.solvers import SOLVERS
 from ddim_jax.strides import learned
@@ -301,6 +304,98 @@ def test_directions_from_sets_and_from_labels(command, tmp_path):
     assert numbers["toward"] == 6 and numbers["direction"] == "probe"
     _, by_ink = command("attribute", "--random", "--learn_from=60")
     assert by_ink["direction"] == "random"
+
+
+@dataclasses.dataclass(frozen=True)
+class Still:
+    """Predicts v = 0: a latent is the image, smaller by the same factor everywhere."""
+
+    def apply(self, variables, x, t, told, dropout_keys=None):
+        return variables["params"]["zero"] * x
+
+
+@pytest.fixture
+def still(tmp_path, monkeypatch):
+    """Runs a command on that network; returns its numbers."""
+    monkeypatch.chdir(tmp_path)
+    params = {"zero": np.zeros((), np.float32)}
+    model = experiment.build(tiny(digits.get_config(), levels=1))
+    model = model.replace(network=Still(), params=params, name="still")
+    monkeypatch.setattr(checkpoints, "load", lambda *given, **options: model)
+
+    def run(name, *flags):
+        edit.main([name, "--num=3", "--steps=8", "--method=ddim", "--resize", *flags])
+        (file,) = Path("edits").glob("*.json")
+        return json.loads(file.read_text())
+
+    return run
+
+
+@pytest.mark.parametrize("probe", [(), ("--probe",)])
+def test_a_direction_leads_from_what_is_away_to_what_is_toward(still, probe):
+    for name, level in (("bold", 200), ("thin", 20)):
+        Path(name).mkdir()
+        for i in range(2):
+            pixels = np.full((8, 8), level + i, np.uint8)
+            Image.fromarray(pixels).save(f"{name}/{i}.png")
+    flags = ("--toward=folder:bold", "--away=folder:thin", "--strength=-1,0,1", *probe)
+    brightness = still("arithmetic", *flags)["mean_brightness"]
+    assert brightness["-1"] + 0.05 < brightness["+0"] < brightness["+1"] - 0.05
+
+
+def test_a_direction_of_ink_leads_to_what_is_bright(still):
+    brightness = still("attribute", "--learn_from=40", "--strength=0,1")["mean_brightness"]
+    assert brightness["+1"] > brightness["+0"] + 0.1
+
+
+def at(name, shape=(2, 8, 10, 1), **options):
+    """A mask by its name; its four corners, and its middle."""
+    asked = {"mask": name, "resize": False, "seed": 0} | options
+    mask = pictures.read_mask(types.SimpleNamespace(**asked), shape)
+    assert mask.shape == (*shape[:-1], 1) and mask.dtype == np.float32
+    height, width = shape[-3:-1]
+    one = mask[1, ..., 0]
+    assert np.array_equal(one, mask[0, ..., 0])
+    ends = [one[..., y, x] for y in (0, -1) for x in (0, -1)]
+    return mask, [*ends, one[..., height // 2, width // 2]]
+
+
+def test_masks_are_one_where_pictures_are_known(tmp_path):
+    """At the corners, line by line, and in the middle."""
+    expected = {
+        "left": [0, 1, 0, 1, 1],
+        "right": [1, 0, 1, 0, 0],
+        "top": [0, 0, 1, 1, 1],
+        "bottom": [1, 1, 0, 0, 0],
+        "center": [1, 1, 1, 1, 0],
+    }
+    shares = dict.fromkeys(expected, 0.5) | {"center": 1 - 24 / 80}
+    for name, ends in expected.items():
+        mask, found = at(name)
+        assert found == ends and np.isclose(mask.mean(), shares[name]), name
+        frames = at(name, (2, 3, 8, 10, 1))[1]
+        assert np.array_equal(frames, np.repeat(np.array(ends)[:, None], 3, 1))
+    pixels = np.zeros((8, 10), np.uint8)
+    pixels[:3] = 255  # white is known
+    Image.fromarray(pixels).save(tmp_path / "mask.png")
+    np.testing.assert_array_equal(at(str(tmp_path / "mask.png"))[0][0, ..., 0], pixels / 255)
+
+
+def test_masks_at_random_hide_the_share_that_is_asked_for():
+    for name, share in (("random", 0.5), ("random:0.8", 0.8), ("random:0", 0), ("random:1", 1)):
+        mask = at(name, (2, 64, 64, 1))[0]
+        assert abs(mask.mean() - (1 - share)) <= 5 * np.sqrt(share * (1 - share)) / 64
+    other = at("random", (2, 64, 64, 1), seed=1)[0]
+    assert 0.4 < np.mean(other == at("random", (2, 64, 64, 1))[0]) < 0.6
+
+
+def test_digits_that_are_read_as_others_have_changed():
+    """By made-up logits: of the second row one in two; of fewer than 500 there is no FDD."""
+    logits = {"image": [[0.0, 2.0, 1.0], [3.0, 0.0, 1.0]], "+1": [[0.0, 1.0, 2.0], [1.0, 0.5, 0.0]]}
+    rows = {name: Features(np.zeros((2, 4)), np.array(of)) for name, of in logits.items()}
+    found = judging._digits(rows)
+    assert found["read"] == {"image": [1, 0], "+1": [2, 0]}
+    assert found["changed"] == {"image": 0, "+1": 0.5} and "FDD" not in found
 
 
 @pytest.mark.parametrize("method", slow_but(inpainting.RESTORATIONS, ("repaint",)))
