@@ -267,11 +267,19 @@ def test_emoji_clips_by_their_frames():
 
 @pytest.mark.parametrize("channels, judged", [(1, {"flicker", "read", "same"}), (3, {"flicker"})])
 def test_edited_clips_are_read_if_they_are_grey_digits(channels, judged):
-    shape = (3, 16, 16, channels)
-    codec = types.SimpleNamespace(frames=3, picture_shape=shape)
-    data = {"name": "moving_digits"}
-    model = types.SimpleNamespace(codec=codec, config=types.SimpleNamespace(data=data))
-    assert set(judging.judge(model, {"image": noise(2, *shape)})) == judged
+    codec = types.SimpleNamespace(frames=4, picture_shape=(4, 16, 16, channels))
+    config = types.SimpleNamespace(data={"name": "moving_digits"})
+    model = types.SimpleNamespace(codec=codec, config=config)
+    source = data.load("moving_digits", "test", image_size=16, frames=4, channels=channels)
+    one, other = (source[i]["image"] for i in (0, 1))
+    cut = np.stack([one, np.concatenate([other[:3], one[3:]])])
+    found = judging.judge(model, {"image": cut, "still": one[None, :1].repeat(4, axis=1)})
+    assert set(found) == judged
+    assert found["flicker"]["still"] < 1e-6 < found["flicker"]["image"]
+    if channels == 1:  # of the second clip one frame in four is of another digit
+        labels = [source[i]["label"] for i in (0, 1)]
+        assert labels[0] != labels[1] and found["read"] == {"image": labels, "still": labels[:1]}
+        assert found["same"] == {"image": 7 / 8, "still": 1.0}
 
 
 @pytest.mark.slow
