@@ -144,10 +144,12 @@ class Generator:
             last = min(first + size, count)
             rows = np.minimum(np.arange(first, first + size), count - 1)
             part = jax.tree.map(lambda leaf, rows=rows: leaf[rows], (inputs or {}, x, known, keys))
-            result = self._run(table, np.asarray(index)[rows], seed, guidance, *part)
+            own = np.asarray(index)[rows]
+            result = self._run(table, own, last - first, seed, guidance, *part)
             yield Batch(slice(first, last), _first(result, last - first))
 
-    def _run(self, table, index, seed, guidance, inputs, x, known, keys) -> Any:
+    def _run(self, table, index, count, seed, guidance, inputs, x, known, keys) -> Any:
+        """What the sampler returns; rows from `count` on are padding, and are not counted."""
         keys = sampling.sample_keys(seed, index) if keys is None else keys
         x = sampling.initial_noise(keys, self._shape, self._frame_noise) if x is None else x
         mesh, params = self._on(jax.local_devices()[: len(index)])
@@ -161,7 +163,7 @@ class Generator:
         self.seconds += time.perf_counter() - start
         if isinstance(result, AdaptiveResult):
             result.validate()
-        if not np.all(finite := _finite(result)):
+        if not np.all(finite := _finite(result)[:count]):
             raise NotFiniteSamples(
                 f"{np.sum(~finite)} of {len(finite)} samples of a batch are not finite, the first "
                 f"is sample {index[np.argmin(finite)]}; {self._cause(arguments)}"

@@ -139,6 +139,18 @@ def test_samples_that_are_not_finite_are_refused_with_their_beginning(model, div
     assert "try clip=static" in str(error.value)
 
 
+@pytest.mark.parametrize("row, index", [(1, 6), (2, 7)])
+def test_the_first_sample_that_is_not_finite_is_named_by_its_index(row, index):
+    """Of three, in a batch of four whose last row is there twice."""
+    generator = batch_loop.Generator(jax.jit(echo), np.float32(5), (3,))
+    x = np.ones((3, 3), np.float32)
+    x[row, 2] = np.inf
+    given = dict(inputs={"a": np.zeros(3, np.float32)}, x=x, known=np.zeros_like(x))
+    message = f"1 of 3 samples of a batch are not finite, the first is sample {index};"
+    with pytest.raises(batch_loop.NotFiniteSamples, match=message):
+        list(generator.batches(np.float32(2), np.array([5, 6, 7]), batch_size=4, **given))
+
+
 def test_weights_and_starts_that_are_not_finite_are_named(model):
     broken = jax.tree.map(lambda leaf: leaf.at[(0,) * leaf.ndim].set(np.nan), model.params)
     with pytest.raises(ValueError, match="the weights of the network are not finite"):
