@@ -24,8 +24,8 @@ def pictures(size=(12, 12), channels=3, count=COUNT):
 
 
 def changed(operation, x, probability=1.0, seed=0):
-    """What became of pictures, and what is told of it."""
-    made = edm(probability=probability, operations=(operation,))
+    """What became of pictures, and what is told of it; by an operation, or several as "a, b"."""
+    made = edm(probability=probability, operations=operation.split(", "))
     keys = jax.random.split(jax.random.key(seed), len(x))
     y, told = map(np.asarray, jax.jit(made.apply)(keys, x))
     assert told.shape == (len(x), made.size) and y.shape == x.shape
@@ -155,6 +155,18 @@ def test_what_is_told_of_a_map_is_what_happened(operation):
         assert min(off) < 1
 
 
+def test_maps_follow_one_another():
+    """A picture is scaled, then turned, then moved."""
+    x = pictures((64, 64), 1, 4)
+    y, told = changed("scale, rotate_frac, translate_frac", x)
+    for before, after, (w, cos, sin, *steps) in zip(x, y, np.float64(told), strict=True):
+        (scaled, _), (turned, _) = MAPS["scale"](w), MAPS["rotate_frac"](cos, sin)
+        matrix = np.eye(3)
+        matrix[:2, :2], matrix[:2, 2] = turned @ scaled, MAPS["translate_frac"](*steps)[1]
+        expected = augmentation.placed(before, jnp.float32(np.linalg.inv(matrix)))
+        np.testing.assert_allclose(after, expected, atol=1e-3)
+
+
 def test_what_is_told_of_colours_is_what_happened():
     x = pictures()
     grey = x.mean(-1, keepdims=True)
@@ -168,6 +180,9 @@ def test_what_is_told_of_colours_is_what_happened():
         y, told = changed(operation, x)
         np.testing.assert_allclose(y, wanted(told[:, None, None]), rtol=1e-4, atol=1e-5)
         assert np.ptp(told) > 0.5
+    y, told = changed("brightness, contrast", x)  # one after the other
+    b, c = told[:, :1, None, None], told[:, 1:, None, None]
+    np.testing.assert_allclose(y, (x + 0.2 * b) * 2 ** (0.5 * c), rtol=1e-4, atol=1e-5)
     y, told = changed("hue", x)
     turned = y - y.mean(-1, keepdims=True)
     np.testing.assert_allclose(y.mean(-1, keepdims=True), grey, atol=1e-5)
