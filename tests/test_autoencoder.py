@@ -88,11 +88,30 @@ def test_latents_have_unit_variance_at_the_scale_that_is_measured(model):
     assert np.std(moments.mean + moments.std * noise) == pytest.approx(1, abs=0.02)
 
 
-def test_pictures_lie_above_what_comes_back(model, tmp_path):
-    path = Reconstructions(model, data.load("digits", image_size=8, channels=3), tmp_path)(
-        model.params, 3
-    )
+def test_pictures_lie_above_what_comes_back(model, tmp_path, monkeypatch):
+    """In rows of ten; the second pair, of three, is filled up with white."""
+    config = model.config.copy_and_resolve_references()
+    config.sample.num_samples = 13
+    source = data.load("digits", image_size=8, channels=3)
+    sheets, save = [], data.save_grid
+
+    def kept(path, sheet, **options):
+        sheets.append((sheet, options["columns"]))
+        save(path, sheet, **options)
+
+    monkeypatch.setattr(data, "save_grid", kept)
+    path = Reconstructions(model.replace(config=config), source, tmp_path)(model.params, 3)
     assert path.name == "step_0000003.png" and path.stat().st_size > 100
+    ((sheet, columns),) = sheets
+    given = np.stack([source[i]["image"] for i in np.linspace(0, 4999, 13).astype(int)])
+    x = np.float32(given) / 127.5 - 1
+    back = data.to_uint8(model.network.apply({"params": model.params}, x).pictures)
+    assert columns == 10 and sheet.shape == (40, *given.shape[1:])
+    np.testing.assert_array_equal(sheet[:10], given[:10])
+    np.testing.assert_array_equal(sheet[20:23], given[10:])
+    for found, wanted in ((sheet[10:20], back[:10]), (sheet[30:33], back[10:])):
+        np.testing.assert_allclose(np.float32(found), np.float32(wanted), atol=1)
+    assert np.all(sheet[23:30] == 255) and np.all(sheet[33:] == 255)
 
 
 def test_an_autoencoder_draws_nothing(model):
