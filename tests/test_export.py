@@ -117,6 +117,17 @@ def test_tables_tell_a_network_the_length_of_its_steps_or_are_left_out():
         tables.collect(own, own.recipe.replace(solver="unipc_2"))
 
 
+def test_a_graph_of_one_table_draws_what_jax_draws():
+    """With the noise of each row, where the table has any."""
+    own, found = model(), tables_of(model(), "ddpm:2")
+    (case,) = graph.cases(graph.as_float32(own), own.recipe, found)
+    assert np.all(case.noise.std((2, 3, 4)) > 0.5) and case.noise.shape[1] == 3
+    of_table = graph.in_steps(own, own.recipe, found["ddpm:2"], 4)
+    given = {"x": case.x, "noise": case.noise} | case.inputs
+    (drawn,) = jax.jit(of_table.call)(*(given[name] for name in of_table.inputs))
+    np.testing.assert_allclose(drawn, case.wanted, atol=1e-5)
+
+
 @pytest.mark.slow
 def test_graphs_of_a_network_that_is_told_the_length_of_its_steps():
     """One that takes any table is told with it; in one of a table it is a constant."""
