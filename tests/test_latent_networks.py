@@ -82,8 +82,6 @@ SDXL = dict(
     widths=(320, 640, 1280), depths=(0, 2, 10), mid_depth=10, heads=(5, 10, 20), context_dim=2048,
     vector_dim=1280, sizes=6,
 )  # fmt: skip
-B_4 = dict(width=768, depth=12, heads=12, patch_size=4)
-MEAN_FLOW = dict(scalars=("interval",))
 PICTURE, IDS = (jnp.zeros((1, 64, 64, 3)),), (jnp.zeros((1, 77), jnp.int32),)
 H = dict(width=1024, layers=23, heads=16, hidden=4096, activation="gelu")
 G = dict(width=1280, layers=32, heads=20, hidden=5120, activation="gelu", projection=1280)
@@ -94,8 +92,6 @@ COUNTS = {
     "lcm": (TextUNet(guidance_dim=256), (), 859_602_884),
     "sdxl": (TextUNet(**SDXL), (), 2_567_463_684),
     "dit-xl-2": (DiT(unused_channels=4), (), 674_834_720),
-    "mean-flow-xl-2": (DiT(**MEAN_FLOW), (), 676_440_592),
-    "mean-flow-b-4": (DiT(**B_4, **MEAN_FLOW), (), 131_165_248),
     "autoencoder": (AutoencoderKL(), PICTURE, 83_653_863),
     "autoencoder-16": (AutoencoderKL(latent_channels=16, quant=False), PICTURE, 83_819_683),
     "taesd": (AutoencoderTiny(), PICTURE, 2_445_063),
@@ -103,9 +99,8 @@ COUNTS = {
     "openclip-h": (ClipText(**H), IDS, 340_387_840),
     "openclip-g": (ClipText(**G), IDS, 694_659_840),
 }  # fmt: skip
-
-
-SMALL_COUNTS = ("sd1", "dit-xl-2", "mean-flow-b-4", "autoencoder", "taesd", "clip-l")
+"""Of classes with these arguments; the sizes of configs are `test_configs.PUBLISHED`."""
+SMALL_COUNTS = ("sd1", "dit-xl-2", "autoencoder", "taesd", "clip-l")
 
 
 @pytest.mark.parametrize("name", slow_but(COUNTS, SMALL_COUNTS))
