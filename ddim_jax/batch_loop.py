@@ -146,10 +146,10 @@ class Generator:
             part = jax.tree.map(lambda leaf, rows=rows: leaf[rows], (inputs or {}, x, known, keys))
             own = np.asarray(index)[rows]
             result = self._run(table, own, last - first, seed, guidance, *part)
-            yield Batch(slice(first, last), _first(result, last - first))
+            yield Batch(slice(first, last), result)
 
     def _run(self, table, index, count, seed, guidance, inputs, x, known, keys) -> Any:
-        """What the sampler returns; rows from `count` on are padding, and are not counted."""
+        """What the sampler returns of the first `count` samples; what follows pads the batch."""
         keys = sampling.sample_keys(seed, index) if keys is None else keys
         x = sampling.initial_noise(keys, self._shape, self._frame_noise) if x is None else x
         mesh, params = self._on(jax.local_devices()[: len(index)])
@@ -159,11 +159,11 @@ class Generator:
         arguments = (params, table, x, keys, inputs, _floats(guidance), known)
         self.program = self._compiled(arguments)
         start = time.perf_counter()
-        result = jax.device_get(self.program(*arguments))
+        result = _first(jax.device_get(self.program(*arguments)), count)
         self.seconds += time.perf_counter() - start
         if isinstance(result, AdaptiveResult):
             result.validate()
-        if not np.all(finite := _finite(result)[:count]):
+        if not np.all(finite := _finite(result)):
             raise NotFiniteSamples(
                 f"{np.sum(~finite)} of {len(finite)} samples of a batch are not finite, the first "
                 f"is sample {index[np.argmin(finite)]}; {self._cause(arguments)}"

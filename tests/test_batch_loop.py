@@ -3,10 +3,12 @@
 from types import SimpleNamespace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ddim_jax import batch_loop, checkpoints, program_cost, sample_folder
+from ddim_jax.adaptive_sampling import AdaptiveResult
 from ddim_jax.evaluation import shards
 from ddim_jax.recipe import Recipe
 from ddim_jax.sampling import RunResult
@@ -149,6 +151,19 @@ def test_the_first_sample_that_is_not_finite_is_named_by_its_index(row, index):
     message = f"1 of 3 samples of a batch are not finite, the first is sample {index};"
     with pytest.raises(batch_loop.NotFiniteSamples, match=message):
         list(generator.batches(np.float32(2), np.array([5, 6, 7]), batch_size=4, **given))
+
+
+def test_samples_that_miss_a_tolerance_are_counted_without_padding():
+    """Of three, in a batch of four whose last row is there twice."""
+
+    def failing(params, table, x, keys, inputs, guidance, known):
+        none = jnp.zeros(len(x), jnp.int32)
+        return AdaptiveResult(x, none, none, none, x[:, 0] > 1)
+
+    generator = batch_loop.Generator(jax.jit(failing), np.float32(5), (3,))
+    x = np.float32([[0, 0, 0], [0, 0, 0], [2, 0, 0]])
+    with pytest.raises(ValueError, match="1 of 3 samples did not meet the tolerance"):
+        list(generator.batches(np.float32(2), np.arange(3), x=x, batch_size=4))
 
 
 def test_weights_and_starts_that_are_not_finite_are_named(model):
