@@ -238,7 +238,7 @@ def consistency_models():
 @pytest.mark.parametrize("steps", [1, 2, 4, 8])
 def test_a_consistency_model_is_never_asked_where_it_is_the_identity(steps):
     """There, and next to it, the weight of the network's output in x0 is next to nothing."""
-    assert len(consistency_models()) == 13
+    assert len(consistency_models()) == 14
     for model in consistency_models():
 
         def weight(level, model=model):
