@@ -83,6 +83,40 @@ def test_the_square_of_more_rows_sees_their_means_alone():
     np.testing.assert_allclose(found, means, rtol=1e-4)
 
 
+def test_the_loss_is_the_module_docstrings(monkeypatch):
+    """Of one batch in groups of two: w times the discrepancy by that kernel, on a cosine."""
+    seen, drawn = [], module._ratios
+    monkeypatch.setattr(module, "_ratios", lambda *of: seen.append((drawn(*of), of)) or seen[0][0])
+    z, count, bias, power, sigma_data = np.asarray(IMAGES)[::-1], 3, 3.0, 2.0, 0.5
+    net = Net(lambda p, x, *told: jnp.sin(p * x), schedules.cosine(-4.0), predictions.v)
+    loss = losses.moment_matching(
+        net._replace(frame_noise=lambda noise: jnp.asarray(z)), group=2, log_normal=None,
+        halvings=3, bias=bias, power=power, sigma_data=sigma_data,
+    )  # fmt: skip
+    found = loss(0.7, None, {"image": IMAGES}, KEYS, 0)[0]
+    (ratios, (_, _, most, gap)), end = seen[0], np.exp(2.0) / sigma_data  # at a log-SNR of -4
+    np.testing.assert_allclose([most, gap], [end, end / 8], rtol=1e-5)
+    R_t, R_r, R_s = (np.asarray(ratio, np.float64) for ratio in ratios)
+    assert ((R_s < R_r) & (R_r < R_t)).sum() > 5 and (R_s == R_r).sum() > 5
+    t, r, s = (np.arctan(sigma_data * ratio)[:, None, None] for ratio in (R_t, R_r, R_s))  # angles
+    data, z = (np.asarray(of, np.float64).reshape(-1, 2, count) for of in (IMAGES, z))
+
+    def jump(angle):
+        x = np.cos(angle) * data + np.sin(angle) * z
+        return np.cos(angle - s) * x - np.sin(angle - s) * np.sin(0.7 * x)
+
+    def k(a, b):
+        squared = ((a[:, :, None] - b[:, None]) ** 2).sum(axis=-1)
+        distance = np.sqrt(np.maximum(squared, module.NEAREST))
+        return np.exp(-distance / (np.abs(np.sin(t - s)) * count)).mean(axis=(1, 2))
+
+    y_t, y_r, tau = jump(t), jump(r), R_t / (1 + R_t)
+    w = 0.5 / (1 + np.exp(-2 * np.log(R_t) - bias)) * 2 / (tau * (1 - tau))
+    w *= (1 - tau) ** power / ((1 - tau) ** 2 + tau**2)
+    wanted = np.mean(w * (k(y_t, y_t) + k(y_r, y_r) - 2 * k(y_t, y_r)))
+    np.testing.assert_allclose(found, wanted, rtol=1e-3)
+
+
 def test_the_exact_map_of_gaussians_is_left_with_the_noise_of_small_groups(monkeypatch):
     """N(.3, .5^2), straight path, width .4: pairs of one datum and noise, and sets apart."""
     spread = lambda t: jnp.sqrt(((1 - t) * 0.5) ** 2 + t**2)  # noqa: E731

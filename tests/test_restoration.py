@@ -82,6 +82,21 @@ def test_the_conditional_mean_of_gaussian_data(task, steps):
     np.testing.assert_allclose(np.cov(found[:, 1:].T), covariance, atol=0.05)  # 0.21, 0.15 before
 
 
+def test_the_scale_of_dps_is_a_share_of_the_way():
+    x = jnp.asarray(RNG.normal(size=(5, 1, 3, 1)), jnp.float32)
+    mask = jnp.zeros_like(x).at[:, :, 0].set(1)
+    level = jax.tree.map(jnp.float32, SCHEDULE.level(0.4))
+
+    def shift(scale):
+        task = restoration.dps(restoration.masking(), scale)
+        return task.wrap(gaussian, Known(0.9 * mask, mask))(x, level).x0 - gaussian(x, level).x0
+
+    whole = np.asarray(shift(1.0))
+    assert np.abs(whole).min() > 1e-3
+    np.testing.assert_allclose(shift(0.5), whole / 2, atol=1e-6)
+    assert not shift(0.0).any()
+
+
 def test_replaced_pixels_have_the_noise_of_their_level():
     level, count = SCHEDULE.level(0.4), 4000
     mask = np.zeros((count, 1, 3, 1), np.float32)
