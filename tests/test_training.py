@@ -13,6 +13,8 @@ from configs import digits, distill_digits
 from ddim_jax import codecs, experiment, losses, parallel, predictions, schedules
 from ddim_jax.checkpoints import parts
 from ddim_jax.checkpoints.parts import Pipeline
+from ddim_jax.data.augmentation import Augmentation
+from ddim_jax.dropping import AUGMENT
 from ddim_jax.networks import UNet
 from ddim_jax.training import fields, loop, method, stages
 from ddim_jax.training import state as states
@@ -88,8 +90,10 @@ def test_the_optimizer_warms_up_decays_and_clips():
         sizes.append(float(jnp.abs(update["w"]).max()))
     np.testing.assert_allclose(sizes[:5], [0, 0.25, 0.5, 0.75, 1], atol=1e-4)
     assert sizes[6] == pytest.approx(0.5, abs=1e-4) and sizes[8] == pytest.approx(0, abs=1e-6)
-    clipped = optax.clip_by_global_norm(1.0).update(gradient, optax.EmptyState())[0]
-    np.testing.assert_allclose(clipped["w"], [0.6, 0.8], rtol=1e-5)
+    optimizer = make_optimizer()
+    _, opt_state = optimizer.update(gradient, optimizer.init(gradient), gradient)
+    moment = optax.tree.get(opt_state, "mu")["w"]  # of a gradient of length 1
+    np.testing.assert_allclose(moment, [0.1 * 0.6, 0.1 * 0.8], rtol=1e-5)
 
 
 def test_muon_makes_the_step_of_each_kernel_nearly_orthogonal():
@@ -278,6 +282,64 @@ def test_the_autoencoder_is_an_argument_of_the_step():
     constants = re.findall(r'dense<"0x([0-9A-F]*)"', text)
     assert all(len(constant) < 1000 for constant in constants)
     assert "manual_computation" in text  # on each device for its own rows
+
+
+def test_averages_are_of_the_parameters_that_a_step_made():
+    """The moving average and the target: of the student alone, after the update."""
+    names = ("student", "critic")
+
+    def compute(params, frozen, batch, keys, step):
+        value = sum((params[name]["w"] - 1) ** 2 for name in names)
+        return value, {"loss": value}
+
+    parts = losses.Parts(names, lambda *_: None)
+    loss = losses.Loss(compute, target_decay=lambda k: 0.3 * k, parts=parts)
+    params = {"student": {"w": jnp.float32(5.0)}, "critic": {"w": jnp.float32(-2.0)}}
+    own = [{"w": jnp.float32(value)} for value in (7.0, 11.0)]
+    state = fresh().replace(params=params, ema=own[0], frozen={"target": own[1], "other": 2.0})
+    optimizer = optax.sgd(0.25)
+    state = state.replace(opt_state=optimizer.init(params))
+    after = make_step(loss, optimizer, states.constant_ema(0.9))(state, batch())[0]
+    assert (after.params["student"]["w"], after.params["critic"]["w"]) == (3.0, -0.5)
+    b = 2 / 11  # min(0.9, (1 + k) / (10 + k)) of the first update
+    np.testing.assert_allclose(after.ema["w"], b * 7 + (1 - b) * 3, rtol=1e-6)
+    np.testing.assert_allclose(after.frozen["target"]["w"], 0.3 * 11 + 0.7 * 3, rtol=1e-6)
+    assert after.frozen["other"] == 2
+
+
+@pytest.mark.parametrize("sample", [True, False])
+def test_a_loss_is_given_what_was_encoded_and_then_changed(sample):
+    """And is told how; keys are of each row, other ones to encode, to change and to train."""
+    seen, given, told = {}, batch(), np.arange(16.0).reshape(8, 2)
+
+    def encode(codec_params, rows):
+        seen["image"], seen["encode"] = rows
+        return codec_params + rows[0].astype(np.float32)
+
+    def change(keys, x):
+        seen["change"] = keys
+        return 2 * x, told
+
+    def compute(params, frozen, rows, keys, step):
+        seen.update(rows=rows, train=keys)
+        value = jnp.sum(params["a"] ** 2)
+        return value, {"loss": value}
+
+    still = optax.sgd(0.0)
+    step = make_step(
+        losses.Loss(compute), still, states.constant_ema(), encode=encode, sample=sample,
+        augmentation=Augmentation(2, change),
+    )  # fmt: skip
+    state = fresh()
+    step(state.replace(opt_state=still.init(state.params)), given, 3.0)
+    np.testing.assert_array_equal(seen["image"], given["image"])
+    np.testing.assert_array_equal(seen["rows"]["image"], 2 * (3.0 + given["image"]))
+    np.testing.assert_array_equal(seen["rows"][AUGMENT], told)
+    np.testing.assert_array_equal(seen["rows"]["label"], given["label"])
+    drawn = [seen[name] for name in ("encode", "change", "train") if seen[name] is not None]
+    keys = np.concatenate([jax.random.key_data(of) for of in drawn])
+    assert len(np.unique(keys, axis=0)) == len(keys) == 8 * (2 + sample)
+    assert (seen["encode"] is not None) == sample
 
 
 def test_rows_name_their_keys():
