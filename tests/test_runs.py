@@ -1,6 +1,7 @@
 """Whole training runs of a tiny network: resume, damage, signals, divergence, other experiments."""
 
 import contextlib
+import copy
 import inspect
 import json
 import logging
@@ -16,7 +17,9 @@ import types
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from PIL import Image
 
@@ -25,10 +28,14 @@ from configs import digits
 from ddim_jax import checkpoints, data, experiment, files, parallel
 from ddim_jax.checkpoints import __main__ as export
 from ddim_jax.checkpoints import workdir as workdirs
+from ddim_jax.checkpoints.workdir import BASE
 from ddim_jax.commands import configs
+from ddim_jax.losses import Loss
 from ddim_jax.schedules import cosine
 from ddim_jax.training import loop, resume, run_data, teacher
+from ddim_jax.training.method import Method
 from ddim_jax.training.metrics import MetricsWriter
+from ddim_jax.training.state import TrainState
 from tests.errors import rejects
 from tests.tiny import tiny
 
@@ -51,6 +58,12 @@ def curve(workdir):
     return {line["step"]: line["loss"] for line in map(json.loads, lines)}
 
 
+def kept(workdir):
+    """The steps of its checkpoints."""
+    names = [path.name for path in (workdir / "checkpoints").iterdir()]
+    return sorted(int(name) for name in names if name.isdecimal())
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """An uninterrupted run of 6 steps: (workdir, state)."""
@@ -59,11 +72,12 @@ def finished(tmp_path_factory):
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(finished, tmp_path):
-    loop.train(config(3), tmp_path)
-    state = loop.train(config(6), tmp_path)
+    loop.train(config(3, keep=1), tmp_path)
+    state = loop.train(config(6, keep=1), tmp_path)
     for ours, theirs in zip(leaves(state), leaves(finished[1]), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert curve(tmp_path) == curve(finished[0]) and sorted(curve(tmp_path)) == [1, 2, 3, 4, 5, 6]
+    assert kept(tmp_path) == [6] and kept(finished[0]) == [4, 6]  # keep=1 and 2
     assert (finished[0] / "samples" / "step_0000006.png").stat().st_size > 100
 
 
@@ -152,6 +166,32 @@ def test_a_save_that_fails_says_so_and_leaves_the_one_before(finished, tmp_path,
     assert curve(tmp_path) == curve(finished[0])
 
 
+def test_the_newest_checkpoint_that_can_be_read_is_taken(caplog):
+    """And those that cannot are remembered, to be replaced."""
+    checkpointer = object.__new__(workdirs.Checkpointer)
+    checkpointer._damaged = set()
+    checkpointer._manager = types.SimpleNamespace(all_steps=lambda: [4, 2, 6], directory="here")
+    wrong = {6: OSError("cut off\nat byte 3")}
+
+    def read(step):
+        if step in wrong:
+            raise wrong[step]
+        return f"state {step}"
+
+    with caplog.at_level("WARNING"):
+        assert checkpointer._newest(read) == "state 4" and checkpointer._damaged == {6}
+    assert "Skipped the damaged checkpoint of step 6 (cut off); using 4" in caplog.text
+    wrong |= {4: workdirs.Mismatch("another network"), 2: OSError("gone")}
+    with pytest.raises(workdirs.Mismatch, match="another network"):
+        checkpointer._newest(read)
+    wrong[4] = KeyError("ema")
+    with rejects(ValueError, "no checkpoint in here can be read: step 6 (cut off); step 4 ('ema')"):
+        checkpointer._newest(read)
+    assert checkpointer._damaged == {2, 4, 6}
+    checkpointer._manager.all_steps = lambda: []
+    assert checkpointer._newest(read) is None
+
+
 def test_a_checkpointer_leaves_hooks_as_they_were(tmp_path):
     before = sys.unraisablehook, list(logging.getLogger("asyncio").filters)
     checkpointer = workdirs.Checkpointer(tmp_path)
@@ -171,6 +211,26 @@ def test_a_file_that_cannot_be_written_is_named_and_nothing_waits_for_it(tmp_pat
     with largest_file(500), pytest.raises(OSError, match="File too large: .*file.json"):
         files.write_json(file, "long" * 500)
     assert file.read_text() == "1\n" and not list(tmp_path.glob("file.json.*"))
+
+
+def test_metrics_are_means_since_the_last_and_go_on_where_a_run_does(tmp_path):
+    def write(writer, *steps):
+        for step in steps:
+            writer.add({"loss": np.float32(step**2), "finite": np.True_})
+        return writer.write(steps[-1], 4, 0.1 * steps[-1])
+
+    writer = MetricsWriter(tmp_path, 0)
+    assert write(writer, 1, 3) | {"images_s": 0} == {
+        "loss": 9, "finite": 1, "loss_mean": (1 + 9) / 2, "learning_rate": 0.1 * 3, "images_s": 0
+    }  # fmt: skip
+    assert write(writer, 4, 6)["loss_mean"] == (16 + 36) / 2
+    write(writer, 7)
+    writer.close()
+    again = MetricsWriter(tmp_path, 6)  # of that step is the newest checkpoint
+    assert curve(tmp_path) == {3: 9, 6: 36}
+    write(again, 8)
+    again.close()
+    assert curve(tmp_path) == {3: 9, 6: 36, 8: 64}
 
 
 def test_a_run_whose_checkpoints_are_gone_is_not_begun_again(tmp_path):
@@ -294,7 +354,7 @@ def test_a_loss_that_is_not_finite_saves_the_last_good_state_and_stops(tmp_path)
     bad.optimizer.update(learning_rate=1e30, warmup_steps=0, clip_norm=0.0)
     with pytest.raises(loop.NotFiniteError, match="not finite .*learning_rate") as error:
         loop.train(bad, tmp_path)
-    (saved,) = [int(d.name) for d in (tmp_path / "checkpoints").iterdir() if d.name.isdigit()]
+    (saved,) = kept(tmp_path)
     assert f"is saved in {tmp_path / 'checkpoints' / str(saved)}." in str(error.value)
     assert 0 < saved < 9
     ema = checkpoints.load(tmp_path).params
@@ -536,6 +596,33 @@ def test_another_batch_size_would_skip_images_and_is_refused(finished):
         loop.train(other, finished[0])
 
 
+OTHER = {
+    "seed": 7, "ema.relative_std": 0.2, "prediction.name": "eps", "train.batch_size": 8,
+    "codec.name": "autoencoder_kl", "text.encoders": ["clip"], "frame_noise.name": "mixed",
+    "guide.name": "weak", "teacher_dtype": "bfloat16", "train.lora.rank": 4,
+    "teacher_weights": "b", "weak_weights": "b",
+}  # fmt: skip
+"""Of the same data, model, schedule, loss and optimizer, which other tests change."""
+
+
+@pytest.mark.parametrize("field", [*OTHER, resume.DATA])
+def test_a_run_does_not_go_on_as_another(field):
+    old = json.loads(config(6).to_json()) | {resume.DATA: "40 images"}
+    new, message = copy.deepcopy(old), f"w holds a run whose config.{field} is"
+    *sections, name = field.split(".")
+    section = new
+    for one in sections:
+        section = section.setdefault(one, {})
+    section[name] = OTHER.get(field, "50 images")
+    resume.check(Path("w/config.json"), old, copy.deepcopy(old))
+    if field.endswith("_weights"):
+        message = "w began from a network that has other weights now"
+    if field == resume.DATA:
+        message = "the data of the run in w have changed: digits was 40 images, it is 50 images"
+    with rejects(ValueError, message):
+        resume.check(Path("w/config.json"), old, new)
+
+
 def test_a_mismatch_names_the_fields_that_changed(tmp_path):
     resume.save_config(tmp_path, config(1))
     other = config(1)
@@ -578,6 +665,53 @@ def test_a_finished_run_encodes_nothing(tmp_path, monkeypatch):
     state, mesh = types.SimpleNamespace(step=4), parallel.make_mesh()
     given = (config(4), tmp_path, method, data.load("digits"), state, mesh, None)
     assert loop._steps(*given) is state
+
+
+class Asked(Exception):
+    """Instead of batches."""
+
+
+def test_batches_are_those_that_a_config_asks_for(monkeypatch):
+    def batches(*given, **options):
+        raise Asked(given, options)
+
+    monkeypatch.setattr(loop.data, "batches", batches)
+    monkeypatch.setattr(loop.around, "told", lambda config, model, source: source)
+    asked = config(4)
+    asked.seed, asked.data.flip, asked.train.batch_size = 3, True, 6
+    method, state = types.SimpleNamespace(model=None), types.SimpleNamespace(step=2)
+    with pytest.raises(Asked) as found:
+        loop._steps(asked, Path("w"), method, "source", state, None, None)
+    given, options = found.value.args
+    assert given == ("source", 6) and options == dict(
+        seed=3, flip=True, start_step=2, process_index=0, process_count=1
+    )
+
+
+def test_a_seed_decides_the_first_parameters_and_the_keys():
+    model = types.SimpleNamespace(
+        init=lambda key: {"w": jax.random.normal(key, (3,))}, example=lambda: None
+    )
+    method = Method(model, Loss(None), optax.sgd(0.1), None, None)
+
+    def first(seed):
+        seeded = config(1)
+        seeded.seed = seed
+        return leaves(loop.init_state(seeded, method, None, parallel.make_mesh()))
+
+    for one, same, other in zip(first(3), first(3), first(4), strict=True):
+        np.testing.assert_array_equal(one, same)
+        assert (one != other).any() or one.shape == ()  # all but the step, which is 0
+
+
+@pytest.mark.parametrize("factors", [False, True])
+def test_pictures_are_drawn_with_the_moving_average(factors):
+    trees = [{"a": {"kernel": jnp.full((2, 2), size)}} for size in (1.0, 2.0, 4.0)]
+    state = TrainState(jnp.int32(0), trees[0], trees[1], None, None, {BASE: trees[2]})
+    low_rank = types.SimpleNamespace(merge=lambda base, own: jax.tree.map(jnp.add, base, own))
+    method = types.SimpleNamespace(low_rank=low_rank if factors else None)
+    found = loop._drawn_with(method, state, parallel.make_mesh())
+    np.testing.assert_array_equal(found["a"]["kernel"], np.full((2, 2), 6.0 if factors else 2.0))
 
 
 def test_configs_that_say_the_same_are_the_same(tmp_path):
