@@ -377,6 +377,11 @@ def test_model_times_of_other_clocks():
     np.testing.assert_allclose(log_sigma.model_time, np.log(log_sigma.sigma / log_sigma.alpha) / 4)
     flow = schedules.rectified_flow(model_time="floored", num_steps=500)
     assert flow.level(0.7131).model_time == 356
+    t = np.linspace(0.1, 1, 10)
+    flow = schedules.rectified_flow(3.0, model_time="index", num_steps=500)
+    np.testing.assert_allclose(flow.level(t).model_time, 500 * 3 * t / (1 + 2 * t))
+    flow = schedules.rectified_flow(3.0, model_time="to_data")
+    np.testing.assert_allclose(flow.level(t).model_time, 1 - 3 * t / (1 + 2 * t), atol=1e-15)
 
 
 def test_a_little_signal_at_the_end():
