@@ -261,7 +261,7 @@ class Stub(evaluation.Evaluation):
         """Nothing."""
 
     def _run(self, size, slots):
-        self.seconds[size] = 0.1
+        self.seconds[size], self.runs = 0.1, self.runs + 1
         for slot in slots:
             slot.carry, slot.at = self._fresh, slot.at + 1
         return np.zeros((len(slots), *self.model.sample_shape), np.float32)
@@ -277,6 +277,21 @@ def test_stopping_finishes_what_has_been_taken(monkeypatch):
     with pytest.raises(Refused, match="stopping") as refused:
         engine.submit(desk.job(Asked()))
     assert refused.value.status == 503 and not engine.alive
+
+
+def test_first_come_is_first_served(monkeypatch):
+    monkeypatch.setattr(engines, "Evaluation", Stub)
+    engine = Engine({"tiny": tiny_digits()}, sizes=(1,)).start()
+    desk, entered, on, ended = Desk(engine.models), threading.Event(), threading.Event(), []
+    held = desk.job(Asked(label=1, steps=2), lambda *_: (entered.set(), on.wait(30)))
+    engine.submit(held)
+    assert entered.wait(30)
+    for seed in range(3):
+        future = engine.submit(desk.job(Asked(label=1, steps=2)))
+        future.add_done_callback(lambda _, seed=seed: ended.append(seed))
+    on.set()
+    engine.stop(60)
+    assert ended == [0, 1, 2]
 
 
 # --- what is asked --------------------------------------------------------------------------------

@@ -21,11 +21,12 @@ httpx = pytest.importorskip("httpx", reason="pip install 'ddim_jax[test]'")
 
 from ddim_jax.serve import __main__ as command  # noqa: E402
 from ddim_jax.serve import answers, app, gate  # noqa: E402
+from ddim_jax.serve import engine as engines  # noqa: E402
 from ddim_jax.serve.asked import Limits  # noqa: E402
 from ddim_jax.serve.engine import Engine  # noqa: E402
 from tests.errors import rejects  # noqa: E402
 from tests.processes import ROOT  # noqa: E402
-from tests.test_serve import assert_equal  # noqa: E402
+from tests.test_serve import Stub, assert_equal  # noqa: E402
 from tests.tiny_pipeline import tiny_digits  # noqa: E402
 
 
@@ -86,6 +87,21 @@ def test_answers_in_every_format(engine, tmp_path):
     assert said["labels"] == [3, 4] and said["seed"] == 5 and said["evaluations"] == 6
     refused = draw(engine, body, headers={"accept": "text/html"})
     assert refused.status_code == 422 and "image/png" in refused.json()["error"]
+
+
+def test_what_is_drawn_is_counted(monkeypatch):
+    """Of three pictures in four slots: their evaluations, those of programs, and the request."""
+    monkeypatch.setattr(engines, "Evaluation", Stub)
+    engine = Engine({"tiny": tiny_digits()}, sizes=(1, 4)).start()
+    runs = engine._evaluations["tiny"].runs
+    answer = draw(engine, {"num": 3, "solver": "heun", "steps": 4, "format": "json"})
+    evaluations = answer.json()["evaluations"]
+    engine.stop(30)
+    lines = asked(engine, ("GET", "/metrics", {}))[0].text.splitlines()
+    assert evaluations > 4 and engine._evaluations["tiny"].runs - runs == evaluations
+    for name, number in (("evaluations", 3 * evaluations), ("runs", evaluations), ("pictures", 3)):
+        assert f'ddim_jax_{name}_total{{model="tiny"}} {number}' in lines
+    assert "ddim_jax_request_seconds_count 1" in lines
 
 
 def test_events_are_the_way_and_the_pictures(engine):

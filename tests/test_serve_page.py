@@ -1,6 +1,9 @@
 """The server's page in a real browser: it draws, says errors, and is usable on a phone by keys."""
 
+import json
+import re
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -10,10 +13,21 @@ pytest.importorskip("fastapi", reason="pip install 'ddim_jax[serve]'")
 
 from ddim_jax import command_line  # noqa: E402
 from ddim_jax.serve import app  # noqa: E402
+from ddim_jax.serve.asked import Asked  # noqa: E402
 from ddim_jax.serve.engine import Engine  # noqa: E402
 from tests.tiny_pipeline import tiny_digits  # noqa: E402
 
-pytestmark = pytest.mark.skipif(browser.find() is None, reason="no Chromium is installed")
+PAGE = Path(app.__file__).with_name("page.html").read_text()
+in_browser = pytest.mark.skipif(browser.find() is None, reason="no Chromium is installed")
+
+
+def test_the_script_finds_its_fields_and_asks_for_what_there_is():
+    """Without a browser: of its fields `asked` posts those in `fields`, by their names."""
+    ids = set(re.findall(r'\bid="(\w+)"', PAGE))
+    (names,) = re.findall(r"const fields = (\[.*\]);", PAGE)
+    looked_up = set(re.findall(r'\bat\("(\w+)"\)', PAGE))
+    assert "status" in looked_up and looked_up | {*json.loads(names)} <= ids
+    assert {*json.loads(names)} <= set(Asked.model_fields)
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +62,7 @@ def fill(page, **fields):
         page.evaluate(f"document.getElementById('{name}').value = {value!r}")
 
 
+@in_browser
 def test_the_page_draws_on_a_phone_by_keys(serving, tmp_path):
     with browser.Browser.start() as chromium:
         page = chromium.open(serving(), width=390, height=844)
@@ -73,6 +88,7 @@ def test_the_page_draws_on_a_phone_by_keys(serving, tmp_path):
         page.screenshot(tmp_path / "phone.png")
 
 
+@in_browser
 def test_the_page_asks_for_the_token(serving):
     with browser.Browser.start() as chromium:
         page = chromium.open(serving("s3cret"))
