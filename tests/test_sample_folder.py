@@ -170,6 +170,15 @@ def test_names_of_classes_sort_like_their_numbers(tmp_path):
     assert sample_folder.paths(tmp_path, 0, None, 1) == [tmp_path / "0000000.png"]
 
 
+def test_batches_go_round_the_processes(monkeypatch):
+    shares = []
+    monkeypatch.setattr(sample_folder.jax, "process_count", lambda: 2)
+    for process in range(2):
+        monkeypatch.setattr(sample_folder.jax, "process_index", lambda own=process: own)
+        shares.append([batch.tolist() for batch in sample_folder._shares(14, 4)])
+    assert shares == [[[0, 1, 2, 3], [8, 9, 10, 11]], [[4, 5, 6, 7], [12, 13]]]
+
+
 @pytest.mark.slow
 def test_two_processes_share_a_set(tmp_path):
     """Real ones: each draws its batches, together the set that one of them draws."""

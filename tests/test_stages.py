@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import jax
@@ -17,6 +18,7 @@ from ddim_jax import checkpoints, experiment, sampling
 from ddim_jax.data import noise_pairs
 from ddim_jax.training import loop, reflow_pairs, stages
 from ddim_jax.training.metrics import MetricsWriter
+from ddim_jax.training.signals import StopOnSignal
 from tests.tiny import tiny
 
 ROOT = Path(__file__).parent.parent
@@ -117,6 +119,36 @@ def test_a_stage_stopped_early_does_not_hand_over(teacher, tmp_path, monkeypatch
     monkeypatch.setattr(MetricsWriter, "add", add_and_signal)
     stages.train(config(teacher, student(2), student(1)), tmp_path)
     assert not (tmp_path / "1_step").exists()
+
+
+@pytest.mark.parametrize(
+    ("steps", "signalled", "trained", "stopped"),
+    [
+        ((2, 4), False, 2, False),
+        ((1, 4), False, 1, False),
+        ((2, 4), True, 1, True),
+        ((2, 3), True, 2, True),
+        ((2, 4), True, 2, False),
+    ],
+    ids=["all", "inside the first", "behind the first", "inside the last", "behind the last"],
+)
+def test_a_stage_hands_over_when_it_is_finished_and_nobody_stopped_it(
+    steps, signalled, trained, stopped, monkeypatch
+):
+    """Of two stages, of 2 and 4 steps, the second starts then; the last state comes back."""
+    runs = []
+
+    def train(config, folder):
+        StopOnSignal.stopped = signalled and len(runs) + 1 == trained
+        runs.append((folder.name, config.train.steps))
+        return types.SimpleNamespace(step=steps[len(runs) - 1])
+
+    monkeypatch.setattr(loop, "train", train)
+    monkeypatch.setattr(StopOnSignal, "stopped", False)
+    parts = [ml_collections.ConfigDict({"train": {"steps": count}}) for count in (2, 4)]
+    state = stages._train([*zip(map(Path, ("w/a", "w/b")), parts, strict=True)])
+    assert runs == [("a", 2), ("b", 4)][:trained] and state.step == steps[trained - 1]
+    assert StopOnSignal.stopped == stopped  # a signal behind the last has stopped nothing
 
 
 CHILD = """
