@@ -108,6 +108,14 @@ def test_kid_is_unbiased_and_has_the_closed_form_for_its_kernel():
     assert shuffled == pytest.approx(found, rel=1e-9)
 
 
+def test_the_draws_of_kid_stay_torch_fidelitys():
+    """As recorded; the test beside torch-fidelity itself runs where that is installed."""
+    x = np.sin(np.arange(120.0) ** 2).reshape(40, 3)
+    y = np.cos(np.arange(90.0) ** 2).reshape(30, 3)
+    found = metrics.kid(x, y, subsets=5, subset_size=12)
+    np.testing.assert_allclose(found, [0.048988126754381, 0.167697842358122], rtol=1e-9)
+
+
 def test_inception_score():
     sure = np.tile(50 * np.eye(10), (100, 1))
     assert metrics.inception_score(sure)[0] == pytest.approx(10, rel=1e-6)
@@ -118,6 +126,11 @@ def test_inception_score():
     entropy = -p * np.log(p) - (1 - p) * np.log(1 - p)
     score, deviation = metrics.inception_score(logits + 3.0, splits=10)
     assert np.log(score) == pytest.approx(np.log(2) - entropy) and deviation < 1e-12
+    # each split is of the rows next to each other, and has a mean of its own
+    halves = 50 * np.eye(2)[[0] * 5 + [1] * 5]
+    np.testing.assert_allclose(metrics.inception_score(halves, splits=2), [1, 0], atol=1e-9)
+    halves = 50 * np.eye(2)[[0] * 4 + [0, 1] * 2]
+    np.testing.assert_allclose(metrics.inception_score(halves, splits=2), [1.5, 0.5])
 
 
 def brute_manifold(real, fake, k, k_density):

@@ -3,6 +3,8 @@
 import functools
 import re
 import sys
+import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -56,6 +58,31 @@ def test_the_command_draws_a_picture_and_never_overwrites(command, tmp_path, cap
     with pytest.raises(SystemExit, match="--out set.npz exists; .*--overwrite"):
         command(out="set.npz")
     command(out="set.npz", overwrite=True)
+
+
+@pytest.mark.parametrize("frames", [0, 3])
+def test_a_sheet_of_the_way_has_a_row_a_sample(command, monkeypatch, frames):
+    """Of 15 evaluations 12, spread evenly, of 10 samples 8; of clips the frame in the middle."""
+    sheets = []
+    monkeypatch.setattr(
+        data, "save_grid", lambda *given, **options: sheets.append((given, options))
+    )
+    value = 10 * np.arange(15)[:, None] + np.arange(10)
+    if frames:
+        value = value[..., None] + 50 * (np.arange(3) - 1)
+    way = np.broadcast_to(value[..., None, None, None], (*value.shape, 2, 2, 1))
+    inputs = types.SimpleNamespace(titles=lambda labels: None)
+    codec = types.SimpleNamespace(frames=frames)
+    model = types.SimpleNamespace(inputs=inputs, codec=codec, frame_rate=8.0)
+    drawing, about = Drawing(way[-1], None, way, np.full(10, 15), 0.0, 0.0), {"clips": None}
+    with flagsaver.flagsaver(overwrite=True):
+        sample._write(drawing, Path("a.png"), Path("way.png"), about, model)
+    _, ((path, tiles, numbers), options) = sheets
+    shown = [0, 1, 3, 4, 5, 6, 8, 9, 10, 11, 13, 14]
+    wanted = [10 * e + i for i in range(8) for e in shown]
+    np.testing.assert_array_equal(tiles, np.reshape(wanted, (-1, 1, 1, 1)) * np.ones((2, 2, 1)))
+    assert path == Path("way.png") and numbers == [e + 1 for e in shown]
+    assert options == dict(columns=12, overwrite=True, about=about)
 
 
 def test_arrays_hold_the_texts_they_were_drawn_for(command, monkeypatch, tmp_path):
