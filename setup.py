@@ -57,7 +57,7 @@ setup(
         "docs": DOCS,
         "notebooks": ["ipykernel", "nbclient"],
         "test": [
-            *("pytest", "pytest-xdist", "ruff"),
+            *("mypy==2.4.1", "pytest", "pytest-xdist", "ruff"),
             *("fastapi", "httpx", "imageio-ffmpeg", "uvicorn", *DOCS),
         ],
         "parity": [

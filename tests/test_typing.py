@@ -29,7 +29,7 @@ SAID = ["ddim_jax.model.Model", "numpy.ndarray", "ddim_jax.recipe.Recipe", "Solv
 
 def mypy(folder, *arguments):
     if not importlib.util.find_spec("mypy"):
-        pytest.skip("mypy is not installed: pip install mypy==2.4.1")
+        pytest.skip("mypy is not installed: pip install 'ddim_jax[test]'")
     command = [sys.executable, "-m", "mypy", f"--cache-dir={folder}", *arguments]
     environment = os.environ | {"MYPYPATH": str(ROOT)}
     return subprocess.run(
