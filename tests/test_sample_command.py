@@ -34,7 +34,8 @@ def command(monkeypatch, tmp_path):
 
     def run(**flags):
         steps = {} if flags.get("solver") == "adaptive" else {"steps": 2}
-        given = steps | {"num_samples": 2} | flags
+        count = {} if "plan" in flags else {"num_samples": 2}  # a plan is of one batch
+        given = steps | count | flags
         given = {name: value for name, value in given.items() if value is not None}
         with flagsaver.flagsaver(**given):
             sample.run(["sample.py"])
