@@ -18,7 +18,7 @@ import ml_collections
 
 from ddim_jax.names import lookup
 
-LENGTHS = {"moving_digits": {16: 1000, 8: 1000, 4: 2000}, "emoji_video": {4: 1500}}
+LENGTHS = {"moving_digits": {16: 400, 8: 400, 4: 2400}, "emoji_video": {4: 1500}}
 """Teacher -> steps of its students -> their training steps."""
 GUIDE = dict(name="classifier_free", scale=1.5)
 

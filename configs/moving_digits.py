@@ -26,7 +26,7 @@ def get_config(kind: str = "frames") -> ml_collections.ConfigDict:
     with config.ignore_type():
         config.data.update(name="moving_digits", image_shape=(16, 16, 1), resize=16, frames=1)
         config.model.update(out_channels=1, num_classes=10)
-    config.model.update(channels=48, channel_mults=(1, 2), num_blocks=1, patch_size=2)
+    config.model.update(channels=48, channel_mults=(1, 2), num_blocks=2, patch_size=2)
     config.loss.weighting = dict(name="snr_plus_one", most=10.0)
     config.optimizer.update(learning_rate=1e-3, warmup_steps=100, decay="cosine")
     config.train.update(batch_size=128, log_every=50, checkpoint_every=500, sample_every=1000)
@@ -35,12 +35,12 @@ def get_config(kind: str = "frames") -> ml_collections.ConfigDict:
         name="clips",
         data=dict(frames=FRAMES),
         model=dict(
-            name="video_unet", time_heads=4, joint_attention=(4,), time_convolution=(4,),
+            name="video_unet", time_heads=4, joint_attention=(4,), time_convolution=(8, 4),
         ),
         loss=dict(alone=0.1),
         train=dict(steps=8000, batch_size=8),
     )  # fmt: skip
     if levels := lookup(KINDS, kind, "kind of clips"):
         clips["loss"]["frame_levels"] = levels
-    config.stages = [dict(name="frames", train=dict(steps=2000)), clips]
+    config.stages = [dict(name="frames", train=dict(steps=700)), clips]
     return config
