@@ -69,8 +69,8 @@ def test_advice_names_what_is_not_yet_done():
     config.model.remat, config.model.dtype, config.parallel = "blocks", "bfloat16", "fsdp"
     config.train.batch_size = 4
     assert planning.advice(config, much).startswith("it does not fit: or take more devices")
-    config.train.update(batch_size=24, accumulate=4)  # 12 on each of two devices
-    assert "accumulate=6 takes 2 images at a time" in planning.advice(config, much)
+    config.train.update(batch_size=24, accumulate=2)  # 6 on each of four devices
+    assert "accumulate=3 takes 2 images at a time" in planning.advice(config, much)
     config.model.update(name="dit", remat="none")
     assert "remat=products" in planning.advice(config, much)
     with config.unlocked():
