@@ -19,8 +19,9 @@ from ddim_jax.names import as_whole
 
 Array = Any
 SEEDS = 2**64
-GENERATOR = "threefry2x32"
 """How many seeds there are."""
+GENERATOR = "threefry2x32"
+"""JAX's own: keys of other generators would draw other samples, some by their place in a batch."""
 
 
 class Purpose(enum.IntEnum):

@@ -22,9 +22,10 @@ from ddim_jax import sampling
 Array = Any
 AXIS = "data"
 MODES = ("jit", "fsdp", "pmap")
-LONGEST = 7 * 24 * 3600
 SPLIT_FROM = 2**12
 """Leaves with fewer numbers are not worth splitting."""
+LONGEST = 7 * 24 * 3600
+"""Seconds for which a process that has ended waits for the others."""
 
 
 PATIENCE = "xla_cpu_collective_call_terminate_timeout_seconds"

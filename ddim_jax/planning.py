@@ -302,13 +302,10 @@ def plan_sampling(
 
 def _compiler() -> str:
     """What of the surroundings changes a compiled program."""
+    found = [os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")]
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        return f"{importlib.metadata.version('libtpu')} {_options()}"
-    return _options()
-
-
-def _options() -> str:
-    return " ".join(os.environ.get(name, "") for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS"))
+        found.append(importlib.metadata.version("libtpu"))
+    return " ".join(found)
 
 
 def _without_texts(start: Model | None) -> Model | None:

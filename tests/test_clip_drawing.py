@@ -330,6 +330,20 @@ def test_a_rate_that_is_given_stands_for_those_of_files(command, model):
 
 
 @pytest.mark.parametrize(
+    "repaint, nfe, said",
+    [
+        (False, 4, "ddim, uniform stride, 4 NFE"),
+        (False, 12, "ddim, uniform stride, 4 NFE in each window, 12 in all"),
+        (True, 16, "repaint, uniform stride, 16 NFE"),
+    ],
+)
+def test_the_evaluations_of_clips_are_told(repaint, nfe, said):
+    """Of moving_4step, whose repaint takes a multiple of its steps, too."""
+    student = checkpoints.load("moving_4step")
+    assert sample._how(student, student.recipe, np.array([nfe]), repaint) == said
+
+
+@pytest.mark.parametrize(
     "given, message",
     [
         ({"first_frame": ["wide.png"]}, r"shape \[5, 8, 1\], means draws \[4, 4, 1\]; --resize"),
@@ -346,6 +360,10 @@ def test_a_rate_that_is_given_stands_for_those_of_files(command, model):
         (
             {"extend": 9, "known_by": "repaint", "solver": "unipc_2"},
             "--known_by=repaint is a solver itself and takes no --solver",
+        ),
+        (
+            {"extend": 9, "known_by": "repaint", "eta": 1.0},
+            "--known_by=repaint is a solver itself and takes no --eta",
         ),
         ({"resize": True}, "--resize is of the pictures of --first_frame or --from_clip"),
         ({"extend": 9, "trajectory": "t.gif"}, "a trajectory is of clips that are drawn at once"),

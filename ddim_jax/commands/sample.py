@@ -131,7 +131,9 @@ def _draw() -> str:
     out = out or files.next_free(Path("samples"), model.name, suffix)
     _write(drawing, out, trajectory, about, model, alone=like is not None and like.alone)
     count = len(drawing.pictures)
-    return f"{out}: {count} samples, {_how(model, recipe, drawing.nfe)}\n" + _times(count, drawing)
+    known = (like.clips if like is not None else clip_flags.said()) or {}
+    how = _how(model, recipe, drawing.nfe, known.get("known_by") == "repaint")
+    return f"{out}: {count} samples, {how}\n" + _times(count, drawing)
 
 
 def _labels() -> list[str]:
@@ -276,17 +278,22 @@ def _draw_folder(folder: Path) -> str:
     )
 
 
-def _how(model, recipe, nfe=None) -> str:
-    """The recipe in words, with the evaluations that an adaptive solver, or many windows, took."""
+def _how(model, recipe, nfe=None, repaint: bool = False) -> str:
+    """The recipe in words, with the evaluations that others than a table's own were.
+
+    They are of an adaptive solver, of many windows, or of known frames by `repaint`, whose table is
+    its own.
+    """
     from ddim_jax.recipe import ADAPTIVE
 
     table = recipe.table(model.schedule)
     text = recipe.describe(table)
     if recipe.solver == ADAPTIVE and nfe is not None:
         text += f", NFE {nfe.min()}..{nfe.max()} (mean {nfe.mean():.0f})"
+    elif repaint:
+        text = f"repaint, {recipe.stride_name} stride, {nfe[0]} NFE"
     elif nfe is not None and nfe[0] != table.nfe:
-        windows = "in each window" if nfe[0] % table.nfe == 0 else "and going back"
-        text += f" {windows}, {nfe[0]} in all"
+        text += f" in each window, {nfe[0]} in all"
     return text + " x 2 forward passes (guided)" * (model.passes(recipe) == 2)
 
 

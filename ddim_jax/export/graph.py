@@ -94,8 +94,10 @@ def told(model: Model, batch: Any, fixed: dict[str, float] = MappingProxyType({}
         null = jax.tree.map(np.asarray, dict(model.inputs.texts(None, None, 1, True)[NULL]))
 
     def split(given):
-        rows = jnp.zeros(next(iter(given.values())).shape[0], F32)
-        told = {name: rows + fixed[name] if name in fixed else given[name] for name in declared}
+        told = {name: given[name] for name in declared if name not in fixed}
+        if fixed:
+            ones = jnp.ones_like(given["x"].reshape(given["x"].shape[0], -1)[:, 0])
+            told |= {name: value * ones for name, value in fixed.items()}
         if null:
             told[NULL] = {
                 name: jnp.zeros_like(told[name]) + jnp.asarray(value, told[name].dtype)

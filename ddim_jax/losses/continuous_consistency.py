@@ -91,7 +91,7 @@ def continuous_consistency(
         eps = net.noise(eps_key, x0)
         cos, sin = expand(jnp.cos(angle), x0), expand(jnp.sin(angle), x0)
         x = cos * x0 + sin * eps
-        if guidance is None:
+        if guidance is None:  # whose keys go on as in runs that began without this option
             inputs = conditions(batch, drop_key, net.null, label_dropout)
         else:
             inputs = conditions_with_scale(batch, drop_key, net.null, label_dropout, guidance)

@@ -108,7 +108,7 @@ def resolve(config: ml_collections.ConfigDict, start: Model | None) -> ml_collec
         FileNotFoundError: the data are not there.
         ValueError: a section is missing; see `experiment.resolve`.
     """
-    needed = NEEDED[:2] if config.get("stages") else NEEDED  # which may say the rest
+    needed = ("data", "data.name") if config.get("stages") else NEEDED  # stages may say the rest
     for name in (*needed, *(() if start else ("model",))):
         section, _, field = name.rpartition(".")
         if field not in (config[section] if section else config):
